@@ -1,0 +1,3 @@
+//! ipam-service: the durable address book of Pharos.
+
+pub mod state;

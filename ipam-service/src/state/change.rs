@@ -1,0 +1,71 @@
+//! What a decision changes. The same values are applied to the state, undone when a commit fails,
+//! written to SQL, logged as history and turned into streams.
+
+use std::sync::Arc;
+
+use super::model::{Advertisement, Allocation, Backends, Cluster, Node, Placement, Pool};
+
+/// One thing before and after. Exactly one of them may be absent: creation or deletion.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Edit<T> {
+    pub before: Option<Arc<T>>,
+    pub after: Option<Arc<T>>,
+}
+
+impl<T> Edit<T> {
+    /// The edit that takes this one back.
+    fn inverse(&self) -> Self {
+        Self {
+            before: self.after.clone(),
+            after: self.before.clone(),
+        }
+    }
+
+    /// What the edit is about: the newer of the two.
+    ///
+    /// # Panics
+    /// If both are absent, which no decision makes.
+    pub fn subject(&self) -> &Arc<T> {
+        self.after
+            .as_ref()
+            .or(self.before.as_ref())
+            .expect("an edit has a before or an after")
+    }
+}
+
+/// One change.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Change {
+    // Decisions: each takes one revision and is logged.
+    Allocation(Edit<Allocation>),
+    Pool(Edit<Pool>),
+    Advertisement(Edit<Advertisement>),
+    Cluster(Edit<Cluster>),
+    // Facts: stored, but no history.
+    Node(Edit<Node>),
+    Backends(Edit<Backends>),
+    Placement(Edit<Placement>),
+}
+
+impl Change {
+    /// Whether it takes a revision and is logged.
+    pub fn is_decision(&self) -> bool {
+        match self {
+            Self::Allocation(_) | Self::Pool(_) | Self::Advertisement(_) | Self::Cluster(_) => true,
+            Self::Node(_) | Self::Backends(_) | Self::Placement(_) => false,
+        }
+    }
+
+    /// The change that takes this one back.
+    pub fn inverse(&self) -> Self {
+        match self {
+            Self::Allocation(edit) => Self::Allocation(edit.inverse()),
+            Self::Pool(edit) => Self::Pool(edit.inverse()),
+            Self::Advertisement(edit) => Self::Advertisement(edit.inverse()),
+            Self::Cluster(edit) => Self::Cluster(edit.inverse()),
+            Self::Node(edit) => Self::Node(edit.inverse()),
+            Self::Backends(edit) => Self::Backends(edit.inverse()),
+            Self::Placement(edit) => Self::Placement(edit.inverse()),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What can be asked of the address book.
+
+use super::address::Address;
+use super::model::{
+    Advertisement, AdvertisementKey, Announcer, Claim, EntryNodes, NodeKey, Owner, OwnerKey, Pool,
+    PoolKey, ReportedNode, Revision,
+};
+use super::names::Name;
+
+/// A request, checked and in canonical form.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Command {
+    Allocate(Box<Allocate>),
+    Release(Release),
+    ApplyPool {
+        pool: Box<Pool>,
+        in_use: InUse,
+    },
+    DeletePool {
+        key: PoolKey,
+        in_use: InUse,
+    },
+    /// Replaces all pools of a cluster, decided on the end state.
+    SyncPools {
+        cluster: Name,
+        pools: Vec<Pool>,
+        fence: u64,
+    },
+    ApplyAdvertisement(Box<Advertisement>),
+    DeleteAdvertisement(AdvertisementKey),
+    SyncAdvertisements {
+        cluster: Name,
+        advertisements: Vec<Advertisement>,
+        fence: u64,
+    },
+    BeginSync {
+        cluster: Name,
+        uid: String,
+        fence: u64,
+    },
+    EndSync {
+        cluster: Name,
+        fence: u64,
+    },
+    DeleteCluster {
+        cluster: Name,
+    },
+    /// Facts of one cluster, from one stream.
+    Facts {
+        cluster: Name,
+        facts: Vec<Fact>,
+    },
+    /// Decides an owner again after something that concerns it changed: a pending or stale claim
+    /// that may fit now, or a holder whose address may not be kept. Made by the state itself.
+    Redecide(OwnerKey),
+}
+
+/// Take addresses for an owner.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Allocate {
+    pub owner: Owner,
+    pub claim: Claim,
+    /// In use now: tried first, not part of the claim.
+    pub held: Vec<Address>,
+    pub if_refused: IfRefused,
+    pub if_revision: Option<Revision>,
+    /// 0: not given.
+    pub fence: u64,
+}
+
+/// What a refusal means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IfRefused {
+    Fail,
+    Queue,
+}
+
+/// Give addresses back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Release {
+    pub owner: Owner,
+    pub allow_missing: bool,
+    pub if_revision: Option<Revision>,
+    /// 0: not given.
+    pub fence: u64,
+}
+
+/// What to do with holders whose address an edit takes away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InUse {
+    Refuse,
+    Move,
+}
+
+/// One fact.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Fact {
+    /// `None`: the adapter says that the node is gone.
+    Node {
+        key: NodeKey,
+        reported: Option<ReportedNode>,
+    },
+    /// An announcer of this node called.
+    Announcer { key: NodeKey, announcer: Announcer },
+    /// `None`: the owner is gone.
+    Backends {
+        owner: OwnerKey,
+        entry: Option<EntryNodes>,
+    },
+    /// The adapter has named all there is: its other nodes and backends are gone.
+    Complete {
+        nodes: Vec<Name>,
+        owners: Vec<OwnerKey>,
+    },
+}

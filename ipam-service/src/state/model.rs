@@ -1,0 +1,345 @@
+//! What the address book holds. Plain values; every rule about them lives in the rooms beside.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use super::address::{Address, AddressRange, Family};
+use super::names::Name;
+use super::refusal::Refusal;
+use super::selector::LabelSelector;
+
+/// Key/value labels.
+pub type Labels = BTreeMap<String, String>;
+
+/// Microseconds since 1970-01-01 UTC. Given by the engine, never read from a clock in here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Timestamp(pub i64);
+
+/// Position in the change log.
+pub type Revision = u64;
+
+/// Name of an allocation for ever: the revision at which it was created.
+pub type AllocationId = u64;
+
+/// Who holds an allocation: the key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OwnerKey {
+    pub cluster: Name,
+    /// `None` outside Kubernetes.
+    pub namespace: Option<Name>,
+    pub name: Name,
+}
+
+impl fmt::Display for OwnerKey {
+    /// `cluster/namespace/name`; an absent namespace leaves its place empty.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let namespace = self.namespace.as_ref().map_or("", Name::as_str);
+        write!(f, "{}/{namespace}/{}", self.cluster, self.name)
+    }
+}
+
+/// Who holds an allocation: the key and its incarnation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    pub key: OwnerKey,
+    /// Empty: unknown, and equal to any.
+    pub uid: String,
+}
+
+/// Transport protocol of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+impl fmt::Display for Protocol {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        })
+    }
+}
+
+/// A port that an owner uses on its addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Port {
+    pub protocol: Protocol,
+    /// Never 0.
+    pub number: u16,
+}
+
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.protocol, self.number)
+    }
+}
+
+/// Which families a claim asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Families {
+    /// One address of the first family that a pool gives, IPv4 first.
+    Any,
+    /// One address of this family.
+    One(Family),
+    /// One of each if one pool has both, else one, of `first` if possible.
+    PreferBoth { first: Family },
+    /// One of each, or nothing.
+    Both,
+}
+
+/// Who says which nodes can serve an allocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendsPolicy {
+    /// Nobody: every node that an advertisement selects is a candidate.
+    Unmanaged,
+    /// An adapter, by facts; until it has, no node is a candidate.
+    Reported,
+}
+
+/// What an owner asks for, in canonical form: built only by the edge, which sorts and fills in
+/// defaults, so that equal claims are equal values.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    pub space: Name,
+    pub families: Families,
+    /// From this pool only.
+    pub pool: Option<Name>,
+    /// Exactly these, at most one of each family, sorted.
+    pub addresses: Vec<Address>,
+    /// Sorted, without repetition.
+    pub ports: Vec<Port>,
+    /// Empty: not shared.
+    pub sharing_key: String,
+    pub backend_key: String,
+    pub labels: Labels,
+    pub namespace_labels: Labels,
+    pub backends: BackendsPolicy,
+}
+
+/// A pool's key. `cluster: None` is an operator's pool.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PoolKey {
+    pub space: Name,
+    pub cluster: Option<Name>,
+    pub name: Name,
+}
+
+impl fmt::Display for PoolKey {
+    /// `name`, or `cluster/name`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.cluster {
+            Some(cluster) => write!(f, "{cluster}/{}", self.name),
+            None => self.name.fmt(f),
+        }
+    }
+}
+
+/// A named view on an address space: ranges and policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    pub key: PoolKey,
+    /// As written by its author, one text per range.
+    pub addresses: Vec<String>,
+    /// What `addresses` mean, in the same order. Disjoint.
+    pub ranges: Vec<AddressRange>,
+    pub auto_assign: bool,
+    pub avoid_buggy_ips: bool,
+    /// Lower is tried first; 0 is last.
+    pub priority: i32,
+    pub namespaces: BTreeSet<Name>,
+    pub namespace_selectors: Vec<LabelSelector>,
+    pub service_selectors: Vec<LabelSelector>,
+    pub labels: Labels,
+    /// Of its last change.
+    pub revision: Revision,
+}
+
+/// State of an allocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// `addresses` satisfy `claim`.
+    Assigned,
+    /// Nothing is held.
+    Pending(Refusal),
+    /// `addresses` are held under `held_claim`; the newest claim does not fit yet.
+    Stale {
+        refusal: Refusal,
+        held_claim: Box<Claim>,
+    },
+}
+
+/// The answer to a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Allocation {
+    pub id: AllocationId,
+    pub owner: Owner,
+    /// The newest claim.
+    pub claim: Claim,
+    pub standing: Standing,
+    /// IPv4 first; empty exactly when pending.
+    pub addresses: Vec<Address>,
+    /// Where the addresses come from; `None` exactly when pending.
+    pub pool: Option<PoolKey>,
+    pub revision: Revision,
+    pub create_time: Timestamp,
+}
+
+impl Allocation {
+    /// The claim under which the addresses are held: with it others must agree.
+    pub fn effective_claim(&self) -> &Claim {
+        match &self.standing {
+            Standing::Stale { held_claim, .. } => held_claim,
+            Standing::Assigned | Standing::Pending(_) => &self.claim,
+        }
+    }
+}
+
+/// An advertisement's key. `cluster: None` concerns every cluster.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AdvertisementKey {
+    pub cluster: Option<Name>,
+    pub name: Name,
+}
+
+/// Policy: the addresses of these pools are announced so, by these nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advertisement {
+    pub key: AdvertisementKey,
+    pub space: Name,
+    pub pools: BTreeSet<Name>,
+    pub pool_selectors: Vec<LabelSelector>,
+    pub node_selectors: Vec<LabelSelector>,
+    pub service_selectors: Vec<LabelSelector>,
+    pub protocol: AdvertisementProtocol,
+    pub revision: Revision,
+}
+
+/// How an advertisement announces.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AdvertisementProtocol {
+    L2 {
+        /// Empty: every interface.
+        interfaces: BTreeSet<String>,
+        preferred_nodes: Vec<PreferredNodes>,
+    },
+}
+
+/// A soft preference for nodes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PreferredNodes {
+    /// 1 to 100.
+    pub weight: u32,
+    pub selector: LabelSelector,
+}
+
+/// A cluster (or tenant), known since its first contact.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    pub name: Name,
+    /// Empty outside Kubernetes, or until an adapter has told it.
+    pub uid: String,
+    pub inventory: Inventory,
+    /// Highest fence that its adapters have used.
+    pub fence: u64,
+    pub create_time: Timestamp,
+    pub revision: Revision,
+}
+
+/// Whether the store knows all that a cluster holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inventory {
+    /// It does: the cluster's stream is authoritative.
+    Complete,
+    /// The store was lost or restored, and the cluster has not reported yet.
+    Expected,
+    /// The cluster's adapter is reporting (between BeginSync and EndSync).
+    /// `resync`: the inventory was complete before, so the stream stays authoritative.
+    Reporting { resync: bool },
+}
+
+impl Inventory {
+    /// Whether the cluster's assignment stream may remove addresses.
+    pub fn is_authoritative(self) -> bool {
+        match self {
+            Self::Complete | Self::Reporting { resync: true } => true,
+            Self::Expected | Self::Reporting { resync: false } => false,
+        }
+    }
+}
+
+/// A node's key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeKey {
+    pub cluster: Name,
+    pub node: Name,
+}
+
+/// A fact: what is known about a node. Only nodes with an announcer are candidates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Node {
+    pub key: NodeKey,
+    /// As an adapter reports it; `None`: no adapter does.
+    pub reported: Option<ReportedNode>,
+    /// As its own announcer told; `None`: none ever called.
+    pub announcer: Option<Announcer>,
+}
+
+impl Node {
+    /// All labels; a reported one wins.
+    pub fn labels(&self) -> Labels {
+        let mut labels = self
+            .announcer
+            .as_ref()
+            .map_or_else(Labels::new, |own| own.labels.clone());
+        if let Some(reported) = &self.reported {
+            labels.extend(reported.labels.clone());
+        }
+        labels
+    }
+}
+
+/// What an adapter says of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReportedNode {
+    pub labels: Labels,
+    /// Why it may not announce; empty: it may.
+    pub unavailable_reason: String,
+}
+
+/// What an announcer says of its node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Announcer {
+    pub labels: Labels,
+    /// `address:port` of its membership protocol.
+    pub member_endpoint: String,
+}
+
+/// A fact: which nodes can take in traffic for an owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backends {
+    pub owner: OwnerKey,
+    pub entry: EntryNodes,
+}
+
+/// Nodes through which traffic may enter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EntryNodes {
+    Any,
+    /// Possibly none.
+    Only(BTreeSet<Name>),
+}
+
+/// The sticky choice of nodes for an election group. Stored like a fact: it rests on what was
+/// chosen before, so a restart must not choose again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Placement {
+    /// Id of the oldest allocation of the group.
+    pub group: AllocationId,
+    pub cluster: Name,
+    /// In order of preference, at most 3.
+    pub nodes: Vec<Name>,
+}

@@ -1,0 +1,140 @@
+//! Why not: every way in which a command can be turned down has a name here.
+
+use super::address::Address;
+use super::model::{OwnerKey, PoolKey, Port, Revision};
+use super::names::Name;
+
+/// A claim that was not granted. What a later change can cure may be queued.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    pub reason: Reason,
+    /// One sentence: which pool, which address, which holder.
+    pub message: String,
+    /// Every pool that was looked at, in that order.
+    pub attempts: Vec<Attempt>,
+}
+
+/// One pool that was tried for a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    pub pool: PoolKey,
+    pub reason: Reason,
+    pub message: String,
+}
+
+/// The closed set of reasons (`Refusal.Reason` in the API).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Reason {
+    NoFreeAddress,
+    UnknownPool,
+    AddressNotInPool,
+    AddressTaken,
+    PortInUse,
+    SharingMismatch,
+    PoolNotForOwner,
+    AddressNotInRequestedPool,
+    BuggyAddress,
+    FamilyNotInPool,
+    Recovering,
+    BehindOlderClaims,
+}
+
+/// A command that changes nothing, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    /// A claim with `if_refused: FAIL`.
+    #[error("{}", .0.message)]
+    Refused(Box<Refusal>),
+    #[error("no allocation of {0}")]
+    UnknownOwner(OwnerKey),
+    #[error("no pool {0}")]
+    UnknownPool(PoolKey),
+    #[error("no advertisement {0}")]
+    UnknownAdvertisement(String),
+    #[error("no cluster {0}")]
+    UnknownCluster(Name),
+    /// Fields that cannot be accepted in this state, such as a range that overlaps another pool.
+    #[error("{}", .0.iter().map(|bad| format!("{}: {}", bad.field, bad.message))
+        .collect::<Vec<_>>().join("; "))]
+    Invalid(Vec<InvalidField>),
+    #[error(
+        "pool {pool} is in use: {holders} holders would lose their address, first {first} \
+             with {address}; say if_in_use: MOVE to move them"
+    )]
+    PoolInUse {
+        pool: PoolKey,
+        holders: usize,
+        first: OwnerKey,
+        address: Address,
+    },
+    #[error(
+        "cluster {cluster} is registered with uid {registered:?}, not {given:?}: two \
+             installations use one name"
+    )]
+    ClusterUidMismatch {
+        cluster: Name,
+        registered: String,
+        given: String,
+    },
+    #[error("cluster {0} has not called BeginSync")]
+    NotSyncing(Name),
+    #[error("{owner} is at revision {current}, not {given}")]
+    StaleRevision {
+        owner: OwnerKey,
+        current: Revision,
+        given: Revision,
+    },
+    #[error(
+        "fence {given} of cluster {cluster} is older than {current}: another leader has \
+             taken over"
+    )]
+    StaleFence {
+        cluster: Name,
+        current: u64,
+        given: u64,
+    },
+}
+
+/// A field of a request and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidField {
+    /// Path as the API has it, for example `pool.addresses[0]`.
+    pub field: String,
+    pub message: String,
+}
+
+impl From<Refusal> for Rejection {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(Box::new(refusal))
+    }
+}
+
+impl Reason {
+    /// As it appears in logs, metrics and error details.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::NoFreeAddress => "NO_FREE_ADDRESS",
+            Self::UnknownPool => "UNKNOWN_POOL",
+            Self::AddressNotInPool => "ADDRESS_NOT_IN_POOL",
+            Self::AddressTaken => "ADDRESS_TAKEN",
+            Self::PortInUse => "PORT_IN_USE",
+            Self::SharingMismatch => "SHARING_MISMATCH",
+            Self::PoolNotForOwner => "POOL_NOT_FOR_OWNER",
+            Self::AddressNotInRequestedPool => "ADDRESS_NOT_IN_REQUESTED_POOL",
+            Self::BuggyAddress => "BUGGY_ADDRESS",
+            Self::FamilyNotInPool => "FAMILY_NOT_IN_POOL",
+            Self::Recovering => "RECOVERING",
+            Self::BehindOlderClaims => "BEHIND_OLDER_CLAIMS",
+        }
+    }
+}
+
+/// Texts that users know from MetalLB, in one place.
+pub mod text {
+    use super::{Address, Port};
+
+    /// As MetalLB words it; its users search for this.
+    pub fn port_in_use(port: Port, address: Address) -> String {
+        format!("port {port} is already in use on \"{address}\"")
+    }
+}

@@ -1,0 +1,91 @@
+//! What every Pharos process does alike: read its flags, write its logs, serve its admin port,
+//! stop when asked, and exit with the right code.
+//!
+//! `main` of each binary is one call of [`main`]: flags -> logs -> the program's own `run`, which
+//! is handed a [`Shutdown`] and returns when it has drained.
+
+mod admin;
+mod logs;
+mod readiness;
+mod shutdown;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+pub use admin::{AdminError, Health, serve_admin};
+pub use logs::{LogFormat, LogOptions};
+pub use readiness::Readiness;
+pub use shutdown::Shutdown;
+
+/// A mistake of the person who started the process: a bad flag, file or address. Exit code 2.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct UsageError(pub String);
+
+/// Flags of a binary: how to find the logging options among them.
+pub trait Flags: Parser {
+    /// The flattened [`LogOptions`].
+    fn log_options(&self) -> &LogOptions;
+}
+
+/// Runs a Pharos program: exit code 0 when `run` ends well, 2 for a mistake in how it was started
+/// (one line on stderr), 1 for anything else.
+pub fn main<F, R, Fut>(run: R) -> ExitCode
+where
+    F: Flags,
+    R: FnOnce(F, Shutdown) -> Fut,
+    Fut: Future<Output = anyhow::Result<()>>,
+{
+    let flags = match F::try_parse() {
+        Ok(flags) => flags,
+        Err(error) => return exit_of_clap(&error),
+    };
+    logs::init(flags.log_options());
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return report(&anyhow::Error::new(error)),
+    };
+    let outcome = runtime.block_on(async {
+        let shutdown = Shutdown::on_signals()?;
+        run(flags, shutdown).await
+    });
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => report(&error),
+    }
+}
+
+/// `--help` and `--version` go to stdout with code 0; a mistake becomes its first line and code 2.
+fn exit_of_clap(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() {
+        // Nothing can be done about a closed stdout.
+        let _ = error.print();
+        return ExitCode::SUCCESS;
+    }
+    let text = error.to_string();
+    let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let mut message = lines.next().unwrap_or("error: bad flags").to_owned();
+    if message.ends_with(':') {
+        // clap lists missing flags on lines of their own.
+        let rest: Vec<&str> = lines
+            .take_while(|line| !line.starts_with("Usage"))
+            .collect();
+        message = format!("{message} {}", rest.join(", "));
+    }
+    eprintln!("{message} (try --help)");
+    ExitCode::from(2)
+}
+
+fn report(error: &anyhow::Error) -> ExitCode {
+    if error.downcast_ref::<UsageError>().is_some() {
+        eprintln!("error: {error}");
+        return ExitCode::from(2);
+    }
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}
