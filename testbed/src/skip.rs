@@ -47,3 +47,11 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
         .map(|dir| dir.join(name))
         .find(|file| file.is_file())
 }
+
+/// The Go compiler, if there is one.
+pub fn find_go() -> Option<PathBuf> {
+    find_program("go").or_else(|| {
+        let usual = PathBuf::from("/usr/local/go/bin/go");
+        usual.is_file().then_some(usual)
+    })
+}

@@ -1,5 +1,6 @@
 //! Waiting for a condition, with a deadline.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -16,6 +17,18 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// From now on every wait of this process fails, so that its callers return and clean up.
+pub fn interrupt() {
+    INTERRUPTED.store(true, Ordering::Relaxed);
+}
+
+/// Whether [`interrupt`] was called.
+pub fn interrupted() -> bool {
+    INTERRUPTED.load(Ordering::Relaxed)
+}
+
 /// Calls `probe` until it gives a value; after `deadline` the error names `what` did not happen.
 pub fn until<T>(
     what: &str,
@@ -26,6 +39,9 @@ pub fn until<T>(
     loop {
         if let Some(value) = probe() {
             return Ok(value);
+        }
+        if interrupted() {
+            bail!("interrupted while waiting for: {what}");
         }
         if start.elapsed() >= deadline {
             bail!("waited {deadline:?} in vain: {what}");
@@ -44,6 +60,7 @@ pub fn until_ok<T>(
     loop {
         match probe() {
             Ok(value) => return Ok(value),
+            Err(_) if interrupted() => bail!("interrupted while waiting for: {what}"),
             Err(error) if start.elapsed() >= deadline => {
                 return Err(error.context(format!("waited {deadline:?} in vain: {what}")));
             }

@@ -1,1 +1,71 @@
-fn main() {}
+//! The commands of this repository (`cargo xtask COMMAND`): each is one module.
+#![expect(clippy::print_stdout, reason = "a command line tool talks to its user")]
+
+mod bench;
+mod cargo;
+mod client;
+mod demo;
+mod interrupt;
+mod kube_env;
+mod peers;
+mod scene;
+mod steps;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Builds, shows, tests and measures Pharos on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Shows the main job: an address by gRPC, a client that reaches it, a killed owner, the
+    /// failover time. Needs root for the network part; without root it shows the rest.
+    Demo,
+    /// Everything: rustfmt, clippy, tidy, unit, property and end-to-end tests. As root on Debian it
+    /// installs the peers it needs; with `CI=true` a missing peer is a failure.
+    Test {
+        /// Leave the end-to-end tests out, and install nothing.
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Benchmarks, each printing lines of `name value unit`; without a name all of them.
+    Bench {
+        #[arg(value_enum)]
+        name: Option<bench::Name>,
+    },
+    /// A real etcd and kube-apiserver until interrupted; prints the path of a kubeconfig.
+    KubeEnv,
+    /// Checks the rules of this tree that no compiler knows.
+    Tidy {
+        /// One more word that no file may contain. Repeatable.
+        #[arg(long)]
+        forbid: Vec<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match arguments.command {
+        Command::Demo => interrupt::until_done(demo::run),
+        Command::Test { quick } => test::run(quick),
+        Command::Bench { name } => interrupt::until_done(move || bench::run(name)),
+        Command::KubeEnv => interrupt::until_done(kube_env::run),
+        Command::Tidy { forbid } => tidy::run(&forbid),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -49,7 +49,8 @@ impl Assets {
         if skip::find_program("etcd").is_none() {
             bail!("no etcd (Debian: etcd-server), and no KUBEBUILDER_ASSETS");
         }
-        let go = go().context("no Go to build kube-apiserver with, and no KUBEBUILDER_ASSETS")?;
+        let go = skip::find_go()
+            .context("no Go to build kube-apiserver with, and no KUBEBUILDER_ASSETS")?;
         build(&go)?;
         Self::find().context("the build left no kube-apiserver and kubectl")
     }
@@ -78,13 +79,6 @@ pub fn cache_directory() -> PathBuf {
 
 fn kube_directory() -> PathBuf {
     cache_directory().join(format!("kube-{KUBERNETES}"))
-}
-
-fn go() -> Option<PathBuf> {
-    skip::find_program("go").or_else(|| {
-        let usual = PathBuf::from("/usr/local/go/bin/go");
-        usual.is_file().then_some(usual)
-    })
 }
 
 fn build(go: &Path) -> anyhow::Result<()> {

@@ -1,0 +1,109 @@
+//! Resident memory (VmRSS) of each program: as it starts, and with something to hold.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
+use pharos_proto::v1::{AllocateRequest, Owner};
+use pharos_testbed::kube::{Assets, Kube};
+use pharos_testbed::{Launch, Program, free_port};
+use tonic::transport::Channel;
+
+use super::report;
+use crate::cargo::root;
+use crate::scene::{self, Scene};
+
+const ADDRESSES: usize = 1000;
+const NODES: usize = 1;
+const DEADLINE: Duration = Duration::from_secs(60);
+
+pub(super) fn run() -> anyhow::Result<()> {
+    if nix::unistd::geteuid().is_root() {
+        service_and_announcer()?;
+    } else {
+        println!("memory of ipam-service and announcer SKIPPED: needs root for network namespaces");
+    }
+    adapter()
+}
+
+fn service_and_announcer() -> anyhow::Result<()> {
+    let mut scene = Scene::start(NODES)?;
+    report_rss("memory.ipam_service.empty", scene.service())?;
+    report_rss("memory.announcer.empty", scene.announcer(0)?)?;
+    scene.call(async |channel| scene::configure(channel, "10.50.0.0/16").await)?;
+    scene.call(allocate_many)?;
+    scene.wait_for_assignments(ADDRESSES, NODES)?;
+    scene.wait_until_answered(Ipv4Addr::new(10, 50, 3, 231))?;
+    report_rss(
+        &format!("memory.ipam_service.{ADDRESSES}_addresses"),
+        scene.service(),
+    )?;
+    report_rss(
+        &format!("memory.announcer.{ADDRESSES}_addresses"),
+        scene.announcer(0)?,
+    )
+}
+
+async fn allocate_many(channel: Channel) -> Result<(), tonic::Status> {
+    let mut client = AllocationServiceClient::new(channel);
+    for number in 0..ADDRESSES {
+        let request = AllocateRequest {
+            owner: Some(Owner {
+                cluster: "demo".to_owned(),
+                namespace: "default".to_owned(),
+                name: format!("service-{number}"),
+                uid: String::new(),
+            }),
+            ..AllocateRequest::default()
+        };
+        client.allocate(request).await?;
+    }
+    Ok(())
+}
+
+/// The adapter of a cluster without a single Service, against a real kube-apiserver.
+fn adapter() -> anyhow::Result<()> {
+    let Some(assets) = Assets::find() else {
+        println!("memory.k8s_adapter SKIPPED: no kube-apiserver (cargo xtask kube-env builds one)");
+        return Ok(());
+    };
+    let kube = Kube::start(&assets)?;
+    let crds = root().join("k8s-adapter/crds").display().to_string();
+    kube.kubectl(&["apply", "--server-side", "-f", &crds])?;
+    kube.kubectl(&["create", "namespace", "metallb-system"])?;
+    let directory = tempfile::tempdir()?;
+    let (listen, admin) = (loopback(), loopback());
+    let mut service = Launch::workspace("ipam-service")?
+        .args([
+            "--listen",
+            &listen.to_string(),
+            "--admin",
+            &admin.to_string(),
+        ])
+        .arg("--database")
+        .arg(format!(
+            "sqlite:{}",
+            directory.path().join("pharos.db").display()
+        ))
+        .start()?;
+    service.wait_ready(None, admin, DEADLINE)?;
+    let admin = loopback();
+    let mut adapter = Launch::workspace("k8s-adapter")?
+        .args(["--ipam", &format!("http://{listen}"), "--cluster", "bench"])
+        .args(["--admin", &admin.to_string()])
+        .arg("--kubeconfig")
+        .arg(kube.kubeconfig())
+        .start()?;
+    adapter.wait_ready(None, admin, DEADLINE)?;
+    report_rss("memory.k8s_adapter.empty", &adapter)
+}
+
+fn loopback() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, free_port()).into()
+}
+
+fn report_rss(name: &str, program: &Program) -> anyhow::Result<()> {
+    let kib = u32::try_from(program.resident_bytes()? / 1024)?;
+    report(name, f64::from(kib) / 1024.0, "MiB");
+    Ok(())
+}

@@ -1,0 +1,126 @@
+//! `cargo xtask bench`: figures of release builds, a line each: `name value unit`, and the ratio to
+//! what limits it where that was measured in the same run.
+
+mod alloc;
+mod failover;
+mod memory;
+mod next_free;
+
+use anyhow::{Context as _, bail};
+
+use crate::cargo::cargo;
+
+/// A benchmark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Name {
+    /// Durable allocations per second over gRPC, 64 clients, beside Health/Check on the same server.
+    Alloc,
+    /// Time to find the next free address in a /12, from 0 to 99 % full.
+    NextFree,
+    /// Time until another node answers after kill -9 of the owner's announcer. Needs root.
+    Failover,
+    /// Resident memory of each program.
+    Memory,
+}
+
+const ALL: [Name; 4] = [Name::Alloc, Name::NextFree, Name::Failover, Name::Memory];
+
+pub(crate) fn run(name: Option<Name>) -> anyhow::Result<()> {
+    if cfg!(debug_assertions) {
+        return in_release(name);
+    }
+    let names = name.map_or_else(|| ALL.to_vec(), |name| vec![name]);
+    for name in names {
+        match name {
+            Name::Alloc => alloc::run(),
+            Name::NextFree => next_free::run(),
+            Name::Failover => failover::run(),
+            Name::Memory => memory::run(),
+        }
+        .with_context(|| format!("benchmark {name:?}"))?;
+    }
+    Ok(())
+}
+
+/// Debug builds are not worth measuring: builds the release ones and runs their xtask.
+fn in_release(name: Option<Name>) -> anyhow::Result<()> {
+    let packages = ["ipam-service", "announcer", "k8s-adapter"];
+    let mut build = cargo(&["build", "--release"]);
+    for package in packages {
+        build.args(["--package", package]);
+    }
+    let status = build.status().context("starting cargo")?;
+    if !status.success() {
+        bail!("cargo build --release: {status}");
+    }
+    let mut again = cargo(&[
+        "run",
+        "--release",
+        "--quiet",
+        "--package",
+        "xtask",
+        "--",
+        "bench",
+    ]);
+    if let Some(name) = name {
+        let value = clap::ValueEnum::to_possible_value(&name).context("a name without a value")?;
+        again.arg(value.get_name());
+    }
+    let status = again.status().context("starting cargo")?;
+    if !status.success() {
+        bail!("the release build of the benchmarks: {status}");
+    }
+    Ok(())
+}
+
+/// A figure on a line of its own.
+fn report(name: &str, value: f64, unit: &str) {
+    println!("{name} {} {unit}", digits(value));
+}
+
+/// A figure with its ratio to another one of the same run.
+fn report_ratio(name: &str, value: f64, unit: &str, to: &str, reference: f64) {
+    println!(
+        "{name} {} {unit} ({:.2} x {to} = {})",
+        digits(value),
+        value / reference,
+        digits(reference)
+    );
+}
+
+/// Three significant digits are all that such a figure has.
+fn digits(value: f64) -> String {
+    match value.abs() {
+        large if large >= 100.0 => format!("{value:.0}"),
+        middle if middle >= 10.0 => format!("{value:.1}"),
+        _ => format!("{value:.2}"),
+    }
+}
+
+/// The value below which `part` (0 to 1) of the sorted values lie.
+fn quantile<T: Copy>(sorted: &[T], part: f64) -> Option<T> {
+    let last = sorted.len().checked_sub(1)?;
+    let index = (last as f64 * part).round() as usize;
+    sorted.get(index).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn quantiles_of_few_values_are_values() {
+        let values = [1, 2, 3, 4, 100];
+        assert_eq!(quantile(&values, 0.5), Some(3));
+        assert_eq!(quantile(&values, 0.99), Some(100));
+        assert_eq!(quantile(&values, 0.0), Some(1));
+        assert_eq!(quantile::<u32>(&[], 0.5), None);
+    }
+
+    #[test]
+    fn figures_have_three_digits() {
+        assert_eq!(digits(12345.6), "12346");
+        assert_eq!(digits(12.34), "12.3");
+        assert_eq!(digits(0.1234), "0.12");
+    }
+}

@@ -1,0 +1,60 @@
+//! cargo, and other commands of the repository, as child processes.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, bail};
+
+/// The root of the repository.
+pub(crate) fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+/// cargo, in the root of the repository.
+pub(crate) fn cargo(arguments: &[&str]) -> Command {
+    let program = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(root());
+    command
+}
+
+/// Builds binaries of the workspace in the profile of this xtask, so that they lie beside it.
+/// cargo's own progress is shown.
+pub(crate) fn build(packages: &[&str]) -> anyhow::Result<()> {
+    let mut command = cargo(&["build", "--quiet"]);
+    for package in packages {
+        command.args(["--package", package]);
+    }
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    let status = command.status().context("starting cargo")?;
+    if !status.success() {
+        bail!("cargo build: {status}");
+    }
+    Ok(())
+}
+
+/// What a command wrote (stdout and stderr in order), and whether it succeeded.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    pub(crate) success: bool,
+    pub(crate) output: String,
+}
+
+/// Runs a command to its end.
+pub(crate) fn capture(mut command: Command) -> anyhow::Result<Outcome> {
+    let file = tempfile::NamedTempFile::new()?;
+    let status = command
+        .stdin(Stdio::null())
+        .stdout(file.reopen()?)
+        .stderr(file.as_file().try_clone()?)
+        .status()
+        .with_context(|| format!("starting {}", command.get_program().display()))?;
+    let output = std::fs::read(file.path())?;
+    Ok(Outcome {
+        success: status.success(),
+        output: String::from_utf8_lossy(&output).into_owned(),
+    })
+}

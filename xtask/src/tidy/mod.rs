@@ -1,0 +1,279 @@
+//! `cargo xtask tidy`: the rules of this tree that no compiler knows.
+//!
+//! - Pure modules ([`PURE`]) name no runtime, network, database, clock or chance, and have no `async`.
+//! - The three binary crates never depend on one another, and nothing links them.
+//! - A Rust file has at most 800 lines; above 500 it must explain itself to its reviewer.
+//! - SQL is lower case.
+//! - No file contains a word that has no place in it ([`WORDS`]).
+
+mod source;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+
+use crate::cargo::{capture, cargo, root};
+
+/// Files and folders that decide and never act. A trailing `/` means: all that is below.
+const PURE: [&str; 1] = ["ipam-service/src/state/"];
+
+/// What a pure module may not name, and why.
+const IMPURE: [(&str, &str); 15] = [
+    ("async", "decisions do not wait"),
+    ("await", "decisions do not wait"),
+    ("tokio", "no runtime"),
+    ("tonic", "wire types stop at the edge"),
+    ("prost", "wire types stop at the edge"),
+    ("pharos_proto::v1", "wire types stop at the edge"),
+    ("sqlx", "only store speaks SQL"),
+    ("kube", "only the adapter's drivers speak to Kubernetes"),
+    ("socket2", "no sockets"),
+    ("TcpStream", "no sockets"),
+    ("UdpSocket", "no sockets"),
+    ("rand", "chance comes in as an argument"),
+    ("Instant::now", "time comes in as an argument"),
+    ("SystemTime", "time comes in as an argument"),
+    ("std::fs", "no files"),
+];
+
+/// Crates that are programs.
+const BINARIES: [&str; 3] = ["announcer", "ipam-service", "k8s-adapter"];
+
+/// Words that no file may contain, and why. Case matters.
+const WORDS: [(&str, &str); 4] = [
+    (concat!("TO", "DO"), "do it, or write an issue"),
+    (concat!("FIX", "ME"), "fix it, or write an issue"),
+    (concat!("to", "do!("), "write it"),
+    (concat!("unimple", "mented!("), "write it"),
+];
+
+const MOST_LINES: usize = 800;
+const MANY_LINES: usize = 500;
+
+/// A rule that a file breaks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Finding {
+    path: PathBuf,
+    line: usize,
+    severity: Severity,
+    message: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Severity {
+    Warning,
+    Error,
+}
+
+impl Finding {
+    pub(crate) fn is_error(&self) -> bool {
+        self.severity == Severity::Error
+    }
+
+    fn error(path: &Path, line: usize, message: String) -> Self {
+        Self {
+            path: path.to_owned(),
+            line,
+            severity: Severity::Error,
+            message,
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let severity = match self.severity {
+            Severity::Warning => "warning",
+            Severity::Error => "error",
+        };
+        let path = self.path.display();
+        write!(
+            formatter,
+            "{path}:{}: {severity}: {}",
+            self.line, self.message
+        )
+    }
+}
+
+pub(crate) fn run(forbid: &[String]) -> anyhow::Result<()> {
+    let findings = check(&root(), forbid)?;
+    for finding in &findings {
+        println!("{finding}");
+    }
+    let errors = findings.iter().filter(|finding| finding.is_error()).count();
+    if errors > 0 {
+        bail!("{errors} errors");
+    }
+    println!("tidy");
+    Ok(())
+}
+
+/// Looks at every file that git knows or would take in.
+pub(crate) fn check(root: &Path, forbid: &[String]) -> anyhow::Result<Vec<Finding>> {
+    let mut findings = Vec::new();
+    let paths = files(root)?;
+    for path in &paths {
+        // Not text, or deleted a moment ago.
+        let Ok(text) = std::fs::read_to_string(root.join(path)) else {
+            continue;
+        };
+        findings.extend(check_file(path, &text, forbid));
+    }
+    for pure in PURE {
+        if !paths.iter().any(|path| is_within(path, pure)) {
+            let message = "is on the list of pure modules, but there is no such file".to_owned();
+            findings.push(Finding::error(Path::new(pure), 0, message));
+        }
+    }
+    findings.extend(check_dependencies(&dependencies()?));
+    Ok(findings)
+}
+
+fn files(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut git = std::process::Command::new("git");
+    git.args(["ls-files", "--cached", "--others", "--exclude-standard"])
+        .current_dir(root);
+    let outcome = capture(git)?;
+    if !outcome.success {
+        bail!("git ls-files: {}", outcome.output.trim());
+    }
+    Ok(outcome.output.lines().map(PathBuf::from).collect())
+}
+
+fn is_within(path: &Path, pattern: &str) -> bool {
+    if pattern.ends_with('/') {
+        path.starts_with(pattern)
+    } else {
+        path == Path::new(pattern)
+    }
+}
+
+fn check_file(path: &Path, text: &str, forbid: &[String]) -> Vec<Finding> {
+    let mut findings = check_words(path, text, forbid);
+    match path.extension().and_then(|extension| extension.to_str()) {
+        Some("rs") => {
+            findings.extend(check_length(path, text));
+            if PURE.iter().any(|pure| is_within(path, pure)) {
+                findings.extend(check_purity(path, text));
+            }
+        }
+        Some("sql") => findings.extend(check_sql(path, text)),
+        Some(_) | None => {}
+    }
+    findings
+}
+
+fn check_words(path: &Path, text: &str, forbid: &[String]) -> Vec<Finding> {
+    let extra = forbid
+        .iter()
+        .map(|word| (word.as_str(), "forbidden on the command line"));
+    let words: Vec<(&str, &str)> = WORDS.iter().copied().chain(extra).collect();
+    let mut findings = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        for (word, reason) in &words {
+            if line.contains(word) {
+                findings.push(Finding::error(
+                    path,
+                    index + 1,
+                    format!("`{word}`: {reason}"),
+                ));
+            }
+        }
+    }
+    findings
+}
+
+fn check_length(path: &Path, text: &str) -> Option<Finding> {
+    let lines = text.lines().count();
+    if lines <= MANY_LINES {
+        return None;
+    }
+    let (severity, advice) = if lines <= MOST_LINES {
+        (Severity::Warning, "does it do one thing?")
+    } else {
+        (Severity::Error, "split it by meaning")
+    };
+    Some(Finding {
+        path: path.to_owned(),
+        line: lines,
+        severity,
+        message: format!("{lines} lines: {advice}"),
+    })
+}
+
+fn check_purity(path: &Path, text: &str) -> Vec<Finding> {
+    let code = source::code_only(text);
+    let mut findings = Vec::new();
+    for (index, line) in code.lines().enumerate() {
+        for (name, reason) in IMPURE {
+            if source::names(line, name) {
+                let message = format!("a pure module names `{name}`: {reason}");
+                findings.push(Finding::error(path, index + 1, message));
+            }
+        }
+    }
+    findings
+}
+
+/// Keywords and names are lower case; quoted text and comments are free.
+fn check_sql(path: &Path, text: &str) -> Vec<Finding> {
+    let code = source::sql_code_only(text);
+    code.lines()
+        .enumerate()
+        .filter(|(_, line)| line.chars().any(|letter| letter.is_ascii_uppercase()))
+        .map(|(index, line)| {
+            let message = format!("SQL is lower case: {}", line.trim());
+            Finding::error(path, index + 1, message)
+        })
+        .collect()
+}
+
+/// A package of the workspace and what it depends on, in any way.
+#[derive(Debug)]
+struct Package {
+    name: String,
+    dependencies: Vec<String>,
+}
+
+fn dependencies() -> anyhow::Result<Vec<Package>> {
+    let metadata = ["metadata", "--no-deps", "--format-version", "1", "--quiet"];
+    let outcome = capture(cargo(&metadata))?;
+    if !outcome.success {
+        bail!("cargo metadata: {}", outcome.output.trim());
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&outcome.output).context("cargo metadata is no JSON")?;
+    let name_of = |value: &serde_json::Value| value["name"].as_str().map(str::to_owned);
+    let list = |value: &serde_json::Value| value.as_array().cloned().unwrap_or_default();
+    list(&json["packages"])
+        .iter()
+        .map(|package| {
+            Ok(Package {
+                name: name_of(package).context("a package without a name")?,
+                dependencies: list(&package["dependencies"])
+                    .iter()
+                    .filter_map(name_of)
+                    .collect(),
+            })
+        })
+        .collect()
+}
+
+fn check_dependencies(packages: &[Package]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for package in packages {
+        for dependency in &package.dependencies {
+            if BINARIES.contains(&dependency.as_str()) && *dependency != package.name {
+                let message =
+                    format!("depends on `{dependency}`: programs are started, never linked");
+                let path = Path::new(&package.name).join("Cargo.toml");
+                findings.push(Finding::error(&path, 0, message));
+            }
+        }
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests;

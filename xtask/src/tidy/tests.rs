@@ -1,0 +1,119 @@
+use super::*;
+
+fn messages(path: &str, text: &str) -> Vec<String> {
+    check_file(Path::new(path), text, &[])
+        .into_iter()
+        .map(|finding| finding.to_string())
+        .collect()
+}
+
+const PURE_FILE: &str = "ipam-service/src/state/pool.rs";
+
+#[test]
+fn a_pure_module_that_names_a_runtime_is_caught_with_its_line() {
+    let found = messages(PURE_FILE, "//! Pools.\n\nuse tokio::sync::mpsc;\n");
+    assert_eq!(
+        found,
+        ["ipam-service/src/state/pool.rs:3: error: a pure module names `tokio`: no runtime"]
+    );
+}
+
+#[test]
+fn every_impure_name_is_caught() {
+    for (name, _) in IMPURE {
+        let found = messages(PURE_FILE, &format!("fn f() {{ {name} }}\n"));
+        assert!(!found.is_empty(), "{name} was not seen");
+    }
+}
+
+#[test]
+fn an_async_function_in_a_pure_module_is_caught() {
+    assert_eq!(messages(PURE_FILE, "pub async fn f() {}\n").len(), 1);
+}
+
+#[test]
+fn comments_strings_and_longer_names_are_free() {
+    let text = r###"
+        //! There is no tokio in here, and nothing async.
+        /* neither /* nested */ tokio */
+        const TEXT: &str = "kube \" tokio";
+        const RAW: &str = r#"tokio " sqlx"#;
+        const QUOTE: char = '"';
+        fn brand<'a>(kubernetes: &'a str, grand_total: u32) -> char { '\'' }
+    "###;
+    assert_eq!(messages(PURE_FILE, text), [""; 0]);
+}
+
+#[test]
+fn code_after_a_quote_character_is_still_seen() {
+    assert_eq!(
+        messages(PURE_FILE, "const Q: char = '\"'; use tokio::x;\n").len(),
+        1
+    );
+}
+
+#[test]
+fn a_driver_may_name_what_a_pure_module_may_not() {
+    assert_eq!(
+        messages("ipam-service/src/engine/mod.rs", "use tokio::sync::mpsc;\n"),
+        [""; 0]
+    );
+}
+
+#[test]
+fn a_long_file_warns_and_a_very_long_one_fails() {
+    let findings = |lines: usize| check_file(Path::new("a.rs"), &"x\n".repeat(lines), &[]);
+    assert_eq!(findings(500), []);
+    assert!(!findings(501)[0].is_error() && !findings(800)[0].is_error());
+    assert!(findings(801)[0].is_error());
+}
+
+#[test]
+fn upper_case_sql_is_caught_outside_quotes_and_comments() {
+    let clean = "-- Pools of a CLUSTER.\ncreate table pool (name text default 'A', \"B\" text);\n";
+    assert_eq!(messages("1.sql", clean), [""; 0]);
+    assert_eq!(
+        messages("1.sql", "create TABLE pool (name text);\n").len(),
+        1
+    );
+}
+
+#[test]
+fn a_word_without_a_place_is_caught_in_any_file() {
+    for (word, _) in WORDS {
+        assert_eq!(
+            messages("README.md", &format!("a {word} b")).len(),
+            1,
+            "{word}"
+        );
+    }
+    let forbid = ["example.org".to_owned()];
+    assert_eq!(
+        check_file(Path::new("a.toml"), "x = \"example.org\"", &forbid).len(),
+        1
+    );
+}
+
+#[test]
+fn a_program_that_links_another_is_caught() {
+    let package = |name: &str, dependencies: &[&str]| Package {
+        name: name.to_owned(),
+        dependencies: dependencies.iter().map(|&name| name.to_owned()).collect(),
+    };
+    let good = [
+        package("announcer", &["pharos-proto"]),
+        package("e2e", &["pharos-testbed"]),
+    ];
+    assert_eq!(check_dependencies(&good), []);
+    let bad = [
+        package("announcer", &["ipam-service"]),
+        package("e2e", &["k8s-adapter"]),
+    ];
+    assert_eq!(check_dependencies(&bad).len(), 2);
+}
+
+#[test]
+fn this_workspace_has_packages_to_check() {
+    let packages = dependencies().unwrap();
+    assert!(packages.iter().any(|package| package.name == "announcer"));
+}
