@@ -1,1 +1,7 @@
+//! What scenarios over all programs share: a [`site::Site`] with real Kubernetes API servers, nodes
+//! that run announcers and kube-proxy, and a client.
+//!
+//! The scenarios themselves are in `tests/`; the prefix of each file names the boundary it meets.
 
+pub mod site;
+pub mod workload;
