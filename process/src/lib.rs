@@ -2,9 +2,11 @@
 //! stop when asked, and exit with the right code.
 //!
 //! `main` of each binary is one call of [`main`]: flags -> logs -> the program's own `run`, which
-//! is handed a [`Shutdown`] and returns when it has drained.
+//! is handed a [`Shutdown`] and returns when it has drained. `PROGRAM healthcheck` asks a running
+//! one whether it is ready.
 
 mod admin;
+mod healthcheck;
 mod logs;
 mod readiness;
 mod shutdown;
@@ -37,8 +39,9 @@ where
     R: FnOnce(F, Shutdown) -> Fut,
     Fut: Future<Output = anyhow::Result<()>>,
 {
-    let flags = match F::try_parse() {
-        Ok(flags) => flags,
+    let flags = match parse::<F>() {
+        Ok(Asked::Program(flags)) => flags,
+        Ok(Asked::Healthcheck(matches)) => return healthcheck::run(&matches),
         Err(error) => return exit_of_clap(&error),
     };
     logs::init(flags.log_options());
@@ -57,6 +60,24 @@ where
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => report(&error),
+    }
+}
+
+/// What the command line asks for.
+enum Asked<F> {
+    Program(F),
+    Healthcheck(clap::ArgMatches),
+}
+
+fn parse<F: Flags>() -> Result<Asked<F>, clap::Error> {
+    let mut command = healthcheck::add_to(F::command());
+    let mut matches = command.try_get_matches_from_mut(std::env::args_os())?;
+    match matches.remove_subcommand() {
+        Some((name, matches)) if name == healthcheck::NAME => Ok(Asked::Healthcheck(matches)),
+        Some(_) => F::try_parse().map(Asked::Program),
+        None => F::from_arg_matches(&matches)
+            .map(Asked::Program)
+            .map_err(|error| error.format(&mut command)),
     }
 }
 

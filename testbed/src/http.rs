@@ -17,10 +17,8 @@ pub fn get(address: SocketAddr, path: &str, timeout: Duration) -> anyhow::Result
         .with_context(|| format!("connecting to {address}"))?;
     stream.set_read_timeout(Some(timeout))?;
     stream.set_write_timeout(Some(timeout))?;
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    )?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
     let mut answer = String::new();
     stream
         .read_to_string(&mut answer)
@@ -108,11 +106,11 @@ fn answer(mut stream: TcpStream, body: &str) -> std::io::Result<()> {
             count => request.extend_from_slice(&buffer[..count]),
         }
     }
-    write!(
-        stream,
+    let answer = format!(
         "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
         body.len()
-    )
+    );
+    stream.write_all(answer.as_bytes())
 }
 
 #[cfg(test)]
