@@ -1,0 +1,302 @@
+//! From a Service to a claim, or to the named reason why there is none. Pure: it knows nothing of
+//! who holds what, which is ipam-service's to decide.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use pharos_proto::net::{format_address, parse_address};
+use pharos_proto::v1;
+
+use crate::service::{
+    ADDRESS_POOL, ADDRESSES, FamilyPolicy, PREFIX, SHARING_KEY, ServiceKey, ServiceState,
+    TrafficPolicy,
+};
+
+/// Labels of a namespace or Service.
+pub type Labels = BTreeMap<String, String>;
+
+/// What the adapter was started with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// Name of this cluster in the address book.
+    pub cluster: String,
+    /// Serve only Services of this class; `None`: only those without a class.
+    pub lb_class: Option<String>,
+    /// Address space of all pools and claims of this cluster.
+    pub address_space: String,
+}
+
+/// What a Service asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    pub key: ServiceKey,
+    pub uid: String,
+    /// Sorted, without repetition.
+    pub ports: Vec<(v1::port::Protocol, u16)>,
+    /// In the order of the Service's cluster addresses: one, or two that differ.
+    pub families: Vec<v1::ip_family::Value>,
+    pub family_policy: v1::claim::FamilyPolicy,
+    /// Empty: any.
+    pub pool: String,
+    /// Exactly these; IPv4 first. Empty: any.
+    pub addresses: Vec<IpAddr>,
+    /// Empty: not to be shared.
+    pub sharing_key: String,
+    pub backend_key: String,
+    pub labels: Labels,
+    pub namespace_labels: Labels,
+}
+
+/// Why a Service makes no claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoClaim {
+    /// It is of another type.
+    NotLoadBalancer,
+    /// Another controller serves it; it is never touched.
+    OtherClass,
+    /// Its namespace has not been seen yet, and pools may select by the namespace's labels.
+    NamespaceUnknown,
+    /// What it asks for makes no sense.
+    Rejected(Rejection),
+}
+
+/// What is wrong with what a Service asks for. The texts are for the people who wrote it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Rejection {
+    #[error("service has no clusterIPs")]
+    NoClusterIps,
+    #[error("Failed to retrieve clusterIPs family: {0}")]
+    BadClusterIps(String),
+    #[error("service requires dual-stack, but has only one clusterIP")]
+    NotEnoughClusterIps,
+    #[error("service can not have both {PREFIX}{ADDRESSES} and svc.Spec.LoadBalancerIP")]
+    TwoRequests,
+    #[error("invalid spec.loadBalancerIP {0:?}")]
+    BadLoadBalancerIp(String),
+    #[error("invalid {PREFIX}{ADDRESSES} {0:?}")]
+    BadAddresses(String),
+    #[error("invalid {PREFIX}{ADDRESSES} {0:?}: at most one IPv4 and one IPv6 address")]
+    TooManyAddresses(String),
+    #[error("requested loadBalancer IP(s) {0} does not match the ipFamily of the service")]
+    FamilyMismatch(String),
+    #[error("port {protocol}/{port} cannot be served")]
+    BadPort { protocol: String, port: i32 },
+}
+
+impl Rejection {
+    /// Whether a Service with this mistake keeps the address that it has. A request that cannot be
+    /// read does not cost the address; a Service without a usable family cannot have one.
+    pub fn keeps_address(&self) -> bool {
+        match self {
+            Self::NoClusterIps | Self::BadClusterIps(_) | Self::NotEnoughClusterIps => false,
+            Self::TwoRequests
+            | Self::BadLoadBalancerIp(_)
+            | Self::BadAddresses(_)
+            | Self::TooManyAddresses(_)
+            | Self::FamilyMismatch(_)
+            | Self::BadPort { .. } => true,
+        }
+    }
+}
+
+/// Whether this adapter serves the Service: its type and its class (`--lb-class`) are ours.
+pub fn is_ours(service: &ServiceState, settings: &Settings) -> Result<(), NoClaim> {
+    // A Service that stops being a load balancer loses its class in the API, so the type goes
+    // first: otherwise its address would never be released.
+    if !service.load_balancer {
+        return Err(NoClaim::NotLoadBalancer);
+    }
+    if service.class != settings.lb_class {
+        return Err(NoClaim::OtherClass);
+    }
+    Ok(())
+}
+
+/// The claim of a Service. `namespace` are the labels of its namespace, `None` if not known yet.
+pub fn claim(
+    service: &ServiceState,
+    namespace: Option<&Labels>,
+    settings: &Settings,
+) -> Result<Claim, NoClaim> {
+    is_ours(service, settings)?;
+    let namespace = namespace.ok_or(NoClaim::NamespaceUnknown)?;
+    asked_for(service, namespace).map_err(NoClaim::Rejected)
+}
+
+fn asked_for(service: &ServiceState, namespace: &Labels) -> Result<Claim, Rejection> {
+    let (families, family_policy) = families(service)?;
+    let addresses = requested_addresses(service)?;
+    if !addresses.is_empty() {
+        let requested: BTreeSet<_> = addresses.iter().map(|ip| family(*ip) as i32).collect();
+        let served: BTreeSet<_> = families.iter().map(|family| *family as i32).collect();
+        if requested != served {
+            return Err(Rejection::FamilyMismatch(quoted(&addresses)));
+        }
+    }
+    let backend_key = match service.traffic_policy {
+        TrafficPolicy::Cluster => String::new(),
+        TrafficPolicy::Local => selector_text(&service.selector),
+    };
+    let annotation = |name| service.annotation(name).unwrap_or_default().to_owned();
+    Ok(Claim {
+        key: service.key.clone(),
+        uid: service.uid.clone(),
+        ports: ports(service)?,
+        families,
+        family_policy,
+        pool: annotation(ADDRESS_POOL),
+        addresses,
+        sharing_key: annotation(SHARING_KEY),
+        backend_key,
+        labels: service.labels.clone(),
+        namespace_labels: namespace.clone(),
+    })
+}
+
+/// The families follow clusterIPs, not ipFamilyPolicy: that is what the cluster can serve.
+fn families(
+    service: &ServiceState,
+) -> Result<(Vec<v1::ip_family::Value>, v1::claim::FamilyPolicy), Rejection> {
+    let bad = || Rejection::BadClusterIps(service.cluster_ips.join(","));
+    let families = service
+        .cluster_ips
+        .iter()
+        .map(|ip| parse_address(ip).map(family).map_err(|_| bad()))
+        .collect::<Result<Vec<_>, _>>()?;
+    match (families.as_slice(), service.family_policy) {
+        ([], _) => Err(Rejection::NoClusterIps),
+        ([_], FamilyPolicy::RequireDualStack) => Err(Rejection::NotEnoughClusterIps),
+        ([_], FamilyPolicy::SingleStack | FamilyPolicy::PreferDualStack) => {
+            Ok((families, v1::claim::FamilyPolicy::SingleStack))
+        }
+        ([first, second], policy) if first != second => {
+            let policy = match policy {
+                FamilyPolicy::PreferDualStack => v1::claim::FamilyPolicy::PreferDualStack,
+                FamilyPolicy::SingleStack | FamilyPolicy::RequireDualStack => {
+                    v1::claim::FamilyPolicy::RequireDualStack
+                }
+            };
+            Ok((families, policy))
+        }
+        (_, _) => Err(bad()),
+    }
+}
+
+fn requested_addresses(service: &ServiceState) -> Result<Vec<IpAddr>, Rejection> {
+    let text = service.annotation(ADDRESSES).unwrap_or_default();
+    let field = service.load_balancer_ip.as_str();
+    match (text, field) {
+        ("", "") => Ok(Vec::new()),
+        ("", field) => parse_address(field)
+            .map(|address| vec![address])
+            .map_err(|_| Rejection::BadLoadBalancerIp(field.to_owned())),
+        (text, "") => parse_list(text),
+        (_, _) => Err(Rejection::TwoRequests),
+    }
+}
+
+fn parse_list(text: &str) -> Result<Vec<IpAddr>, Rejection> {
+    let mut addresses = text
+        .split(',')
+        .map(|part| parse_address(part.trim()))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| Rejection::BadAddresses(text.to_owned()))?;
+    addresses.sort_by_key(IpAddr::is_ipv6);
+    match addresses.as_slice() {
+        [_] => Ok(addresses),
+        [first, second] if family(*first) != family(*second) => Ok(addresses),
+        _ => Err(Rejection::TooManyAddresses(text.to_owned())),
+    }
+}
+
+fn ports(service: &ServiceState) -> Result<Vec<(v1::port::Protocol, u16)>, Rejection> {
+    let mut ports = service
+        .ports
+        .iter()
+        .map(|(protocol, port)| {
+            let bad = || Rejection::BadPort {
+                protocol: protocol.clone(),
+                port: *port,
+            };
+            let known = match protocol.as_str() {
+                "TCP" => v1::port::Protocol::Tcp,
+                "UDP" => v1::port::Protocol::Udp,
+                "SCTP" => v1::port::Protocol::Sctp,
+                _ => return Err(bad()),
+            };
+            let number = u16::try_from(*port).ok().filter(|number| *number != 0);
+            Ok((known, number.ok_or_else(bad)?))
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    ports.sort_by_key(|(protocol, port)| (*protocol as i32, *port));
+    ports.dedup();
+    Ok(ports)
+}
+
+/// The text of a selector, as Kubernetes writes a set of labels: `a=b,c=d`, sorted.
+fn selector_text(selector: &Labels) -> String {
+    let parts: Vec<String> = selector
+        .iter()
+        .map(|(name, value)| format!("{name}={value}"))
+        .collect();
+    parts.join(",")
+}
+
+/// The family of an address.
+pub fn family(address: IpAddr) -> v1::ip_family::Value {
+    match address {
+        IpAddr::V4(_) => v1::ip_family::Value::Ipv4,
+        IpAddr::V6(_) => v1::ip_family::Value::Ipv6,
+    }
+}
+
+/// Addresses as MetalLB's events show them: `["192.0.2.1" "2001:db8::1"]`.
+pub fn quoted(addresses: &[IpAddr]) -> String {
+    let parts: Vec<String> = addresses
+        .iter()
+        .map(|address| format!("{:?}", format_address(*address)))
+        .collect();
+    format!("[{}]", parts.join(" "))
+}
+
+/// The owner under which a Service is known to ipam-service.
+pub fn owner(key: &ServiceKey, uid: &str, cluster: &str) -> v1::Owner {
+    v1::Owner {
+        cluster: cluster.to_owned(),
+        namespace: key.namespace.clone(),
+        name: key.name.clone(),
+        uid: uid.to_owned(),
+    }
+}
+
+/// The request that makes the claim. `held` are the addresses in the Service's status.
+pub fn request(claim: &Claim, held: &[IpAddr], settings: &Settings) -> v1::AllocateRequest {
+    let texts = |addresses: &[IpAddr]| addresses.iter().copied().map(format_address).collect();
+    v1::AllocateRequest {
+        owner: Some(owner(&claim.key, &claim.uid, &settings.cluster)),
+        ports: claim
+            .ports
+            .iter()
+            .map(|(protocol, port)| v1::Port {
+                protocol: *protocol as i32,
+                port: u32::from(*port),
+            })
+            .collect(),
+        families: claim.families.iter().map(|family| *family as i32).collect(),
+        family_policy: claim.family_policy as i32,
+        address_space: settings.address_space.clone(),
+        pool: claim.pool.clone(),
+        addresses: texts(&claim.addresses),
+        sharing_key: claim.sharing_key.clone(),
+        backend_key: claim.backend_key.clone(),
+        labels: claim.labels.clone().into_iter().collect(),
+        namespace_labels: claim.namespace_labels.clone().into_iter().collect(),
+        held_addresses: texts(held),
+        if_refused: v1::allocate_request::IfRefused::Queue as i32,
+        backends: v1::claim::Backends::Reported as i32,
+        ..v1::AllocateRequest::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,246 @@
+//! The calls to ipam-service. They say what came of them; what to do about it is decided
+//! elsewhere.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use pharos_proto::v1::{
+    self, advertisement_service_client::AdvertisementServiceClient,
+    allocation_service_client::AllocationServiceClient,
+    cluster_service_client::ClusterServiceClient, pool_service_client::PoolServiceClient,
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+use tonic::{Code, Request, Status, Streaming};
+
+use crate::book::Answer;
+use crate::claim::{Claim, Settings, owner, request};
+use crate::service::ServiceKey;
+
+/// Longest time for a call that answers once. An allocation takes milliseconds; a burst of
+/// thousands waits for its turn.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time for a connection to come up.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// A connection that says nothing for this long is asked whether it lives, and must answer within
+/// the other time.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5));
+/// Pools per page, the most that the API gives.
+const PAGE: i32 = 1000;
+
+/// A call that did not bring what was asked for.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The same call may go well later.
+    #[error("{}", describe(.0))]
+    Again(Status),
+    /// The call is wrong as it is; the text is for people.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl From<Status> for CallError {
+    fn from(status: Status) -> Self {
+        match status.code() {
+            Code::InvalidArgument
+            | Code::NotFound
+            | Code::AlreadyExists
+            | Code::PermissionDenied
+            | Code::FailedPrecondition
+            | Code::OutOfRange
+            | Code::Unimplemented => Self::Refused(status.message().to_owned()),
+            Code::Ok
+            | Code::Cancelled
+            | Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::ResourceExhausted
+            | Code::Aborted
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+            | Code::Unauthenticated => Self::Again(status),
+        }
+    }
+}
+
+/// What a status means, with the cause that a failed connection hides behind `transport error`.
+pub fn describe(status: &Status) -> String {
+    let mut text = status.message().to_owned();
+    let mut source = std::error::Error::source(status);
+    while let Some(error) = source {
+        let cause = error.to_string();
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// A client of ipam-service. Connects when needed; clones share the connection.
+#[derive(Debug, Clone)]
+pub struct Ipam {
+    settings: Settings,
+    pools: PoolServiceClient<Channel>,
+    allocations: AllocationServiceClient<Channel>,
+    advertisements: AdvertisementServiceClient<Channel>,
+    clusters: ClusterServiceClient<Channel>,
+}
+
+impl Ipam {
+    /// Nothing is called yet. Must be called inside a tokio runtime.
+    pub fn new(uri: Uri, settings: Settings) -> Self {
+        let (interval, timeout) = KEEP_ALIVE;
+        let channel = Endpoint::from(uri)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(interval)
+            .keep_alive_timeout(timeout)
+            .keep_alive_while_idle(true)
+            .tcp_nodelay(true)
+            .connect_lazy();
+        Self {
+            settings,
+            pools: PoolServiceClient::new(channel.clone()),
+            allocations: AllocationServiceClient::new(channel.clone()),
+            advertisements: AdvertisementServiceClient::new(channel.clone()),
+            clusters: ClusterServiceClient::new(channel),
+        }
+    }
+
+    /// Announces a complete inventory.
+    pub async fn begin_sync(&self, cluster_uid: &str) -> Result<(), CallError> {
+        let request = v1::BeginSyncRequest {
+            cluster: self.settings.cluster.clone(),
+            cluster_uid: cluster_uid.to_owned(),
+            ..v1::BeginSyncRequest::default()
+        };
+        self.clusters.clone().begin_sync(timed(request)).await?;
+        Ok(())
+    }
+
+    /// The inventory is complete.
+    pub async fn end_sync(&self) -> Result<(), CallError> {
+        let request = v1::EndSyncRequest {
+            cluster: self.settings.cluster.clone(),
+            ..v1::EndSyncRequest::default()
+        };
+        self.clusters.clone().end_sync(timed(request)).await?;
+        Ok(())
+    }
+
+    /// Replaces this cluster's pools.
+    pub async fn sync_pools(&self, pools: Vec<v1::Pool>) -> Result<(), CallError> {
+        let request = v1::SyncPoolsRequest {
+            cluster: self.settings.cluster.clone(),
+            pools,
+            ..v1::SyncPoolsRequest::default()
+        };
+        self.pools.clone().sync_pools(timed(request)).await?;
+        Ok(())
+    }
+
+    /// Replaces this cluster's advertisements.
+    pub async fn sync_advertisements(
+        &self,
+        advertisements: Vec<v1::Advertisement>,
+    ) -> Result<(), CallError> {
+        let request = v1::SyncAdvertisementsRequest {
+            cluster: self.settings.cluster.clone(),
+            advertisements,
+            ..v1::SyncAdvertisementsRequest::default()
+        };
+        self.advertisements
+            .clone()
+            .sync_advertisements(timed(request))
+            .await?;
+        Ok(())
+    }
+
+    /// Makes a claim; `held` are the addresses in the Service's status.
+    pub async fn allocate(
+        &self,
+        claim: &Claim,
+        held: &[IpAddr],
+        validate_only: bool,
+    ) -> Result<Answer, CallError> {
+        let request = v1::AllocateRequest {
+            validate_only,
+            ..request(claim, held, &self.settings)
+        };
+        let response = self
+            .allocations
+            .clone()
+            .allocate(timed(request))
+            .await?
+            .into_inner();
+        let allocation = response.allocation.unwrap_or_default();
+        let (_, answer) = Answer::parse(&allocation)
+            .map_err(|error| Status::internal(format!("ipam-service answered with {error}")))?;
+        Ok(answer)
+    }
+
+    /// Gives back what this incarnation of a Service holds.
+    pub async fn release(&self, key: &ServiceKey, uid: &str) -> Result<(), CallError> {
+        let request = v1::ReleaseRequest {
+            owner: Some(owner(key, uid, &self.settings.cluster)),
+            allow_missing: true,
+            ..v1::ReleaseRequest::default()
+        };
+        self.allocations.clone().release(timed(request)).await?;
+        Ok(())
+    }
+
+    /// Follows this cluster's allocations from a snapshot on.
+    pub async fn watch(&self) -> Result<Streaming<v1::WatchAllocationsResponse>, CallError> {
+        let request = v1::WatchAllocationsRequest {
+            cluster: self.settings.cluster.clone(),
+            ..v1::WatchAllocationsRequest::default()
+        };
+        Ok(self
+            .allocations
+            .clone()
+            .watch_allocations(request)
+            .await?
+            .into_inner())
+    }
+
+    /// Reports facts until the stream or the connection ends.
+    pub async fn sync_facts(
+        &self,
+        facts: ReceiverStream<v1::SyncFactsRequest>,
+    ) -> Result<(), CallError> {
+        self.advertisements.clone().sync_facts(facts).await?;
+        Ok(())
+    }
+
+    /// This cluster's pools with their usage.
+    pub async fn list_pools(&self) -> Result<Vec<v1::Pool>, CallError> {
+        let mut pools = Vec::new();
+        let mut page_token = String::new();
+        loop {
+            let request = v1::ListPoolsRequest {
+                cluster: self.settings.cluster.clone(),
+                address_space: self.settings.address_space.clone(),
+                page_size: PAGE,
+                page_token,
+            };
+            let page = self
+                .pools
+                .clone()
+                .list_pools(timed(request))
+                .await?
+                .into_inner();
+            pools.extend(page.pools);
+            if page.next_page_token.is_empty() {
+                return Ok(pools);
+            }
+            page_token = page.next_page_token;
+        }
+    }
+}
+
+fn timed<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.set_timeout(CALL_TIMEOUT);
+    request
+}

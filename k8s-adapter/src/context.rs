@@ -1,0 +1,138 @@
+//! What the drivers share: the world behind its lock, and the bells that wake them.
+
+use std::collections::BTreeSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use pharos_process::Readiness;
+use tokio::sync::{Notify, watch};
+
+use crate::client::Ipam;
+use crate::index::Touched;
+use crate::metrics::Metrics;
+use crate::queue::WorkQueue;
+use crate::service::ServiceKey;
+use crate::world::World;
+
+/// Shared by all drivers. The lock on the world is never held across an await.
+pub struct Context {
+    world: Mutex<World>,
+    pub kube: kube::Client,
+    pub ipam: Ipam,
+    /// Where the custom resources live.
+    pub namespace: String,
+    pub queue: WorkQueue,
+    pub facts: DirtyFacts,
+    /// Pools or advertisements changed.
+    pub policy: Notify,
+    /// Services may be missing from a list.
+    pub unlisted: Notify,
+    /// Allocations or pools changed: how full pools are has to be looked up.
+    pub usage: Notify,
+    /// Counts up with each complete list, and each time a kind is found to be absent.
+    pub listed: watch::Sender<u64>,
+    pub readiness: Readiness,
+    pub metrics: Metrics,
+}
+
+/// Whose facts are to be sent again. Bounded by the number of nodes and Services.
+#[derive(Debug, Default)]
+pub struct DirtyFacts {
+    dirty: Mutex<Dirty>,
+    bell: Notify,
+}
+
+/// See [`DirtyFacts`].
+#[derive(Debug, Default)]
+pub struct Dirty {
+    pub backends: BTreeSet<ServiceKey>,
+    pub nodes: BTreeSet<String>,
+}
+
+impl Context {
+    /// Nothing is known yet.
+    pub fn new(
+        world: World,
+        kube: kube::Client,
+        ipam: Ipam,
+        namespace: String,
+        readiness: Readiness,
+        metrics: Metrics,
+    ) -> Self {
+        Self {
+            world: Mutex::new(world),
+            kube,
+            ipam,
+            namespace,
+            queue: WorkQueue::default(),
+            facts: DirtyFacts::default(),
+            policy: Notify::new(),
+            unlisted: Notify::new(),
+            usage: Notify::new(),
+            listed: watch::Sender::new(0),
+            readiness,
+            metrics,
+        }
+    }
+
+    /// The world. Not to be held across an await.
+    pub fn world(&self) -> MutexGuard<'_, World> {
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes whoever has to look again.
+    pub fn touched(&self, touched: Touched) {
+        let Touched {
+            services,
+            backends,
+            nodes,
+            policy,
+            unlisted,
+        } = touched;
+        if !services.is_empty() {
+            self.queue.push(services);
+        }
+        self.facts.mark(backends, nodes);
+        if policy {
+            self.policy.notify_one();
+        }
+        if unlisted {
+            self.unlisted.notify_one();
+        }
+    }
+
+    /// Waits until enough has been listed. Cancel safe.
+    pub async fn wait_for_lists(&self, enough: fn(&World) -> bool) {
+        let mut listed = self.listed.subscribe();
+        while !enough(&self.world()) {
+            // The sender lives as long as `self`.
+            let _ = listed.changed().await;
+        }
+    }
+}
+
+impl DirtyFacts {
+    fn mark(&self, backends: BTreeSet<ServiceKey>, nodes: BTreeSet<String>) {
+        if backends.is_empty() && nodes.is_empty() {
+            return;
+        }
+        let mut dirty = self.lock();
+        dirty.backends.extend(backends);
+        dirty.nodes.extend(nodes);
+        drop(dirty);
+        self.bell.notify_one();
+    }
+
+    /// Takes out what is marked, at once.
+    pub fn take(&self) -> Dirty {
+        std::mem::take(&mut *self.lock())
+    }
+
+    /// Waits until something may be marked. Cancel safe.
+    pub async fn wait(&self) {
+        self.bell.notified().await;
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Dirty> {
+        self.dirty.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,250 @@
+//! Which nodes may announce, and which can take in traffic for a Service. Pure.
+//!
+//! The rules are MetalLB's, so that a Service goes silent exactly when it did before.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
+use pharos_proto::v1;
+
+use crate::claim::owner;
+use crate::service::{ServiceKey, ServiceState, TrafficPolicy};
+
+/// A node with this label, whatever its value, takes no load balancer traffic.
+const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+/// Names the Service of an EndpointSlice.
+const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+
+/// What counts of an EndpointSlice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SliceState {
+    pub service: ServiceKey,
+    /// Name of the slice in the Service's namespace.
+    pub name: String,
+    /// At least one endpoint is usable, whether its node is known or not.
+    pub usable: bool,
+    /// Nodes of usable endpoints.
+    pub nodes: BTreeSet<String>,
+}
+
+impl SliceState {
+    /// `None` for a slice that belongs to no Service.
+    pub fn parse(slice: &EndpointSlice) -> Option<Self> {
+        let meta = &slice.metadata;
+        let service = meta.labels.as_ref()?.get(SERVICE_LABEL)?;
+        let usable: Vec<&Endpoint> = slice
+            .endpoints
+            .iter()
+            .flatten()
+            .filter(|it| usable(it))
+            .collect();
+        Some(Self {
+            service: ServiceKey::new(meta.namespace.clone()?, service.clone()),
+            name: meta.name.clone()?,
+            usable: !usable.is_empty(),
+            nodes: usable
+                .into_iter()
+                .filter_map(|endpoint| endpoint.node_name.clone())
+                .collect(),
+        })
+    }
+}
+
+/// Ready, or not known to be unready; or terminating but still serving.
+fn usable(endpoint: &Endpoint) -> bool {
+    let conditions = endpoint.conditions.as_ref();
+    let ready = conditions.and_then(|conditions| conditions.ready);
+    let serving = conditions.and_then(|conditions| conditions.serving);
+    ready.unwrap_or(true) || serving == Some(true)
+}
+
+/// Which nodes can take in traffic for a Service, from all its slices.
+pub fn backends<'a>(
+    service: &ServiceState,
+    slices: impl IntoIterator<Item = &'a SliceState>,
+    cluster: &str,
+) -> v1::BackendsFact {
+    let mut any_node = false;
+    let mut nodes = BTreeSet::new();
+    for slice in slices {
+        match service.traffic_policy {
+            TrafficPolicy::Cluster => any_node |= slice.usable,
+            TrafficPolicy::Local => nodes.extend(slice.nodes.iter().cloned()),
+        }
+    }
+    v1::BackendsFact {
+        owner: Some(owner(&service.key, &service.uid, cluster)),
+        any_node,
+        nodes: nodes.into_iter().collect(),
+    }
+}
+
+/// A node as ipam-service is to know it. `None` for an object without a name.
+pub fn node(node: &Node) -> Option<v1::NodeFact> {
+    let labels = node.metadata.labels.clone().unwrap_or_default();
+    let conditions = node
+        .status
+        .as_ref()
+        .and_then(|status| status.conditions.as_ref());
+    let cut_off = conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition.type_ == "NetworkUnavailable" && condition.status == "True");
+    let unavailable_reason = if cut_off {
+        "NetworkUnavailable"
+    } else if labels.contains_key(EXCLUDE_LABEL) {
+        "ExcludedFromExternalLoadBalancers"
+    } else {
+        ""
+    };
+    Some(v1::NodeFact {
+        name: node.metadata.name.clone()?,
+        labels: labels.into_iter().collect(),
+        unavailable_reason: unavailable_reason.to_owned(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn slice(name: &str, endpoints: Value) -> SliceState {
+        let slice: EndpointSlice = serde_json::from_value(json!({
+            "metadata": { "namespace": "default", "name": name,
+                "labels": { "kubernetes.io/service-name": "web" } },
+            "addressType": "IPv4", "endpoints": endpoints, "ports": [],
+        }))
+        .expect("an EndpointSlice");
+        SliceState::parse(&slice).expect("of a Service")
+    }
+
+    fn service(policy: &str) -> ServiceState {
+        let service = serde_json::from_value(json!({
+            "metadata": { "namespace": "default", "name": "web", "uid": "u" },
+            "spec": { "type": "LoadBalancer", "externalTrafficPolicy": policy },
+        }));
+        ServiceState::parse(&service.expect("a Service")).expect("with a name")
+    }
+
+    #[test]
+    fn an_endpoint_is_usable_unless_it_is_known_not_to_serve() {
+        for (conditions, expected) in [
+            (json!({}), true),
+            (json!({ "ready": true }), true),
+            (json!({ "ready": false }), false),
+            (json!({ "ready": false, "serving": false }), false),
+            (json!({ "ready": true, "serving": false }), true),
+            (
+                json!({ "ready": false, "serving": true, "terminating": true }),
+                true,
+            ),
+            (
+                json!({ "ready": false, "serving": false, "terminating": true }),
+                false,
+            ),
+            (json!({ "ready": null, "serving": null }), true),
+        ] {
+            let endpoint = json!([{
+                "addresses": ["10.1.0.1"], "nodeName": "n1", "conditions": conditions,
+            }]);
+            assert_eq!(slice("s", endpoint).usable, expected, "{conditions}");
+        }
+        assert!(slice("s", json!([{ "addresses": ["10.1.0.1"] }])).usable);
+        assert!(!slice("s", json!([])).usable);
+    }
+
+    #[test]
+    fn under_cluster_one_usable_endpoint_anywhere_serves_every_node() {
+        let none = slice(
+            "a",
+            json!([{ "addresses": ["10.1.0.1"], "conditions": { "ready": false } }]),
+        );
+        let nodeless = slice("b", json!([{ "addresses": ["10.1.0.2"] }]));
+        let fact = backends(&service("Cluster"), [&none], "east");
+        assert_eq!((fact.any_node, fact.nodes.len()), (false, 0));
+        let fact = backends(&service("Cluster"), [&none, &nodeless], "east");
+        assert_eq!((fact.any_node, fact.nodes.len()), (true, 0));
+        let owner = fact.owner.expect("an owner");
+        assert_eq!(
+            (
+                owner.cluster.as_str(),
+                owner.name.as_str(),
+                owner.uid.as_str()
+            ),
+            ("east", "web", "u")
+        );
+    }
+
+    #[test]
+    fn under_local_only_nodes_with_a_usable_endpoint_serve() {
+        let one = slice(
+            "a",
+            json!([
+                { "addresses": ["10.1.0.1"], "nodeName": "n2" },
+                { "addresses": ["10.1.0.2"], "nodeName": "n1", "conditions": { "ready": false, "serving": true } },
+                { "addresses": ["10.1.0.3"], "nodeName": "n3", "conditions": { "ready": false } },
+                { "addresses": ["10.1.0.4"] },
+            ]),
+        );
+        let two = slice(
+            "b",
+            json!([{ "addresses": ["10.1.0.5"], "nodeName": "n2" }]),
+        );
+        let fact = backends(&service("Local"), [&one, &two], "east");
+        assert_eq!(
+            (fact.any_node, fact.nodes),
+            (false, vec!["n1".to_owned(), "n2".to_owned()])
+        );
+    }
+
+    #[test]
+    fn a_slice_of_no_service_is_ignored() {
+        let slice: EndpointSlice = serde_json::from_value(json!({
+            "metadata": { "namespace": "default", "name": "s" }, "addressType": "IPv4", "endpoints": [],
+        }))
+        .expect("an EndpointSlice");
+        assert_eq!(SliceState::parse(&slice), None);
+    }
+
+    #[test]
+    fn a_node_says_why_it_may_not_announce() {
+        let condition = |kind: &str, status: &str| json!([{ "type": kind, "status": status }]);
+        for (labels, conditions, reason) in [
+            (json!({}), json!([]), ""),
+            (json!({}), condition("NetworkUnavailable", "False"), ""),
+            (
+                json!({}),
+                condition("NetworkUnavailable", "True"),
+                "NetworkUnavailable",
+            ),
+            // Neither readiness nor a cordon counts.
+            (json!({}), condition("Ready", "False"), ""),
+            (
+                json!({ EXCLUDE_LABEL: "" }),
+                json!([]),
+                "ExcludedFromExternalLoadBalancers",
+            ),
+            (
+                json!({ EXCLUDE_LABEL: "false" }),
+                json!([]),
+                "ExcludedFromExternalLoadBalancers",
+            ),
+            (
+                json!({ EXCLUDE_LABEL: "" }),
+                condition("NetworkUnavailable", "True"),
+                "NetworkUnavailable",
+            ),
+        ] {
+            let parsed: Node = serde_json::from_value(json!({
+                "metadata": { "name": "n1", "labels": labels }, "status": { "conditions": conditions },
+            }))
+            .expect("a Node");
+            let fact = node(&parsed).expect("with a name");
+            assert_eq!(fact.unavailable_reason, reason, "{labels} {conditions}");
+            assert_eq!(fact.name, "n1");
+        }
+    }
+}

@@ -1,0 +1,419 @@
+//! What Kubernetes has said, indexed for the questions of this adapter. Pure and synchronous:
+//! watches put objects in, and are told what that touched.
+//!
+//! A kind counts only when it has been listed completely once. Until then nothing that depends on
+//! it is decided: an empty list is not "none".
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+
+use pharos_proto::v1;
+
+use crate::claim::{Claim, Labels, NoClaim, Settings, claim, is_ours};
+use crate::crd::{L2Spec, PoolSpec, PoolStatus};
+use crate::eligibility::{SliceState, backends};
+use crate::policy::Declared;
+use crate::service::{ServiceKey, ServiceState};
+
+/// The kinds that are watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    Namespaces,
+    Services,
+    EndpointSlices,
+    Nodes,
+    Pools,
+    L2Advertisements,
+}
+
+impl Kind {
+    /// As in logs and `/readyz`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Namespaces => "namespaces",
+            Self::Services => "services",
+            Self::EndpointSlices => "endpointslices",
+            Self::Nodes => "nodes",
+            Self::Pools => "ipaddresspools",
+            Self::L2Advertisements => "l2advertisements",
+        }
+    }
+}
+
+/// An IPAddressPool as it was seen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PoolState {
+    pub declared: Declared<PoolSpec>,
+    pub status: Option<PoolStatus>,
+}
+
+/// What an event touched: who has to look again.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Services to be looked at.
+    pub services: BTreeSet<ServiceKey>,
+    /// Services whose backends may be others now.
+    pub backends: BTreeSet<ServiceKey>,
+    /// Nodes that changed or went.
+    pub nodes: BTreeSet<String>,
+    /// Pools or advertisements changed.
+    pub policy: bool,
+    /// Services may be missing from a list without having been seen to be deleted.
+    pub unlisted: bool,
+}
+
+/// The index.
+#[derive(Debug, Default)]
+pub struct Index {
+    listed: BTreeSet<Kind>,
+    namespaces: BTreeMap<String, Namespace>,
+    services: BTreeMap<ServiceKey, Arc<ServiceState>>,
+    /// Services whose deletion was seen, or confirmed by a second list.
+    deleted: BTreeSet<ServiceKey>,
+    slices: HashMap<ServiceKey, BTreeMap<String, SliceState>>,
+    nodes: BTreeMap<String, v1::NodeFact>,
+    pools: BTreeMap<String, PoolState>,
+    advertisements: BTreeMap<String, Declared<L2Spec>>,
+}
+
+/// A namespace as it was seen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namespace {
+    pub name: String,
+    pub uid: String,
+    pub labels: Labels,
+}
+
+// === reading ===
+
+impl Index {
+    /// Whether a kind has been listed completely.
+    pub fn has(&self, kind: Kind) -> bool {
+        self.listed.contains(&kind)
+    }
+
+    /// The uid of namespace `kube-system`, which names the cluster for ever.
+    pub fn cluster_uid(&self) -> Option<&str> {
+        let namespace = self.namespaces.get("kube-system")?;
+        Some(namespace.uid.as_str())
+    }
+
+    /// A Service, if it exists.
+    pub fn service(&self, key: &ServiceKey) -> Option<&Arc<ServiceState>> {
+        self.services.get(key)
+    }
+
+    /// All Services.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<ServiceState>> {
+        self.services.values()
+    }
+
+    /// What a Service asks for.
+    pub fn claim(&self, service: &ServiceState, settings: &Settings) -> Result<Claim, NoClaim> {
+        let namespace = self.namespaces.get(&service.key.namespace);
+        claim(
+            service,
+            namespace.map(|namespace| &namespace.labels),
+            settings,
+        )
+    }
+
+    /// Whether a Service is known to be gone, and not just absent from a list.
+    pub fn is_deleted(&self, key: &ServiceKey) -> bool {
+        self.deleted.contains(key)
+    }
+
+    /// Which nodes serve a Service; `None` if it is not ours to say.
+    pub fn backends(&self, key: &ServiceKey, settings: &Settings) -> Option<v1::BackendsFact> {
+        let service = self.services.get(key)?;
+        is_ours(service, settings).ok()?;
+        let slices = self.slices.get(key).into_iter().flat_map(BTreeMap::values);
+        Some(backends(service, slices, &settings.cluster))
+    }
+
+    /// A node, if it exists.
+    pub fn node(&self, name: &str) -> Option<&v1::NodeFact> {
+        self.nodes.get(name)
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = &v1::NodeFact> {
+        self.nodes.values()
+    }
+
+    /// All pools, by name.
+    pub fn pools(&self) -> impl Iterator<Item = &PoolState> {
+        self.pools.values()
+    }
+
+    /// All layer 2 advertisements, by name.
+    pub fn advertisements(&self) -> impl Iterator<Item = &Declared<L2Spec>> {
+        self.advertisements.values()
+    }
+}
+
+// === Services ===
+
+impl Index {
+    /// A complete list of Services. Those that vanished are not taken for deleted.
+    pub fn replace_services(&mut self, list: Vec<ServiceState>) -> Touched {
+        self.listed.insert(Kind::Services);
+        let mut touched = Touched {
+            unlisted: true,
+            ..Touched::default()
+        };
+        let mut before = std::mem::take(&mut self.services);
+        for service in list {
+            let known = before.remove(&service.key);
+            if known.as_deref() != Some(&service) {
+                touched.services.insert(service.key.clone());
+                touched.backends.insert(service.key.clone());
+            }
+            self.deleted.remove(&service.key);
+            let service = known
+                .filter(|known| **known == service)
+                .unwrap_or_else(|| Arc::new(service));
+            self.services.insert(service.key.clone(), service);
+        }
+        touched.backends.extend(before.into_keys());
+        touched
+    }
+
+    /// A Service was created or changed.
+    pub fn apply_service(&mut self, service: ServiceState) -> Touched {
+        let key = service.key.clone();
+        self.deleted.remove(&key);
+        self.services.insert(key.clone(), Arc::new(service));
+        touched_service(key)
+    }
+
+    /// A Service was deleted.
+    pub fn delete_service(&mut self, key: &ServiceKey) -> Touched {
+        self.services.remove(key);
+        self.deleted.insert(key.clone());
+        touched_service(key.clone())
+    }
+
+    /// What a write answered with; ignored if a watch has brought something newer. (Resource
+    /// versions are compared as numbers, which they are on every API server over etcd.)
+    pub fn written(&mut self, service: ServiceState) {
+        let number = |version: &str| version.parse::<u64>().unwrap_or_default();
+        if let Some(known) = self.services.get_mut(&service.key)
+            && known.uid == service.uid
+            && number(&known.resource_version) <= number(&service.resource_version)
+        {
+            *known = Arc::new(service);
+        }
+    }
+
+    /// A second complete list lacks this Service too.
+    pub fn confirm_deleted(&mut self, key: ServiceKey) {
+        if !self.services.contains_key(&key) {
+            self.deleted.insert(key);
+        }
+    }
+
+    /// Nothing is held for this Service any more: that it was deleted need not be remembered.
+    pub fn forget_deleted(&mut self, key: &ServiceKey) {
+        self.deleted.remove(key);
+    }
+}
+
+fn touched_service(key: ServiceKey) -> Touched {
+    Touched {
+        services: BTreeSet::from([key.clone()]),
+        backends: BTreeSet::from([key]),
+        ..Touched::default()
+    }
+}
+
+// === namespaces ===
+
+impl Index {
+    /// A complete list of namespaces.
+    pub fn replace_namespaces(&mut self, list: Vec<Namespace>) -> Touched {
+        self.listed.insert(Kind::Namespaces);
+        let before = std::mem::take(&mut self.namespaces);
+        self.namespaces = list.into_iter().map(|it| (it.name.clone(), it)).collect();
+        let mut touched = Touched::default();
+        for (name, namespace) in &self.namespaces {
+            if before.get(name).map(|it| &it.labels) != Some(&namespace.labels) {
+                touched.services.extend(self.services_in(name));
+            }
+        }
+        touched
+    }
+
+    /// A namespace was created or changed.
+    pub fn apply_namespace(&mut self, namespace: Namespace) -> Touched {
+        let name = namespace.name.clone();
+        let labels = namespace.labels.clone();
+        let before = self.namespaces.insert(name.clone(), namespace);
+        let mut touched = Touched::default();
+        if before.map(|it| it.labels) != Some(labels) {
+            touched.services.extend(self.services_in(&name));
+        }
+        touched
+    }
+
+    /// A namespace was deleted. Its Services were deleted before.
+    pub fn delete_namespace(&mut self, name: &str) -> Touched {
+        self.namespaces.remove(name);
+        Touched::default()
+    }
+
+    fn services_in(&self, namespace: &str) -> Vec<ServiceKey> {
+        let first = ServiceKey::new(namespace, "");
+        self.services
+            .range(first..)
+            .take_while(|(key, _)| key.namespace == namespace)
+            .map(|(key, _)| key.clone())
+            .collect()
+    }
+}
+
+// === facts ===
+
+impl Index {
+    /// A complete list of EndpointSlices.
+    pub fn replace_slices(&mut self, list: Vec<SliceState>) -> Touched {
+        self.listed.insert(Kind::EndpointSlices);
+        let before = std::mem::take(&mut self.slices);
+        for slice in list {
+            let of_service = self.slices.entry(slice.service.clone()).or_default();
+            of_service.insert(slice.name.clone(), slice);
+        }
+        let backends = before.keys().chain(self.slices.keys());
+        Touched {
+            backends: backends
+                .filter(|key| before.get(key) != self.slices.get(key))
+                .cloned()
+                .collect(),
+            ..Touched::default()
+        }
+    }
+
+    /// An EndpointSlice was created or changed.
+    pub fn apply_slice(&mut self, slice: SliceState) -> Touched {
+        let service = slice.service.clone();
+        let of_service = self.slices.entry(service.clone()).or_default();
+        let before = of_service.insert(slice.name.clone(), slice.clone());
+        if before.as_ref() == Some(&slice) {
+            return Touched::default();
+        }
+        Touched {
+            backends: BTreeSet::from([service]),
+            ..Touched::default()
+        }
+    }
+
+    /// An EndpointSlice was deleted.
+    pub fn delete_slice(&mut self, slice: &SliceState) -> Touched {
+        if let Some(of_service) = self.slices.get_mut(&slice.service) {
+            of_service.remove(&slice.name);
+            if of_service.is_empty() {
+                self.slices.remove(&slice.service);
+            }
+        }
+        Touched {
+            backends: BTreeSet::from([slice.service.clone()]),
+            ..Touched::default()
+        }
+    }
+
+    /// A complete list of nodes.
+    pub fn replace_nodes(&mut self, list: Vec<v1::NodeFact>) -> Touched {
+        self.listed.insert(Kind::Nodes);
+        let before = std::mem::take(&mut self.nodes);
+        self.nodes = list.into_iter().map(|it| (it.name.clone(), it)).collect();
+        let names = before.keys().chain(self.nodes.keys());
+        Touched {
+            nodes: names
+                .filter(|name| before.get(*name) != self.nodes.get(*name))
+                .cloned()
+                .collect(),
+            ..Touched::default()
+        }
+    }
+
+    /// A node was created or changed. Heartbeats change nothing that counts here.
+    pub fn apply_node(&mut self, node: v1::NodeFact) -> Touched {
+        let name = node.name.clone();
+        let before = self.nodes.insert(name.clone(), node.clone());
+        if before.as_ref() == Some(&node) {
+            return Touched::default();
+        }
+        Touched {
+            nodes: BTreeSet::from([name]),
+            ..Touched::default()
+        }
+    }
+
+    /// A node was deleted.
+    pub fn delete_node(&mut self, name: &str) -> Touched {
+        self.nodes.remove(name);
+        Touched {
+            nodes: BTreeSet::from([name.to_owned()]),
+            ..Touched::default()
+        }
+    }
+}
+
+// === policy ===
+
+impl Index {
+    /// A complete list of pools.
+    pub fn replace_pools(&mut self, list: Vec<PoolState>) -> Touched {
+        self.listed.insert(Kind::Pools);
+        self.pools = list
+            .into_iter()
+            .map(|it| (it.declared.name.clone(), it))
+            .collect();
+        policy_touched()
+    }
+
+    /// A pool was created or changed. A change of its status alone touches nothing.
+    pub fn apply_pool(&mut self, pool: PoolState) -> Touched {
+        let declared = pool.declared.clone();
+        let before = self.pools.insert(declared.name.clone(), pool);
+        Touched {
+            policy: before.map(|it| it.declared) != Some(declared),
+            ..Touched::default()
+        }
+    }
+
+    /// A pool was deleted.
+    pub fn delete_pool(&mut self, name: &str) -> Touched {
+        self.pools.remove(name);
+        policy_touched()
+    }
+
+    /// A complete list of layer 2 advertisements.
+    pub fn replace_advertisements(&mut self, list: Vec<Declared<L2Spec>>) -> Touched {
+        self.listed.insert(Kind::L2Advertisements);
+        self.advertisements = list.into_iter().map(|it| (it.name.clone(), it)).collect();
+        policy_touched()
+    }
+
+    /// A layer 2 advertisement was created or changed.
+    pub fn apply_advertisement(&mut self, declared: Declared<L2Spec>) -> Touched {
+        self.advertisements.insert(declared.name.clone(), declared);
+        policy_touched()
+    }
+
+    /// A layer 2 advertisement was deleted.
+    pub fn delete_advertisement(&mut self, name: &str) -> Touched {
+        self.advertisements.remove(name);
+        policy_touched()
+    }
+}
+
+fn policy_touched() -> Touched {
+    Touched {
+        policy: true,
+        ..Touched::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,206 @@
+//! What each event of a watch touches.
+
+use serde_json::json;
+
+use super::*;
+
+fn service(name: &str, version: &str) -> ServiceState {
+    let service = serde_json::from_value(json!({
+        "metadata": {
+            "namespace": "default", "name": name, "uid": "u", "resourceVersion": version,
+        },
+        "spec": { "type": "LoadBalancer", "clusterIPs": ["10.0.0.1"] },
+    }));
+    ServiceState::parse(&service.expect("a Service")).expect("with a name")
+}
+
+fn key(name: &str) -> ServiceKey {
+    ServiceKey::new("default", name)
+}
+
+fn namespace(label: &str) -> Namespace {
+    Namespace {
+        name: "default".to_owned(),
+        uid: "n".to_owned(),
+        labels: Labels::from([("team".to_owned(), label.to_owned())]),
+    }
+}
+
+fn slice(name: &str, usable: bool) -> SliceState {
+    SliceState {
+        service: key("web"),
+        name: name.to_owned(),
+        usable,
+        nodes: BTreeSet::new(),
+    }
+}
+
+fn settings() -> Settings {
+    Settings {
+        cluster: "east".to_owned(),
+        lb_class: None,
+        address_space: "default".to_owned(),
+    }
+}
+
+#[test]
+fn a_kind_counts_once_it_has_been_listed_even_empty() {
+    let mut index = Index::default();
+    assert!(!index.has(Kind::Services));
+    index.replace_services(Vec::new());
+    assert!(index.has(Kind::Services) && !index.has(Kind::Nodes));
+}
+
+#[test]
+fn a_service_that_a_list_lacks_is_unlisted_and_not_deleted() {
+    let mut index = Index::default();
+    index.replace_services(vec![service("a", "1"), service("b", "1")]);
+    let touched = index.replace_services(vec![service("a", "1")]);
+    assert!(touched.unlisted && touched.services.is_empty());
+    assert_eq!(touched.backends, BTreeSet::from([key("b")]));
+    assert!(index.service(&key("b")).is_none() && !index.is_deleted(&key("b")));
+    index.confirm_deleted(key("b"));
+    index.confirm_deleted(key("a"));
+    assert!(index.is_deleted(&key("b")) && !index.is_deleted(&key("a")));
+}
+
+#[test]
+fn a_watched_deletion_is_certain_until_the_service_comes_back() {
+    let mut index = Index::default();
+    index.replace_services(vec![service("a", "1")]);
+    index.delete_service(&key("a"));
+    assert!(index.is_deleted(&key("a")));
+    index.apply_service(service("a", "2"));
+    assert!(!index.is_deleted(&key("a")));
+}
+
+#[test]
+fn a_relist_touches_only_what_changed() {
+    let mut index = Index::default();
+    index.replace_services(vec![service("a", "1"), service("b", "1")]);
+    let touched = index.replace_services(vec![service("a", "1"), service("b", "2")]);
+    assert_eq!(touched.services, BTreeSet::from([key("b")]));
+}
+
+#[test]
+fn an_answer_to_a_write_never_replaces_something_newer() {
+    let mut index = Index::default();
+    index.apply_service(service("a", "10"));
+    index.written(service("a", "9"));
+    assert_eq!(
+        index
+            .service(&key("a"))
+            .map(|it| it.resource_version.as_str()),
+        Some("10")
+    );
+    index.written(service("a", "11"));
+    assert_eq!(
+        index
+            .service(&key("a"))
+            .map(|it| it.resource_version.as_str()),
+        Some("11")
+    );
+    index.written(service("gone", "12"));
+    assert!(index.service(&key("gone")).is_none());
+}
+
+#[test]
+fn a_namespaces_labels_touch_its_services_and_no_others() {
+    let mut index = Index::default();
+    let mut elsewhere = service("c", "1");
+    elsewhere.key.namespace = "defaults".to_owned();
+    index.replace_services(vec![service("a", "1"), service("b", "1"), elsewhere]);
+    let touched = index.apply_namespace(namespace("x"));
+    assert_eq!(touched.services, BTreeSet::from([key("a"), key("b")]));
+    assert_eq!(index.apply_namespace(namespace("x")), Touched::default());
+    assert_eq!(
+        index.replace_namespaces(vec![namespace("x")]),
+        Touched::default()
+    );
+    assert_eq!(
+        index
+            .replace_namespaces(vec![namespace("y")])
+            .services
+            .len(),
+        2
+    );
+}
+
+#[test]
+fn backends_follow_all_slices_of_our_services() {
+    let mut index = Index::default();
+    index.replace_services(vec![service("web", "1")]);
+    assert_eq!(
+        index
+            .backends(&key("web"), &settings())
+            .map(|it| it.any_node),
+        Some(false)
+    );
+    assert_eq!(
+        index.apply_slice(slice("s1", true)).backends,
+        BTreeSet::from([key("web")])
+    );
+    assert_eq!(index.apply_slice(slice("s1", true)), Touched::default());
+    index.apply_slice(slice("s2", false));
+    assert_eq!(
+        index
+            .backends(&key("web"), &settings())
+            .map(|it| it.any_node),
+        Some(true)
+    );
+    index.delete_slice(&slice("s1", true));
+    assert_eq!(
+        index
+            .backends(&key("web"), &settings())
+            .map(|it| it.any_node),
+        Some(false)
+    );
+    assert_eq!(
+        index.replace_slices(vec![slice("s2", false)]),
+        Touched::default()
+    );
+    assert_eq!(index.replace_slices(Vec::new()).backends.len(), 1);
+    let other = Settings {
+        lb_class: Some("x".to_owned()),
+        ..settings()
+    };
+    assert_eq!(index.backends(&key("web"), &other), None);
+}
+
+#[test]
+fn a_heartbeat_of_a_node_touches_nothing() {
+    let mut index = Index::default();
+    let node = |reason: &str| v1::NodeFact {
+        name: "n1".to_owned(),
+        unavailable_reason: reason.to_owned(),
+        ..v1::NodeFact::default()
+    };
+    assert_eq!(index.replace_nodes(vec![node("")]).nodes.len(), 1);
+    assert_eq!(index.apply_node(node("")), Touched::default());
+    assert_eq!(index.apply_node(node("x")).nodes.len(), 1);
+    assert_eq!(index.replace_nodes(vec![node("x")]), Touched::default());
+    assert_eq!(index.replace_nodes(Vec::new()).nodes.len(), 1);
+}
+
+#[test]
+fn the_status_of_a_pool_is_no_change_of_policy() {
+    let mut index = Index::default();
+    let pool = |available, addresses: &str| PoolState {
+        declared: Declared {
+            name: "p".to_owned(),
+            labels: BTreeMap::new(),
+            spec: Ok(PoolSpec {
+                addresses: vec![addresses.to_owned()],
+                ..PoolSpec::default()
+            }),
+        },
+        status: Some(PoolStatus {
+            available_ipv4: available,
+            ..PoolStatus::default()
+        }),
+    };
+    assert!(index.apply_pool(pool(1, "192.0.2.0/28")).policy);
+    assert!(!index.apply_pool(pool(2, "192.0.2.0/28")).policy);
+    assert!(index.apply_pool(pool(2, "192.0.2.0/27")).policy);
+    assert!(index.delete_pool("p").policy);
+}

@@ -1,0 +1,150 @@
+//! What Services' events say. Reasons and texts are MetalLB's, because people search for them.
+//! Pure.
+
+use std::net::IpAddr;
+
+use crate::claim::{Rejection, quoted};
+use crate::service::{LEGACY_PREFIX, PREFIX, ServiceKey};
+
+/// Something that the owner of a Service should read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// The Service has these addresses now.
+    Assigned(Vec<IpAddr>),
+    /// The Service keeps what it had, and has this too.
+    AlsoAssigned(IpAddr),
+    /// The Service has no address, or not the one that it asks for.
+    AllocationFailed(String),
+    /// The Service loses these addresses.
+    Cleared { had: Vec<IpAddr>, why: String },
+    /// The request makes no sense, and the Service keeps the address that it has.
+    LoadBalancerFailed(Rejection),
+    /// The Service cannot have an address.
+    NoFamily(Rejection),
+    /// The status holds addresses that the address book cannot give to this Service. The status
+    /// stays as it is.
+    AdoptionConflict { has: Vec<IpAddr>, why: String },
+    /// The Service uses annotations with the deprecated prefix.
+    DeprecatedAnnotations,
+}
+
+/// The two types of a Kubernetes event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Severity {
+    Normal,
+    Warning,
+}
+
+impl Severity {
+    /// As Kubernetes writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Normal => "Normal",
+            Self::Warning => "Warning",
+        }
+    }
+}
+
+impl Notice {
+    /// The event's reason.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Assigned(_) | Self::AlsoAssigned(_) => "IPAllocated",
+            Self::AllocationFailed(_) => "AllocationFailed",
+            Self::Cleared { .. } => "ClearAssignment",
+            Self::LoadBalancerFailed(_) => "LoadBalancerFailed",
+            Self::NoFamily(Rejection::NoClusterIps) => "noClusterIPs",
+            Self::NoFamily(Rejection::NotEnoughClusterIps) => "not enough clusterips",
+            Self::NoFamily(_) => "noclusterIPsIPFamily",
+            Self::AdoptionConflict { .. } => "AdoptionConflict",
+            Self::DeprecatedAnnotations => "deprecatedAnnotation",
+        }
+    }
+
+    /// The event's type.
+    pub fn severity(&self) -> Severity {
+        match self {
+            Self::Assigned(_) | Self::AlsoAssigned(_) | Self::Cleared { .. } => Severity::Normal,
+            Self::AllocationFailed(_)
+            | Self::LoadBalancerFailed(_)
+            | Self::NoFamily(_)
+            | Self::AdoptionConflict { .. }
+            | Self::DeprecatedAnnotations => Severity::Warning,
+        }
+    }
+
+    /// The event's message on a Service.
+    pub fn message(&self, service: &ServiceKey) -> String {
+        let service = format!("{:?}", service.to_string());
+        match self {
+            Self::Assigned(addresses) => format!("Assigned IP {}", quoted(addresses)),
+            Self::AlsoAssigned(address) => format!("Assigned additional IP \"{address}\""),
+            Self::AllocationFailed(why) => format!("Failed to allocate IP for {service}: {why}"),
+            Self::Cleared { had, why } => format!(
+                "current IP {} for {service} is not allowed in config, will attempt to assign a \
+                 new IP: {why}",
+                quoted(had)
+            ),
+            Self::LoadBalancerFailed(rejection) => rejection.to_string(),
+            Self::NoFamily(rejection) => rejection.to_string(),
+            Self::AdoptionConflict { has, why } => format!(
+                "IP {} of {service} cannot be taken over and stays as it is until that is \
+                 decided: {why}",
+                quoted(has)
+            ),
+            Self::DeprecatedAnnotations => format!(
+                "annotations with prefix {LEGACY_PREFIX} are deprecated, use prefix {PREFIX}"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn texts_are_those_that_metallbs_users_search_for() {
+        let key = ServiceKey::new("default", "web");
+        let v4 = "192.0.2.1".parse().expect("an address");
+        let v6 = "2001:db8::1".parse().expect("an address");
+        for (notice, severity, reason, message) in [
+            (
+                Notice::Assigned(vec![v4]),
+                "Normal",
+                "IPAllocated",
+                "Assigned IP [\"192.0.2.1\"]",
+            ),
+            (
+                Notice::Assigned(vec![v4, v6]),
+                "Normal",
+                "IPAllocated",
+                "Assigned IP [\"192.0.2.1\" \"2001:db8::1\"]",
+            ),
+            (
+                Notice::AlsoAssigned(v6),
+                "Normal",
+                "IPAllocated",
+                "Assigned additional IP \"2001:db8::1\"",
+            ),
+            (
+                Notice::AllocationFailed("unknown pool \"x\"".to_owned()),
+                "Warning",
+                "AllocationFailed",
+                "Failed to allocate IP for \"default/web\": unknown pool \"x\"",
+            ),
+            (
+                Notice::NoFamily(Rejection::NotEnoughClusterIps),
+                "Warning",
+                "not enough clusterips",
+                "service requires dual-stack, but has only one clusterIP",
+            ),
+        ] {
+            assert_eq!(notice.severity().as_str(), severity);
+            assert_eq!(
+                (notice.reason(), notice.message(&key).as_str()),
+                (reason, message)
+            );
+        }
+    }
+}

@@ -1,0 +1,297 @@
+//! From what is known of a Service to exactly one next step. Pure: `reconcile` performs it, looks
+//! again, and asks for the next, until nothing is left to do.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use pharos_proto::v1;
+
+use crate::book::{Answer, Entry, Held, Outcome, Refused, Verdict};
+use crate::claim::{Claim, NoClaim, Rejection};
+use crate::notice::Notice;
+use crate::service::{FROM_POOL, Ingress, ServiceState};
+
+/// Whether ipam-service can be asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Link {
+    /// Not yet, but it has not been long.
+    Connecting,
+    /// No, because of this.
+    Down(String),
+    /// It is being told what this cluster holds; Services without an address wait for that.
+    Adopting,
+    Up,
+}
+
+/// What is known of a Service.
+#[derive(Debug, Clone, Copy)]
+pub struct Situation<'a> {
+    pub service: &'a ServiceState,
+    pub wanted: Result<&'a Arc<Claim>, &'a NoClaim>,
+    pub entry: Option<&'a Entry>,
+    pub link: &'a Link,
+    /// The last trouble that was told to the Service's owner, which is not told again.
+    pub told: Option<&'a Notice>,
+}
+
+/// What is to be done next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// All is as it should be.
+    Settled,
+    /// Nothing can be done now; what can change that will cause another look.
+    Wait,
+    /// Ask for addresses; those in the status are a wish.
+    Ask(Arc<Claim>),
+    /// Ask for the addresses in the status, and for nothing else: the address book has never heard
+    /// of this Service, which was served before it came.
+    Adopt(Arc<Claim>),
+    /// Give back what the incarnation `uid` holds.
+    Release { uid: String },
+    /// Write status and annotation, then tell.
+    Write(Target, Vec<Notice>),
+    /// Tell, and change nothing.
+    Tell(Notice),
+}
+
+/// What status and annotation are to say.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Target {
+    /// In this order; empty: no ingress at all.
+    pub addresses: Vec<IpAddr>,
+    /// Value of `metallb.io/ip-allocated-from-pool`; `None`: no such annotation.
+    pub pool: Option<String>,
+}
+
+impl Target {
+    /// Whether the Service says so already.
+    pub fn is_met(&self, service: &ServiceState) -> bool {
+        self.ingress_is_met(service) && self.pool.as_deref() == service.from_pool()
+    }
+
+    /// The same for the status alone.
+    pub fn ingress_is_met(&self, service: &ServiceState) -> bool {
+        let wanted = self.addresses.iter().copied().map(Ingress::Address);
+        wanted.eq(service.ingress.iter().cloned())
+    }
+}
+
+/// The next step for a Service.
+pub fn plan(situation: &Situation<'_>) -> Step {
+    match situation.wanted {
+        Ok(claim) => plan_claim(situation, claim),
+        Err(NoClaim::NamespaceUnknown) => Step::Wait,
+        Err(NoClaim::OtherClass) => release(situation).unwrap_or(Step::Settled),
+        Err(NoClaim::NotLoadBalancer) => plan_other_type(situation),
+        Err(NoClaim::Rejected(rejection)) if rejection.keeps_address() => {
+            let notice = if situation.service.ingress.is_empty() {
+                Notice::AllocationFailed(rejection.to_string())
+            } else {
+                Notice::LoadBalancerFailed(rejection.clone())
+            };
+            tell(situation, notice)
+        }
+        Err(NoClaim::Rejected(rejection)) => plan_no_family(situation, rejection),
+    }
+}
+
+/// The Service may have been served before: status and annotation go first, so that nobody reads
+/// an address that is already somebody else's.
+fn plan_other_type(situation: &Situation<'_>) -> Step {
+    let service = situation.service;
+    let served = service.from_pool().is_some() || has_answer(situation);
+    let target = Target::default();
+    if served && !target.is_met(service) {
+        return Step::Write(target, Vec::new());
+    }
+    release(situation).unwrap_or(Step::Settled)
+}
+
+fn plan_no_family(situation: &Situation<'_>, rejection: &Rejection) -> Step {
+    let target = Target::default();
+    if !target.is_met(situation.service) {
+        return Step::Write(target, vec![Notice::NoFamily(rejection.clone())]);
+    }
+    release(situation).unwrap_or_else(|| tell(situation, Notice::NoFamily(rejection.clone())))
+}
+
+fn plan_claim(situation: &Situation<'_>, claim: &Arc<Claim>) -> Step {
+    let asked = situation
+        .entry
+        .and_then(|entry| entry.asked.as_ref())
+        .filter(|(asked, _)| asked == claim)
+        .map(|(_, outcome)| outcome);
+    match asked {
+        None => ask(situation, claim),
+        Some(Outcome::Refused(why)) => tell(situation, Notice::AllocationFailed(why.clone())),
+        Some(Outcome::AdoptionRefused(why)) => {
+            let has = situation.service.addresses();
+            if has.is_empty() {
+                // Somebody cleared the status: there is nothing left to take over.
+                return ask(situation, claim);
+            }
+            tell(
+                situation,
+                Notice::AdoptionConflict {
+                    has,
+                    why: why.clone(),
+                },
+            )
+        }
+        Some(Outcome::Answered) => match answer_of(situation, claim) {
+            Some(answer) => follow(situation, claim, answer),
+            // It was released behind our back.
+            None => ask(situation, claim),
+        },
+    }
+}
+
+fn ask(situation: &Situation<'_>, claim: &Arc<Claim>) -> Step {
+    match situation.link {
+        Link::Connecting | Link::Adopting => Step::Wait,
+        Link::Down(why) if situation.service.ingress.is_empty() => {
+            let why = format!("ipam-service cannot be reached: {why}");
+            tell(situation, Notice::AllocationFailed(why))
+        }
+        // It keeps what it has.
+        Link::Down(_) => Step::Wait,
+        Link::Up if must_adopt(situation, claim) => Step::Adopt(Arc::clone(claim)),
+        Link::Up => Step::Ask(Arc::clone(claim)),
+    }
+}
+
+/// Whether the Service's addresses are to be taken over: it has some, the address book has never
+/// heard of it, and it does not itself ask for others.
+pub fn must_adopt(situation: &Situation<'_>, claim: &Claim) -> bool {
+    let held = situation.service.addresses();
+    let asks_for_others = !claim.addresses.is_empty() && claim.addresses != held;
+    !held.is_empty() && answer_of(situation, claim).is_none() && !asks_for_others
+}
+
+/// Makes status and annotation say what the address book says.
+fn follow(situation: &Situation<'_>, claim: &Claim, answer: &Answer) -> Step {
+    match &answer.verdict {
+        Verdict::Assigned(held) => show(situation, claim, held).unwrap_or(Step::Settled),
+        Verdict::Stale(held, refused) => show(situation, claim, held)
+            .unwrap_or_else(|| tell(situation, Notice::AllocationFailed(refused.message.clone()))),
+        Verdict::Pending(refused) => {
+            let target = Target::default();
+            // A store that is still recovering cannot know who holds what.
+            if refused.reason == v1::refusal::Reason::Recovering || target.is_met(situation.service)
+            {
+                return tell(situation, Notice::AllocationFailed(refused.message.clone()));
+            }
+            Step::Write(target, cleared(situation, refused))
+        }
+    }
+}
+
+fn show(situation: &Situation<'_>, claim: &Claim, held: &Held) -> Option<Step> {
+    let service = situation.service;
+    let target = Target {
+        addresses: held.addresses.clone(),
+        pool: Some(held.pool.clone()),
+    };
+    if target.is_met(service) {
+        return None;
+    }
+    let had = service.addresses();
+    let mut notices = Vec::new();
+    if had != held.addresses {
+        let added: Vec<IpAddr> = held
+            .addresses
+            .iter()
+            .copied()
+            .filter(|address| !had.contains(address))
+            .collect();
+        let keeps_all = had.iter().all(|address| held.addresses.contains(address));
+        match added.as_slice() {
+            [added] if keeps_all && !had.is_empty() => notices.push(Notice::AlsoAssigned(*added)),
+            _ => {
+                let moved = !keeps_all && claim.addresses.is_empty();
+                if moved {
+                    let why = format!("pool {:?} gives another one", held.pool);
+                    notices.push(Notice::Cleared { had, why });
+                }
+                notices.push(Notice::Assigned(held.addresses.clone()));
+            }
+        }
+        notices.extend(deprecated(service));
+    }
+    Some(Step::Write(target, notices))
+}
+
+fn cleared(situation: &Situation<'_>, refused: &Refused) -> Vec<Notice> {
+    let had = situation.service.addresses();
+    if had.is_empty() {
+        return Vec::new();
+    }
+    let cleared = Notice::Cleared {
+        had,
+        why: refused.message.clone(),
+    };
+    [cleared]
+        .into_iter()
+        .chain(deprecated(situation.service))
+        .collect()
+}
+
+fn deprecated(service: &ServiceState) -> Option<Notice> {
+    service
+        .legacy_annotations()
+        .next()
+        .map(|_| Notice::DeprecatedAnnotations)
+}
+
+/// Tells a trouble, unless it was the last thing that was told.
+fn tell(situation: &Situation<'_>, notice: Notice) -> Step {
+    if situation.told == Some(&notice) {
+        Step::Wait
+    } else {
+        Step::Tell(notice)
+    }
+}
+
+fn release(situation: &Situation<'_>) -> Option<Step> {
+    let answer = situation.entry?.answer.as_ref()?;
+    Some(match situation.link {
+        Link::Up => Step::Release {
+            uid: answer.uid.clone(),
+        },
+        Link::Connecting | Link::Down(_) | Link::Adopting => Step::Wait,
+    })
+}
+
+fn has_answer(situation: &Situation<'_>) -> bool {
+    situation.entry.is_some_and(|entry| entry.answer.is_some())
+}
+
+/// What the address book holds for this incarnation of the Service.
+fn answer_of<'a>(situation: &Situation<'a>, claim: &Claim) -> Option<&'a Answer> {
+    let answer = situation.entry?.answer.as_ref()?;
+    (answer.uid == claim.uid).then_some(answer)
+}
+
+/// The merge patch that makes a Service say what it is to say, with nothing in it that the Service
+/// says already. It applies to no other version of the Service than the one seen.
+pub fn patch(service: &ServiceState, target: &Target) -> serde_json::Value {
+    let mut patch = serde_json::json!({
+        "metadata": { "resourceVersion": service.resource_version },
+    });
+    if target.pool.as_deref() != service.from_pool() {
+        patch["metadata"]["annotations"] = serde_json::json!({ FROM_POOL: target.pool });
+    }
+    if !target.ingress_is_met(service) {
+        let ingress: Vec<serde_json::Value> = target
+            .addresses
+            .iter()
+            .map(|address| serde_json::json!({ "ip": address.to_string() }))
+            .collect();
+        let ingress = (!ingress.is_empty()).then_some(ingress);
+        patch["status"] = serde_json::json!({ "loadBalancer": { "ingress": ingress } });
+    }
+    patch
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,330 @@
+//! What an IPAddressPool and an L2Advertisement become, and what is refused.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn settings() -> Settings {
+    Settings {
+        cluster: "east".to_owned(),
+        lb_class: None,
+        address_space: "lab".to_owned(),
+    }
+}
+
+fn declared<S: serde::de::DeserializeOwned>(name: &str, spec: Value) -> Declared<S> {
+    Declared {
+        name: name.to_owned(),
+        labels: BTreeMap::from([("zone".to_owned(), "edge".to_owned())]),
+        spec: serde_json::from_value(spec).map_err(|error| error.to_string()),
+    }
+}
+
+fn one_pool(spec: Value) -> Result<v1::Pool, Vec<FieldError>> {
+    pools(&[declared("p", spec)], &settings()).map(|mut pools| pools.remove(0))
+}
+
+/// The errors of a set of pools as (object, field, message).
+fn pool_errors(sets: &[(&str, Value)]) -> Vec<(String, String, String)> {
+    let declared: Vec<Declared<PoolSpec>> = sets
+        .iter()
+        .map(|(name, spec)| declared(name, spec.clone()))
+        .collect();
+    let errors = pools(&declared, &settings()).expect_err("refused");
+    errors
+        .into_iter()
+        .map(|error| (error.object, error.field, error.message))
+        .collect()
+}
+
+#[test]
+fn every_field_of_a_pool_arrives() {
+    let pool = one_pool(json!({
+        "addresses": ["192.0.2.0/28", "192.0.2.100 - 192.0.2.120", "2001:db8::/120"],
+        "autoAssign": false, "avoidBuggyIPs": true,
+        "serviceAllocation": {
+            "priority": 50, "namespaces": ["a", "b"],
+            "namespaceSelectors": [{ "matchLabels": { "team": "x" } }],
+            "serviceSelectors": [{ "matchExpressions": [
+                { "key": "tier", "operator": "NotIn", "values": ["back"] },
+                { "key": "public", "operator": "Exists" },
+            ] }],
+        },
+    }))
+    .expect("accepted");
+    assert_eq!((pool.name.as_str(), pool.cluster.as_str()), ("p", "east"));
+    assert_eq!(pool.address_space, "lab");
+    assert_eq!(pool.addresses.len(), 3);
+    assert_eq!(
+        (pool.auto_assign, pool.avoid_buggy_ips),
+        (Some(false), true)
+    );
+    assert_eq!((pool.allocation_priority, pool.namespaces.len()), (50, 2));
+    assert_eq!(pool.namespace_selectors[0].match_labels["team"], "x");
+    let expressions = &pool.service_selectors[0].match_expressions;
+    assert_eq!(
+        expressions
+            .iter()
+            .map(v1::LabelSelectorRequirement::operator)
+            .collect::<Vec<_>>(),
+        [
+            v1::label_selector_requirement::Operator::NotIn,
+            v1::label_selector_requirement::Operator::Exists
+        ]
+    );
+    assert_eq!(pool.labels["zone"], "edge");
+}
+
+#[test]
+fn defaults_are_metallbs() {
+    let pool = one_pool(json!({ "addresses": ["192.0.2.0/28"] })).expect("accepted");
+    assert_eq!(
+        (pool.auto_assign, pool.avoid_buggy_ips),
+        (Some(true), false)
+    );
+    assert_eq!(pool.allocation_priority, 0);
+    let allocation =
+        json!({ "addresses": ["192.0.2.0/28"], "serviceAllocation": { "priority": 3 } });
+    assert_eq!(
+        one_pool(allocation).expect("accepted").allocation_priority,
+        3
+    );
+}
+
+#[test]
+fn bad_addresses_are_refused_with_their_field() {
+    for (address, message) in [
+        ("192.0.2.1", "invalid CIDR \"192.0.2.1\""),
+        ("192.0.2.0/33", "invalid CIDR \"192.0.2.0/33\""),
+        (
+            "::ffff:192.0.2.0/120",
+            "invalid CIDR \"::ffff:192.0.2.0/120\"",
+        ),
+        ("", "invalid CIDR \"\""),
+        (
+            "x-192.0.2.9",
+            "invalid IP range \"x-192.0.2.9\": invalid start IP \"x\"",
+        ),
+        (
+            "192.0.2.1-y",
+            "invalid IP range \"192.0.2.1-y\": invalid end IP \"y\"",
+        ),
+        (
+            "192.0.2.9-192.0.2.1",
+            "invalid IP range \"192.0.2.9-192.0.2.1\": start IP is after the end IP",
+        ),
+        (
+            "192.0.2.1-2001:db8::1",
+            "invalid IP range \"192.0.2.1-2001:db8::1\": start and end are of different families",
+        ),
+    ] {
+        assert_eq!(
+            pool_errors(&[("p", json!({ "addresses": ["198.51.100.0/24", address] }))]),
+            [(
+                "IPAddressPool \"p\"".to_owned(),
+                "spec.addresses[1]".to_owned(),
+                message.to_owned()
+            )]
+        );
+    }
+    let errors = pool_errors(&[("p", json!({ "addresses": [] }))]);
+    assert_eq!(errors[0].2, "pool has no prefixes defined");
+}
+
+#[test]
+fn overlapping_ranges_are_refused_in_one_pool_and_across_pools() {
+    for sets in [
+        vec![(
+            "a",
+            json!({ "addresses": ["192.0.2.0/28", "192.0.2.15-192.0.2.20"] }),
+        )],
+        vec![
+            ("a", json!({ "addresses": ["192.0.2.0/24"] })),
+            ("b", json!({ "addresses": ["192.0.2.7/32"] })),
+        ],
+        vec![
+            (
+                "a",
+                json!({ "addresses": ["2001:db8::/64", "192.0.2.0/24"] }),
+            ),
+            ("b", json!({ "addresses": ["2001:db8::5-2001:db8::9"] })),
+        ],
+    ] {
+        let errors = pool_errors(&sets);
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        assert!(
+            errors[0].2.contains("overlaps with already defined CIDR"),
+            "{errors:?}"
+        );
+    }
+    let apart = [
+        declared("a", json!({ "addresses": ["192.0.2.0/28"] })),
+        declared("b", json!({ "addresses": ["192.0.2.16-192.0.2.31"] })),
+    ];
+    assert!(pools(&apart, &settings()).is_ok());
+}
+
+#[test]
+fn a_range_inside_a_wide_one_is_found_behind_a_narrow_one() {
+    let errors = pool_errors(&[
+        ("wide", json!({ "addresses": ["192.0.2.0/24"] })),
+        ("one", json!({ "addresses": ["192.0.2.3/32"] })),
+        ("two", json!({ "addresses": ["192.0.2.200/32"] })),
+    ]);
+    assert_eq!(errors.len(), 2, "{errors:?}");
+}
+
+#[test]
+fn repetitions_and_bad_selectors_are_refused() {
+    let allocation = |field: &str, value: Value| {
+        let spec = json!({ "addresses": ["192.0.2.0/28"], "serviceAllocation": { field: value } });
+        let errors = pool_errors(&[("p", spec)]);
+        assert_eq!(errors.len(), 1, "{errors:?}");
+        (errors[0].1.clone(), errors[0].2.clone())
+    };
+    let field = |text: &str| format!("spec.serviceAllocation.{text}");
+    let expression = |key: &str, operator: &str, values: Value| json!([{ "matchExpressions": [{ "key": key, "operator": operator, "values": values }] }]);
+    for (found, expected) in [
+        (
+            allocation("namespaces", json!(["a", "b", "a"])),
+            (field("namespaces[2]"), "duplicate definition of namespaces"),
+        ),
+        (
+            allocation(
+                "serviceSelectors",
+                json!([{ "matchLabels": { "a": "b" } }, { "matchLabels": { "a": "b" } }]),
+            ),
+            (
+                field("serviceSelectors[1]"),
+                "duplicate definition of serviceSelectors",
+            ),
+        ),
+        (
+            allocation("serviceSelectors", expression("a", "In", json!(["x", "x"]))),
+            (
+                field("serviceSelectors[0].matchExpressions[0].values[1]"),
+                "duplicate definition of values",
+            ),
+        ),
+        (
+            allocation("namespaceSelectors", expression("a", "Near", json!([]))),
+            (
+                field("namespaceSelectors[0].matchExpressions[0].operator"),
+                "\"Near\" is not a valid label selector operator",
+            ),
+        ),
+        (
+            allocation("namespaceSelectors", expression("a", "In", json!([]))),
+            (
+                field("namespaceSelectors[0].matchExpressions[0].values"),
+                "must be given for In and NotIn",
+            ),
+        ),
+        (
+            allocation(
+                "namespaceSelectors",
+                expression("a", "Exists", json!(["x"])),
+            ),
+            (
+                field("namespaceSelectors[0].matchExpressions[0].values"),
+                "must be empty for Exists and DoesNotExist",
+            ),
+        ),
+        (
+            allocation("priority", json!(5_000_000_000_i64)),
+            (field("priority"), "is out of range"),
+        ),
+    ] {
+        assert_eq!(found, (expected.0, expected.1.to_owned()));
+    }
+}
+
+#[test]
+fn all_errors_of_a_set_are_told_at_once_and_nothing_else_is_taken() {
+    let errors = pool_errors(&[
+        ("a", json!({ "addresses": ["nonsense"] })),
+        ("b", json!({ "addresses": ["192.0.2.0/28"] })),
+        ("c", json!({ "addresses": 7 })),
+    ]);
+    let objects: Vec<&str> = errors
+        .iter()
+        .map(|(object, _, _)| object.as_str())
+        .collect();
+    assert_eq!(objects, ["IPAddressPool \"a\"", "IPAddressPool \"c\""]);
+}
+
+#[test]
+fn every_field_of_an_l2_advertisement_arrives() {
+    let declared = [declared(
+        "ad",
+        json!({
+            "ipAddressPools": ["a", "b"],
+            "ipAddressPoolSelectors": [{ "matchLabels": { "zone": "edge" } }],
+            "nodeSelectors": [{ "matchLabels": { "rack": "1" } }],
+            "interfaces": ["eth0", "eth1"],
+            "serviceSelectors": [{ "matchLabels": { "tier": "front" } }],
+            "preferredNodeSelectors": [{ "weight": 7, "preference": { "matchLabels": { "ssd": "yes" } } }],
+        }),
+    )];
+    let ad = advertisements(&declared, &settings())
+        .expect("accepted")
+        .remove(0);
+    assert_eq!(
+        (
+            ad.name.as_str(),
+            ad.cluster.as_str(),
+            ad.address_space.as_str()
+        ),
+        ("ad", "east", "lab")
+    );
+    assert_eq!(ad.pools, ["a", "b"]);
+    assert_eq!(ad.pool_selectors[0].match_labels["zone"], "edge");
+    assert_eq!(ad.node_selectors[0].match_labels["rack"], "1");
+    assert_eq!(ad.service_selectors[0].match_labels["tier"], "front");
+    let Some(v1::advertisement::Protocol::L2(l2)) = ad.protocol else {
+        panic!("no layer 2");
+    };
+    assert_eq!(l2.interfaces, ["eth0", "eth1"]);
+    assert_eq!(l2.ownership(), v1::advertisement::l2::Ownership::Available);
+    assert_eq!(l2.preferred_nodes[0].weight, 7);
+    let selector = l2.preferred_nodes[0].selector.as_ref().expect("a selector");
+    assert_eq!(selector.match_labels["ssd"], "yes");
+}
+
+#[test]
+fn an_l2_advertisement_without_a_spec_means_every_pool_and_node() {
+    let declared: [Declared<L2Spec>; 1] = [declared("default", json!({}))];
+    let ad = advertisements(&declared, &settings())
+        .expect("accepted")
+        .remove(0);
+    assert!(ad.pools.is_empty() && ad.pool_selectors.is_empty() && ad.node_selectors.is_empty());
+}
+
+#[test]
+fn bad_l2_advertisements_are_refused_with_their_field() {
+    for (spec, field, message) in [
+        (
+            json!({ "ipAddressPools": ["a", "a"] }),
+            "spec.ipAddressPools[1]",
+            "duplicate definition of ipAddressPools",
+        ),
+        (
+            json!({ "preferredNodeSelectors": [{ "weight": 0, "preference": {} }] }),
+            "spec.preferredNodeSelectors[0].weight",
+            "must be from 1 to 100",
+        ),
+        (
+            json!({ "preferredNodeSelectors": [{ "weight": 101, "preference": {} }] }),
+            "spec.preferredNodeSelectors[0].weight",
+            "must be from 1 to 100",
+        ),
+    ] {
+        let declared: [Declared<L2Spec>; 1] = [declared("ad", spec)];
+        let errors = advertisements(&declared, &settings()).expect_err("refused");
+        assert_eq!(
+            (errors[0].field.as_str(), errors[0].message.as_str()),
+            (field, message)
+        );
+        assert_eq!(errors.len(), 1);
+    }
+}

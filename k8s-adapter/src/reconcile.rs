@@ -1,0 +1,152 @@
+//! Performs the steps that [`crate::plan`] decides, for one Service after the other and many
+//! Services at once.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pharos_process::Shutdown;
+use tokio::task::JoinSet;
+
+use crate::ask::{adopt, ask};
+use crate::client::CallError;
+use crate::context::Context;
+use crate::notice::Notice;
+use crate::plan::Step;
+use crate::queue::Looked;
+use crate::service::{ServiceKey, ServiceState};
+use crate::world::Next;
+use crate::write::{WriteError, write_event, write_service};
+
+/// Services that are worked on at once. Each waits for one call at a time; the API server handles
+/// some hundred requests at once before it makes clients queue.
+const AT_ONCE: usize = 64;
+/// Steps in one look. Ask, write and tell are three; a Service that needs more is not converging
+/// and has to wait for its turn.
+const MOST_STEPS: usize = 8;
+/// Longest time for the work at hand when the process stops.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// A step that failed, and may go well later.
+#[derive(Debug, thiserror::Error)]
+enum StepError {
+    #[error("ipam-service: {0}")]
+    Ipam(#[from] CallError),
+    #[error("API server: {0}")]
+    Write(#[from] WriteError),
+    #[error("no end after {MOST_STEPS} steps")]
+    Endless,
+}
+
+/// Works until the process stops.
+pub async fn run(context: Arc<Context>, shutdown: Shutdown) {
+    let mut looks = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = shutdown.stopping() => break,
+            Some(_) = looks.join_next(), if !looks.is_empty() => {}
+            key = context.queue.next(), if looks.len() < AT_ONCE => {
+                looks.spawn(look(Arc::clone(&context), key));
+            }
+        }
+    }
+    // What is left is done again at the next start.
+    let _ = tokio::time::timeout(DRAIN, looks.join_all()).await;
+}
+
+async fn look(context: Arc<Context>, key: ServiceKey) {
+    context.metrics.updates.inc();
+    let how = match perform_all(&context, &key).await {
+        Ok(()) => Looked::Done,
+        // The newer version causes its own look, unless it came before this one ended.
+        Err(StepError::Write(WriteError::Changed)) => {
+            tracing::debug!(service = %key, "changed meanwhile");
+            Looked::Failed
+        }
+        Err(error) => {
+            context.metrics.update_errors.inc();
+            tracing::warn!(service = %key, %error, "failed, to be tried again");
+            Looked::Failed
+        }
+    };
+    context.queue.looked(key, how);
+}
+
+async fn perform_all(context: &Context, key: &ServiceKey) -> Result<(), StepError> {
+    for _ in 0..MOST_STEPS {
+        let next = context.world().next(key);
+        let more = match next {
+            Next::Nothing => {
+                let mut world = context.world();
+                world.untell(key);
+                if world
+                    .book
+                    .get(key)
+                    .is_none_or(|entry| entry.answer.is_none())
+                {
+                    world.index.forget_deleted(key);
+                }
+                false
+            }
+            Next::ReleaseGone { uid } => {
+                release(context, key, &uid).await?;
+                true
+            }
+            Next::Of(service, step) => perform(context, &service, step).await?,
+        };
+        if !more {
+            return Ok(());
+        }
+    }
+    Err(StepError::Endless)
+}
+
+/// Performs one step; says whether another look may find more to do.
+async fn perform(context: &Context, service: &ServiceState, step: Step) -> Result<bool, StepError> {
+    match step {
+        Step::Settled => {
+            context.world().untell(&service.key);
+            return Ok(false);
+        }
+        Step::Wait => return Ok(false),
+        Step::Ask(claim) => ask(context, &claim, &service.addresses()).await?,
+        Step::Adopt(claim) => adopt(context, &claim, &service.addresses()).await?,
+        Step::Release { uid } => release(context, &service.key, &uid).await?,
+        Step::Write(target, notices) => {
+            write_service(context, service, &target).await?;
+            tracing::info!(
+                service = %service.key,
+                addresses = ?target.addresses,
+                pool = target.pool.as_deref().unwrap_or_default(),
+                "status written"
+            );
+            for notice in &notices {
+                tell(context, service, notice).await;
+            }
+        }
+        Step::Tell(notice) => {
+            context.world().tell(service, notice.clone());
+            tell(context, service, &notice).await;
+        }
+    }
+    Ok(true)
+}
+
+async fn tell(context: &Context, service: &ServiceState, notice: &Notice) {
+    let message = notice.message(&service.key);
+    tracing::info!(service = %service.key, reason = notice.reason(), message, "event");
+    write_event(context, service, notice).await;
+}
+
+async fn release(context: &Context, key: &ServiceKey, uid: &str) -> Result<(), StepError> {
+    match context.ipam.release(key, uid).await {
+        Ok(()) => {
+            tracing::info!(service = %key, "released");
+        }
+        // It holds nothing that we could release.
+        Err(CallError::Refused(why)) => tracing::warn!(service = %key, why, "not released"),
+        Err(again @ CallError::Again(_)) => return Err(again.into()),
+    }
+    context.world().book.forget(key, uid);
+    context.usage.notify_one();
+    Ok(())
+}

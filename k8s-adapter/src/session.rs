@@ -1,0 +1,326 @@
+//! The conversation with ipam-service, from a connection to its end, over and over.
+//!
+//! 1. `BeginSync`; a snapshot of what this cluster holds.
+//! 2. The pools and advertisements, as the custom resources have them.
+//! 3. A claim for each Service that has an address, before anybody else gets one; `EndSync`.
+//! 4. Everybody else, and whatever changes on either side, until the connection is lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::{StreamExt as _, TryStreamExt as _};
+use pharos_process::Shutdown;
+use pharos_proto::v1;
+use pharos_proto::v1::watch_allocations_response::Type;
+use tokio::time::Instant;
+use tonic::{Status, Streaming};
+
+use crate::ask::{adopt, ask};
+use crate::book::{Answer, is_adapters};
+use crate::client::CallError;
+use crate::context::Context;
+use crate::plan::Link;
+use crate::policy::{self, FieldError};
+use crate::service::ServiceKey;
+use crate::sweep::needs_second_list;
+use crate::watches::list_services;
+use crate::world::{Holder, World};
+
+/// First and longest wait before the next attempt.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
+/// A break shorter than this is told to nobody.
+const GRACE: Duration = Duration::from_secs(2);
+/// Longest time for the snapshot. A million allocations take some seconds.
+const SNAPSHOT: Duration = Duration::from_secs(60);
+/// The stream carries a bookmark every 10 s; after two and a half of these it is dead.
+const SILENCE: Duration = Duration::from_secs(25);
+/// How often what was refused is asked again: another cluster may have given way.
+const ASK_AGAIN: Duration = Duration::from_secs(30);
+/// Claims under way at once while the inventory is reported. ipam-service commits them in groups.
+const CLAIMS_AT_ONCE: usize = 64;
+
+/// Why a conversation ended.
+#[derive(Debug, thiserror::Error)]
+enum SessionError {
+    #[error("{0}")]
+    Call(#[from] CallError),
+    #[error("namespace kube-system does not exist")]
+    NoClusterUid,
+    #[error("no snapshot within {} s", SNAPSHOT.as_secs())]
+    SlowSnapshot,
+    #[error("silent for {} s", SILENCE.as_secs())]
+    Silent,
+    #[error("the stream of allocations ended")]
+    Ended,
+}
+
+impl From<Status> for SessionError {
+    fn from(status: Status) -> Self {
+        Self::Call(CallError::Again(status))
+    }
+}
+
+/// Talks until the process stops.
+pub async fn run(context: Arc<Context>, shutdown: Shutdown) {
+    context.readiness.not_ready("ipam", "not connected yet");
+    let mut wait = BACKOFF.0;
+    let mut lost = Instant::now();
+    loop {
+        let error = tokio::select! {
+            () = shutdown.stopping() => return,
+            error = session(&context) => error,
+        };
+        let was_up = std::mem::replace(&mut context.world().link, Link::Connecting) == Link::Up;
+        if was_up {
+            wait = BACKOFF.0;
+            lost = Instant::now();
+        }
+        fail(&context, &error, lost);
+        tokio::select! {
+            () = shutdown.stopping() => return,
+            () = tokio::time::sleep(wait) => {}
+        }
+        wait = (wait * 2).min(BACKOFF.1);
+    }
+}
+
+fn fail(context: &Context, error: &SessionError, lost: Instant) {
+    tracing::warn!(%error, "no connection to ipam-service");
+    context.metrics.connected.set(0);
+    context.readiness.not_ready("ipam", error.to_string());
+    if lost.elapsed() >= GRACE {
+        let mut world = context.world();
+        world.link = Link::Down(error.to_string());
+        let everything = world.everything();
+        drop(world);
+        context.queue.push(everything);
+    }
+}
+
+/// One conversation; says why it ended. Dropping it in the middle loses nothing: the next one
+/// starts from the beginning.
+async fn session(context: &Context) -> SessionError {
+    match converse(context).await {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+async fn converse(context: &Context) -> Result<std::convert::Infallible, SessionError> {
+    context.wait_for_lists(World::can_start).await;
+    let uid = context.world().index.cluster_uid().map(str::to_owned);
+    let uid = uid.ok_or(SessionError::NoClusterUid)?;
+    context.ipam.begin_sync(&uid).await?;
+    let mut stream = context.ipam.watch().await?;
+    let snapshot = tokio::time::timeout(SNAPSHOT, read_snapshot(&mut stream));
+    let snapshot = snapshot.await.map_err(|_| SessionError::SlowSnapshot)??;
+    {
+        let mut world = context.world();
+        world.book.restart(snapshot);
+        world.link = Link::Adopting;
+    }
+    sync_policy(context).await?;
+    report_holders(context).await?;
+    context.ipam.end_sync().await?;
+    context.world().link = Link::Up;
+    let everything = context.world().everything();
+    tracing::info!(services = everything.len(), "connected to ipam-service");
+    context.metrics.connected.set(1);
+    context.readiness.ready("ipam");
+    context.queue.push(everything);
+    context.usage.notify_one();
+    sweep(context).await;
+    follow(context, stream).await
+}
+
+async fn read_snapshot(
+    stream: &mut Streaming<v1::WatchAllocationsResponse>,
+) -> Result<Vec<(ServiceKey, Answer)>, SessionError> {
+    let mut snapshot = Vec::new();
+    while let Some(event) = stream.message().await? {
+        match event.r#type() {
+            Type::Synced => return Ok(snapshot),
+            Type::Allocation => snapshot.extend(event.allocation.as_ref().and_then(parse)),
+            Type::Released | Type::Bookmark | Type::Unspecified => {}
+        }
+    }
+    Err(SessionError::Ended)
+}
+
+/// An adapter's allocation; others are not this adapter's business.
+fn parse(allocation: &v1::Allocation) -> Option<(ServiceKey, Answer)> {
+    if !is_adapters(allocation) {
+        return None;
+    }
+    Answer::parse(allocation)
+        .inspect_err(|error| tracing::warn!(%error, "allocation ignored"))
+        .ok()
+}
+
+/// Claims what the cluster's Services have.
+async fn report_holders(context: &Context) -> Result<(), SessionError> {
+    let holders = context.world().holders();
+    futures::stream::iter(holders)
+        .map(Ok)
+        .try_for_each_concurrent(CLAIMS_AT_ONCE, |holder| async move {
+            let Holder {
+                claim,
+                held,
+                unknown,
+            } = holder;
+            if unknown {
+                adopt(context, &claim, &held).await
+            } else {
+                ask(context, &claim, &held).await
+            }
+        })
+        .await?;
+    Ok(())
+}
+
+async fn follow(
+    context: &Context,
+    mut stream: Streaming<v1::WatchAllocationsResponse>,
+) -> Result<std::convert::Infallible, SessionError> {
+    let mut again = tokio::time::interval_at(Instant::now() + ASK_AGAIN, ASK_AGAIN);
+    let mut heard = Instant::now();
+    loop {
+        tokio::select! {
+            event = stream.message() => {
+                heard = Instant::now();
+                take(context, event?.ok_or(SessionError::Ended)?);
+            }
+            () = tokio::time::sleep_until(heard + SILENCE) => return Err(SessionError::Silent),
+            () = context.policy.notified() => {
+                sync_policy(context).await?;
+                // The wait was not the stream's.
+                heard = Instant::now();
+            }
+            () = context.unlisted.notified() => sweep(context).await,
+            _ = again.tick() => {
+                ask_refused_again(context);
+                sweep(context).await;
+            }
+        }
+    }
+}
+
+fn take(context: &Context, event: v1::WatchAllocationsResponse) {
+    let Some(allocation) = &event.allocation else {
+        return;
+    };
+    let Some((key, answer)) = parse(allocation) else {
+        return;
+    };
+    match event.r#type() {
+        Type::Allocation => context.world().book.changed(key.clone(), answer),
+        Type::Released => context.world().book.released(&key, event.revision),
+        Type::Synced | Type::Bookmark | Type::Unspecified => return,
+    }
+    context.queue.push([key]);
+    context.usage.notify_one();
+}
+
+fn ask_refused_again(context: &Context) {
+    let refused = context.world().book.forget_refusals();
+    if !refused.is_empty() {
+        context.queue.push(refused);
+    }
+}
+
+// === policy ===
+
+/// Hands over pools and advertisements, each as a whole set. What is wrong with them is told and
+/// leaves the earlier set in force; what has never been listed is left alone.
+async fn sync_policy(context: &Context) -> Result<(), SessionError> {
+    use crate::index::Kind;
+    let (pools, advertisements) = {
+        let world = context.world();
+        let index = &world.index;
+        let settings = &world.settings;
+        let pools = || policy::pools(index.pools().map(|pool| &pool.declared), settings);
+        let advertisements = || policy::advertisements(index.advertisements(), settings);
+        (
+            index.has(Kind::Pools).then(pools),
+            index.has(Kind::L2Advertisements).then(advertisements),
+        )
+    };
+    let mut stale = false;
+    let mut loaded = false;
+    match pools {
+        None => {}
+        Some(Err(errors)) => stale |= complain(&errors),
+        Some(Ok(pools)) => {
+            loaded = accepted(context.ipam.sync_pools(pools).await)?;
+            stale |= !loaded;
+            ask_refused_again(context);
+        }
+    }
+    match advertisements {
+        None => {}
+        Some(Err(errors)) => stale |= complain(&errors),
+        Some(Ok(advertisements)) => {
+            stale |= !accepted(context.ipam.sync_advertisements(advertisements).await)?;
+        }
+    }
+    context.metrics.config_stale.set(i64::from(stale));
+    if loaded {
+        context.metrics.config_loaded.set(1);
+    }
+    context.usage.notify_one();
+    Ok(())
+}
+
+fn complain(errors: &[FieldError]) -> bool {
+    for error in errors {
+        tracing::error!(%error, "configuration refused, the earlier one stays in force");
+    }
+    true
+}
+
+fn accepted(answer: Result<(), CallError>) -> Result<bool, CallError> {
+    match answer {
+        Ok(()) => Ok(true),
+        Err(CallError::Refused(error)) => {
+            tracing::error!(
+                error,
+                "configuration refused, the earlier one stays in force"
+            );
+            Ok(false)
+        }
+        Err(again @ CallError::Again(_)) => Err(again),
+    }
+}
+
+// === Services that are gone ===
+
+/// Finds holders that the list of Services lacks, and lets them be released once that is certain.
+async fn sweep(context: &Context) {
+    let (mut gone, held) = {
+        let world = context.world();
+        (world.unlisted(), world.book.holders().count())
+    };
+    if gone.is_empty() {
+        return;
+    }
+    if needs_second_list(gone.len(), held) {
+        tracing::warn!(
+            gone = gone.len(),
+            held,
+            "many Services are gone: asking a second time"
+        );
+        match list_services(&context.kube).await {
+            Ok(listed) => gone.retain(|key| !listed.contains(key)),
+            Err(error) => {
+                tracing::warn!(%error, "no second list of Services, nothing is released");
+                return;
+            }
+        }
+    }
+    let mut world = context.world();
+    for key in &gone {
+        world.index.confirm_deleted(key.clone());
+    }
+    drop(world);
+    context.queue.push(gone);
+}

@@ -1,0 +1,165 @@
+//! How full the pools are: from ipam-service into metrics and the pools' status.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pharos_process::Shutdown;
+use pharos_proto::v1;
+
+use crate::client::CallError;
+use crate::context::Context;
+use crate::crd::PoolStatus;
+use crate::watches::short;
+use crate::write::write_pool_status;
+
+/// At most one look in this time, however many addresses come and go.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// A look that failed, and may go well later.
+#[derive(Debug, thiserror::Error)]
+enum UsageLookError {
+    #[error("ipam-service: {0}")]
+    Ipam(#[from] CallError),
+    #[error("API server: {}", short(.0))]
+    Kube(#[from] kube::Error),
+}
+
+/// Looks whenever something changed, until the process stops.
+pub async fn run(context: Arc<Context>, shutdown: Shutdown) {
+    let mut shown = BTreeSet::new();
+    loop {
+        tokio::select! {
+            () = shutdown.stopping() => return,
+            () = context.usage.notified() => {}
+        }
+        tokio::select! {
+            () = shutdown.stopping() => return,
+            outcome = show(&context, &mut shown) => if let Err(error) = outcome {
+                tracing::debug!(%error, "usage of pools is not shown");
+                context.usage.notify_one();
+            },
+        }
+        tokio::select! {
+            () = shutdown.stopping() => return,
+            () = tokio::time::sleep(PAUSE) => {}
+        }
+    }
+}
+
+async fn show(context: &Context, shown: &mut BTreeSet<String>) -> Result<(), UsageLookError> {
+    let (services, served) = context.world().count();
+    context
+        .metrics
+        .services
+        .set(i64::try_from(services).unwrap_or(i64::MAX));
+    context
+        .metrics
+        .served
+        .set(i64::try_from(served).unwrap_or(i64::MAX));
+    let pools = context.ipam.list_pools().await?;
+    let names: BTreeSet<String> = pools.iter().map(|pool| pool.name.clone()).collect();
+    for gone in shown.difference(&names) {
+        context.metrics.total.remove(gone);
+        context.metrics.in_use.remove(gone);
+    }
+    for pool in &pools {
+        let usage = pool.usage.clone().unwrap_or_default();
+        let ipv4 = Counts::parse(usage.ipv4.as_ref());
+        let ipv6 = Counts::parse(usage.ipv6.as_ref());
+        let metrics = &context.metrics;
+        metrics
+            .total
+            .set(&pool.name, wide(ipv4.total), wide(ipv6.total));
+        metrics
+            .in_use
+            .set(&pool.name, wide(ipv4.in_use()), wide(ipv6.in_use()));
+        let status = status(ipv4, ipv6);
+        let known = context
+            .world()
+            .index
+            .pools()
+            .find(|known| known.declared.name == pool.name)
+            .map(|known| known.status);
+        // A pool that is being deleted is not there any more, and one that says so already is not
+        // written again.
+        if known.is_some_and(|known| known != Some(status)) {
+            write_pool_status(context, &pool.name, &status).await?;
+        }
+    }
+    *shown = names;
+    Ok(())
+}
+
+/// Numbers of addresses of one family.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Counts {
+    total: u128,
+    held: u128,
+    free: u128,
+}
+
+impl Counts {
+    fn parse(usage: Option<&v1::pool_usage::FamilyUsage>) -> Self {
+        let number = |text: &str| text.parse().unwrap_or_default();
+        usage.map_or_else(Self::default, |usage| Self {
+            total: number(&usage.total),
+            held: number(&usage.held),
+            free: number(&usage.free),
+        })
+    }
+
+    /// By whomever: what alerts on exhaustion have to see.
+    fn in_use(self) -> u128 {
+        self.total.saturating_sub(self.free)
+    }
+}
+
+fn status(ipv4: Counts, ipv6: Counts) -> PoolStatus {
+    let number = |count: u128| i64::try_from(count).unwrap_or(i64::MAX);
+    PoolStatus {
+        assigned_ipv4: number(ipv4.held),
+        assigned_ipv6: number(ipv6.held),
+        available_ipv4: number(ipv4.free),
+        available_ipv6: number(ipv6.free),
+    }
+}
+
+/// As a metric has it: exact up to 2^53.
+#[expect(
+    clippy::cast_precision_loss,
+    reason = "metrics are floating point numbers"
+)]
+fn wide(count: u128) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_size_of_an_ipv6_pool_does_not_overflow() {
+        let usage = |total: &str, held: &str, others: &str, free: &str| {
+            Counts::parse(Some(&v1::pool_usage::FamilyUsage {
+                total: total.to_owned(),
+                held: held.to_owned(),
+                held_by_others: others.to_owned(),
+                free: free.to_owned(),
+            }))
+        };
+        let ipv4 = usage("21", "2", "3", "16");
+        assert_eq!(ipv4.in_use(), 5);
+        let ipv6 = usage("18446744073709551616", "1", "0", "18446744073709551615");
+        assert_eq!(
+            status(ipv4, ipv6),
+            PoolStatus {
+                assigned_ipv4: 2,
+                assigned_ipv6: 1,
+                available_ipv4: 16,
+                available_ipv6: i64::MAX,
+            }
+        );
+        assert_eq!(Counts::parse(None), Counts::default());
+    }
+}

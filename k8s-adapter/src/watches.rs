@@ -1,0 +1,361 @@
+//! Follows the Kubernetes API: each kind's complete list, then its changes, into the index.
+//!
+//! Nothing that is decided depends on whether a watch is healthy. A list replaces what is known
+//! only when its last page has arrived; an error leaves everything as it was.
+
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::{Namespace, Node, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::core::DeserializeGuard;
+use kube::runtime::WatchStreamExt as _;
+use kube::runtime::utils::Backoff;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Resource};
+use pharos_process::Shutdown;
+use pharos_proto::v1;
+use serde::de::DeserializeOwned;
+
+use crate::context::Context;
+use crate::crd::{IPAddressPool, L2Advertisement, L2Spec};
+use crate::eligibility::{self, SliceState};
+use crate::index::{self, Index, Kind, PoolState, Touched};
+use crate::policy::Declared;
+use crate::service::{ServiceKey, ServiceState};
+
+/// A watch ends after this many seconds and starts again where it was. A connection that died
+/// without a word is noticed by then.
+const WATCH_SECONDS: u32 = 60;
+/// First and longest wait after an error.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// How often the API server is asked whether it is there.
+const PROBE: Duration = Duration::from_secs(5);
+
+/// A kind that is watched: what is kept of it, and where it goes.
+pub trait Watched:
+    Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync
+{
+    const KIND: Kind;
+    type Kept: Send;
+    /// `None` for an object that does not count.
+    fn keep(self) -> Option<Self::Kept>;
+    fn replace(index: &mut Index, list: Vec<Self::Kept>) -> Touched;
+    fn apply(index: &mut Index, object: Self::Kept) -> Touched;
+    fn delete(index: &mut Index, object: &Self::Kept) -> Touched;
+}
+
+/// Follows one kind until the process stops.
+pub async fn watch<K: Watched + 'static>(api: Api<K>, context: Arc<Context>, shutdown: Shutdown) {
+    context
+        .readiness
+        .not_ready(K::KIND.as_str(), "not listed yet");
+    let config = watcher::Config::default().timeout(WATCH_SECONDS);
+    let mut events = watcher(api, config).backoff(Doubling::default()).boxed();
+    let mut listing = Vec::new();
+    loop {
+        let event = tokio::select! {
+            () = shutdown.stopping() => return,
+            event = events.next() => event,
+        };
+        match event {
+            Some(Ok(event)) => take(&context, event, &mut listing),
+            Some(Err(error)) => complain::<K>(&context, &error),
+            // The watcher never ends by itself.
+            None => return,
+        }
+    }
+}
+
+fn take<K: Watched>(context: &Context, event: Event<K>, listing: &mut Vec<K::Kept>) {
+    match event {
+        Event::Init => listing.clear(),
+        Event::InitApply(object) => listing.extend(object.keep()),
+        Event::InitDone => {
+            let list = std::mem::take(listing);
+            tracing::info!(kind = K::KIND.as_str(), objects = list.len(), "listed");
+            let mut world = context.world();
+            let touched = K::replace(&mut world.index, list);
+            world.absent.remove(&K::KIND);
+            drop(world);
+            context.readiness.ready(K::KIND.as_str());
+            context.listed.send_modify(|count| *count += 1);
+            context.touched(touched);
+        }
+        Event::Apply(object) => {
+            if let Some(object) = object.keep() {
+                let touched = K::apply(&mut context.world().index, object);
+                context.touched(touched);
+            }
+        }
+        Event::Delete(object) => {
+            if let Some(object) = object.keep() {
+                let touched = K::delete(&mut context.world().index, &object);
+                context.touched(touched);
+            }
+        }
+    }
+}
+
+/// A failed list makes the adapter unready until one succeeds; a watch that breaks off is taken up
+/// again where it was, and is no news.
+fn complain<K: Watched>(context: &Context, error: &watcher::Error) {
+    let kind = K::KIND.as_str();
+    match error {
+        watcher::Error::InitialListFailed(cause) => {
+            let missing = matches!(cause, kube::Error::Api(status) if status.is_not_found());
+            let reason = if missing {
+                "the API server does not know this kind; apply k8s-adapter/crds".to_owned()
+            } else {
+                format!("cannot be listed: {}", short(cause))
+            };
+            tracing::warn!(kind, reason, "list failed");
+            context.readiness.not_ready(kind, reason);
+            if missing && context.world().absent.insert(K::KIND) {
+                context.listed.send_modify(|count| *count += 1);
+            }
+        }
+        watcher::Error::WatchStartFailed(_)
+        | watcher::Error::WatchError(_)
+        | watcher::Error::WatchFailed(_)
+        | watcher::Error::NoResourceVersion => {
+            tracing::debug!(kind, %error, "watch interrupted");
+        }
+    }
+}
+
+/// What a person needs of an error of the API server.
+pub fn short(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        return status.message.clone();
+    }
+    error.to_string()
+}
+
+/// Says on `/readyz` while the API server does not answer. Never an essential matter: what is known
+/// stays in force.
+pub async fn probe(context: Arc<Context>, shutdown: Shutdown) {
+    let mut ticks = tokio::time::interval(PROBE);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.stopping() => return,
+            _ = ticks.tick() => {}
+        }
+        let answer = tokio::select! {
+            () = shutdown.stopping() => return,
+            answer = tokio::time::timeout(PROBE, context.kube.apiserver_version()) => answer,
+        };
+        match answer {
+            Ok(Ok(_)) => context.readiness.ready("kubernetes"),
+            Ok(Err(error)) => context.readiness.not_ready("kubernetes", short(&error)),
+            Err(_) => context.readiness.not_ready("kubernetes", "does not answer"),
+        }
+    }
+}
+
+/// Waits that double up to a limit, and start small again after a success.
+#[derive(Debug)]
+struct Doubling(Duration);
+
+impl Default for Doubling {
+    fn default() -> Self {
+        Self(BACKOFF.0)
+    }
+}
+
+impl Iterator for Doubling {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        let wait = self.0;
+        self.0 = (wait * 2).min(BACKOFF.1);
+        Some(wait)
+    }
+}
+
+impl Backoff for Doubling {
+    fn reset(&mut self) {
+        *self = Self::default();
+    }
+}
+
+// === the kinds ===
+
+impl Watched for Service {
+    const KIND: Kind = Kind::Services;
+    type Kept = ServiceState;
+
+    fn keep(self) -> Option<ServiceState> {
+        ServiceState::parse(&self)
+    }
+
+    fn replace(index: &mut Index, list: Vec<ServiceState>) -> Touched {
+        index.replace_services(list)
+    }
+
+    fn apply(index: &mut Index, service: ServiceState) -> Touched {
+        index.apply_service(service)
+    }
+
+    fn delete(index: &mut Index, service: &ServiceState) -> Touched {
+        index.delete_service(&service.key)
+    }
+}
+
+impl Watched for Namespace {
+    const KIND: Kind = Kind::Namespaces;
+    type Kept = index::Namespace;
+
+    fn keep(self) -> Option<index::Namespace> {
+        Some(index::Namespace {
+            name: self.metadata.name?,
+            uid: self.metadata.uid?,
+            labels: self
+                .metadata
+                .labels
+                .unwrap_or_default()
+                .into_iter()
+                .collect(),
+        })
+    }
+
+    fn replace(index: &mut Index, list: Vec<index::Namespace>) -> Touched {
+        index.replace_namespaces(list)
+    }
+
+    fn apply(index: &mut Index, namespace: index::Namespace) -> Touched {
+        index.apply_namespace(namespace)
+    }
+
+    fn delete(index: &mut Index, namespace: &index::Namespace) -> Touched {
+        index.delete_namespace(&namespace.name)
+    }
+}
+
+impl Watched for EndpointSlice {
+    const KIND: Kind = Kind::EndpointSlices;
+    type Kept = SliceState;
+
+    fn keep(self) -> Option<SliceState> {
+        SliceState::parse(&self)
+    }
+
+    fn replace(index: &mut Index, list: Vec<SliceState>) -> Touched {
+        index.replace_slices(list)
+    }
+
+    fn apply(index: &mut Index, slice: SliceState) -> Touched {
+        index.apply_slice(slice)
+    }
+
+    fn delete(index: &mut Index, slice: &SliceState) -> Touched {
+        index.delete_slice(slice)
+    }
+}
+
+impl Watched for Node {
+    const KIND: Kind = Kind::Nodes;
+    type Kept = v1::NodeFact;
+
+    fn keep(self) -> Option<v1::NodeFact> {
+        eligibility::node(&self)
+    }
+
+    fn replace(index: &mut Index, list: Vec<v1::NodeFact>) -> Touched {
+        index.replace_nodes(list)
+    }
+
+    fn apply(index: &mut Index, node: v1::NodeFact) -> Touched {
+        index.apply_node(node)
+    }
+
+    fn delete(index: &mut Index, node: &v1::NodeFact) -> Touched {
+        index.delete_node(&node.name)
+    }
+}
+
+// An object that cannot be read is kept as what it is: a mistake that has to be told. Without the
+// guard it would make the whole list fail.
+impl Watched for DeserializeGuard<IPAddressPool> {
+    const KIND: Kind = Kind::Pools;
+    type Kept = PoolState;
+
+    fn keep(self) -> Option<PoolState> {
+        let meta = self.meta().clone();
+        let (spec, status) = match self.0 {
+            Ok(pool) => (Ok(pool.spec), pool.status),
+            Err(error) => (Err(error.to_string()), None),
+        };
+        Some(PoolState {
+            declared: Declared {
+                name: meta.name?,
+                labels: meta.labels.unwrap_or_default().into_iter().collect(),
+                spec,
+            },
+            status,
+        })
+    }
+
+    fn replace(index: &mut Index, list: Vec<PoolState>) -> Touched {
+        index.replace_pools(list)
+    }
+
+    fn apply(index: &mut Index, pool: PoolState) -> Touched {
+        index.apply_pool(pool)
+    }
+
+    fn delete(index: &mut Index, pool: &PoolState) -> Touched {
+        index.delete_pool(&pool.declared.name)
+    }
+}
+
+impl Watched for DeserializeGuard<L2Advertisement> {
+    const KIND: Kind = Kind::L2Advertisements;
+    type Kept = Declared<L2Spec>;
+
+    fn keep(self) -> Option<Declared<L2Spec>> {
+        let meta = self.meta().clone();
+        Some(Declared {
+            name: meta.name?,
+            labels: meta.labels.unwrap_or_default().into_iter().collect(),
+            spec: self.0.map(|it| it.spec).map_err(|error| error.to_string()),
+        })
+    }
+
+    fn replace(index: &mut Index, list: Vec<Declared<L2Spec>>) -> Touched {
+        index.replace_advertisements(list)
+    }
+
+    fn apply(index: &mut Index, declared: Declared<L2Spec>) -> Touched {
+        index.apply_advertisement(declared)
+    }
+
+    fn delete(index: &mut Index, declared: &Declared<L2Spec>) -> Touched {
+        index.delete_advertisement(&declared.name)
+    }
+}
+
+/// The names of all Services, from a list of their own that bypasses every cache.
+pub async fn list_services(
+    kube: &kube::Client,
+) -> Result<std::collections::BTreeSet<ServiceKey>, kube::Error> {
+    let api: Api<Service> = Api::all(kube.clone());
+    let mut parameters = kube::api::ListParams::default().limit(500);
+    let mut names = std::collections::BTreeSet::new();
+    loop {
+        let page = api.list_metadata(&parameters).await?;
+        names.extend(page.items.into_iter().filter_map(|item| {
+            Some(ServiceKey::new(
+                item.metadata.namespace?,
+                item.metadata.name?,
+            ))
+        }));
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => parameters = parameters.continue_token(&token),
+            None => return Ok(names),
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! Writes to the Kubernetes API: Services' status, events, and pools' status.
+
+use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Service};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use kube::Api;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::core::DeserializeGuard;
+
+use crate::context::Context;
+use crate::crd::{IPAddressPool, PoolStatus};
+use crate::notice::Notice;
+use crate::plan::{Target, patch};
+use crate::service::ServiceState;
+use crate::watches::short;
+
+/// Name of the writer in `managedFields`.
+const MANAGER: &str = "pharos-k8s-adapter";
+/// The component that MetalLB's users look for in events.
+const COMPONENT: &str = "metallb-controller";
+/// Longest message of an event, in bytes, as newer event APIs have it.
+const LONGEST_MESSAGE: usize = 1024;
+
+/// A status that was not written.
+#[derive(Debug, thiserror::Error)]
+pub enum WriteError {
+    /// The Service is not the one that was seen: look again when its newer version is here.
+    #[error("the Service has changed meanwhile")]
+    Changed,
+    #[error("{}", short(.0))]
+    Failed(kube::Error),
+}
+
+/// Makes a Service say what it is to say, if it is still the one that was seen.
+pub async fn write_service(
+    context: &Context,
+    service: &ServiceState,
+    target: &Target,
+) -> Result<(), WriteError> {
+    let api: Api<Service> = Api::namespaced(context.kube.clone(), &service.key.namespace);
+    let patch = Patch::Merge(patch(service, target));
+    let written = api
+        .patch_status(&service.key.name, &parameters(), &patch)
+        .await;
+    let written = written.map_err(|error| {
+        let changed = matches!(
+            &error,
+            kube::Error::Api(status) if status.is_conflict() || status.is_not_found()
+        );
+        if changed {
+            WriteError::Changed
+        } else {
+            WriteError::Failed(error)
+        }
+    })?;
+    context.metrics.status_writes.inc();
+    if let Some(written) = ServiceState::parse(&written) {
+        context.world().index.written(written);
+    }
+    Ok(())
+}
+
+/// Writes an event on a Service. That it could not be written is logged, and changes nothing.
+pub async fn write_event(context: &Context, service: &ServiceState, notice: &Notice) {
+    let event = event(service, notice, jiff::Timestamp::now());
+    let api: Api<Event> = Api::namespaced(context.kube.clone(), &service.key.namespace);
+    match api.create(&PostParams::default(), &event).await {
+        Ok(_) => {
+            context.metrics.events.inc();
+        }
+        // The namespace is being deleted.
+        Err(kube::Error::Api(status)) if status.is_forbidden() || status.is_not_found() => {
+            tracing::debug!(service = %service.key, error = status.message, "event not written");
+        }
+        Err(error) => {
+            tracing::warn!(service = %service.key, error = short(&error), "event not written");
+        }
+    }
+}
+
+fn event(service: &ServiceState, notice: &Notice, now: jiff::Timestamp) -> Event {
+    let mut message = notice.message(&service.key);
+    message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
+    Event {
+        metadata: ObjectMeta {
+            namespace: Some(service.key.namespace.clone()),
+            name: Some(format!(
+                "{}.{}",
+                service.key.name,
+                uuid::Uuid::new_v4().simple()
+            )),
+            ..ObjectMeta::default()
+        },
+        involved_object: ObjectReference {
+            api_version: Some("v1".to_owned()),
+            kind: Some("Service".to_owned()),
+            namespace: Some(service.key.namespace.clone()),
+            name: Some(service.key.name.clone()),
+            uid: Some(service.uid.clone()),
+            resource_version: Some(service.resource_version.clone()),
+            field_path: None,
+        },
+        type_: Some(notice.severity().as_str().to_owned()),
+        reason: Some(notice.reason().to_owned()),
+        message: Some(message),
+        source: Some(EventSource {
+            component: Some(COMPONENT.to_owned()),
+            host: None,
+        }),
+        reporting_component: Some(COMPONENT.to_owned()),
+        count: Some(1),
+        first_timestamp: Some(Time(now)),
+        last_timestamp: Some(Time(now)),
+        ..Event::default()
+    }
+}
+
+/// Writes how full a pool is.
+pub async fn write_pool_status(
+    context: &Context,
+    pool: &str,
+    status: &PoolStatus,
+) -> Result<(), kube::Error> {
+    let api: Api<DeserializeGuard<IPAddressPool>> =
+        Api::namespaced(context.kube.clone(), &context.namespace);
+    let patch = Patch::Merge(serde_json::json!({ "status": status }));
+    api.patch_status(pool, &parameters(), &patch).await?;
+    Ok(())
+}
+
+fn parameters() -> PatchParams {
+    PatchParams {
+        field_manager: Some(MANAGER.to_owned()),
+        ..PatchParams::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::ServiceKey;
+
+    #[test]
+    fn an_event_names_the_service_and_metallbs_component() {
+        let service = serde_json::from_value(serde_json::json!({
+            "metadata": { "namespace": "default", "name": "web", "uid": "u", "resourceVersion": "5" },
+        }));
+        let service = ServiceState::parse(&service.expect("a Service")).expect("with a name");
+        assert_eq!(service.key, ServiceKey::new("default", "web"));
+        let notice = Notice::AllocationFailed("é".repeat(2000));
+        let event = event(&service, &notice, jiff::Timestamp::UNIX_EPOCH);
+        assert_eq!(event.involved_object.name.as_deref(), Some("web"));
+        assert_eq!(event.involved_object.uid.as_deref(), Some("u"));
+        assert_eq!(
+            event.source.and_then(|it| it.component).as_deref(),
+            Some("metallb-controller")
+        );
+        assert_eq!(event.type_.as_deref(), Some("Warning"));
+        assert_eq!(event.reason.as_deref(), Some("AllocationFailed"));
+        assert!(
+            event
+                .message
+                .is_some_and(|text| text.len() <= LONGEST_MESSAGE)
+        );
+    }
+}
