@@ -43,7 +43,7 @@ pub fn has_programs(names: &[&str]) -> bool {
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
-        .chain(["/usr/sbin", "/sbin", "/usr/lib/frr"].map(PathBuf::from))
+        .chain(["/usr/sbin", "/sbin", "/usr/lib/frr", "/usr/lib/podman"].map(PathBuf::from))
         .map(|dir| dir.join(name))
         .find(|file| file.is_file())
 }

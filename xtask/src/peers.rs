@@ -1,7 +1,7 @@
-//! What the end-to-end tests need beside this repository: Debian packages, Kubernetes' own programs
-//! and grpcurl.
+//! What the end-to-end tests need beside this repository: Debian packages, Kubernetes' own programs,
+//! grpcurl and podman-compose.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
@@ -30,6 +30,7 @@ const PACKAGES: [(&str, &str); 14] = [
 ];
 
 const GRPCURL: &str = "github.com/fullstorydev/grpcurl/cmd/grpcurl@v1.9.4";
+const PODMAN_COMPOSE: &str = "podman-compose==1.6.0";
 
 /// Gets what can be got and says what is missing. With `CI=true` whatever is missing is a failure.
 pub(crate) fn prepare(steps: &mut Steps) {
@@ -40,7 +41,12 @@ pub(crate) fn prepare(steps: &mut Steps) {
     steps.run("Kubernetes programs", || {
         tolerate(Assets::find_or_build().map(|_| String::new()))
     });
-    steps.run("grpcurl", || tolerate(grpcurl().map(|_| String::new())));
+    for (name, get) in [
+        ("grpcurl", build_grpcurl as fn(&Path) -> anyhow::Result<()>),
+        ("podman-compose", install_podman_compose),
+    ] {
+        steps.run(name, || tolerate(cached(name, get)));
+    }
 }
 
 /// Outside CI a missing peer is a skip, and tests that need it say so themselves.
@@ -61,13 +67,17 @@ fn tolerate(result: anyhow::Result<String>) -> anyhow::Result<Outcome> {
 fn missing_packages() -> Vec<&'static str> {
     PACKAGES
         .iter()
-        .filter(|(program, _)| {
-            skip::find_program(program).is_none()
-                // Helpers of podman, on nobody's PATH.
-                && !Path::new("/usr/lib/podman").join(program).is_file()
-        })
+        .filter(|(program, _)| skip::find_program(program).is_none())
         .map(|(_, package)| *package)
+        .chain((!has_venv()).then_some("python3-venv"))
         .collect()
+}
+
+/// Debian splits Python: `venv` works only with a package that brings no program.
+fn has_venv() -> bool {
+    let mut python = Command::new("python3");
+    python.args(["-c", "import ensurepip, venv"]);
+    capture(python).is_ok_and(|outcome| outcome.success)
 }
 
 fn install(packages: &[&str]) -> anyhow::Result<String> {
@@ -92,31 +102,46 @@ fn apt(arguments: &[&str]) -> anyhow::Result<()> {
         .env("DEBIAN_FRONTEND", "noninteractive")
         // Packages start no service of theirs in single-user mode: tests start their own etcd.
         .env("RUNLEVEL", "1");
-    let outcome = capture(command)?;
-    if !outcome.success {
-        bail!("apt-get {}: {}", arguments.join(" "), outcome.output.trim());
+    succeed(command)
+}
+
+/// Gets a program into `bin` of the cache, unless it is there.
+fn cached(name: &str, get: fn(&Path) -> anyhow::Result<()>) -> anyhow::Result<String> {
+    let bin = cache_directory().join("bin");
+    if !bin.join(name).is_file() {
+        std::fs::create_dir_all(&bin)?;
+        get(&bin)?;
     }
+    Ok(String::new())
+}
+
+fn build_grpcurl(bin: &Path) -> anyhow::Result<()> {
+    let go = skip::find_go().context("no Go to build grpcurl with")?;
+    let mut command = Command::new(go);
+    command.args(["install", GRPCURL]).env("GOBIN", bin);
+    succeed(command)
+}
+
+/// Debian's own (1.0.3) does not know networks with fixed addresses.
+fn install_podman_compose(bin: &Path) -> anyhow::Result<()> {
+    let home = cache_directory().join(PODMAN_COMPOSE);
+    let mut venv = Command::new("python3");
+    venv.args(["-m", "venv"]).arg(&home);
+    succeed(venv)?;
+    let mut pip = Command::new(home.join("bin/pip"));
+    pip.args(["install", "--quiet", PODMAN_COMPOSE]);
+    succeed(pip)?;
+    std::os::unix::fs::symlink(home.join("bin/podman-compose"), bin.join("podman-compose"))?;
     Ok(())
 }
 
-/// grpcurl from the `PATH` or the cache, else built by Go into the cache.
-fn grpcurl() -> anyhow::Result<PathBuf> {
-    if let Some(path) = skip::find_program("grpcurl") {
-        return Ok(path);
-    }
-    let directory = cache_directory().join("bin");
-    let path = directory.join("grpcurl");
-    if path.is_file() {
-        return Ok(path);
-    }
-    let go = skip::find_go().context("no grpcurl, and no Go to build it")?;
-    let mut command = Command::new(go);
-    command.args(["install", GRPCURL]).env("GOBIN", &directory);
+fn succeed(command: Command) -> anyhow::Result<()> {
+    let line = format!("{command:?}");
     let outcome = capture(command)?;
     if !outcome.success {
-        bail!("go install {GRPCURL}: {}", outcome.output.trim());
+        bail!("{line}: {}", outcome.output.trim());
     }
-    Ok(path)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! - The three binary crates never depend on one another, and nothing links them.
 //! - A Rust file has at most 800 lines; above 500 it must explain itself to its reviewer.
 //! - SQL is lower case.
+//! - Cargo.lock is free of a second TLS stack ([`BANNED`]).
 //! - No file contains a word that has no place in it ([`WORDS`]).
 
 mod source;
@@ -39,6 +40,16 @@ const IMPURE: [(&str, &str); 15] = [
 
 /// Crates that are programs.
 const BINARIES: [&str; 3] = ["announcer", "ipam-service", "k8s-adapter"];
+
+/// Crates that may not enter Cargo.lock, in any depth. (deny.toml says the same to cargo-deny, which
+/// not every machine has.)
+const BANNED: [(&str, &str); 5] = [
+    ("aws-lc-rs", "one TLS stack: rustls with ring"),
+    ("aws-lc-sys", "one TLS stack: rustls with ring"),
+    ("native-tls", "one TLS stack: rustls with ring"),
+    ("openssl", "one TLS stack: rustls with ring"),
+    ("openssl-sys", "one TLS stack: rustls with ring"),
+];
 
 /// Words that no file may contain, and why. Case matters.
 const WORDS: [(&str, &str); 4] = [
@@ -152,6 +163,7 @@ fn is_within(path: &Path, pattern: &str) -> bool {
 fn check_file(path: &Path, text: &str, forbid: &[String]) -> Vec<Finding> {
     let mut findings = check_words(path, text, forbid);
     match path.extension().and_then(|extension| extension.to_str()) {
+        Some("lock") => findings.extend(check_lock(path, text)),
         Some("rs") => {
             findings.extend(check_length(path, text));
             if PURE.iter().any(|pure| is_within(path, pure)) {
@@ -210,6 +222,22 @@ fn check_purity(path: &Path, text: &str) -> Vec<Finding> {
             if source::names(line, name) {
                 let message = format!("a pure module names `{name}`: {reason}");
                 findings.push(Finding::error(path, index + 1, message));
+            }
+        }
+    }
+    findings
+}
+
+fn check_lock(path: &Path, text: &str) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        for (name, reason) in BANNED {
+            if line == format!("name = \"{name}\"") {
+                findings.push(Finding::error(
+                    path,
+                    index + 1,
+                    format!("`{name}`: {reason}"),
+                ));
             }
         }
     }

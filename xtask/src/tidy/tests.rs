@@ -117,3 +117,12 @@ fn this_workspace_has_packages_to_check() {
     let packages = dependencies().unwrap();
     assert!(packages.iter().any(|package| package.name == "announcer"));
 }
+
+#[test]
+fn a_second_tls_stack_in_the_lock_file_is_caught() {
+    let lock = "[[package]]\nname = \"ring\"\n\n[[package]]\nname = \"openssl-sys\"\n";
+    assert_eq!(
+        messages("Cargo.lock", lock),
+        ["Cargo.lock:5: error: `openssl-sys`: one TLS stack: rustls with ring"]
+    );
+}
