@@ -53,6 +53,43 @@ fn code_after_a_quote_character_is_still_seen() {
 }
 
 #[test]
+fn a_module_is_its_file_and_its_folder_and_nothing_beside() {
+    for (path, pure) in [
+        ("announcer/src/plan.rs", true),
+        ("announcer/src/plan/tests.rs", true),
+        ("announcer/src/planner.rs", false),
+        ("announcer/src/l2/socket.rs", false),
+    ] {
+        let found = messages(path, "use tokio::net;\n");
+        assert_eq!(!found.is_empty(), pure, "{path}");
+    }
+}
+
+#[test]
+fn what_is_allowed_in_one_room_is_not_in_another() {
+    let text = "use pharos_proto::v1;\n";
+    assert_eq!(messages("k8s-adapter/src/policy.rs", text), [""; 0]);
+    assert_eq!(messages(PURE_FILE, text).len(), 1);
+}
+
+#[test]
+fn a_test_may_read_the_clock_and_what_it_tests_may_not() {
+    let clock = "let now = Instant::now();\n";
+    assert_eq!(messages(PURE_FILE, clock).len(), 1);
+    assert_eq!(
+        messages(
+            PURE_FILE,
+            &format!("#[cfg(test)]\nmod tests {{\n{clock}}}\n")
+        ),
+        [""; 0]
+    );
+    assert_eq!(
+        messages("ipam-service/src/state/pool/tests.rs", clock),
+        [""; 0]
+    );
+}
+
+#[test]
 fn a_driver_may_name_what_a_pure_module_may_not() {
     assert_eq!(
         messages("ipam-service/src/engine/mod.rs", "use tokio::sync::mpsc;\n"),
