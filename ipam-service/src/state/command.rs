@@ -33,6 +33,11 @@ pub enum Command {
         advertisements: Vec<Advertisement>,
         fence: u64,
     },
+    /// A program of this cluster introduces itself. An empty uid is equal to any.
+    Introduce {
+        cluster: Name,
+        uid: String,
+    },
     BeginSync {
         cluster: Name,
         uid: String,

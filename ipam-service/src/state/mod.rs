@@ -1,15 +1,441 @@
 //! The address book as a pure, synchronous value: what is held, and the rules for changing it.
 //!
-//! `decide(&State, &Command, now)` says what a command changes, or why not. [`State::apply`] makes
-//! a change true and [`State::undo`] takes it back; the same `apply` serves the live path and
-//! start-up. [`State::follow_up`] names the next command that earlier changes made necessary.
+//! [`decide`] says what a command changes, or why not. [`State::apply`] makes a change true and
+//! [`State::undo`] takes it back; the same `apply` serves the live path and start-up.
+//! [`State::follow_up`] names the next command that earlier changes made necessary.
+//!
+//! | room | its one matter |
+//! |---|---|
+//! | `claim` | Allocate, Release, a new decision about a stored claim |
+//! | `choice` | which addresses satisfy a claim, or why none do |
+//! | `pool` | which pools a cluster sees, their order, whom they admit |
+//! | `pool_edit` | ApplyPool, DeletePool, SyncPools |
+//! | `sharing` | who may hold one address together |
+//! | `space` | occupied addresses, holders, the next free one |
+//! | `runs` | sets of numbers with a fast first gap |
+//! | `pending` | claims that wait, and what wakes them |
+//! | `cluster`, `advertisement`, `facts` | the other commands |
+//! | `announce`, `placement` | which nodes announce what is held |
+//! | `tenants`, `draft` | allocations and facts by cluster; changes being drawn up |
 //!
 //! In here there is no I/O, no clock and no randomness.
 
 pub mod address;
+pub mod announce;
 pub mod change;
 pub mod command;
 pub mod model;
 pub mod names;
+pub mod placement;
 pub mod refusal;
 pub mod selector;
+
+mod advertisement;
+mod choice;
+mod claim;
+mod cluster;
+mod draft;
+mod facts;
+mod pending;
+mod pool;
+mod pool_edit;
+mod runs;
+mod sharing;
+mod space;
+mod tenants;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use address::Address;
+use change::{Change, Edit};
+use command::Command;
+use draft::Draft;
+use model::{
+    Advertisement, AdvertisementKey, Allocation, AllocationId, Backends, Cluster, Node, NodeKey,
+    OwnerKey, Placement, Pool, PoolKey, Revision, Timestamp,
+};
+use names::Name;
+use pending::Waiting;
+use pool::Pools;
+use refusal::Rejection;
+use space::{NOTHING_HELD, Space};
+use tenants::Tenants;
+
+pub use pool::{FamilyUsage, PoolUsage};
+
+/// Everything that is held, with the indexes that make each rule cheap.
+#[derive(Debug, Default)]
+pub struct State {
+    revision: Revision,
+    tenants: Tenants,
+    by_id: BTreeMap<AllocationId, Arc<Allocation>>,
+    /// Only spaces in which something is held.
+    spaces: BTreeMap<Name, Space>,
+    pools: Pools,
+    advertisements: BTreeMap<AdvertisementKey, Arc<Advertisement>>,
+    placements: BTreeMap<AllocationId, Arc<Placement>>,
+    /// How many clusters have yet to report what they hold.
+    recovering: usize,
+    waiting: Waiting,
+}
+
+/// What a command changes, in the order of the log. Empty: it is so already.
+///
+/// The k-th decision among the changes carries the revision `state.revision() + k`.
+///
+/// # Errors
+/// Why the command changes nothing.
+pub fn decide(state: &State, command: &Command, now: Timestamp) -> Result<Vec<Change>, Rejection> {
+    let mut draft = Draft::new(state, now);
+    let to = &mut draft;
+    match command {
+        Command::Allocate(allocate) => claim::allocate(to, allocate)?,
+        Command::Release(release) => claim::release(to, release)?,
+        Command::Redecide(owner) => claim::redecide(to, owner),
+        Command::ApplyPool { pool, in_use } => pool_edit::apply(to, pool, *in_use)?,
+        Command::DeletePool { key, in_use } => pool_edit::delete(to, key, *in_use)?,
+        Command::SyncPools {
+            cluster,
+            pools,
+            fence,
+        } => pool_edit::sync(to, cluster, pools, *fence)?,
+        Command::ApplyAdvertisement(advertisement) => advertisement::apply(to, advertisement)?,
+        Command::DeleteAdvertisement(key) => advertisement::delete(to, key)?,
+        Command::SyncAdvertisements {
+            cluster,
+            advertisements,
+            fence,
+        } => advertisement::sync(to, cluster, advertisements, *fence)?,
+        Command::Introduce { cluster, uid } => cluster::introduce(to, cluster, uid)?,
+        Command::BeginSync {
+            cluster,
+            uid,
+            fence,
+        } => cluster::begin_sync(to, cluster, uid, *fence)?,
+        Command::EndSync { cluster, fence } => cluster::end_sync(to, cluster, *fence)?,
+        Command::DeleteCluster { cluster } => cluster::delete(to, cluster)?,
+        Command::Facts { cluster, facts } => facts::report(to, cluster, facts)?,
+    }
+    Ok(draft.finish())
+}
+
+// === changing ===
+
+impl State {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The state of a store: its rows, as edits without a before, in any order. What has to be
+    /// decided again (claims that wait, holders whose address is in no pool) is marked.
+    pub fn restore(revision: Revision, rows: impl IntoIterator<Item = Change>) -> Self {
+        let mut state = Self::default();
+        for row in rows {
+            state.enter(&row);
+        }
+        state.revision = revision;
+        state.waiting.mark_everyone();
+        let out_of_place: Vec<AllocationId> = state
+            .allocations()
+            .filter(|allocation| !state.is_in_place(allocation))
+            .map(|allocation| allocation.id)
+            .collect();
+        for id in out_of_place {
+            state.waiting.mark(id);
+        }
+        state
+    }
+
+    /// Makes a change true. A decision takes one revision.
+    pub fn apply(&mut self, change: &Change) {
+        if change.is_decision() {
+            self.revision += 1;
+        }
+        self.make_true(change);
+    }
+
+    /// Takes the newest change back. Afterwards everything that waits is decided again, as marks
+    /// may have been used up since.
+    pub fn undo(&mut self, change: &Change) {
+        if change.is_decision() {
+            self.revision -= 1;
+        }
+        self.make_true(&change.inverse());
+        if let Change::Allocation(edit) = change
+            && let Some(restored) = &edit.before
+        {
+            self.waiting.mark(restored.id);
+        }
+        self.waiting.mark_everyone();
+    }
+
+    /// The next internal command that applied changes made necessary, in arrival order; pops it.
+    /// To be decided and applied before any other command.
+    pub fn follow_up(&mut self) -> Option<Command> {
+        self.next_marked()
+    }
+
+    /// Enters a change and marks what it concerns.
+    fn make_true(&mut self, change: &Change) {
+        match change {
+            Change::Allocation(edit) => {
+                self.enter(change);
+                self.offer_what_changed_hands(edit);
+            }
+            Change::Pool(edit) => {
+                // Before and after: either may be the one through which somebody holds.
+                self.mark_for_pool(edit);
+                self.enter(change);
+                self.mark_holders(edit);
+            }
+            Change::Cluster(_) => {
+                let was_recovering = self.is_recovering();
+                self.enter(change);
+                if was_recovering && !self.is_recovering() {
+                    self.waiting.mark_everyone();
+                }
+            }
+            Change::Advertisement(_)
+            | Change::Node(_)
+            | Change::Backends(_)
+            | Change::Placement(_) => self.enter(change),
+        }
+    }
+
+    /// Brings all maps up to date with a change.
+    fn enter(&mut self, change: &Change) {
+        match change {
+            Change::Allocation(edit) => self.enter_allocation(edit),
+            Change::Pool(edit) => self.pools.replace(edit),
+            Change::Advertisement(edit) => {
+                let key = &edit.subject().key;
+                match &edit.after {
+                    Some(after) => self.advertisements.insert(key.clone(), Arc::clone(after)),
+                    None => self.advertisements.remove(key),
+                };
+            }
+            Change::Cluster(edit) => {
+                let waits = |cluster: &Option<Arc<Cluster>>| {
+                    let cluster = cluster.as_ref();
+                    cluster.is_some_and(|one| !one.inventory.is_authoritative())
+                };
+                self.recovering -= usize::from(waits(&edit.before));
+                self.recovering += usize::from(waits(&edit.after));
+                self.tenants.replace_cluster(edit);
+            }
+            Change::Node(edit) => self.tenants.replace_node(edit),
+            Change::Backends(edit) => self.tenants.replace_backends(edit),
+            Change::Placement(edit) => {
+                let group = edit.subject().group;
+                match &edit.after {
+                    Some(after) => self.placements.insert(group, Arc::clone(after)),
+                    None => self.placements.remove(&group),
+                };
+            }
+        }
+    }
+
+    fn enter_allocation(&mut self, edit: &Edit<Allocation>) {
+        if let Some(before) = &edit.before {
+            self.by_id.remove(&before.id);
+            if let Some(pool) = &before.pool
+                && let Some(space) = self.spaces.get_mut(&pool.space)
+            {
+                for address in &before.addresses {
+                    space.let_go(*address, before);
+                }
+                if space.is_empty() {
+                    self.spaces.remove(&pool.space);
+                }
+            }
+        }
+        if let Some(after) = &edit.after {
+            self.by_id.insert(after.id, Arc::clone(after));
+            if let Some(pool) = &after.pool {
+                let space = self.spaces.entry(pool.space.clone()).or_default();
+                for address in &after.addresses {
+                    space.hold(*address, after);
+                }
+            }
+        }
+        self.tenants.replace_allocation(edit);
+        self.waiting
+            .replace(edit.before.as_deref(), edit.after.as_deref());
+    }
+
+    /// Offers each address that came free, or that may be shared otherwise than before, to those
+    /// who wait.
+    fn offer_what_changed_hands(&mut self, edit: &Edit<Allocation>) {
+        let (before, after) = (edit.before.as_deref(), edit.after.as_deref());
+        if let (Some(before), Some(after)) = (before, after)
+            && before.pool == after.pool
+            && before.addresses == after.addresses
+            && before.effective_claim() == after.effective_claim()
+        {
+            return;
+        }
+        for held in [before, after].into_iter().flatten() {
+            if let Some(pool) = &held.pool {
+                for address in &held.addresses {
+                    self.offer(&pool.space, *address);
+                }
+            }
+        }
+    }
+
+    fn mark_for_pool(&mut self, edit: &Edit<Pool>) {
+        let key = &edit.subject().key;
+        let own = key.cluster.as_ref();
+        for pool in [&edit.before, &edit.after].into_iter().flatten() {
+            self.waiting.mark_for_pool(pool, own);
+        }
+        // A cluster's pool hides the operator's pool of its name.
+        if own.is_some() && (edit.before.is_none() || edit.after.is_none()) {
+            let hidden = PoolKey {
+                cluster: None,
+                ..PoolKey::clone(key)
+            };
+            if let Some(hidden) = self.pools.get(&hidden) {
+                self.waiting.mark_for_pool(hidden, own);
+            }
+        }
+    }
+
+    /// Marks those whose addresses may not stay as they are after an edit of a pool.
+    fn mark_holders(&mut self, edit: &Edit<Pool>) {
+        let key = &edit.subject().key;
+        let (before, after) = (edit.before.as_ref(), edit.after.as_ref());
+        let concerned = self.concerned_by_pool(key, before, after);
+        let out_of_place: Vec<AllocationId> = concerned
+            .into_iter()
+            .filter(|(_, holder)| !self.is_in_place(holder))
+            .map(|(_, holder)| holder.id)
+            .collect();
+        for id in out_of_place {
+            self.waiting.mark(id);
+        }
+    }
+}
+
+// === reading ===
+
+impl State {
+    /// Revision of the last applied decision.
+    pub fn revision(&self) -> Revision {
+        self.revision
+    }
+
+    /// Whether some cluster has yet to report what it holds: until then nobody gets an address
+    /// that somebody may be using.
+    pub fn is_recovering(&self) -> bool {
+        self.recovering > 0
+    }
+
+    pub fn allocation(&self, owner: &OwnerKey) -> Option<&Arc<Allocation>> {
+        self.tenants.allocation(owner)
+    }
+
+    pub fn allocation_by_id(&self, id: AllocationId) -> Option<&Arc<Allocation>> {
+        self.by_id.get(&id)
+    }
+
+    /// By owner.
+    pub fn allocations(&self) -> impl Iterator<Item = &Arc<Allocation>> {
+        self.tenants.allocations()
+    }
+
+    /// Of one cluster, by owner.
+    pub fn allocations_of(&self, cluster: &str) -> impl Iterator<Item = &Arc<Allocation>> {
+        self.tenants.allocations_of(cluster)
+    }
+
+    /// How many allocations a cluster has.
+    pub fn allocation_count(&self, cluster: &str) -> usize {
+        self.tenants.allocation_count(cluster)
+    }
+
+    /// Everyone who holds this address, by id.
+    pub fn holders(
+        &self,
+        space: &Name,
+        address: Address,
+    ) -> impl Iterator<Item = &Arc<Allocation>> {
+        self.space(space).holders(address)
+    }
+
+    pub fn pool(&self, key: &PoolKey) -> Option<&Arc<Pool>> {
+        self.pools.get(key)
+    }
+
+    /// By address space, cluster (the operator's first) and name.
+    pub fn pools(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        self.pools.iter()
+    }
+
+    /// What a pool name means to a cluster: its own pool, else the operator's.
+    pub fn visible_pool(&self, space: &Name, cluster: &Name, name: &Name) -> Option<&Arc<Pool>> {
+        self.pools.view(space, cluster).named(name)
+    }
+
+    /// How full a pool is. Costs one step per run of occupied addresses in it.
+    pub fn pool_usage(&self, key: &PoolKey) -> Option<PoolUsage> {
+        let pool = self.pool(key)?;
+        Some(pool::usage(pool, self.space(&key.space)))
+    }
+
+    pub fn advertisement(&self, key: &AdvertisementKey) -> Option<&Arc<Advertisement>> {
+        self.advertisements.get(key)
+    }
+
+    /// By cluster (the operator's first) and name.
+    pub fn advertisements(&self) -> impl Iterator<Item = &Arc<Advertisement>> {
+        self.advertisements.values()
+    }
+
+    pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
+        self.tenants.cluster(name)
+    }
+
+    /// By name.
+    pub fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
+        self.tenants.clusters()
+    }
+
+    pub fn node(&self, key: &NodeKey) -> Option<&Arc<Node>> {
+        self.tenants.node(key)
+    }
+
+    /// By name.
+    pub fn nodes_of(&self, cluster: &Name) -> impl Iterator<Item = &Arc<Node>> {
+        self.tenants.nodes_of(cluster)
+    }
+
+    pub fn backends(&self, owner: &OwnerKey) -> Option<&Arc<Backends>> {
+        self.tenants.backends(owner)
+    }
+
+    /// By owner.
+    pub fn backends_of(&self, cluster: &Name) -> impl Iterator<Item = &Arc<Backends>> {
+        self.tenants.backends_of(cluster)
+    }
+
+    pub fn placement(&self, group: AllocationId) -> Option<&Arc<Placement>> {
+        self.placements.get(&group)
+    }
+
+    /// By group.
+    pub fn placements(&self) -> impl Iterator<Item = &Arc<Placement>> {
+        self.placements.values()
+    }
+
+    fn space(&self, name: &Name) -> &Space {
+        self.spaces.get(name).unwrap_or(&NOTHING_HELD)
+    }
+}
+
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;

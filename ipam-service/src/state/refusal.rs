@@ -1,7 +1,7 @@
 //! Why not: every way in which a command can be turned down has a name here.
 
 use super::address::Address;
-use super::model::{OwnerKey, PoolKey, Port, Revision};
+use super::model::{OwnerKey, PoolKey, Revision};
 use super::names::Name;
 
 /// A claim that was not granted. What a later change can cure may be queued.
@@ -129,12 +129,79 @@ impl Reason {
     }
 }
 
-/// Texts that users know from MetalLB, in one place.
+/// How refusals are worded. Where MetalLB has words for it they are part of the text, as its users
+/// search for them.
 pub mod text {
-    use super::{Address, Port};
+    use super::super::address::{Address, Family};
+    use super::super::model::{Allocation, OwnerKey, PoolKey, Port};
 
-    /// As MetalLB words it; its users search for this.
+    /// A port clash, in MetalLB's words.
     pub fn port_in_use(port: Port, address: Address) -> String {
         format!("port {port} is already in use on \"{address}\"")
+    }
+
+    /// A sharing key that does not agree with the holders', in MetalLB's words.
+    pub fn other_sharing_key(owner: &OwnerKey, holder: &str, address: Address) -> String {
+        format!(
+            "can't change sharing key for \"{owner}\", address also in use by {holder} ({address})"
+        )
+    }
+
+    /// Somebody else's address.
+    pub fn taken(address: Address, pool: &PoolKey, holder: &str) -> String {
+        format!("address {address} of pool \"{pool}\" is held by {holder}")
+    }
+
+    /// A holder, as its own cluster may see it; to other clusters only the cluster is named.
+    pub fn holder(holder: &Allocation, asked_by: &OwnerKey) -> String {
+        let key = &holder.owner.key;
+        if key.cluster == asked_by.cluster {
+            key.to_string()
+        } else {
+            format!("cluster {}", key.cluster)
+        }
+    }
+
+    /// A pool name that means nothing to the cluster, in MetalLB's words.
+    pub fn unknown_pool(name: &str) -> String {
+        format!("unknown pool \"{name}\"")
+    }
+
+    /// A pool that is not for this owner, in MetalLB's words.
+    pub fn pool_not_for_owner(pool: &PoolKey, owner: &OwnerKey) -> String {
+        format!(
+            "pool {pool} not compatible for ip assignment: its namespaces and selectors exclude \
+             {owner}"
+        )
+    }
+
+    /// Addresses outside every pool, in MetalLB's words.
+    pub fn not_in_config(addresses: &[Address]) -> String {
+        format!("{} is not allowed in config", list(addresses))
+    }
+
+    /// Addresses of another pool than the one asked for, in MetalLB's words.
+    pub fn not_in_requested_pool(addresses: &[Address], pool: &str) -> String {
+        let addresses = list(addresses);
+        format!(
+            "requested loadBalancer IP(s) {addresses} is not compatible with requested address \
+             pool {pool}"
+        )
+    }
+
+    /// A full pool, in MetalLB's words.
+    pub fn no_free_address(pool: &PoolKey, family: Family) -> String {
+        format!("no available IPs in pool \"{pool}\" ({family})")
+    }
+
+    /// A pool without the family.
+    pub fn no_family(pool: &PoolKey, family: Family) -> String {
+        format!("pool \"{pool}\" has no {family} range")
+    }
+
+    /// `["192.0.2.1" "2001:db8::1"]`, as MetalLB writes lists.
+    fn list(addresses: &[Address]) -> String {
+        let quoted: Vec<String> = addresses.iter().map(|a| format!("\"{a}\"")).collect();
+        format!("[{}]", quoted.join(" "))
     }
 }

@@ -1,0 +1,91 @@
+//! Advertisements: what is stored of them. What they lead to is decided elsewhere.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::cluster;
+use super::draft::Draft;
+use super::model::{Advertisement, AdvertisementKey};
+use super::names::Name;
+use super::refusal::{InvalidField, Rejection};
+
+/// Creates or replaces one. An equal one changes nothing.
+pub(super) fn apply(draft: &mut Draft<'_>, wanted: &Advertisement) -> Result<(), Rejection> {
+    if let Some(cluster) = &wanted.key.cluster {
+        cluster::contact(draft, cluster, 0)?;
+    }
+    put_if_changed(draft, wanted);
+    Ok(())
+}
+
+/// # Errors
+/// [`Rejection::UnknownAdvertisement`]
+pub(super) fn delete(draft: &mut Draft<'_>, key: &AdvertisementKey) -> Result<(), Rejection> {
+    let Some(known) = draft.state.advertisement(key) else {
+        return Err(Rejection::UnknownAdvertisement(describe(key)));
+    };
+    draft.drop_advertisement(known);
+    Ok(())
+}
+
+/// Replaces all advertisements of a cluster.
+///
+/// # Errors
+/// [`Rejection::Invalid`] if a name appears twice, [`Rejection::StaleFence`]
+pub(super) fn sync(
+    draft: &mut Draft<'_>,
+    cluster: &Name,
+    wanted: &[Advertisement],
+    fence: u64,
+) -> Result<(), Rejection> {
+    let mut names = BTreeSet::new();
+    let twice: Vec<InvalidField> = (0..)
+        .zip(wanted)
+        .filter(|(_, one)| !names.insert(&one.key))
+        .map(|(index, one): (usize, _)| InvalidField {
+            field: format!("advertisements[{index}].name"),
+            message: format!(
+                "duplicate definition of advertisement {:?}",
+                one.key.name.as_str()
+            ),
+        })
+        .collect();
+    if !twice.is_empty() {
+        return Err(Rejection::Invalid(twice));
+    }
+    cluster::contact(draft, cluster, fence)?;
+    let known = draft.state.advertisements();
+    let known = known.filter(|one| one.key.cluster.as_ref() == Some(cluster));
+    for gone in known.filter(|one| !names.contains(&one.key)) {
+        draft.drop_advertisement(gone);
+    }
+    for one in wanted {
+        put_if_changed(draft, one);
+    }
+    Ok(())
+}
+
+fn put_if_changed(draft: &mut Draft<'_>, wanted: &Advertisement) {
+    let known = draft.state.advertisement(&wanted.key);
+    let same = known.is_some_and(|known| {
+        let stored: &Advertisement = Arc::as_ref(known);
+        let wanted = Advertisement {
+            revision: known.revision,
+            ..wanted.clone()
+        };
+        *stored == wanted
+    });
+    if !same {
+        draft.put_advertisement(known, wanted);
+    }
+}
+
+fn describe(key: &AdvertisementKey) -> String {
+    match &key.cluster {
+        Some(cluster) => format!("{cluster}/{}", key.name),
+        None => key.name.to_string(),
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests;

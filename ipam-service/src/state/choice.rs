@@ -1,0 +1,464 @@
+//! Which addresses satisfy a claim, or why none do. Reads the state and changes nothing.
+
+mod exact;
+
+use std::sync::Arc;
+
+use super::State;
+use super::address::{Address, AddressRange, Family};
+use super::model::{Allocation, AllocationId, Claim, Families, OwnerKey, Pool, PoolKey};
+use super::pool::{self, Holding, View};
+use super::refusal::{Attempt, Reason, Refusal, text};
+use super::sharing::{Conflict, ShareKey};
+use super::space::Space;
+
+/// Attempts that a refusal lists. A claim that waits keeps its refusal, so with very many pools
+/// the list would weigh more than the claim; nobody reads further than this.
+const MAX_ATTEMPTS: usize = 32;
+
+/// A claim on its way to an answer.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asking<'a> {
+    pub(super) state: &'a State,
+    pub(super) owner: &'a OwnerKey,
+    pub(super) claim: &'a Claim,
+    /// Place in the queue: claims that wait since a smaller id go first. A newcomer has
+    /// [`NEWCOMER`].
+    pub(super) arrival: AllocationId,
+    /// What the owner holds now: kept if it fits.
+    pub(super) current: &'a [Address],
+    pub(super) current_pool: Option<&'a PoolKey>,
+    /// Tried before any other address, but nobody's yet.
+    pub(super) wished: &'a [Address],
+}
+
+/// Place in the queue of a claim that is not stored yet.
+pub(super) const NEWCOMER: AllocationId = AllocationId::MAX;
+
+/// Addresses for a claim, IPv4 first, and the pool that they come from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Grant {
+    pub(super) addresses: Vec<Address>,
+    pub(super) pool: PoolKey,
+}
+
+/// Why a pool has no address of a family for this claim.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Lack {
+    Family,
+    FreeAddress,
+    /// There is one, but older claims that wait come first.
+    BehindOlder,
+    /// There may be one, but until all clusters have reported nobody knows.
+    Recovering,
+}
+
+impl<'a> Asking<'a> {
+    /// A stored claim, asked again.
+    pub(super) fn again(state: &'a State, allocation: &'a Allocation) -> Self {
+        Self::renewed(state, allocation, &allocation.claim)
+    }
+
+    /// The owner of an allocation asks with this claim.
+    pub(super) fn renewed(state: &'a State, held: &'a Allocation, claim: &'a Claim) -> Self {
+        // Addresses of another space are not the same addresses.
+        let pool = held.pool.as_ref().filter(|pool| pool.space == claim.space);
+        Self {
+            state,
+            owner: &held.owner.key,
+            claim,
+            arrival: held.id,
+            current: pool.map_or(&[], |_| &held.addresses),
+            current_pool: pool,
+            wished: &[],
+        }
+    }
+
+    /// The addresses to give.
+    ///
+    /// # Errors
+    /// Why none can be given now.
+    pub(super) fn choose(&self) -> Result<Grant, Refusal> {
+        if !self.claim.addresses.is_empty() {
+            return self.exactly();
+        }
+        let named = self.named_pool()?;
+        if let Some(grant) = self.adopt(self.current).or_else(|| self.adopt(self.wished)) {
+            return Ok(grant);
+        }
+        if self.state.is_recovering() {
+            return self.adopt_part().ok_or_else(recovering);
+        }
+        match self.claim.families {
+            Families::One(family) => self.search(named, |pool| self.one(pool, family)),
+            Families::Any => self.search(named, |pool| self.either(pool, Family::ALL)),
+            Families::Both => self.search(named, |pool| self.both(pool)),
+            Families::PreferBoth { first } => {
+                let dual = self.search(named, |pool| self.both(pool));
+                if let Some(grant) = dual.ok().or_else(|| self.adopt_part()) {
+                    return Ok(grant);
+                }
+                let second = other(first);
+                self.search(named, |pool| self.one(pool, first))
+                    .or_else(|_| self.search(named, |pool| self.one(pool, second)))
+                    .or_else(|_| self.search(named, |pool| self.either(pool, [first, second])))
+            }
+        }
+    }
+
+    /// The pool that the claim names.
+    fn named_pool(&self) -> Result<Option<&'a Arc<Pool>>, Refusal> {
+        let Some(name) = &self.claim.pool else {
+            return Ok(None);
+        };
+        let unknown = || refusal(Reason::UnknownPool, text::unknown_pool(name));
+        let pool = self.view().named(name).ok_or_else(unknown)?;
+        if pool::admits(pool, self.owner, self.claim) {
+            Ok(Some(pool))
+        } else {
+            Err(self.not_for_owner(pool))
+        }
+    }
+
+    /// Addresses that are the owner's, or wished for, if they satisfy the whole claim; a missing
+    /// family may be added from the same pool. Nothing is said of why not: the search follows.
+    fn adopt(&self, from: &[Address]) -> Option<Grant> {
+        let of = |family| from.iter().copied().find(|a| a.family() == family);
+        match self.claim.families {
+            Families::One(family) => self.first_at_home(from, &[family]),
+            Families::Any => self.first_at_home(from, &Family::ALL),
+            Families::Both | Families::PreferBoth { .. } => {
+                match (of(Family::V4), of(Family::V6)) {
+                    (Some(v4), Some(v6)) => {
+                        let pair = [v4, v6];
+                        self.home(&pair).map(|pool| grant(pool, &pair))
+                    }
+                    (Some(one), None) | (None, Some(one)) => {
+                        let pool = self.home(&[one])?;
+                        match self.candidate(pool, other(one.family())) {
+                            Ok(added) => Some(grant(pool, &[one, added])),
+                            Err(_) if self.claim.families == Families::Both => None,
+                            Err(_) => Some(grant(pool, &[one])),
+                        }
+                    }
+                    (None, None) => None,
+                }
+            }
+        }
+    }
+
+    /// For a claim that would like both families but need not have them: one address that is the
+    /// owner's or wished for.
+    fn adopt_part(&self) -> Option<Grant> {
+        if !matches!(self.claim.families, Families::PreferBoth { .. }) {
+            return None;
+        }
+        self.first_at_home(self.current, &Family::ALL)
+            .or_else(|| self.first_at_home(self.wished, &Family::ALL))
+    }
+
+    fn first_at_home(&self, from: &[Address], families: &[Family]) -> Option<Grant> {
+        families.iter().find_map(|family| {
+            let mut of_family = from.iter().filter(|a| a.family() == *family);
+            of_family.find_map(|one| Some(grant(self.home(&[*one])?, &[*one])))
+        })
+    }
+
+    /// The pool from which the claim could hold these addresses.
+    fn home(&self, addresses: &[Address]) -> Option<&'a Arc<Pool>> {
+        let preferred = match &self.claim.pool {
+            Some(name) => self.view().named(name).map(|pool| &pool.key),
+            None => self.current_pool,
+        };
+        let claim = self.claim;
+        let holding = Holding {
+            owner: self.owner,
+            space: &claim.space,
+            addresses,
+            preferred,
+        };
+        let pool = holding.permitted_by(&self.state.pools, claim)?;
+        let is_named = claim
+            .pool
+            .as_ref()
+            .is_none_or(|name| pool.key.name == *name);
+        (is_named && addresses.iter().all(|a| self.is_clear(*a))).then_some(pool)
+    }
+
+    /// The first pool that has what `take` looks for, in the order in which pools are tried.
+    fn search(
+        &self,
+        named: Option<&'a Arc<Pool>>,
+        take: impl Fn(&Pool) -> Result<Vec<Address>, (Family, Lack)>,
+    ) -> Result<Grant, Refusal> {
+        let mut tried = Vec::new();
+        let auto = named.is_none().then(|| self.view().auto());
+        for pool in named.into_iter().chain(auto.into_iter().flatten()) {
+            let (reason, message) = if pool::admits(pool, self.owner, self.claim) {
+                match take(pool) {
+                    Ok(addresses) => return Ok(grant(pool, &addresses)),
+                    Err((family, lack)) => lack.describe(&pool.key, family),
+                }
+            } else {
+                let message = text::pool_not_for_owner(&pool.key, self.owner);
+                (Reason::PoolNotForOwner, message)
+            };
+            if tried.len() < MAX_ATTEMPTS {
+                tried.push(Attempt {
+                    pool: pool.key.clone(),
+                    reason,
+                    message,
+                });
+            }
+        }
+        Err(self.summary(tried, named.is_some()))
+    }
+
+    /// The refusal of a search, from what was tried.
+    fn summary(&self, tried: Vec<Attempt>, in_named_pool: bool) -> Refusal {
+        let of = |reason| tried.iter().find(|attempt| attempt.reason == reason);
+        let telling = of(Reason::BehindOlderClaims)
+            .or_else(|| of(Reason::NoFreeAddress))
+            .or(tried.last());
+        let (reason, message) = match telling {
+            None => (
+                Reason::NoFreeAddress,
+                "no available IPs: no pool is open to this claim".to_owned(),
+            ),
+            Some(Attempt {
+                reason, message, ..
+            }) => {
+                let says_all = matches!(reason, Reason::NoFreeAddress | Reason::BehindOlderClaims);
+                if says_all || in_named_pool {
+                    (*reason, message.clone())
+                } else {
+                    let message = format!("no available IPs: {message}");
+                    (Reason::NoFreeAddress, message)
+                }
+            }
+        };
+        let mut attempts = self.attempt_to_stay();
+        let message = match attempts.first() {
+            Some(stay) => format!("{}; and elsewhere: {message}", stay.message),
+            None => message,
+        };
+        attempts.extend(tried);
+        Refusal {
+            reason,
+            message,
+            attempts,
+        }
+    }
+
+    fn one(&self, pool: &Pool, family: Family) -> Result<Vec<Address>, (Family, Lack)> {
+        match self.candidate(pool, family) {
+            Ok(address) => Ok(vec![address]),
+            Err(lack) => Err((family, lack)),
+        }
+    }
+
+    fn either(&self, pool: &Pool, families: [Family; 2]) -> Result<Vec<Address>, (Family, Lack)> {
+        let [first, second] = families;
+        self.one(pool, first).or_else(|why| {
+            self.one(pool, second).map_err(|why_second| match why {
+                (_, Lack::Family) => why_second,
+                (_, Lack::FreeAddress | Lack::BehindOlder | Lack::Recovering) => why,
+            })
+        })
+    }
+
+    fn both(&self, pool: &Pool) -> Result<Vec<Address>, (Family, Lack)> {
+        let mut pair = self.one(pool, Family::V4)?;
+        pair.extend(self.one(pool, Family::V6)?);
+        Ok(pair)
+    }
+
+    /// An address of a family from a pool: the owner's own, else a wished one, else the lowest that
+    /// is free or that the owner may share, in the order of the pool's ranges.
+    fn candidate(&self, pool: &Pool, family: Family) -> Result<Address, Lack> {
+        let mut known = self.current.iter().chain(self.wished);
+        let known = known.find(|address| {
+            address.family() == family
+                && pool::may_give(pool, **address)
+                && self.is_clear(**address)
+        });
+        if let Some(address) = known {
+            return Ok(*address);
+        }
+        if !pool::has_family(pool, family) {
+            return Err(Lack::Family);
+        }
+        if self.state.is_recovering() {
+            return Err(Lack::Recovering);
+        }
+        match self.lowest_in(pool, family) {
+            None => Err(Lack::FreeAddress),
+            Some(address) if self.is_behind(address) => Err(Lack::BehindOlder),
+            Some(address) => Ok(address),
+        }
+    }
+
+    /// Whether a pool has an address of a family for the claim, were it not for older claims.
+    pub(super) fn has_room(&self, pool: &Pool, family: Family) -> bool {
+        let may_stay = |address: &Address| {
+            address.family() == family
+                && pool::may_give(pool, *address)
+                && self.admitted(*address).is_ok()
+        };
+        self.current.iter().any(may_stay) || self.lowest_in(pool, family).is_some()
+    }
+
+    fn lowest_in(&self, pool: &Pool, family: Family) -> Option<Address> {
+        let key = ShareKey::of(self.owner, self.claim);
+        let mut ranges = pool.ranges.iter().filter(|range| range.family() == family);
+        ranges.find_map(|range| self.lowest(*range, pool.avoid_buggy_ips, key.as_ref()))
+    }
+
+    fn lowest(
+        &self,
+        range: AddressRange,
+        avoid_buggy: bool,
+        key: Option<&ShareKey>,
+    ) -> Option<Address> {
+        let space = self.space();
+        let free = space.lowest_free(range, avoid_buggy);
+        // A shared address counts only below the lowest free one, as in MetalLB's scan.
+        let reach = AddressRange::new(range.first(), free.unwrap_or(range.last()))?;
+        key.and_then(|key| space.lowest_shared(key, &self.claim.ports, reach, avoid_buggy))
+            .or(free)
+    }
+
+    /// Whether the owner could hold the address as far as others are concerned.
+    fn is_clear(&self, address: Address) -> bool {
+        self.admitted(address).is_ok() && !self.is_behind(address)
+    }
+
+    fn admitted(&self, address: Address) -> Result<(), (Conflict, &'a Arc<Allocation>)> {
+        self.space().admits(address, self.owner, self.claim)
+    }
+
+    /// Whether a claim that waits longer comes first for this address.
+    fn is_behind(&self, address: Address) -> bool {
+        if self.current.contains(&address) {
+            return false;
+        }
+        let state = self.state;
+        let mut holders = self.space().holders(address);
+        let vacated = match (holders.next(), holders.next()) {
+            // An earlier incarnation of the owner gives it back in this very decision.
+            (Some(holder), None) if holder.owner.key == *self.owner => true,
+            (_, _) => false,
+        };
+        if vacated {
+            state.has_taker(&self.claim.space, address, self.owner)
+        } else {
+            state.has_older_taker(&self.claim.space, address, self.arrival)
+        }
+    }
+
+    /// What is held now, and why it does not fit the claim: the first thing to say in a refusal.
+    fn attempt_to_stay(&self) -> Vec<Attempt> {
+        let Some(pool) = self.current_pool else {
+            return Vec::new();
+        };
+        let conflicts = self.current.iter().filter_map(|address| {
+            let (conflict, holder) = self.admitted(*address).err()?;
+            let (reason, message) = self.conflict(*address, pool, conflict, holder);
+            Some(Attempt {
+                pool: pool.clone(),
+                reason,
+                message,
+            })
+        });
+        conflicts.collect()
+    }
+
+    fn conflict(
+        &self,
+        address: Address,
+        pool: &PoolKey,
+        conflict: Conflict,
+        holder: &Allocation,
+    ) -> (Reason, String) {
+        let holder_name = text::holder(holder, self.owner);
+        match conflict {
+            Conflict::PortInUse(port) => {
+                let message = text::port_in_use(port, address);
+                (Reason::PortInUse, format!("{message} by {holder_name}"))
+            }
+            // Who stands beside others already is told that its key may not change.
+            Conflict::Taken if !self.current.contains(&address) => (
+                Reason::AddressTaken,
+                text::taken(address, pool, &holder_name),
+            ),
+            Conflict::Taken | Conflict::OtherKey => (
+                Reason::SharingMismatch,
+                text::other_sharing_key(self.owner, &holder_name, address),
+            ),
+        }
+    }
+
+    fn not_for_owner(&self, pool: &Pool) -> Refusal {
+        let message = text::pool_not_for_owner(&pool.key, self.owner);
+        refusal(Reason::PoolNotForOwner, message)
+    }
+
+    fn view(&self) -> View<'a> {
+        self.state
+            .pools
+            .view(&self.claim.space, &self.owner.cluster)
+    }
+
+    fn space(&self) -> &'a Space {
+        self.state.space(&self.claim.space)
+    }
+}
+
+impl Lack {
+    fn describe(self, pool: &PoolKey, family: Family) -> (Reason, String) {
+        match self {
+            Self::Family => (Reason::FamilyNotInPool, text::no_family(pool, family)),
+            Self::FreeAddress => (Reason::NoFreeAddress, text::no_free_address(pool, family)),
+            Self::BehindOlder => (
+                Reason::BehindOlderClaims,
+                format!("older claims wait for {family} addresses of pool \"{pool}\""),
+            ),
+            Self::Recovering => (Reason::Recovering, recovering().message),
+        }
+    }
+}
+
+fn recovering() -> Refusal {
+    refusal(
+        Reason::Recovering,
+        "the store was replaced and waits until every cluster has reported what it holds"
+            .to_owned(),
+    )
+}
+
+fn refusal(reason: Reason, message: String) -> Refusal {
+    Refusal {
+        reason,
+        message,
+        attempts: Vec::new(),
+    }
+}
+
+fn grant(pool: &Pool, addresses: &[Address]) -> Grant {
+    let mut addresses = addresses.to_vec();
+    addresses.sort_by_key(|address| address.family());
+    Grant {
+        addresses,
+        pool: pool.key.clone(),
+    }
+}
+
+fn other(family: Family) -> Family {
+    match family {
+        Family::V4 => Family::V6,
+        Family::V6 => Family::V4,
+    }
+}
+
+#[cfg(test)]
+mod tests;

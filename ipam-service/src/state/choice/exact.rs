@@ -1,0 +1,100 @@
+//! Claims for certain addresses.
+
+use std::sync::Arc;
+
+use super::{Asking, Grant, grant, recovering, refusal};
+use crate::state::address::Family;
+use crate::state::model::{Families, Pool};
+use crate::state::pool;
+use crate::state::refusal::{Reason, Refusal, text};
+
+impl<'a> Asking<'a> {
+    /// The very addresses that the claim asks for.
+    pub(super) fn exactly(&self) -> Result<Grant, Refusal> {
+        let addresses = &self.claim.addresses;
+        self.check_families()?;
+        let pool = self.pool_of_exactly()?;
+        for address in addresses {
+            if let Err((conflict, holder)) = self.admitted(*address) {
+                let (reason, message) = self.conflict(*address, &pool.key, conflict, holder);
+                return Err(refusal(reason, message));
+            }
+        }
+        let is_ours = |address| self.current.contains(address) || self.wished.contains(address);
+        if self.state.is_recovering() && !addresses.iter().all(is_ours) {
+            return Err(recovering());
+        }
+        match addresses.iter().find(|address| self.is_behind(**address)) {
+            None => Ok(grant(pool, addresses)),
+            Some(address) => Err(refusal(
+                Reason::BehindOlderClaims,
+                format!("older claims wait for address {address}"),
+            )),
+        }
+    }
+
+    fn check_families(&self) -> Result<(), Refusal> {
+        let given: Vec<Family> = self.claim.addresses.iter().map(|a| a.family()).collect();
+        let fits = match self.claim.families {
+            Families::Any | Families::PreferBoth { .. } => true,
+            Families::One(family) => given == [family],
+            Families::Both => given == Family::ALL,
+        };
+        if fits {
+            return Ok(());
+        }
+        let message = format!(
+            "{} the families that the claim asks for",
+            match given.as_slice() {
+                [one] => format!("one {one} address is not of"),
+                _ => "the addresses are not of".to_owned(),
+            }
+        );
+        Err(refusal(Reason::FamilyNotInPool, message))
+    }
+
+    /// The pool that gives the addresses that the claim asks for.
+    fn pool_of_exactly(&self) -> Result<&'a Arc<Pool>, Refusal> {
+        let addresses = &self.claim.addresses;
+        if let Some(name) = &self.claim.pool
+            && self.view().named(name).is_none()
+        {
+            return Err(refusal(Reason::UnknownPool, text::unknown_pool(name)));
+        }
+        let mut homes: Vec<&Arc<Pool>> = self
+            .view()
+            .containing(addresses[0])
+            .filter(|pool| addresses.iter().all(|a| pool::contains(pool, *a)))
+            .collect();
+        // What is held is kept through the pool that it is held through.
+        homes.sort_by_key(|pool| Some(&pool.key) != self.current_pool);
+        if homes.is_empty() {
+            let message = text::not_in_config(addresses);
+            return Err(refusal(Reason::AddressNotInPool, message));
+        }
+        if let Some(name) = &self.claim.pool {
+            homes.retain(|pool| pool.key.name == *name);
+            if homes.is_empty() {
+                let message = text::not_in_requested_pool(addresses, name);
+                return Err(refusal(Reason::AddressNotInRequestedPool, message));
+            }
+        }
+        let mut first_refusal = None;
+        for pool in homes {
+            let refused = if !pool::admits(pool, self.owner, self.claim) {
+                self.not_for_owner(pool)
+            } else if !addresses.iter().all(|a| pool::may_give(pool, *a)) {
+                let message = format!(
+                    "{}: pool {} avoids addresses that end in .0 or .255",
+                    text::not_in_config(addresses),
+                    pool.key
+                );
+                refusal(Reason::BuggyAddress, message)
+            } else {
+                return Ok(pool);
+            };
+            first_refusal.get_or_insert(refused);
+        }
+        Err(first_refusal.expect("there was a pool, and it was not returned"))
+    }
+}

@@ -1,0 +1,231 @@
+//! What Allocate, Release and a new decision about a stored claim change.
+
+use std::sync::Arc;
+
+use super::State;
+use super::address::Address;
+use super::choice::{Asking, Grant, NEWCOMER};
+use super::cluster;
+use super::command::{Allocate, IfRefused, Release};
+use super::draft::Draft;
+use super::model::{Allocation, Claim, Owner, OwnerKey, Pool, Revision, Standing};
+use super::pool::Holding;
+use super::refusal::{Refusal, Rejection};
+
+/// Takes addresses for an owner.
+///
+/// An equal claim of the same incarnation changes nothing. A changed one keeps its addresses where
+/// they fit; where they do not, and no others do, they stay held under the earlier claim. Another
+/// incarnation is a release followed by an allocation, in one decision: it gets the addresses of
+/// the one before if they fit and nobody who waits could use them.
+pub(super) fn allocate(draft: &mut Draft<'_>, command: &Allocate) -> Result<(), Rejection> {
+    let owner = &command.owner;
+    cluster::contact(draft, &owner.key.cluster, command.fence)?;
+    let existing = draft.state.allocation(&owner.key);
+    check_revision(&owner.key, existing, command.if_revision)?;
+    match existing {
+        Some(held) if same_incarnation(&held.owner, owner) => renew(draft, held, command),
+        Some(former) => {
+            let pool = former.pool.as_ref();
+            let vacated = pool.is_some_and(|pool| pool.space == command.claim.space);
+            let vacated = if vacated {
+                former.addresses.as_slice()
+            } else {
+                &[]
+            };
+            let wished = [vacated, &command.held].concat();
+            let answer = first_answer(draft.state, command, &wished)?;
+            draft.drop_allocation(former);
+            create(draft, command, answer);
+            Ok(())
+        }
+        None => {
+            let answer = first_answer(draft.state, command, &command.held)?;
+            create(draft, command, answer);
+            Ok(())
+        }
+    }
+}
+
+/// Gives an owner's addresses back, or withdraws its claim. Another incarnation's are left alone.
+pub(super) fn release(draft: &mut Draft<'_>, command: &Release) -> Result<(), Rejection> {
+    let owner = &command.owner;
+    if draft.state.cluster(&owner.key.cluster).is_some() {
+        cluster::contact(draft, &owner.key.cluster, command.fence)?;
+    }
+    let Some(held) = draft.state.allocation(&owner.key) else {
+        return if command.allow_missing {
+            Ok(())
+        } else {
+            Err(Rejection::UnknownOwner(owner.key.clone()))
+        };
+    };
+    if !same_incarnation(&held.owner, owner) {
+        return Ok(());
+    }
+    check_revision(&owner.key, Some(held), command.if_revision)?;
+    draft.drop_allocation(held);
+    Ok(())
+}
+
+/// Decides a stored claim again. No change if the answer is what it was.
+///
+/// Who has what it asked for is moved only when the pools forbid what it holds. A pool that is
+/// renamed, or a range that goes over to another pool, moves no address, not even where a claim
+/// names the pool: the same claim gets the same answer for ever.
+pub(super) fn redecide(draft: &mut Draft<'_>, owner: &OwnerKey) {
+    let Some(held) = draft.state.allocation(owner) else {
+        return;
+    };
+    let permitted_by = match held.standing {
+        Standing::Assigned => kept_by(draft.state, held, &held.claim),
+        Standing::Pending(_) | Standing::Stale { .. } => None,
+    };
+    let answer = Asking::again(draft.state, held).choose();
+    let renewed = match (permitted_by, answer) {
+        (Some(_), Ok(grant)) if held.addresses.iter().all(|a| grant.addresses.contains(a)) => {
+            answered(draft.state, held, held.claim.clone(), Ok(grant))
+        }
+        (Some(pool), _) => Allocation {
+            pool: Some(pool.key.clone()),
+            ..Allocation::clone(held)
+        },
+        (None, answer) => answered(draft.state, held, held.claim.clone(), answer),
+    };
+    put_if_changed(draft, held, renewed);
+}
+
+/// The same owner asks again, with the same or another claim.
+fn renew(
+    draft: &mut Draft<'_>,
+    held: &Arc<Allocation>,
+    command: &Allocate,
+) -> Result<(), Rejection> {
+    let mut renewed = if held.claim == command.claim && held.standing == Standing::Assigned {
+        Allocation::clone(held)
+    } else {
+        let asking = Asking {
+            wished: &command.held,
+            ..Asking::renewed(draft.state, held, &command.claim)
+        };
+        let answer = asking.choose();
+        if let (Err(refusal), IfRefused::Fail) = (&answer, command.if_refused) {
+            return Err(refusal.clone().into());
+        }
+        answered(draft.state, held, command.claim.clone(), answer)
+    };
+    if renewed.owner.uid.is_empty() {
+        renewed.owner.uid.clone_from(&command.owner.uid);
+    }
+    put_if_changed(draft, held, renewed);
+    Ok(())
+}
+
+/// An allocation after its claim got this answer.
+fn answered(
+    state: &State,
+    held: &Allocation,
+    claim: Claim,
+    answer: Result<Grant, Refusal>,
+) -> Allocation {
+    let mut after = held.clone();
+    match answer {
+        Ok(Grant { addresses, pool }) => {
+            after.standing = Standing::Assigned;
+            after.addresses = addresses;
+            after.pool = Some(pool);
+        }
+        // Make before break: what is held stays, unless a rule of the pools forbids it.
+        Err(refusal) => match kept_by(state, held, &claim) {
+            Some(pool) => {
+                after.standing = Standing::Stale {
+                    refusal,
+                    held_claim: Box::new(held.effective_claim().clone()),
+                };
+                after.pool = Some(pool.key.clone());
+            }
+            None => {
+                after.standing = Standing::Pending(refusal);
+                after.addresses = Vec::new();
+                after.pool = None;
+            }
+        },
+    }
+    after.claim = claim;
+    after
+}
+
+/// The pool that permits what is held under the labels that the owner has now.
+fn kept_by<'a>(state: &'a State, held: &Allocation, labels: &Claim) -> Option<&'a Arc<Pool>> {
+    Holding::of(held)?.permitted_by(&state.pools, labels)
+}
+
+fn put_if_changed(draft: &mut Draft<'_>, held: &Arc<Allocation>, renewed: Allocation) {
+    if renewed != **held {
+        draft.put_allocation(Some(held), renewed);
+    }
+}
+
+/// The answer to a claim of an owner that is not stored; a refusal is to be queued.
+fn first_answer(
+    state: &State,
+    command: &Allocate,
+    wished: &[Address],
+) -> Result<Result<Grant, Refusal>, Rejection> {
+    let asking = Asking {
+        state,
+        owner: &command.owner.key,
+        claim: &command.claim,
+        arrival: NEWCOMER,
+        current: &[],
+        current_pool: None,
+        wished,
+    };
+    match (asking.choose(), command.if_refused) {
+        (Err(refusal), IfRefused::Fail) => Err(refusal.into()),
+        (answer, IfRefused::Fail | IfRefused::Queue) => Ok(answer),
+    }
+}
+
+fn create(draft: &mut Draft<'_>, command: &Allocate, answer: Result<Grant, Refusal>) {
+    let (standing, addresses, pool) = match answer {
+        Ok(Grant { addresses, pool }) => (Standing::Assigned, addresses, Some(pool)),
+        Err(refusal) => (Standing::Pending(refusal), Vec::new(), None),
+    };
+    let id = draft.next_id();
+    let allocation = Allocation {
+        id,
+        owner: command.owner.clone(),
+        claim: command.claim.clone(),
+        standing,
+        addresses,
+        pool,
+        revision: id,
+        create_time: draft.now,
+    };
+    draft.put_allocation(None, allocation);
+}
+
+/// A uid that is not known equals any.
+fn same_incarnation(stored: &Owner, given: &Owner) -> bool {
+    stored.uid.is_empty() || given.uid.is_empty() || stored.uid == given.uid
+}
+
+fn check_revision(
+    owner: &OwnerKey,
+    held: Option<&Arc<Allocation>>,
+    seen: Option<Revision>,
+) -> Result<(), Rejection> {
+    let current = held.map_or(0, |held| held.revision);
+    match seen {
+        Some(given) if given != current => Err(Rejection::StaleRevision {
+            owner: owner.clone(),
+            current,
+            given,
+        }),
+        Some(_) | None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

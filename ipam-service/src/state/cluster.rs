@@ -1,0 +1,145 @@
+//! Clusters: first contact, fences, inventories, deletion.
+
+use std::sync::Arc;
+
+use super::draft::Draft;
+use super::model::{Cluster, Inventory};
+use super::names::Name;
+use super::refusal::Rejection;
+
+/// A command of this cluster arrived: registers a cluster that is not known yet, and holds the
+/// command against the fences seen before. A `fence` of 0 was not given.
+///
+/// # Errors
+/// [`Rejection::StaleFence`]
+pub(super) fn contact(draft: &mut Draft<'_>, name: &Name, fence: u64) -> Result<(), Rejection> {
+    let cluster = seen(draft, name, fence)?;
+    put_if_changed(draft, cluster);
+    Ok(())
+}
+
+/// A program of this cluster says which installation it belongs to. An empty uid equals any.
+///
+/// # Errors
+/// [`Rejection::ClusterUidMismatch`]
+pub(super) fn introduce(draft: &mut Draft<'_>, name: &Name, uid: &str) -> Result<(), Rejection> {
+    let mut cluster = seen(draft, name, 0)?;
+    identify(&mut cluster, uid)?;
+    put_if_changed(draft, cluster);
+    Ok(())
+}
+
+/// An adapter is about to report all that its cluster holds.
+///
+/// # Errors
+/// [`Rejection::ClusterUidMismatch`], [`Rejection::StaleFence`]
+pub(super) fn begin_sync(
+    draft: &mut Draft<'_>,
+    name: &Name,
+    uid: &str,
+    fence: u64,
+) -> Result<(), Rejection> {
+    let mut cluster = seen(draft, name, fence)?;
+    identify(&mut cluster, uid)?;
+    cluster.inventory = match cluster.inventory {
+        Inventory::Complete => Inventory::Reporting { resync: true },
+        Inventory::Expected => Inventory::Reporting { resync: false },
+        reporting @ Inventory::Reporting { .. } => reporting,
+    };
+    put_if_changed(draft, cluster);
+    Ok(())
+}
+
+/// The adapter has reported everything.
+///
+/// # Errors
+/// [`Rejection::NotSyncing`], [`Rejection::StaleFence`]
+pub(super) fn end_sync(draft: &mut Draft<'_>, name: &Name, fence: u64) -> Result<(), Rejection> {
+    let mut cluster = seen(draft, name, fence)?;
+    match cluster.inventory {
+        Inventory::Reporting { .. } => cluster.inventory = Inventory::Complete,
+        Inventory::Complete | Inventory::Expected => {
+            return Err(Rejection::NotSyncing(name.clone()));
+        }
+    }
+    put_if_changed(draft, cluster);
+    Ok(())
+}
+
+/// Frees all that a cluster holds and forgets all that it declared.
+///
+/// # Errors
+/// [`Rejection::UnknownCluster`]
+pub(super) fn delete(draft: &mut Draft<'_>, name: &Name) -> Result<(), Rejection> {
+    let state = draft.state;
+    let Some(cluster) = state.cluster(name) else {
+        return Err(Rejection::UnknownCluster(name.clone()));
+    };
+    for allocation in state.allocations_of(name) {
+        draft.drop_allocation(allocation);
+    }
+    for pool in state.pools.of_cluster(name) {
+        draft.drop_pool(pool);
+    }
+    let advertisements = state.advertisements();
+    for advertisement in advertisements.filter(|one| one.key.cluster.as_ref() == Some(name)) {
+        draft.drop_advertisement(advertisement);
+    }
+    for node in state.nodes_of(name) {
+        draft.node(Some(node), None);
+    }
+    for backends in state.backends_of(name) {
+        draft.backends(Some(backends), None);
+    }
+    draft.drop_cluster(cluster);
+    Ok(())
+}
+
+/// The cluster as it is after this contact.
+fn seen(draft: &Draft<'_>, name: &Name, fence: u64) -> Result<Cluster, Rejection> {
+    let Some(known) = draft.state.cluster(name) else {
+        return Ok(Cluster {
+            name: name.clone(),
+            uid: String::new(),
+            // Whoever is expected after a loss of the store is in it already.
+            inventory: Inventory::Complete,
+            fence,
+            create_time: draft.now,
+            revision: 0,
+        });
+    };
+    let mut cluster = Cluster::clone(known);
+    if fence != 0 && fence < cluster.fence {
+        return Err(Rejection::StaleFence {
+            cluster: name.clone(),
+            current: cluster.fence,
+            given: fence,
+        });
+    }
+    cluster.fence = cluster.fence.max(fence);
+    Ok(cluster)
+}
+
+/// Two installations with copied values must not become one owner.
+fn identify(cluster: &mut Cluster, uid: &str) -> Result<(), Rejection> {
+    if cluster.uid.is_empty() {
+        uid.clone_into(&mut cluster.uid);
+    } else if !uid.is_empty() && cluster.uid != uid {
+        return Err(Rejection::ClusterUidMismatch {
+            cluster: cluster.name.clone(),
+            registered: cluster.uid.clone(),
+            given: uid.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+fn put_if_changed(draft: &mut Draft<'_>, cluster: Cluster) {
+    let known = draft.state.cluster(&cluster.name);
+    if known.map(Arc::as_ref) != Some(&cluster) {
+        draft.put_cluster(known, cluster);
+    }
+}
+
+#[cfg(test)]
+mod tests;

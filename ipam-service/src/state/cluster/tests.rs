@@ -1,0 +1,305 @@
+use crate::state::State;
+use crate::state::change::{Change, Edit};
+use crate::state::command::{Allocate, Command, Fact, Release};
+use crate::state::model::{AllocationId, Claim, NodeKey, ReportedNode, Timestamp};
+use crate::state::refusal::Reason;
+use crate::state::testing::*;
+
+use super::*;
+
+const WEB: &str = "east/default/web";
+
+fn begin(cluster: &str, uid: &str, fence: u64) -> Command {
+    Command::BeginSync {
+        cluster: name(cluster),
+        uid: uid.to_owned(),
+        fence,
+    }
+}
+
+fn end(cluster: &str) -> Command {
+    Command::EndSync {
+        cluster: name(cluster),
+        fence: 0,
+    }
+}
+
+/// A store that was lost: these clusters have yet to report.
+fn recovering(clusters: &[&str]) -> Book {
+    let expected = clusters.iter().map(|cluster| {
+        let cluster = Cluster {
+            name: name(cluster),
+            uid: String::new(),
+            inventory: Inventory::Expected,
+            fence: 0,
+            create_time: Timestamp(0),
+            revision: 1,
+        };
+        Change::Cluster(Edit {
+            before: None,
+            after: Some(Arc::new(cluster)),
+        })
+    });
+    let mut book = Book::default();
+    book.state = State::restore(100, expected);
+    book.apply_pool(&pool("p", &["192.0.2.0/29"]))
+        .expect("applied");
+    book
+}
+
+fn using(texts: &[&str], command: Allocate) -> Allocate {
+    Allocate {
+        held: addresses(texts),
+        ..command
+    }
+}
+
+#[test]
+fn a_lower_fence_is_turned_away_and_a_higher_one_remembered() {
+    let mut book = Book::with_pools(&[pool("p", &["192.0.2.0/29"])]);
+    let with_fence = |fence| Allocate {
+        fence,
+        ..allocate(WEB, claim())
+    };
+    book.run(with_fence(5)).expect("granted");
+    let stale = Rejection::StaleFence {
+        cluster: name("east"),
+        current: 5,
+        given: 4,
+    };
+    assert_eq!(book.run(with_fence(4)), Err(stale.clone()));
+    let late_release = Release {
+        fence: 4,
+        allow_missing: true,
+        ..release("east/default/other")
+    };
+    let late: [Command; 5] = [
+        late_release.into(),
+        Command::SyncPools {
+            cluster: name("east"),
+            pools: Vec::new(),
+            fence: 4,
+        },
+        Command::SyncAdvertisements {
+            cluster: name("east"),
+            advertisements: Vec::new(),
+            fence: 4,
+        },
+        begin("east", "", 4),
+        Command::EndSync {
+            cluster: name("east"),
+            fence: 4,
+        },
+    ];
+    for command in late {
+        assert_eq!(book.run(command), Err(stale.clone()));
+    }
+    assert_eq!(book.run(with_fence(0)), Ok(Vec::new()), "people give none");
+    assert_eq!(book.run(with_fence(5)), Ok(Vec::new()));
+    let changes = book
+        .run(with_fence(6))
+        .expect("unchanged but for the fence");
+    assert!(matches!(changes.as_slice(), [Change::Cluster(_)]));
+    assert_eq!(book.state.cluster("east").map(|one| one.fence), Some(6));
+    // Other clusters have their own.
+    let west = Allocate {
+        fence: 1,
+        ..allocate("west/default/web", claim())
+    };
+    book.run(west).expect("granted");
+}
+
+#[test]
+fn two_installations_do_not_become_one_owner() {
+    let mut book = Book::default();
+    book.run(begin("east", "", 0)).expect("without uid");
+    book.run(begin("east", "one", 0)).expect("learnt");
+    assert_eq!(book.run(begin("east", "one", 0)), Ok(Vec::new()));
+    assert_eq!(book.run(begin("east", "", 0)), Ok(Vec::new()));
+    assert_eq!(
+        book.run(begin("east", "two", 0)),
+        Err(Rejection::ClusterUidMismatch {
+            cluster: name("east"),
+            registered: "one".to_owned(),
+            given: "two".to_owned(),
+        })
+    );
+}
+
+#[test]
+fn a_program_that_introduces_itself_registers_its_cluster_and_is_held_against_its_uid() {
+    let introduce = |uid: &str| Command::Introduce {
+        cluster: name("east"),
+        uid: uid.to_owned(),
+    };
+    let mut book = Book::default();
+    assert_eq!(book.run(introduce("")).map(|changes| changes.len()), Ok(1));
+    assert_eq!(
+        book.run(introduce("one")).map(|changes| changes.len()),
+        Ok(1)
+    );
+    assert_eq!(book.run(introduce("one")), Ok(Vec::new()));
+    assert_eq!(book.run(introduce("")), Ok(Vec::new()));
+    let mismatch = book.run(introduce("two"));
+    assert!(matches!(
+        mismatch,
+        Err(Rejection::ClusterUidMismatch { .. })
+    ));
+    let inventory = book.state.cluster("east").map(|one| one.inventory);
+    assert_eq!(inventory, Some(Inventory::Complete));
+}
+
+#[test]
+fn inventories_go_from_expected_over_reporting_to_complete() {
+    let inventory = |book: &Book| book.state.cluster("east").map(|one| one.inventory);
+    let mut book = recovering(&["east"]);
+    assert_eq!(
+        book.run(end("east")),
+        Err(Rejection::NotSyncing(name("east")))
+    );
+    for resync in [false, true] {
+        book.run(begin("east", "", 0)).expect("begun");
+        assert_eq!(inventory(&book), Some(Inventory::Reporting { resync }));
+        assert_eq!(book.run(begin("east", "", 0)), Ok(Vec::new()));
+        book.run(end("east")).expect("ended");
+        assert_eq!(inventory(&book), Some(Inventory::Complete));
+    }
+    assert_eq!(
+        book.run(end("west")),
+        Err(Rejection::NotSyncing(name("west"))),
+        "never seen"
+    );
+}
+
+#[test]
+fn until_all_clusters_have_reported_only_what_is_in_use_is_granted() {
+    let mut book = recovering(&["east", "west"]);
+    let waits = "(RECOVERING)";
+    assert_eq!(book.queue(WEB, claim()), waits);
+    assert_eq!(book.queue("north/default/new", claim()), waits);
+    assert_eq!(
+        book.queue("east/default/at", for_addresses(&["192.0.2.6"])),
+        waits
+    );
+    assert_eq!(
+        book.refused("east/default/fail", claim()).reason,
+        Reason::Recovering
+    );
+    book.run(begin("east", "", 0)).expect("begun");
+    book.run(using(&["192.0.2.1"], queued("east/default/a", claim())))
+        .expect("adopted");
+    assert_eq!(book.held("east/default/a"), "192.0.2.1");
+    let at = for_addresses(&["192.0.2.2"]);
+    book.run(using(&["192.0.2.2"], queued("east/default/b", at)))
+        .expect("adopted");
+    assert_eq!(book.held("east/default/b"), "192.0.2.2");
+    // Somebody else has it already: it waits, and is not refused for good.
+    book.run(using(&["192.0.2.1"], queued("east/default/c", claim())))
+        .expect("queued");
+    assert_eq!(book.held("east/default/c"), waits);
+    // A claim that waits may still say what it uses.
+    book.run(using(&["192.0.2.0"], queued(WEB, claim())))
+        .expect("adopted");
+    assert_eq!(book.held(WEB), "192.0.2.0");
+    book.run(end("east")).expect("ended");
+    assert_eq!(book.held("east/default/c"), waits, "west is still expected");
+    book.run(begin("west", "", 0)).expect("begun");
+    book.run(end("west")).expect("ended");
+    assert_eq!(
+        book.held("north/default/new"),
+        "192.0.2.3",
+        "in arrival order"
+    );
+    assert_eq!(book.held("east/default/at"), "192.0.2.6");
+    assert_eq!(book.held("east/default/c"), "192.0.2.4");
+}
+
+#[test]
+fn what_is_held_may_change_while_others_are_awaited() {
+    let mut book = recovering(&["west"]);
+    book.run(using(&["192.0.2.1"], allocate(WEB, claim())))
+        .expect("adopted");
+    assert_eq!(book.take(WEB, shared("key", 80)), "192.0.2.1");
+    let dual = Claim {
+        families: crate::state::model::Families::Both,
+        ..claim()
+    };
+    assert_eq!(book.queue(WEB, dual), "192.0.2.1 (RECOVERING)");
+    book.run(release(WEB)).expect("released");
+    assert_eq!(book.queue(WEB, claim()), "(RECOVERING)");
+}
+
+#[test]
+fn a_cluster_that_will_never_report_can_be_deleted() {
+    let mut book = recovering(&["west"]);
+    assert_eq!(book.queue(WEB, claim()), "(RECOVERING)");
+    book.run(Command::DeleteCluster {
+        cluster: name("west"),
+    })
+    .expect("deleted");
+    assert_eq!(book.held(WEB), "192.0.2.0");
+}
+
+#[test]
+fn deleting_a_cluster_frees_and_forgets_all_that_is_its() {
+    let mut book = Book::with_pools(&[pool("tiny", &["192.0.2.1/32"])]);
+    let mut advertisement = crate::state::advertisement::tests::advertisement("east/l2");
+    advertisement.pools = [name("tiny")].into();
+    let node = NodeKey {
+        cluster: name("east"),
+        node: name("n1"),
+    };
+    let commands = [
+        Command::ApplyAdvertisement(Box::new(advertisement)),
+        Command::Facts {
+            cluster: name("east"),
+            facts: vec![
+                Fact::Node {
+                    key: node.clone(),
+                    reported: Some(ReportedNode {
+                        labels: labels(&[]),
+                        unavailable_reason: String::new(),
+                    }),
+                },
+                Fact::Backends {
+                    owner: owner(WEB),
+                    entry: Some(crate::state::model::EntryNodes::Any),
+                },
+            ],
+        },
+    ];
+    for command in commands {
+        book.run(command).expect("applied");
+    }
+    book.sync_pools("east", &[pool("east/own", &["198.51.100.0/30"])])
+        .expect("synced");
+    book.take(WEB, from_pool("tiny"));
+    book.queue("east/default/waits", from_pool("missing"));
+    book.queue("west/default/web", claim());
+    let before = book.state.revision();
+    let changes = book
+        .run(Command::DeleteCluster {
+            cluster: name("east"),
+        })
+        .expect("deleted");
+    let decisions = changes.iter().filter(|change| change.is_decision()).count();
+    assert_eq!(
+        changes.len() - decisions,
+        2,
+        "one node, one owner's backends"
+    );
+    assert_eq!(book.state.revision(), before + decisions as AllocationId);
+    assert!(book.state.cluster("east").is_none());
+    assert_eq!(book.state.allocations_of("east").count(), 0);
+    assert_eq!(book.state.nodes_of(&name("east")).count(), 0);
+    assert_eq!(book.state.backends_of(&name("east")).count(), 0);
+    assert_eq!(book.state.pools().count(), 1);
+    assert_eq!(book.state.advertisements().count(), 0);
+    assert_eq!(book.held("west/default/web"), "192.0.2.1");
+    assert_eq!(
+        book.run(Command::DeleteCluster {
+            cluster: name("east"),
+        }),
+        Err(Rejection::UnknownCluster(name("east")))
+    );
+}

@@ -1,0 +1,114 @@
+//! The changes of one decision while it is being made.
+
+use std::sync::Arc;
+
+use super::State;
+use super::change::{Change, Edit};
+use super::model::{
+    Advertisement, Allocation, AllocationId, Backends, Cluster, Node, Pool, Revision, Timestamp,
+};
+
+/// Changes in the order of the log; gives each decision its revision.
+#[derive(Debug)]
+pub(super) struct Draft<'a> {
+    pub(super) state: &'a State,
+    pub(super) now: Timestamp,
+    revision: Revision,
+    changes: Vec<Change>,
+}
+
+impl<'a> Draft<'a> {
+    pub(super) fn new(state: &'a State, now: Timestamp) -> Self {
+        Self {
+            state,
+            now,
+            revision: state.revision(),
+            changes: Vec::new(),
+        }
+    }
+
+    pub(super) fn finish(self) -> Vec<Change> {
+        self.changes
+    }
+
+    /// Stores an allocation, under the revision that this change takes.
+    pub(super) fn put_allocation(
+        &mut self,
+        before: Option<&Arc<Allocation>>,
+        mut after: Allocation,
+    ) {
+        after.revision = self.take_revision();
+        self.changes
+            .push(Change::Allocation(edit(before, Some(after))));
+    }
+
+    pub(super) fn drop_allocation(&mut self, before: &Arc<Allocation>) {
+        self.take_revision();
+        self.changes
+            .push(Change::Allocation(edit(Some(before), None)));
+    }
+
+    /// The id of the allocation that the next [`Draft::put_allocation`] creates.
+    pub(super) fn next_id(&self) -> AllocationId {
+        self.revision + 1
+    }
+
+    pub(super) fn put_pool(&mut self, before: Option<&Arc<Pool>>, after: &Pool) {
+        let mut after = after.clone();
+        after.revision = self.take_revision();
+        self.changes.push(Change::Pool(edit(before, Some(after))));
+    }
+
+    pub(super) fn drop_pool(&mut self, before: &Arc<Pool>) {
+        self.take_revision();
+        self.changes.push(Change::Pool(edit(Some(before), None)));
+    }
+
+    pub(super) fn put_advertisement(
+        &mut self,
+        before: Option<&Arc<Advertisement>>,
+        after: &Advertisement,
+    ) {
+        let mut after = after.clone();
+        after.revision = self.take_revision();
+        let edit = edit(before, Some(after));
+        self.changes.push(Change::Advertisement(edit));
+    }
+
+    pub(super) fn drop_advertisement(&mut self, before: &Arc<Advertisement>) {
+        self.take_revision();
+        let edit = edit(Some(before), None);
+        self.changes.push(Change::Advertisement(edit));
+    }
+
+    pub(super) fn put_cluster(&mut self, before: Option<&Arc<Cluster>>, mut after: Cluster) {
+        after.revision = self.take_revision();
+        self.changes
+            .push(Change::Cluster(edit(before, Some(after))));
+    }
+
+    pub(super) fn drop_cluster(&mut self, before: &Arc<Cluster>) {
+        self.take_revision();
+        self.changes.push(Change::Cluster(edit(Some(before), None)));
+    }
+
+    pub(super) fn node(&mut self, before: Option<&Arc<Node>>, after: Option<Node>) {
+        self.changes.push(Change::Node(edit(before, after)));
+    }
+
+    pub(super) fn backends(&mut self, before: Option<&Arc<Backends>>, after: Option<Backends>) {
+        self.changes.push(Change::Backends(edit(before, after)));
+    }
+
+    fn take_revision(&mut self) -> Revision {
+        self.revision += 1;
+        self.revision
+    }
+}
+
+fn edit<T>(before: Option<&Arc<T>>, after: Option<T>) -> Edit<T> {
+    Edit {
+        before: before.cloned(),
+        after: after.map(Arc::new),
+    }
+}

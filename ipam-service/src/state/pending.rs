@@ -1,0 +1,448 @@
+//! Claims that wait, indexed by what they wait for, and which of them are to be decided again.
+//!
+//! Two kinds of marks lead to a new decision. *Again*: this very claim, whatever the outcome (its
+//! pool was edited, its address may not be kept, it stood behind older claims). *Offers*: an
+//! address that came free, or that can be shared now, is offered to the claims that could use it,
+//! one after the other in arrival order, until somebody has taken it; so one freed address costs
+//! one decision, however many claims wait.
+//!
+//! Arrival order is the order of allocation ids. The marks are not part of the store: after a
+//! restart, and after a batch that was undone, everything that waits is marked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound::{Excluded, Unbounded};
+use std::sync::Arc;
+
+use super::State;
+use super::address::{Address, Family};
+use super::choice::Asking;
+use super::command::Command;
+use super::model::{Allocation, AllocationId, Families, OwnerKey, Pool, PoolKey, Standing};
+use super::names::Name;
+use super::pool::{self, Holding};
+use super::refusal::{Reason, Refusal};
+use super::sharing::ShareKey;
+
+type Ids = BTreeSet<AllocationId>;
+
+/// All that waits, and the marks.
+#[derive(Debug, Default)]
+pub(super) struct Waiting {
+    pub(super) lists: Lists,
+    marks: Marks,
+}
+
+/// Claims that wait, by what they wait for. Every list is sorted by arrival and never empty.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Lists {
+    all: Ids,
+    /// Claims for this very address, or held there under an earlier claim.
+    by_address: BTreeMap<(Name, Address), Ids>,
+    /// By address space and cluster: the others.
+    by_cluster: BTreeMap<Name, BTreeMap<Name, ClusterList>>,
+    /// Those of the others that would share an address under this key.
+    by_share_key: BTreeMap<(Name, ShareKey), Ids>,
+}
+
+/// Claims of one cluster in one space that wait.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct ClusterList {
+    /// For an address of any pool.
+    any_pool: Ids,
+    /// For something of the pool of this name, a certain address included.
+    by_pool: BTreeMap<Name, Ids>,
+}
+
+#[derive(Debug, Default)]
+struct Marks {
+    again: Ids,
+    /// Everything that waits is to be decided again.
+    everyone: bool,
+    /// Offers, by the next claim that could use the address.
+    offers: BTreeSet<(AllocationId, Name, Address)>,
+    /// The same by address.
+    offered: BTreeMap<(Name, Address), AllocationId>,
+}
+
+/// What a claim waits for.
+struct WaitsFor<'a> {
+    /// Those that it asks for, and one that is held under an earlier claim: there it may fit once
+    /// the others who share it have changed.
+    addresses: Vec<Address>,
+    pool: Option<&'a Name>,
+    share_key: Option<ShareKey>,
+}
+
+/// What an allocation waits for, if it waits: one that is pending or stale for its claim; one that
+/// would like both families and has one, for the other from the same pool.
+fn waits_for(allocation: &Allocation) -> Option<WaitsFor<'_>> {
+    let claim = &allocation.claim;
+    let pool = match allocation.standing {
+        Standing::Pending(_) | Standing::Stale { .. } => claim.pool.as_ref(),
+        Standing::Assigned => Some(&lacks_second_family(allocation)?.name),
+    };
+    let share_key = ShareKey::of(&allocation.owner.key, claim);
+    let mut addresses = claim.addresses.clone();
+    if let Standing::Stale { .. } = allocation.standing {
+        let held = allocation
+            .pool
+            .as_ref()
+            .filter(|pool| pool.space == claim.space);
+        addresses.extend(held.map_or(&[][..], |_| &allocation.addresses));
+    }
+    Some(WaitsFor {
+        addresses,
+        pool,
+        share_key: share_key.filter(|_| claim.addresses.is_empty()),
+    })
+}
+
+/// The pool of an assigned allocation that would like a second address from it.
+fn lacks_second_family(allocation: &Allocation) -> Option<&PoolKey> {
+    let claim = &allocation.claim;
+    let wants_two = matches!(claim.families, Families::PreferBoth { .. });
+    let wants_more = wants_two && claim.addresses.is_empty() && allocation.addresses.len() == 1;
+    allocation.pool.as_ref().filter(|_| wants_more)
+}
+
+impl Lists {
+    fn insert(&mut self, allocation: &Allocation) {
+        let Some(waits) = waits_for(allocation) else {
+            return;
+        };
+        let id = allocation.id;
+        let space = &allocation.claim.space;
+        self.all.insert(id);
+        for address in waits.addresses {
+            let key = (space.clone(), address);
+            self.by_address.entry(key).or_default().insert(id);
+        }
+        if allocation.claim.addresses.is_empty() || waits.pool.is_some() {
+            let clusters = self.by_cluster.entry(space.clone()).or_default();
+            let cluster = allocation.owner.key.cluster.clone();
+            let list = clusters.entry(cluster).or_default();
+            match waits.pool {
+                None => list.any_pool.insert(id),
+                Some(pool) => list.by_pool.entry(pool.clone()).or_default().insert(id),
+            };
+        }
+        if let Some(key) = waits.share_key {
+            let key = (space.clone(), key);
+            self.by_share_key.entry(key).or_default().insert(id);
+        }
+    }
+
+    fn remove(&mut self, allocation: &Allocation) {
+        let Some(waits) = waits_for(allocation) else {
+            return;
+        };
+        let id = allocation.id;
+        let space = &allocation.claim.space;
+        self.all.remove(&id);
+        for address in waits.addresses {
+            take_out(&mut self.by_address, &(space.clone(), address), id);
+        }
+        if let Some(clusters) = self.by_cluster.get_mut(space) {
+            let cluster = &allocation.owner.key.cluster;
+            if let Some(list) = clusters.get_mut(cluster) {
+                match waits.pool {
+                    None => drop(list.any_pool.remove(&id)),
+                    Some(pool) => take_out(&mut list.by_pool, pool, id),
+                }
+                if *list == ClusterList::default() {
+                    clusters.remove(cluster);
+                }
+            }
+            if clusters.is_empty() {
+                self.by_cluster.remove(space);
+            }
+        }
+        if let Some(key) = waits.share_key {
+            take_out(&mut self.by_share_key, &(space.clone(), key), id);
+        }
+    }
+}
+
+fn take_out<K: Ord>(lists: &mut BTreeMap<K, Ids>, key: &K, id: AllocationId) {
+    if let Some(ids) = lists.get_mut(key) {
+        ids.remove(&id);
+        if ids.is_empty() {
+            lists.remove(key);
+        }
+    }
+}
+
+impl Waiting {
+    /// Follows a change of an allocation. Offers are made by [`State::offer`].
+    pub(super) fn replace(&mut self, before: Option<&Allocation>, after: Option<&Allocation>) {
+        if let Some(before) = before {
+            self.lists.remove(before);
+        }
+        if let Some(after) = after {
+            self.lists.insert(after);
+        }
+        match (before, after) {
+            // Behind older claims, and they are decided first: then it is this one's turn.
+            (_, Some(after)) if is_behind_older(after) => drop(self.marks.again.insert(after.id)),
+            (Some(before), None) => drop(self.marks.again.remove(&before.id)),
+            (_, _) => {}
+        }
+    }
+
+    /// Marks one allocation for a new decision.
+    pub(super) fn mark(&mut self, id: AllocationId) {
+        self.marks.again.insert(id);
+    }
+
+    /// Marks everything that waits. Offers are contained in that.
+    pub(super) fn mark_everyone(&mut self) {
+        self.marks.everyone = true;
+        self.marks.offers.clear();
+        self.marks.offered.clear();
+    }
+
+    /// Marks the claims that a change of a pool can concern: those that may draw from it, and
+    /// those for an address in it. `cluster`: only that cluster sees the change.
+    pub(super) fn mark_for_pool(&mut self, pool: &Pool, cluster: Option<&Name>) {
+        let space = &pool.key.space;
+        let clusters = self.lists.by_cluster.get(space);
+        for (name, list) in clusters.into_iter().flatten() {
+            if cluster.is_some_and(|only| only != name) {
+                continue;
+            }
+            if pool.auto_assign {
+                self.marks.again.extend(&list.any_pool);
+            }
+            if let Some(ids) = list.by_pool.get(&pool.key.name) {
+                self.marks.again.extend(ids);
+            }
+        }
+        for range in &pool.ranges {
+            let (first, last) = (range.first(), range.last());
+            let within = (space.clone(), first)..=(space.clone(), last);
+            for (_, ids) in self.lists.by_address.range(within) {
+                self.marks.again.extend(ids);
+            }
+        }
+    }
+
+    /// Ids of what is to be decided again, before a given one.
+    fn marked_before(&self, id: AllocationId) -> impl Iterator<Item = AllocationId> {
+        let everyone = self.marks.everyone.then(|| self.lists.all.range(..id));
+        let again = self.marks.again.range(..id);
+        again.chain(everyone.into_iter().flatten()).copied()
+    }
+}
+
+fn is_behind_older(allocation: &Allocation) -> bool {
+    match &allocation.standing {
+        Standing::Pending(Refusal { reason, .. })
+        | Standing::Stale {
+            refusal: Refusal { reason, .. },
+            ..
+        } => *reason == Reason::BehindOlderClaims,
+        Standing::Assigned => false,
+    }
+}
+
+impl State {
+    /// The next command that earlier changes made necessary, in arrival order.
+    pub(super) fn next_marked(&mut self) -> Option<Command> {
+        loop {
+            if std::mem::take(&mut self.waiting.marks.everyone) {
+                let all = &self.waiting.lists.all;
+                self.waiting.marks.again.extend(all);
+            }
+            let marks = &mut self.waiting.marks;
+            let offer = marks.offers.first().cloned();
+            let again = marks.again.first().copied();
+            let id = match (again, offer) {
+                (None, None) => return None,
+                (Some(id), None) => id,
+                (Some(id), Some((next, _, _))) if id <= next => id,
+                (_, Some((id, space, address))) => {
+                    marks.offered.remove(&(space.clone(), address));
+                    marks.offers.remove(&(id, space.clone(), address));
+                    let is_free = self.space(&space).is_free(address);
+                    let useful = self
+                        .by_id
+                        .get(&id)
+                        .is_some_and(|one| self.could_use(one, address, is_free));
+                    self.offer_after(&space, address, id);
+                    if !useful {
+                        continue;
+                    }
+                    id
+                }
+            };
+            self.waiting.marks.again.remove(&id);
+            if let Some(allocation) = self.by_id.get(&id) {
+                return Some(Command::Redecide(allocation.owner.key.clone()));
+            }
+        }
+    }
+
+    /// Offers an address that came free, or whose holders changed, to those who wait for it.
+    pub(super) fn offer(&mut self, space: &Name, address: Address) {
+        self.offer_after(space, address, 0);
+    }
+
+    fn offer_after(&mut self, space: &Name, address: Address, after: AllocationId) {
+        let next = self.next_taker(space, address, after, None);
+        let marks = &mut self.waiting.marks;
+        if let Some(old) = marks.offered.remove(&(space.clone(), address)) {
+            marks.offers.remove(&(old, space.clone(), address));
+        }
+        if let Some(id) = next {
+            marks.offered.insert((space.clone(), address), id);
+            marks.offers.insert((id, space.clone(), address));
+        }
+    }
+
+    /// Whether a claim that waits would take the address if this owner gave it back.
+    pub(super) fn has_taker(&self, space: &Name, address: Address, from: &OwnerKey) -> bool {
+        self.next_taker(space, address, 0, Some(from)).is_some()
+    }
+
+    /// Whether a claim that waits since before `arrival` is about to be decided and could take the
+    /// address.
+    pub(super) fn has_older_taker(
+        &self,
+        space: &Name,
+        address: Address,
+        arrival: AllocationId,
+    ) -> bool {
+        let is_free = self.space(space).is_free(address);
+        let could_use = |id: &AllocationId| {
+            self.by_id.get(id).is_some_and(|one| {
+                one.claim.space == *space && self.could_use(one, address, is_free)
+            })
+        };
+        let marks = &self.waiting.marks;
+        if marks.again.is_empty() && marks.offered.is_empty() && !marks.everyone {
+            return false;
+        }
+        let offered = marks.offered.get(&(space.clone(), address)).copied();
+        offered
+            .filter(|id| *id < arrival)
+            .into_iter()
+            .chain(self.waiting.marked_before(arrival))
+            .any(|id| could_use(&id))
+    }
+
+    /// The first claim after `after` that waits and could use the address. With `vacated_by` it
+    /// counts as free, and that owner is left out.
+    fn next_taker(
+        &self,
+        space: &Name,
+        address: Address,
+        after: AllocationId,
+        vacated_by: Option<&OwnerKey>,
+    ) -> Option<AllocationId> {
+        let lists = &self.waiting.lists;
+        if lists.all.is_empty() {
+            return None;
+        }
+        let is_free = vacated_by.is_some() || self.space(space).is_free(address);
+        let first_of = |ids: &Ids| {
+            let later = ids.range((Excluded(after), Unbounded));
+            later.copied().find(|id| {
+                self.by_id.get(id).is_some_and(|one| {
+                    Some(&one.owner.key) != vacated_by && self.could_use(one, address, is_free)
+                })
+            })
+        };
+        let by_address = lists.by_address.get(&(space.clone(), address));
+        let mut first = by_address.and_then(first_of);
+        let mut consider = |ids: Option<&Ids>| {
+            first = [first, ids.and_then(first_of)].into_iter().flatten().min();
+        };
+        if is_free {
+            let clusters = lists.by_cluster.get(space);
+            for (cluster, list) in clusters.into_iter().flatten() {
+                let mut any_pool = false;
+                for pool in self.pools.view(space, cluster).containing(address) {
+                    any_pool |= pool.auto_assign;
+                    consider(list.by_pool.get(&pool.key.name));
+                }
+                consider(any_pool.then_some(&list.any_pool));
+            }
+        } else if let Some(key) = self.space(space).share_key(address) {
+            consider(lists.by_share_key.get(&(space.clone(), key)));
+        }
+        first
+    }
+
+    /// Whether an allocation that is to be decided again could take this address.
+    fn could_use(&self, one: &Allocation, address: Address, is_free: bool) -> bool {
+        let claim = &one.claim;
+        let asking = Asking::again(self, one);
+        let may_stay = asking.current.contains(&address);
+        let wants_other = match one.standing {
+            Standing::Assigned => {
+                !may_stay && (lacks_second_family(one).is_some() || self.permits(one).is_none())
+            }
+            Standing::Pending(_) | Standing::Stale { .. } => true,
+        };
+        if self.is_recovering() || !wants_other {
+            return false;
+        }
+        let owner = &one.owner.key;
+        let space = self.space(&claim.space);
+        if !is_free && space.admits(address, owner, claim).is_err() {
+            return false;
+        }
+        if !claim.addresses.is_empty() {
+            return claim.addresses.contains(&address);
+        }
+        if may_stay {
+            return true;
+        }
+        let view = self.pools.view(&claim.space, &owner.cluster);
+        let mut pools = view.containing(address).filter(|pool| {
+            let is_meant = match (&one.standing, &claim.pool) {
+                (Standing::Assigned, _) if lacks_second_family(one).is_some() => {
+                    one.pool.as_ref() == Some(&pool.key)
+                }
+                (_, Some(name)) => pool.key.name == *name,
+                (_, None) => pool.auto_assign,
+            };
+            is_meant && pool::may_give(pool, address) && pool::admits(pool, owner, claim)
+        });
+        pools.any(|pool| wants_family(&asking, one, address.family(), pool))
+    }
+
+    /// Whether the pools permit what an allocation holds, just as it is recorded.
+    pub(super) fn is_in_place(&self, allocation: &Allocation) -> bool {
+        allocation.pool.is_none()
+            || self
+                .permits(allocation)
+                .is_some_and(|pool| Some(&pool.key) == allocation.pool.as_ref())
+    }
+
+    fn permits(&self, allocation: &Allocation) -> Option<&Arc<Pool>> {
+        Holding::of(allocation)?.permitted_by(&self.pools, &allocation.claim)
+    }
+}
+
+/// Whether an address of this family would help the claim, given what else its pool has.
+fn wants_family(asking: &Asking<'_>, one: &Allocation, family: Family, pool: &Pool) -> bool {
+    match one.claim.families {
+        Families::One(wanted) => wanted == family,
+        Families::Any => true,
+        Families::PreferBoth { .. } => match one.standing {
+            Standing::Assigned => one.addresses.iter().all(|a| a.family() != family),
+            Standing::Pending(_) | Standing::Stale { .. } => true,
+        },
+        Families::Both => {
+            let missing = match family {
+                Family::V4 => Family::V6,
+                Family::V6 => Family::V4,
+            };
+            asking.has_room(pool, missing)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

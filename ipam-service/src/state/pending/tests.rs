@@ -1,0 +1,330 @@
+use crate::state::address::Family;
+use crate::state::command::{Allocate, Command, InUse};
+use crate::state::model::{Claim, Families, Pool};
+use crate::state::testing::*;
+
+use super::*;
+
+const TINY: &str = "192.0.2.1/32";
+
+fn tiny() -> Book {
+    Book::with_pools(&[pool("tiny", &[TINY])])
+}
+
+fn numbered(index: usize) -> String {
+    format!("east/default/{index}")
+}
+
+#[test]
+fn a_freed_address_goes_to_who_waits_longest() {
+    let mut book = tiny();
+    for index in 0..4 {
+        book.queue(&numbered(index), claim());
+    }
+    for index in 0..4 {
+        assert_eq!(book.held(&numbered(index)), "192.0.2.1");
+        assert!((index + 1..4).all(|later| book.held(&numbered(later)) == "(NO_FREE_ADDRESS)"));
+        book.run(release(&numbered(index))).expect("released");
+    }
+}
+
+#[test]
+fn one_freed_address_costs_one_decision_however_many_wait() {
+    let mut book = tiny();
+    book.take("west/default/x", claim());
+    for index in 0..200 {
+        book.step(queued(&numbered(index), claim()))
+            .expect("queued");
+    }
+    let mut changes = Vec::new();
+    for index in 0..200 {
+        let holder = match index {
+            0 => "west/default/x".to_owned(),
+            _ => numbered(index - 1),
+        };
+        book.step(release(&holder)).expect("released");
+        assert_eq!(book.settle(&mut changes), 1);
+        assert_eq!(book.held(&numbered(index)), "192.0.2.1");
+    }
+}
+
+/// A freed address is not offered to claims that could not use it.
+#[test]
+fn only_those_are_woken_whom_the_change_can_help() {
+    let mut red = pool("red", &["198.51.100.1/32"]);
+    red.namespaces = [name("red")].into();
+    let mut manual = pool("manual", &["203.0.113.1/32"]);
+    manual.auto_assign = false;
+    let mut dual = pool("east/dual", &["192.0.2.9/32", "2001:db8::1/128"]);
+    dual.auto_assign = false;
+    let mut book = Book::with_pools(&[pool("tiny", &[TINY]), red, manual, dual]);
+    let full = [
+        ("east/x/tiny", from_pool("tiny")),
+        ("east/red/red", from_pool("red")),
+        ("east/x/manual", from_pool("manual")),
+        (
+            "east/x/dual",
+            Claim {
+                families: Families::Both,
+                ..from_pool("dual")
+            },
+        ),
+    ];
+    for (owner, claim) in full {
+        book.take(owner, claim);
+    }
+    let waiting: [(&str, Claim); 9] = [
+        ("east/a/any", claim()),
+        ("east/a/v6", families(Families::One(Family::V6))),
+        (
+            "east/a/both",
+            Claim {
+                families: Families::Both,
+                ..from_pool("tiny")
+            },
+        ),
+        ("east/a/named", from_pool("manual")),
+        ("east/red/any", claim()),
+        ("east/a/at", for_addresses(&["192.0.2.1"])),
+        ("east/a/at-other", for_addresses(&["203.0.113.1"])),
+        ("east/a/unknown", from_pool("missing")),
+        ("west/a/any", claim()),
+    ];
+    for (owner, claim) in waiting {
+        book.queue(owner, claim);
+    }
+    let mut woken = |owner: &str| {
+        book.step(release(owner)).expect("released");
+        let mut woken = Vec::new();
+        while let Some(command) = book.state.follow_up() {
+            let Command::Redecide(owner) = command else {
+                panic!("{command:?}");
+            };
+            woken.push(owner.to_string());
+            // Nobody takes it, so it is offered to everyone who could.
+        }
+        woken
+    };
+    assert_eq!(
+        woken("east/x/tiny"),
+        ["east/a/any", "east/red/any", "east/a/at", "west/a/any"]
+    );
+    assert_eq!(woken("east/red/red"), ["east/red/any"]);
+    assert_eq!(woken("east/x/manual"), ["east/a/named", "east/a/at-other"]);
+    assert!(woken("east/x/dual").is_empty());
+}
+
+#[test]
+fn a_claim_for_both_families_is_woken_when_its_pool_has_both() {
+    let mut book = Book::with_pools(&[pool("dual", &["192.0.2.1/32", "2001:db8::1/128"])]);
+    book.take("east/x/v4", claim());
+    book.take("east/x/v6", families(Families::One(Family::V6)));
+    book.queue("east/a/both", families(Families::Both));
+    let mut changes = Vec::new();
+    book.step(release("east/x/v4")).expect("released");
+    assert_eq!(book.settle(&mut changes), 0);
+    book.run(release("east/x/v6")).expect("released");
+    assert_eq!(book.held("east/a/both"), "192.0.2.1 2001:db8::1");
+}
+
+#[test]
+fn a_freed_port_wakes_who_waits_for_it() {
+    let mut book = tiny();
+    book.take("east/a/x", shared("key", 80));
+    book.take("east/a/y", shared("key", 443));
+    assert_eq!(
+        book.queue("east/a/z", shared("key", 80)),
+        "(NO_FREE_ADDRESS)"
+    );
+    let at = Claim {
+        addresses: addresses(&["192.0.2.1"]),
+        ..shared("key", 443)
+    };
+    assert_eq!(book.queue("east/a/at", at), "(PORT_IN_USE)");
+    book.take("east/a/x", shared("key", 81));
+    assert_eq!(book.held("east/a/z"), "192.0.2.1");
+    book.run(release("east/a/y")).expect("released");
+    assert_eq!(book.held("east/a/at"), "192.0.2.1");
+}
+
+#[test]
+fn an_address_that_comes_to_be_shared_wakes_who_could_join() {
+    let mut book = tiny();
+    book.take("east/a/x", claim());
+    book.queue("east/a/other-key", shared("other", 81));
+    book.queue("west/a/same-key", shared("key", 81));
+    book.queue("east/a/same-key", shared("key", 81));
+    book.take("east/a/x", shared("key", 80));
+    assert_eq!(book.held("east/a/same-key"), "192.0.2.1");
+    assert_eq!(book.held("east/a/other-key"), "(NO_FREE_ADDRESS)");
+    assert_eq!(book.held("west/a/same-key"), "(NO_FREE_ADDRESS)");
+}
+
+#[test]
+fn those_who_share_come_in_together() {
+    let mut book = tiny();
+    book.take("east/a/x", claim());
+    book.queue("east/a/first", shared("key", 80));
+    book.queue("east/a/lonely", claim());
+    book.queue("east/a/clash", shared("key", 80));
+    book.queue("east/a/second", shared("key", 81));
+    book.run(release("east/a/x")).expect("released");
+    let held =
+        ["first", "lonely", "clash", "second"].map(|who| book.held(&format!("east/a/{who}")));
+    let full = "(NO_FREE_ADDRESS)";
+    assert_eq!(held, ["192.0.2.1", full, full, "192.0.2.1"]);
+}
+
+#[test]
+fn newcomers_wait_behind_older_claims_that_could_take_the_address() {
+    let mut book = tiny();
+    book.take("east/x/x", claim());
+    book.queue("east/a/old", claim());
+    // The engine has not come to the follow-ups yet.
+    book.step(release("east/x/x")).expect("released");
+    let newcomer = allocate("east/b/new", claim());
+    match book.step(newcomer.clone()) {
+        Err(crate::state::refusal::Rejection::Refused(refusal)) => {
+            assert_eq!(refusal.reason, Reason::BehindOlderClaims);
+        }
+        other => panic!("{other:?}"),
+    }
+    let at = Allocate {
+        claim: for_addresses(&["192.0.2.1"]),
+        ..queued("east/b/at", claim())
+    };
+    book.step(at).expect("queued");
+    book.step(queued("east/b/new", claim())).expect("queued");
+    assert_eq!(book.reason("east/b/at"), Some(Reason::BehindOlderClaims));
+    assert_eq!(book.reason("east/b/new"), Some(Reason::BehindOlderClaims));
+    book.settle(&mut Vec::new());
+    assert_eq!(book.held("east/a/old"), "192.0.2.1");
+    assert_eq!(
+        book.held("east/b/at"),
+        "(ADDRESS_TAKEN)",
+        "the reason is brought up to date"
+    );
+    assert_eq!(book.held("east/b/new"), "(NO_FREE_ADDRESS)");
+}
+
+#[test]
+fn newcomers_do_not_wait_behind_claims_that_something_else_stops() {
+    let mut book = Book::with_pools(&[pool("roomy", &["192.0.2.0/24"])]);
+    book.queue("east/a/v6", families(Families::One(Family::V6)));
+    book.queue("east/a/both", families(Families::Both));
+    book.queue("east/a/named", from_pool("missing"));
+    book.take("east/x/x", claim());
+    book.queue("east/a/at", for_addresses(&["192.0.2.0"]));
+    assert_eq!(book.take("east/b/new", claim()), "192.0.2.1");
+    // Not even while it is not known yet whether an edit helps them.
+    book.step(Command::ApplyPool {
+        pool: Box::new(pool("other", &["198.51.100.0/24"])),
+        in_use: InUse::Refuse,
+    })
+    .expect("applied");
+    book.step(allocate("east/b/next", claim()))
+        .expect("granted");
+    assert_eq!(book.held("east/b/next"), "198.51.100.0");
+}
+
+#[test]
+fn who_stood_behind_gets_what_the_older_one_leaves() {
+    let mut book = tiny();
+    book.take("east/x/x", claim());
+    book.queue("east/a/old", claim());
+    book.step(release("east/x/x")).expect("released");
+    book.step(queued("east/b/new", claim())).expect("queued");
+    book.step(release("east/a/old")).expect("withdrawn");
+    book.settle(&mut Vec::new());
+    assert_eq!(book.held("east/b/new"), "192.0.2.1");
+}
+
+#[test]
+fn holders_that_have_to_move_come_before_younger_claims() {
+    let mut book = tiny();
+    book.take("east/a/holder", claim());
+    book.queue("east/a/waiting", claim());
+    let moved = pool("tiny", &["198.51.100.7/32"]);
+    book.edit_pool(&moved, InUse::Move).expect("moved");
+    assert_eq!(book.held("east/a/holder"), "198.51.100.7");
+    assert_eq!(book.held("east/a/waiting"), "(NO_FREE_ADDRESS)");
+}
+
+#[test]
+fn everything_that_waits_is_decided_again_after_an_undo_and_after_a_restart() {
+    let mut book = tiny();
+    book.take("east/x/x", claim());
+    book.queue("east/a/one", claim());
+    book.queue("east/a/two", from_pool("missing"));
+    let mut changes = book.step(release("east/x/x")).expect("released");
+    book.settle(&mut changes);
+    for change in changes.iter().rev() {
+        book.state.undo(change);
+    }
+    assert_eq!(
+        book.settle(&mut Vec::new()),
+        3,
+        "and the holder whose release was undone"
+    );
+    assert_eq!(book.held("east/a/one"), "(NO_FREE_ADDRESS)");
+    let mut restarted = State::restore(book.state.revision(), rows(&book.state));
+    let woken = std::iter::from_fn(|| restarted.follow_up()).count();
+    assert_eq!(woken, 2);
+}
+
+#[test]
+fn marks_that_an_undone_batch_used_up_are_made_again() {
+    let mut book = Book::with_pools(&[
+        pool("a", &["192.0.2.0/30"]),
+        pool("b", &["198.51.100.0/30"]),
+    ]);
+    book.take("east/a/one", from_pool("a"));
+    book.step(Command::DeletePool {
+        key: pool_key("a"),
+        in_use: InUse::Move,
+    })
+    .expect("deleted");
+    let mut batch = Vec::new();
+    book.settle(&mut batch);
+    assert_eq!(book.held("east/a/one"), "(UNKNOWN_POOL)");
+    for change in batch.iter().rev() {
+        book.state.undo(change);
+    }
+    assert_eq!(book.held("east/a/one"), "192.0.2.0");
+    book.settle(&mut Vec::new());
+    assert_eq!(book.held("east/a/one"), "(UNKNOWN_POOL)");
+}
+
+#[test]
+fn a_restart_finds_holders_whose_pool_is_gone() {
+    let mut book = tiny();
+    book.take("east/a/one", claim());
+    let without_pool = rows(&book.state)
+        .into_iter()
+        .filter(|row| !matches!(row, crate::state::change::Change::Pool(_)));
+    let mut state = State::restore(book.state.revision(), without_pool);
+    assert_eq!(
+        state.follow_up(),
+        Some(Command::Redecide(owner("east/a/one")))
+    );
+    assert_eq!(state.follow_up(), None);
+}
+
+#[test]
+fn a_pool_that_hides_another_wakes_its_own_cluster_only() {
+    let hidden = Pool {
+        auto_assign: false,
+        ..pool("p", &["192.0.2.0/30"])
+    };
+    let mut book = Book::with_pools(&[hidden]);
+    book.sync_pools("east", &[pool("east/p", &["198.51.100.1/32"])])
+        .expect("synced");
+    book.take("east/x/x", from_pool("p"));
+    book.queue("east/a/at", for_addresses(&["192.0.2.3"]));
+    book.queue("east/a/named", from_pool("p"));
+    assert_eq!(book.held("east/a/at"), "(ADDRESS_NOT_IN_POOL)");
+    book.sync_pools("east", &[]).expect("synced");
+    assert_eq!(book.held("east/a/at"), "192.0.2.3");
+    assert_eq!(book.held("east/x/x"), "192.0.2.0");
+    assert_eq!(book.held("east/a/named"), "192.0.2.1");
+}

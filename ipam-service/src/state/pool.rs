@@ -1,0 +1,369 @@
+//! Pools: which of them a cluster sees, in which order they are tried, whom they admit.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::address::{Address, AddressRange, Family};
+use super::change::Edit;
+use super::model::{Allocation, Claim, OwnerKey, Pool, PoolKey};
+use super::names::Name;
+use super::selector::any_matches;
+use super::space::{Space, usable_count};
+
+/// How full a pool is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct PoolUsage {
+    pub v4: FamilyUsage,
+    pub v6: FamilyUsage,
+}
+
+/// How full a pool is in one family. A shared address counts once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FamilyUsage {
+    /// All addresses that the pool may give.
+    pub total: u128,
+    /// Held through this pool.
+    pub held: u128,
+    /// Held through other pools that overlap this one.
+    pub held_by_others: u128,
+    /// Neither.
+    pub free: u128,
+}
+
+/// All pools.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Pools {
+    by_space: BTreeMap<Name, SpacePools>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct SpacePools {
+    operator: Scope,
+    by_cluster: BTreeMap<Name, Scope>,
+}
+
+/// The pools of one cluster, or of the operator, in one space. Their ranges do not overlap.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Scope {
+    by_name: BTreeMap<Name, Arc<Pool>>,
+    /// Pools that are chosen from without being named, in the order in which they are tried.
+    auto: BTreeSet<(Turn, Name)>,
+    /// By first address: last address and pool. Within one decision ranges may overlap for a
+    /// moment (two pools that swap ranges), which is why there can be several.
+    ranges: BTreeMap<Address, Vec<(Address, Name)>>,
+}
+
+/// When a pool's turn comes in automatic choice.
+///
+/// As in MetalLB: pools with a policy for whom they are (namespaces, selectors or a priority) come
+/// first, by ascending priority with 0 last; then the others. MetalLB leaves the order among equals
+/// to chance; here it is the name's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Turn {
+    for_everybody: bool,
+    no_priority: bool,
+    priority: i32,
+}
+
+impl Turn {
+    fn of(pool: &Pool) -> Self {
+        Self {
+            for_everybody: pool.priority == 0
+                && pool.namespaces.is_empty()
+                && pool.namespace_selectors.is_empty()
+                && pool.service_selectors.is_empty(),
+            no_priority: pool.priority == 0,
+            priority: pool.priority,
+        }
+    }
+}
+
+impl Pools {
+    pub(super) fn get(&self, key: &PoolKey) -> Option<&Arc<Pool>> {
+        self.scope(&key.space, key.cluster.as_ref())?
+            .by_name
+            .get(&key.name)
+    }
+
+    /// By space, cluster (the operator's first) and name.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<Pool>> {
+        self.by_space.values().flat_map(|space| {
+            let scopes = std::iter::once(&space.operator).chain(space.by_cluster.values());
+            scopes.flat_map(|scope| scope.by_name.values())
+        })
+    }
+
+    /// All pools of one cluster, by space and name.
+    pub(super) fn of_cluster(&self, cluster: &Name) -> impl Iterator<Item = &Arc<Pool>> {
+        self.by_space
+            .values()
+            .filter_map(|space| space.by_cluster.get(cluster))
+            .flat_map(|scope| scope.by_name.values())
+    }
+
+    /// What a cluster sees of a space.
+    pub(super) fn view(&self, space: &Name, cluster: &Name) -> View<'_> {
+        let space = self.by_space.get(space);
+        View {
+            own: space.and_then(|space| space.by_cluster.get(cluster)),
+            operator: space.map(|space| &space.operator),
+        }
+    }
+
+    /// A range of another pool of the same cluster (or of the operator) in that space that has an
+    /// address in common with this one.
+    pub(super) fn overlapping(
+        &self,
+        key: &PoolKey,
+        range: AddressRange,
+    ) -> Option<(&Arc<Pool>, AddressRange)> {
+        let scope = self.scope(&key.space, key.cluster.as_ref())?;
+        // Ranges are disjoint, so their order by last address is that by first address: going back
+        // from the last one that begins within reach, the first that ends too early ends the walk.
+        scope
+            .ranges
+            .range(..=range.last())
+            .rev()
+            .flat_map(|(first, ends)| ends.iter().map(move |(last, name)| (*first, *last, name)))
+            .take_while(|(_, last, _)| *last >= range.first())
+            .filter(|(_, _, name)| **name != key.name)
+            .find_map(|(first, last, name)| {
+                let other = scope.by_name.get(name)?;
+                Some((other, AddressRange::new(first, last)?))
+            })
+    }
+
+    /// Makes an edit true.
+    pub(super) fn replace(&mut self, edit: &Edit<Pool>) {
+        if let Some(before) = &edit.before {
+            self.remove(&before.key);
+        }
+        if let Some(after) = &edit.after {
+            self.insert(Arc::clone(after));
+        }
+    }
+
+    /// Adds a pool that is not there.
+    pub(super) fn insert(&mut self, pool: Arc<Pool>) {
+        let space = self.by_space.entry(pool.key.space.clone()).or_default();
+        let scope = match &pool.key.cluster {
+            None => &mut space.operator,
+            Some(cluster) => space.by_cluster.entry(cluster.clone()).or_default(),
+        };
+        let name = &pool.key.name;
+        for range in &pool.ranges {
+            let ends = scope.ranges.entry(range.first()).or_default();
+            ends.push((range.last(), name.clone()));
+        }
+        if pool.auto_assign {
+            scope.auto.insert((Turn::of(&pool), name.clone()));
+        }
+        scope.by_name.insert(name.clone(), pool);
+    }
+
+    /// Takes a pool away.
+    pub(super) fn remove(&mut self, key: &PoolKey) {
+        let Some(space) = self.by_space.get_mut(&key.space) else {
+            return;
+        };
+        let scope = match &key.cluster {
+            None => Some(&mut space.operator),
+            Some(cluster) => space.by_cluster.get_mut(cluster),
+        };
+        if let Some(scope) = scope
+            && let Some(pool) = scope.by_name.remove(&key.name)
+        {
+            for range in &pool.ranges {
+                if let Some(ends) = scope.ranges.get_mut(&range.first()) {
+                    ends.retain(|(_, name)| *name != key.name);
+                    if ends.is_empty() {
+                        scope.ranges.remove(&range.first());
+                    }
+                }
+            }
+            scope.auto.remove(&(Turn::of(&pool), key.name.clone()));
+        }
+        space.by_cluster.retain(|_, scope| !scope.is_empty());
+        if space.operator.is_empty() && space.by_cluster.is_empty() {
+            self.by_space.remove(&key.space);
+        }
+    }
+
+    fn scope(&self, space: &Name, cluster: Option<&Name>) -> Option<&Scope> {
+        let space = self.by_space.get(space)?;
+        match cluster {
+            None => Some(&space.operator),
+            Some(cluster) => space.by_cluster.get(cluster),
+        }
+    }
+}
+
+impl Scope {
+    fn is_empty(&self) -> bool {
+        self.by_name.is_empty()
+    }
+
+    fn containing(&self, address: Address) -> Option<&Arc<Pool>> {
+        let (_, ends) = self.ranges.range(..=address).next_back()?;
+        let (_, name) = ends.iter().find(|(last, _)| *last >= address)?;
+        self.by_name.get(name)
+    }
+}
+
+/// The pools of a space that one cluster may use: its own, and those of the operator whose name it
+/// does not use itself.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct View<'a> {
+    own: Option<&'a Scope>,
+    operator: Option<&'a Scope>,
+}
+
+impl<'a> View<'a> {
+    /// What a name means: the cluster's own pool, else the operator's.
+    pub(super) fn named(self, name: &str) -> Option<&'a Arc<Pool>> {
+        let own = self.own.and_then(|scope| scope.by_name.get(name));
+        own.or_else(|| self.operator.and_then(|scope| scope.by_name.get(name)))
+    }
+
+    /// Whether this very pool is among them.
+    pub(super) fn sees(self, pool: &Pool) -> bool {
+        self.named(&pool.key.name)
+            .is_some_and(|visible| visible.key == pool.key)
+    }
+
+    /// Those that contain an address: at most one of the cluster's own, then one of the operator's.
+    pub(super) fn containing(self, address: Address) -> impl Iterator<Item = &'a Arc<Pool>> {
+        [self.own, self.operator]
+            .into_iter()
+            .flatten()
+            .filter_map(move |scope| scope.containing(address))
+            .filter(move |pool| self.sees(pool))
+    }
+
+    /// Those that are chosen from without being named, in the order in which they are tried.
+    pub(super) fn auto(self) -> impl Iterator<Item = &'a Arc<Pool>> {
+        let mut own = self.own.into_iter().flat_map(|s| s.auto.iter()).peekable();
+        let operator = self.operator.into_iter().flat_map(|s| s.auto.iter());
+        let mut operator = operator
+            .filter(move |(_, name)| self.own.is_none_or(|own| !own.by_name.contains_key(name)))
+            .peekable();
+        std::iter::from_fn(move || {
+            let next = match (own.peek(), operator.peek()) {
+                (Some(mine), Some(theirs)) if mine > theirs => operator.next(),
+                (None, _) => operator.next(),
+                (Some(_), _) => own.next(),
+            };
+            next.and_then(|(_, name)| self.named(name))
+        })
+    }
+}
+
+/// Addresses of a space that an owner holds, or would like to.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Holding<'a> {
+    pub(super) owner: &'a OwnerKey,
+    pub(super) space: &'a Name,
+    pub(super) addresses: &'a [Address],
+    /// Where several pools would do.
+    pub(super) preferred: Option<&'a PoolKey>,
+}
+
+impl<'a> Holding<'a> {
+    /// What an allocation holds; `None` if that is nothing.
+    pub(super) fn of(allocation: &'a Allocation) -> Option<Self> {
+        let pool = allocation.pool.as_ref()?;
+        Some(Self {
+            owner: &allocation.owner.key,
+            space: &pool.space,
+            addresses: &allocation.addresses,
+            preferred: Some(pool),
+        })
+    }
+
+    /// The pool that permits it: one that the cluster sees, that gives all of the addresses, and
+    /// that is for an owner with these labels. What the claim asks for is not looked at.
+    pub(super) fn permitted_by<'p>(
+        self,
+        pools: &'p Pools,
+        labels: &Claim,
+    ) -> Option<&'p Arc<Pool>> {
+        let view = pools.view(self.space, &self.owner.cluster);
+        let first = *self.addresses.first()?;
+        let fits = |pool: &&'p Arc<Pool>| {
+            self.addresses.iter().all(|held| may_give(pool, *held))
+                && admits(pool, self.owner, labels)
+        };
+        let fitting = || view.containing(first).filter(fits);
+        fitting()
+            .find(|pool| Some(&pool.key) == self.preferred)
+            .or_else(|| fitting().next())
+    }
+}
+
+/// Whether an address lies in a pool. O(number of its ranges).
+pub(super) fn contains(pool: &Pool, address: Address) -> bool {
+    pool.ranges.iter().any(|range| range.contains(address))
+}
+
+/// Whether a pool may give this address to somebody: it lies in it and is not avoided.
+pub(super) fn may_give(pool: &Pool, address: Address) -> bool {
+    contains(pool, address) && !(pool.avoid_buggy_ips && address.is_buggy())
+}
+
+/// Whether a pool has a range of the family.
+pub(super) fn has_family(pool: &Pool, family: Family) -> bool {
+    pool.ranges.iter().any(|range| range.family() == family)
+}
+
+/// Whether a pool is for this owner. Namespaces and namespace selectors are a union, the service
+/// selectors hold in addition; where nothing is said everybody is admitted (MetalLB).
+pub(super) fn admits(pool: &Pool, owner: &OwnerKey, claim: &Claim) -> bool {
+    let any_namespace = pool.namespaces.is_empty() && pool.namespace_selectors.is_empty();
+    let namespace = any_namespace
+        || owner
+            .namespace
+            .as_ref()
+            .is_some_and(|namespace| pool.namespaces.contains(namespace))
+        || any_matches(&pool.namespace_selectors, &claim.namespace_labels);
+    let service =
+        pool.service_selectors.is_empty() || any_matches(&pool.service_selectors, &claim.labels);
+    namespace && service
+}
+
+/// How full a pool is. One step per run of occupied addresses in its ranges.
+pub(super) fn usage(pool: &Pool, space: &Space) -> PoolUsage {
+    let of_family = |family| {
+        let ranges = pool.ranges.iter().filter(|range| range.family() == family);
+        let (mut total, mut occupied) = (0, 0);
+        for range in ranges {
+            total += usable_count(*range, pool.avoid_buggy_ips);
+            occupied += space.occupied_in(*range, pool.avoid_buggy_ips);
+        }
+        // Until the holders that an edit strands have been decided again, more may be held through
+        // the pool than lies in it.
+        let held = u128::from(space.held_through(&pool.key, family)).min(occupied);
+        FamilyUsage {
+            total,
+            held,
+            held_by_others: occupied - held,
+            free: total - occupied,
+        }
+    };
+    PoolUsage {
+        v4: of_family(Family::V4),
+        v6: of_family(Family::V6),
+    }
+}
+
+/// Whether two pools give the same addresses to the same owners: an edit from one to the other
+/// cannot concern a holder.
+pub(super) fn same_for_holders(one: &Pool, other: &Pool) -> bool {
+    one.ranges == other.ranges
+        && one.avoid_buggy_ips == other.avoid_buggy_ips
+        && one.namespaces == other.namespaces
+        && one.namespace_selectors == other.namespace_selectors
+        && one.service_selectors == other.service_selectors
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,385 @@
+//! What the tests of the rooms share: short ways to write values, and a book that drives the
+//! state as the engine does.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::address::{Address, AddressRange, Family};
+use super::change::{Change, Edit};
+use super::command::{Allocate, Command, IfRefused, InUse, Release};
+use super::model::*;
+use super::names::Name;
+use super::refusal::{Reason, Refusal, Rejection};
+use super::selector::LabelSelector;
+use super::{State, decide};
+
+pub(super) fn name(text: &str) -> Name {
+    Name::parse(text).expect(text)
+}
+
+pub(super) fn space() -> Name {
+    name("default")
+}
+
+pub(super) fn address(text: &str) -> Address {
+    Address::from(text.parse::<IpAddr>().expect(text))
+}
+
+pub(super) fn addresses(texts: &[&str]) -> Vec<Address> {
+    texts.iter().map(|text| address(text)).collect()
+}
+
+/// `cluster/namespace/name`.
+pub(super) fn owner(text: &str) -> OwnerKey {
+    let mut parts = text.split('/').map(name);
+    OwnerKey {
+        cluster: parts.next().expect("cluster"),
+        namespace: parts.next(),
+        name: parts.next().expect("name"),
+    }
+}
+
+pub(super) fn labels(pairs: &[(&str, &str)]) -> Labels {
+    let pairs = pairs.iter();
+    pairs
+        .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+        .collect()
+}
+
+pub(super) fn selector(pairs: &[(&str, &str)]) -> LabelSelector {
+    LabelSelector {
+        match_labels: labels(pairs),
+        match_expressions: Vec::new(),
+    }
+}
+
+pub(super) fn tcp(number: u16) -> Port {
+    Port {
+        protocol: Protocol::Tcp,
+        number,
+    }
+}
+
+/// A claim for one IPv4 address of any pool.
+pub(super) fn claim() -> Claim {
+    Claim {
+        space: space(),
+        families: Families::One(Family::V4),
+        pool: None,
+        addresses: Vec::new(),
+        ports: vec![tcp(80)],
+        sharing_key: String::new(),
+        backend_key: String::new(),
+        labels: Labels::new(),
+        namespace_labels: Labels::new(),
+        backends: BackendsPolicy::Unmanaged,
+    }
+}
+
+pub(super) fn for_addresses(texts: &[&str]) -> Claim {
+    Claim {
+        addresses: addresses(texts),
+        families: Families::Any,
+        ..claim()
+    }
+}
+
+pub(super) fn from_pool(pool: &str) -> Claim {
+    Claim {
+        pool: Some(name(pool)),
+        ..claim()
+    }
+}
+
+pub(super) fn shared(key: &str, port: u16) -> Claim {
+    Claim {
+        sharing_key: key.to_owned(),
+        ports: vec![tcp(port)],
+        ..claim()
+    }
+}
+
+pub(super) fn families(families: Families) -> Claim {
+    Claim {
+        families,
+        ..claim()
+    }
+}
+
+/// `cluster/name`, or `name` for an operator's pool.
+pub(super) fn pool_key(text: &str) -> PoolKey {
+    let (cluster, pool) = match text.split_once('/') {
+        Some((cluster, pool)) => (Some(name(cluster)), pool),
+        None => (None, text),
+    };
+    PoolKey {
+        space: space(),
+        cluster,
+        name: name(pool),
+    }
+}
+
+pub(super) fn pool(key: &str, ranges: &[&str]) -> Pool {
+    Pool {
+        key: pool_key(key),
+        addresses: ranges.iter().map(|text| (*text).to_owned()).collect(),
+        ranges: ranges
+            .iter()
+            .map(|text| AddressRange::parse(text).expect(text))
+            .collect(),
+        auto_assign: true,
+        avoid_buggy_ips: false,
+        priority: 0,
+        namespaces: Default::default(),
+        namespace_selectors: Vec::new(),
+        service_selectors: Vec::new(),
+        labels: Labels::new(),
+        revision: 0,
+    }
+}
+
+pub(super) fn allocate(owner_text: &str, claim: Claim) -> Allocate {
+    Allocate {
+        owner: Owner {
+            key: owner(owner_text),
+            uid: String::new(),
+        },
+        claim,
+        held: Vec::new(),
+        if_refused: IfRefused::Fail,
+        if_revision: None,
+        fence: 0,
+    }
+}
+
+pub(super) fn queued(owner_text: &str, claim: Claim) -> Allocate {
+    Allocate {
+        if_refused: IfRefused::Queue,
+        ..allocate(owner_text, claim)
+    }
+}
+
+pub(super) fn release(owner_text: &str) -> Release {
+    Release {
+        owner: Owner {
+            key: owner(owner_text),
+            uid: String::new(),
+        },
+        allow_missing: false,
+        if_revision: None,
+        fence: 0,
+    }
+}
+
+impl From<Allocate> for Command {
+    fn from(allocate: Allocate) -> Self {
+        Self::Allocate(Box::new(allocate))
+    }
+}
+
+impl From<Release> for Command {
+    fn from(release: Release) -> Self {
+        Self::Release(release)
+    }
+}
+
+/// A state, driven as the engine does: every command is followed by what it makes necessary.
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    pub(super) state: State,
+    now: i64,
+}
+
+impl Book {
+    /// With these operator's pools.
+    pub(super) fn with_pools(pools: &[Pool]) -> Self {
+        let mut book = Self::default();
+        for pool in pools {
+            book.apply_pool(pool).expect("a good pool");
+        }
+        book
+    }
+
+    /// Decides and applies one command, without what it makes necessary.
+    pub(super) fn step(&mut self, command: impl Into<Command>) -> Result<Vec<Change>, Rejection> {
+        self.now += 1;
+        let changes = decide(&self.state, &command.into(), Timestamp(self.now))?;
+        for change in &changes {
+            self.state.apply(change);
+        }
+        Ok(changes)
+    }
+
+    /// Decides what earlier changes made necessary. Returns how many commands that took.
+    pub(super) fn settle(&mut self, changes: &mut Vec<Change>) -> usize {
+        let mut commands = 0;
+        while let Some(command) = self.state.follow_up() {
+            changes.extend(self.step(command).expect("follow-ups are never rejected"));
+            commands += 1;
+            assert!(commands < 100_000, "follow-ups do not end");
+        }
+        commands
+    }
+
+    /// A command with all that it makes necessary; afterwards the book is checked.
+    pub(super) fn run(&mut self, command: impl Into<Command>) -> Result<Vec<Change>, Rejection> {
+        let mut changes = self.step(command)?;
+        self.settle(&mut changes);
+        assert_sound(&self.state);
+        Ok(changes)
+    }
+
+    pub(super) fn apply_pool(&mut self, pool: &Pool) -> Result<Vec<Change>, Rejection> {
+        self.edit_pool(pool, InUse::Refuse)
+    }
+
+    pub(super) fn edit_pool(
+        &mut self,
+        pool: &Pool,
+        in_use: InUse,
+    ) -> Result<Vec<Change>, Rejection> {
+        let pool = Box::new(pool.clone());
+        self.run(Command::ApplyPool { pool, in_use })
+    }
+
+    pub(super) fn sync_pools(
+        &mut self,
+        cluster: &str,
+        pools: &[Pool],
+    ) -> Result<Vec<Change>, Rejection> {
+        self.run(Command::SyncPools {
+            cluster: name(cluster),
+            pools: pools.to_vec(),
+            fence: 0,
+        })
+    }
+
+    /// Allocates and says what the owner holds then.
+    pub(super) fn take(&mut self, owner_text: &str, claim: Claim) -> String {
+        self.run(allocate(owner_text, claim)).expect("granted");
+        self.held(owner_text)
+    }
+
+    /// As [`Book::take`], but a refusal is queued.
+    pub(super) fn queue(&mut self, owner_text: &str, claim: Claim) -> String {
+        self.run(queued(owner_text, claim)).expect("queued");
+        self.held(owner_text)
+    }
+
+    /// The refusal of a claim that must not be granted.
+    pub(super) fn refused(&mut self, owner_text: &str, claim: Claim) -> Refusal {
+        match self.run(allocate(owner_text, claim)) {
+            Err(Rejection::Refused(refusal)) => *refusal,
+            other => panic!("{owner_text}: {other:?}"),
+        }
+    }
+
+    pub(super) fn get(&self, owner_text: &str) -> Arc<Allocation> {
+        let held = self.state.allocation(&owner(owner_text));
+        Arc::clone(held.expect(owner_text))
+    }
+
+    /// What an owner holds, in short: the addresses, and in brackets why not what it asks for.
+    pub(super) fn held(&self, owner_text: &str) -> String {
+        let Some(allocation) = self.state.allocation(&owner(owner_text)) else {
+            return "nothing".to_owned();
+        };
+        let mut words: Vec<String> = Vec::new();
+        words.extend(allocation.addresses.iter().map(Address::to_string));
+        match &allocation.standing {
+            Standing::Assigned => {}
+            Standing::Pending(refusal) | Standing::Stale { refusal, .. } => {
+                words.push(format!("({})", refusal.reason.as_str()));
+            }
+        }
+        words.join(" ")
+    }
+
+    pub(super) fn reason(&self, owner_text: &str) -> Option<Reason> {
+        match &self.get(owner_text).standing {
+            Standing::Assigned => None,
+            Standing::Pending(refusal) | Standing::Stale { refusal, .. } => Some(refusal.reason),
+        }
+    }
+}
+
+/// All that a store would hold, as edits without a before.
+pub(super) fn rows(state: &State) -> Vec<Change> {
+    fn row<T>(value: &Arc<T>) -> Edit<T> {
+        Edit {
+            before: None,
+            after: Some(Arc::clone(value)),
+        }
+    }
+    let mut rows: Vec<Change> = Vec::new();
+    rows.extend(state.allocations().map(|one| Change::Allocation(row(one))));
+    rows.extend(state.pools().map(|one| Change::Pool(row(one))));
+    rows.extend(
+        state
+            .advertisements()
+            .map(|one| Change::Advertisement(row(one))),
+    );
+    for cluster in state.clusters() {
+        rows.push(Change::Cluster(row(cluster)));
+        rows.extend(
+            state
+                .nodes_of(&cluster.name)
+                .map(|one| Change::Node(row(one))),
+        );
+        let backends = state.backends_of(&cluster.name);
+        rows.extend(backends.map(|one| Change::Backends(row(one))));
+    }
+    rows.extend(state.placements().map(|one| Change::Placement(row(one))));
+    rows
+}
+
+/// Whether two states hold the same, marks for new decisions aside.
+pub(super) fn assert_same_book(one: &State, other: &State) {
+    assert_eq!(one.revision, other.revision);
+    assert_eq!(one.by_id, other.by_id);
+    assert_eq!(one.tenants, other.tenants);
+    assert_eq!(one.spaces, other.spaces);
+    assert_eq!(one.pools, other.pools);
+    assert_eq!(one.advertisements, other.advertisements);
+    assert_eq!(one.placements, other.placements);
+    assert_eq!(one.recovering, other.recovering);
+    assert_eq!(one.waiting.lists, other.waiting.lists);
+}
+
+/// Invariants of a settled state, looked at without its indexes: by plain loops over all rows.
+pub(super) fn assert_sound(state: &State) {
+    assert_same_book(&State::restore(state.revision(), rows(state)), state);
+    let all: Vec<&Arc<Allocation>> = state.allocations().collect();
+    for (index, one) in all.iter().enumerate() {
+        assert_eq!(one.addresses.is_empty(), one.pool.is_none());
+        let is_pending = matches!(one.standing, Standing::Pending(_));
+        assert_eq!(one.addresses.is_empty(), is_pending, "{one:?}");
+        if let Some(key) = &one.pool {
+            let pool = state.pool(key).expect("the pool exists");
+            for held in &one.addresses {
+                assert!(
+                    pool.ranges.iter().any(|range| range.contains(*held)),
+                    "{one:?}"
+                );
+                assert!(!(pool.avoid_buggy_ips && held.is_buggy()), "{one:?}");
+            }
+        }
+        for other in &all[index + 1..] {
+            let same_space = one.pool.as_ref().map(|pool| &pool.space)
+                == other.pool.as_ref().map(|pool| &pool.space);
+            let common = one.addresses.iter().any(|a| other.addresses.contains(a));
+            if same_space && common {
+                assert_may_share(one, other);
+            }
+        }
+    }
+}
+
+fn assert_may_share(one: &Allocation, other: &Allocation) {
+    let (mine, theirs) = (one.effective_claim(), other.effective_claim());
+    assert_eq!(one.owner.key.cluster, other.owner.key.cluster);
+    assert!(!mine.sharing_key.is_empty(), "{one:?} {other:?}");
+    assert_eq!(mine.sharing_key, theirs.sharing_key);
+    assert_eq!(mine.backend_key, theirs.backend_key);
+    assert!(mine.ports.iter().all(|port| !theirs.ports.contains(port)));
+}
