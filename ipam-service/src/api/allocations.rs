@@ -1,0 +1,262 @@
+//! AllocationService.
+
+use std::pin::Pin;
+
+use futures::Stream;
+use pharos_proto::v1;
+use pharos_proto::v1::allocation_service_server::AllocationService;
+use tonic::{Code, Request, Response, Status};
+
+use super::call::{Api, Call, answer};
+use super::convert::{
+    FieldErrors, allocate_from_wire, allocation_to_wire, owner_from_wire, release_from_wire,
+};
+use super::paging::{PageToken, page_size};
+use super::status;
+use crate::feed::allocations::Source;
+use crate::state::change::Change;
+use crate::state::command::Command;
+use crate::state::refusal::Rejection;
+use crate::store::AllocationFilter;
+
+/// Serves AllocationService.
+#[derive(Debug, Clone)]
+pub struct Allocations(pub Api);
+
+#[tonic::async_trait]
+impl AllocationService for Allocations {
+    type WatchAllocationsStream =
+        Pin<Box<dyn Stream<Item = Result<v1::WatchAllocationsResponse, Status>> + Send>>;
+
+    async fn allocate(
+        &self,
+        request: Request<v1::AllocateRequest>,
+    ) -> Result<Response<v1::AllocateResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        answer(&message.request_id, self.take(&call, &message).await)
+    }
+
+    async fn release(
+        &self,
+        request: Request<v1::ReleaseRequest>,
+    ) -> Result<Response<v1::ReleaseResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        answer(&message.request_id, self.give_back(&call, &message).await)
+    }
+
+    async fn get_allocation(
+        &self,
+        request: Request<v1::GetAllocationRequest>,
+    ) -> Result<Response<v1::GetAllocationResponse>, Status> {
+        let message = request.into_inner();
+        let mut errors = FieldErrors::new();
+        let owner = owner_from_wire(&mut errors, "owner", message.owner.as_ref());
+        let owner = errors
+            .finish(owner)
+            .map_err(|error| status::of_rejection(&error))?;
+        let key = owner.key.clone();
+        let found = self
+            .0
+            .engine
+            .read(move |state| state.allocation(&key).cloned())
+            .await;
+        let found = found.map_err(|error| status::of_submit(&error))?;
+        // Another incarnation is another owner.
+        let found = found.filter(|it| owner.uid.is_empty() || it.owner.uid == owner.uid);
+        let Some(allocation) = found else {
+            return Err(status::of_rejection(&Rejection::UnknownOwner(owner.key)));
+        };
+        Ok(Response::new(v1::GetAllocationResponse {
+            allocation: Some(allocation_to_wire(&allocation)),
+        }))
+    }
+
+    async fn list_allocations(
+        &self,
+        request: Request<v1::ListAllocationsRequest>,
+    ) -> Result<Response<v1::ListAllocationsResponse>, Status> {
+        let message = request.into_inner();
+        let filter = list_filter(&message).map_err(|error| status::of_rejection(&error))?;
+        let size = page_size(message.page_size)?;
+        let shape = (
+            "allocations",
+            &filter.cluster,
+            &filter.namespace,
+            &filter.pool,
+            &filter.space,
+            filter.address,
+            filter.state,
+        );
+        let token = PageToken::read(&message.page_token, &shape, 3)?;
+        let after = token.as_ref().map(|token| {
+            let [cluster, namespace, name] = &token.key[..] else {
+                unreachable!("a token is read with three parts");
+            };
+            (cluster.clone(), namespace.clone(), name.clone())
+        });
+        let page = self
+            .0
+            .reader
+            .allocations(&filter, after.as_ref(), size)
+            .await;
+        let page = page.map_err(|error| status::of_read(&error))?;
+        let revision = token.map_or(page.revision, |token| token.revision);
+        let next = page.items.last().and_then(|last| last.owner.clone());
+        let next_page_token = match next.filter(|_| page.more) {
+            Some(owner) => {
+                let key = vec![owner.cluster, owner.namespace, owner.name];
+                PageToken { key, revision }.write(&shape)
+            }
+            None => String::new(),
+        };
+        Ok(Response::new(v1::ListAllocationsResponse {
+            allocations: page.items,
+            next_page_token,
+            revision,
+        }))
+    }
+
+    async fn watch_allocations(
+        &self,
+        request: Request<v1::WatchAllocationsRequest>,
+    ) -> Result<Response<Self::WatchAllocationsStream>, Status> {
+        let message = request.into_inner();
+        let mut errors = FieldErrors::new();
+        let cluster = errors.optional_name("cluster", &message.cluster);
+        errors
+            .finish(cluster)
+            .map_err(|error| status::of_rejection(&error))?;
+        let from = match message.from_revision {
+            0 => None,
+            from => Some(self.check_resume(from, &message.store_id).await?),
+        };
+        let source = Source {
+            reader: self.0.reader.clone(),
+            store_id: self.0.store_id.clone(),
+            shutdown: self.0.shutdown.clone(),
+        };
+        let watcher = self
+            .0
+            .feeds
+            .allocations
+            .watch(source, message.cluster, from);
+        let stream = futures::stream::unfold(Some(watcher), |watcher| async {
+            let mut watcher = watcher?;
+            match watcher.next().await {
+                Ok(response) => Some((Ok(response), Some(watcher))),
+                Err(status) => Some((Err(status), None)),
+            }
+        });
+        Ok(Response::new(Box::pin(stream)))
+    }
+}
+
+impl Allocations {
+    async fn take(
+        &self,
+        call: &Call,
+        message: &v1::AllocateRequest,
+    ) -> Result<v1::AllocateResponse, Status> {
+        let allocate = allocate_from_wire(message).map_err(|error| status::of_rejection(&error))?;
+        let command = Command::Allocate(Box::new(allocate));
+        let (id, validate_only) = (&message.request_id, message.validate_only);
+        let reply = call.submit(&self.0, command, id, validate_only).await?;
+        Ok(v1::AllocateResponse {
+            allocation: reply
+                .allocation
+                .map(|allocation| allocation_to_wire(&allocation)),
+        })
+    }
+
+    async fn give_back(
+        &self,
+        call: &Call,
+        message: &v1::ReleaseRequest,
+    ) -> Result<v1::ReleaseResponse, Status> {
+        let release = release_from_wire(message).map_err(|error| status::of_rejection(&error))?;
+        let owner = release.owner.key.clone();
+        let command = Command::Release(release);
+        let (id, validate_only) = (&message.request_id, message.validate_only);
+        let reply = call.submit(&self.0, command, id, validate_only).await?;
+        let released = reply.changes.iter().find_map(|change| match change {
+            Change::Allocation(edit) if edit.after.is_none() => edit
+                .before
+                .as_ref()
+                .filter(|before| before.owner.key == owner),
+            Change::Allocation(_)
+            | Change::Pool(_)
+            | Change::Advertisement(_)
+            | Change::Cluster(_)
+            | Change::Node(_)
+            | Change::Backends(_)
+            | Change::Placement(_) => None,
+        });
+        Ok(v1::ReleaseResponse {
+            released: released.map(|allocation| allocation_to_wire(allocation)),
+        })
+    }
+
+    /// A watch can go on after `from` if the log still has everything behind it.
+    async fn check_resume(&self, from: u64, store_id: &str) -> Result<u64, Status> {
+        if !store_id.is_empty() && store_id != &*self.0.store_id {
+            let message = format!("store_id {store_id:?} is not this store; start again from 0");
+            return Err(status::plain(Code::OutOfRange, "FOREIGN_STORE", message));
+        }
+        let span = self
+            .0
+            .reader
+            .log_span()
+            .await
+            .map_err(|error| status::of_read(&error))?;
+        if from > span.revision {
+            let message = format!(
+                "revision {from} has not happened; the newest is {}; start again from 0",
+                span.revision
+            );
+            return Err(status::plain(Code::OutOfRange, "FUTURE_REVISION", message));
+        }
+        if from + 1 < span.oldest {
+            let message = format!(
+                "revision {from} is no longer in the log; the oldest to resume from is {}; start \
+                 again from 0",
+                span.oldest - 1
+            );
+            return Err(status::plain(
+                Code::OutOfRange,
+                "COMPACTED_REVISION",
+                message,
+            ));
+        }
+        Ok(from)
+    }
+}
+
+fn list_filter(message: &v1::ListAllocationsRequest) -> Result<AllocationFilter, Rejection> {
+    let mut errors = FieldErrors::new();
+    errors.optional_name("cluster", &message.cluster);
+    errors.optional_name("namespace", &message.namespace);
+    errors.optional_name("pool", &message.pool);
+    errors.optional_name("address_space", &message.address_space);
+    if v1::allocation::State::try_from(message.state).is_err() {
+        errors.add("state", format!("unknown value {}", message.state));
+    }
+    let address = match message.address.as_str() {
+        "" => None,
+        text => errors.address("address", text),
+    };
+    let space = match (message.address_space.as_str(), address) {
+        ("", Some(_)) => pharos_proto::DEFAULT_ADDRESS_SPACE,
+        (space, _) => space,
+    };
+    let filter = AllocationFilter {
+        cluster: message.cluster.clone(),
+        namespace: Some(message.namespace.clone()).filter(|namespace| !namespace.is_empty()),
+        pool: message.pool.clone(),
+        space: space.to_owned(),
+        address,
+        state: message.state,
+    };
+    errors.finish(Some(filter))
+}

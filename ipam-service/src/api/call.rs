@@ -1,0 +1,113 @@
+//! What every call has in common: who calls, under which request id, until when.
+
+use std::sync::Arc;
+
+use pharos_process::Shutdown;
+use tokio::time::Instant;
+use tonic::metadata::MetadataValue;
+use tonic::{Request, Response, Status};
+
+use super::status;
+use crate::engine::{Engine, Meta, Reply};
+use crate::feed::Feeds;
+use crate::state::command::Command;
+use crate::store::Reader;
+
+/// Header of the request id, both ways.
+pub const REQUEST_ID_HEADER: &str = "x-request-id";
+
+/// What the services work with. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Api {
+    pub engine: Engine,
+    pub reader: Reader,
+    pub feeds: Feeds,
+    /// Random name of the database.
+    pub store_id: Arc<str>,
+    pub shutdown: Shutdown,
+}
+
+/// Added to each request by the server's layers.
+#[derive(Debug, Clone, Default)]
+pub struct Admission {
+    /// Of the header, or made.
+    pub request_id: Arc<str>,
+    /// Nobody waits for the answer after it.
+    pub deadline: Option<Instant>,
+}
+
+/// Who calls, and how.
+#[derive(Debug, Clone)]
+pub struct Call {
+    actor: String,
+    admission: Admission,
+}
+
+impl Call {
+    /// Reads it off a request.
+    pub fn of<T>(request: &Request<T>) -> Self {
+        // Nobody proves an identity yet, so the address is all there is to record.
+        let actor = match request.remote_addr() {
+            Some(address) => format!("anonymous@{}", address.ip()),
+            None => "anonymous".to_owned(),
+        };
+        Self {
+            actor,
+            admission: request.extensions().get().cloned().unwrap_or_default(),
+        }
+    }
+
+    /// What the engine is told. `request_id` of the message wins over the header's.
+    pub fn meta(&self, request_id: &str, validate_only: bool) -> Meta {
+        if !request_id.is_empty() {
+            tracing::Span::current().record("request_id", request_id);
+        }
+        Meta {
+            actor: self.actor.clone(),
+            request_id: match request_id {
+                "" => self.admission.request_id.to_string(),
+                given => given.to_owned(),
+            },
+            validate_only,
+            deadline: self.admission.deadline,
+        }
+    }
+
+    /// Submits a command for this call.
+    pub async fn submit(
+        &self,
+        api: &Api,
+        command: Command,
+        request_id: &str,
+        validate_only: bool,
+    ) -> Result<Reply, Status> {
+        let meta = self.meta(request_id, validate_only);
+        let reply = api.engine.submit(command, meta).await;
+        reply.map_err(|error| status::of_submit(&error))
+    }
+}
+
+/// An answer that carries the message's own request id, if it had one. (The server's layers add
+/// the header's to all others.)
+pub fn answer<T>(request_id: &str, outcome: Result<T, Status>) -> Result<Response<T>, Status> {
+    let header = match request_id {
+        "" => None,
+        // A header takes visible ASCII only; the log has the id in any case.
+        given => MetadataValue::try_from(given).ok(),
+    };
+    match outcome {
+        Ok(message) => {
+            let mut response = Response::new(message);
+            if let Some(header) = header {
+                response.metadata_mut().insert(REQUEST_ID_HEADER, header);
+            }
+            Ok(response)
+        }
+        Err(mut status) => {
+            if let Some(header) = header {
+                status.metadata_mut().insert(REQUEST_ID_HEADER, header);
+            }
+            Err(status)
+        }
+    }
+}

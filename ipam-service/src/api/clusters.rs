@@ -1,0 +1,166 @@
+//! ClusterService.
+
+use pharos_proto::v1;
+use pharos_proto::v1::cluster_service_server::ClusterService;
+use tonic::{Request, Response, Status};
+
+use super::call::{Api, Call, answer};
+use super::convert::{FieldErrors, allocation_to_wire};
+use super::paging::{PageToken, page_size};
+use super::status;
+use crate::state::change::Change;
+use crate::state::command::Command;
+use crate::state::names::{MAX_NAME_BYTES, Name};
+use crate::state::refusal::Rejection;
+
+/// Serves ClusterService.
+#[derive(Debug, Clone)]
+pub struct Clusters(pub Api);
+
+#[tonic::async_trait]
+impl ClusterService for Clusters {
+    async fn list_clusters(
+        &self,
+        request: Request<v1::ListClustersRequest>,
+    ) -> Result<Response<v1::ListClustersResponse>, Status> {
+        let message = request.into_inner();
+        let size = page_size(message.page_size)?;
+        let token = PageToken::read(&message.page_token, &"clusters", 1)?;
+        let after = token.as_ref().map(|token| token.key[0].as_str());
+        let page = self.0.reader.clusters(after, size).await;
+        let page = page.map_err(|error| status::of_read(&error))?;
+        let revision = token.map_or(page.revision, |token| token.revision);
+        let next_page_token = match page.items.last().filter(|_| page.more) {
+            Some(last) => PageToken {
+                key: vec![last.name.clone()],
+                revision,
+            }
+            .write(&"clusters"),
+            None => String::new(),
+        };
+        Ok(Response::new(v1::ListClustersResponse {
+            clusters: page.items,
+            next_page_token,
+        }))
+    }
+
+    async fn get_cluster(
+        &self,
+        request: Request<v1::GetClusterRequest>,
+    ) -> Result<Response<v1::GetClusterResponse>, Status> {
+        let message = request.into_inner();
+        let name = one_name("name", &message.name, "")?;
+        let cluster = self.0.reader.cluster(&name).await;
+        let cluster = cluster.map_err(|error| status::of_read(&error))?;
+        if cluster.is_none() {
+            return Err(status::of_rejection(&Rejection::UnknownCluster(name)));
+        }
+        Ok(Response::new(v1::GetClusterResponse { cluster }))
+    }
+
+    async fn delete_cluster(
+        &self,
+        request: Request<v1::DeleteClusterRequest>,
+    ) -> Result<Response<v1::DeleteClusterResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        answer(&message.request_id, self.delete(&call, &message).await)
+    }
+
+    async fn begin_sync(
+        &self,
+        request: Request<v1::BeginSyncRequest>,
+    ) -> Result<Response<v1::BeginSyncResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        answer(&message.request_id, self.begin(&call, &message).await)
+    }
+
+    async fn end_sync(
+        &self,
+        request: Request<v1::EndSyncRequest>,
+    ) -> Result<Response<v1::EndSyncResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        answer(&message.request_id, self.end(&call, &message).await)
+    }
+}
+
+impl Clusters {
+    async fn delete(
+        &self,
+        call: &Call,
+        message: &v1::DeleteClusterRequest,
+    ) -> Result<v1::DeleteClusterResponse, Status> {
+        let cluster = one_name("name", &message.name, &message.request_id)?;
+        let command = Command::DeleteCluster { cluster };
+        let (id, validate_only) = (&message.request_id, message.validate_only);
+        let reply = call.submit(&self.0, command, id, validate_only).await?;
+        let released = reply.changes.iter().filter_map(|change| match change {
+            Change::Allocation(edit) if edit.after.is_none() => {
+                edit.before.as_deref().map(allocation_to_wire)
+            }
+            Change::Allocation(_)
+            | Change::Pool(_)
+            | Change::Advertisement(_)
+            | Change::Cluster(_)
+            | Change::Node(_)
+            | Change::Backends(_)
+            | Change::Placement(_) => None,
+        });
+        Ok(v1::DeleteClusterResponse {
+            released: released.collect(),
+        })
+    }
+
+    async fn begin(
+        &self,
+        call: &Call,
+        message: &v1::BeginSyncRequest,
+    ) -> Result<v1::BeginSyncResponse, Status> {
+        let mut errors = FieldErrors::new();
+        errors.request_id(&message.request_id);
+        let cluster = errors.name("cluster", &message.cluster);
+        let uid = errors.text("cluster_uid", &message.cluster_uid, MAX_NAME_BYTES);
+        let (cluster, uid) = errors
+            .finish(cluster.zip(uid))
+            .map_err(|error| status::of_rejection(&error))?;
+        let command = Command::BeginSync {
+            cluster,
+            uid,
+            fence: message.fence,
+        };
+        call.submit(&self.0, command, &message.request_id, false)
+            .await?;
+        Ok(v1::BeginSyncResponse {
+            store_id: self.0.store_id.to_string(),
+        })
+    }
+
+    async fn end(
+        &self,
+        call: &Call,
+        message: &v1::EndSyncRequest,
+    ) -> Result<v1::EndSyncResponse, Status> {
+        let cluster = one_name("cluster", &message.cluster, &message.request_id)?;
+        let command = Command::EndSync {
+            cluster,
+            fence: message.fence,
+        };
+        let reply = call
+            .submit(&self.0, command, &message.request_id, false)
+            .await?;
+        Ok(v1::EndSyncResponse {
+            revision: reply.revision,
+        })
+    }
+}
+
+fn one_name(field: &str, text: &str, request_id: &str) -> Result<Name, Status> {
+    let mut errors = FieldErrors::new();
+    errors.request_id(request_id);
+    let name = errors.name(field, text);
+    errors
+        .finish(name)
+        .map_err(|error| status::of_rejection(&error))
+}

@@ -1,0 +1,153 @@
+//! Pools: wire <-> domain.
+
+use std::collections::BTreeSet;
+
+use pharos_proto::v1;
+
+use super::fields::{FieldErrors, labels_to_wire, selectors_to_wire};
+use crate::state::address::AddressRange;
+use crate::state::command::InUse;
+use crate::state::model::{Pool, PoolKey};
+use crate::state::names::Name;
+use crate::state::refusal::Rejection;
+
+/// Most ranges of one pool. A pool is read as a whole at every edit; a larger set is several pools.
+const MAX_RANGES: usize = 1000;
+
+/// A pool; `field` is the path of the message.
+pub fn pool_from_wire(
+    errors: &mut FieldErrors,
+    field: &str,
+    wire: Option<&v1::Pool>,
+) -> Option<Pool> {
+    let wire = errors.required(field, wire)?;
+    let at = |name: &str| format!("{field}.{name}");
+    let key = key_fields(errors, &at, &wire.address_space, &wire.cluster, &wire.name);
+    let ranges = ranges(errors, &at("addresses"), &wire.addresses);
+    if wire.allocation_priority < 0 {
+        errors.add(at("allocation_priority"), "must not be negative");
+    }
+    let namespaces: Vec<Option<Name>> = wire
+        .namespaces
+        .iter()
+        .enumerate()
+        .map(|(index, name)| errors.name(&format!("{field}.namespaces[{index}]"), name))
+        .collect();
+    let namespace_selectors =
+        errors.selectors(&at("namespace_selectors"), &wire.namespace_selectors);
+    let service_selectors = errors.selectors(&at("service_selectors"), &wire.service_selectors);
+    let labels = errors.labels(&at("labels"), &wire.labels);
+    Some(Pool {
+        key: key?,
+        addresses: wire
+            .addresses
+            .iter()
+            .map(|text| text.trim().to_owned())
+            .collect(),
+        ranges: ranges?,
+        auto_assign: wire.auto_assign.unwrap_or(true),
+        avoid_buggy_ips: wire.avoid_buggy_ips,
+        priority: wire.allocation_priority,
+        namespaces: namespaces.into_iter().collect::<Option<BTreeSet<_>>>()?,
+        namespace_selectors: namespace_selectors?,
+        service_selectors: service_selectors?,
+        labels: labels?,
+        revision: wire.revision,
+    })
+}
+
+fn ranges(errors: &mut FieldErrors, field: &str, wire: &[String]) -> Option<Vec<AddressRange>> {
+    if wire.is_empty() {
+        errors.add(field, "must not be empty");
+        return None;
+    }
+    if wire.len() > MAX_RANGES {
+        errors.add(field, format!("at most {MAX_RANGES} ranges are allowed"));
+        return None;
+    }
+    let mut ranges: Vec<AddressRange> = Vec::with_capacity(wire.len());
+    let mut good = true;
+    for (index, text) in wire.iter().enumerate() {
+        match AddressRange::parse(text) {
+            Ok(range) => ranges.push(range),
+            Err(error) => {
+                errors.add(format!("{field}[{index}]"), error);
+                good = false;
+            }
+        }
+    }
+    if !good {
+        return None;
+    }
+    // Sorted by their start, only neighbours can overlap first.
+    let mut order: Vec<usize> = (0..ranges.len()).collect();
+    order.sort_by_key(|index| ranges[*index]);
+    for pair in order.windows(2) {
+        let (one, other) = (pair[0].min(pair[1]), pair[0].max(pair[1]));
+        if ranges[one].overlaps(ranges[other]) {
+            let message = format!("overlaps {field}[{one}] ({})", wire[one].trim());
+            errors.add(format!("{field}[{other}]"), message);
+            good = false;
+        }
+    }
+    good.then_some(ranges)
+}
+
+/// The key of a pool that a request names in `address_space`, `cluster` and `name`.
+pub fn pool_key(space: &str, cluster: &str, name: &str) -> Result<PoolKey, Rejection> {
+    let mut errors = FieldErrors::new();
+    let key = key_fields(&mut errors, &|name| name.to_owned(), space, cluster, name);
+    errors.finish(key)
+}
+
+fn key_fields(
+    errors: &mut FieldErrors,
+    at: &dyn Fn(&str) -> String,
+    space: &str,
+    cluster: &str,
+    name: &str,
+) -> Option<PoolKey> {
+    let space = errors.space(&at("address_space"), space);
+    let cluster = errors.optional_name(&at("cluster"), cluster);
+    let name = errors.name(&at("name"), name);
+    Some(PoolKey {
+        space: space?,
+        cluster: cluster?,
+        name: name?,
+    })
+}
+
+/// `if_in_use`.
+pub fn in_use_from_wire(errors: &mut FieldErrors, wire: i32) -> Option<InUse> {
+    match v1::in_use::Policy::try_from(wire) {
+        Ok(v1::in_use::Policy::Unspecified | v1::in_use::Policy::Refuse) => Some(InUse::Refuse),
+        Ok(v1::in_use::Policy::Move) => Some(InUse::Move),
+        Err(_) => {
+            errors.add("if_in_use", format!("unknown value {wire}"));
+            None
+        }
+    }
+}
+
+/// A pool, back to the wire, without its usage.
+pub fn pool_to_wire(pool: &Pool) -> v1::Pool {
+    v1::Pool {
+        name: pool.key.name.as_str().to_owned(),
+        cluster: pool
+            .key
+            .cluster
+            .as_ref()
+            .map_or_else(String::new, |cluster| cluster.as_str().to_owned()),
+        address_space: pool.key.space.as_str().to_owned(),
+        addresses: pool.addresses.clone(),
+        auto_assign: Some(pool.auto_assign),
+        avoid_buggy_ips: pool.avoid_buggy_ips,
+        allocation_priority: pool.priority,
+        namespaces: pool.namespaces.iter().map(Name::to_string).collect(),
+        namespace_selectors: selectors_to_wire(&pool.namespace_selectors),
+        service_selectors: selectors_to_wire(&pool.service_selectors),
+        labels: labels_to_wire(&pool.labels),
+        usage: None,
+        revision: pool.revision,
+    }
+}

@@ -1,0 +1,103 @@
+//! Refusals: wire <-> domain.
+
+use pharos_proto::v1;
+
+use super::fields::FieldErrors;
+use crate::state::model::{OwnerKey, PoolKey};
+use crate::state::names::Name;
+use crate::state::refusal::{Attempt, Reason, Refusal};
+
+/// A refusal, to the wire.
+pub fn refusal_to_wire(refusal: &Refusal) -> v1::Refusal {
+    let attempt = |attempt: &Attempt| v1::refusal::Attempt {
+        pool: attempt.pool.to_string(),
+        reason: reason_to_wire(attempt.reason).into(),
+        message: attempt.message.clone(),
+    };
+    v1::Refusal {
+        reason: reason_to_wire(refusal.reason).into(),
+        message: refusal.message.clone(),
+        attempts: refusal.attempts.iter().map(attempt).collect(),
+    }
+}
+
+/// A refusal as it was stored with the claim of `owner` in `space`.
+pub fn refusal_from_wire(
+    errors: &mut FieldErrors,
+    wire: &v1::Refusal,
+    owner: &OwnerKey,
+    space: &Name,
+) -> Option<Refusal> {
+    let mut attempts = Vec::with_capacity(wire.attempts.len());
+    for attempt in &wire.attempts {
+        attempts.push(Attempt {
+            pool: attempted_pool(errors, &attempt.pool, owner, space)?,
+            reason: reason_from_wire(errors, attempt.reason)?,
+            message: attempt.message.clone(),
+        });
+    }
+    Some(Refusal {
+        reason: reason_from_wire(errors, wire.reason)?,
+        message: wire.message.clone(),
+        attempts,
+    })
+}
+
+/// Reads `cluster/name` or `name` back: a claim can only have tried its own cluster's pools and
+/// the operator's.
+fn attempted_pool(
+    errors: &mut FieldErrors,
+    text: &str,
+    owner: &OwnerKey,
+    space: &Name,
+) -> Option<PoolKey> {
+    let own = text
+        .strip_prefix(owner.cluster.as_str())
+        .and_then(|rest| rest.strip_prefix('/'));
+    Some(PoolKey {
+        space: space.clone(),
+        cluster: own.map(|_| owner.cluster.clone()),
+        name: errors.name("refusal.attempts.pool", own.unwrap_or(text))?,
+    })
+}
+
+/// A reason, to the wire.
+pub fn reason_to_wire(reason: Reason) -> v1::refusal::Reason {
+    use v1::refusal::Reason as Wire;
+    match reason {
+        Reason::NoFreeAddress => Wire::NoFreeAddress,
+        Reason::UnknownPool => Wire::UnknownPool,
+        Reason::AddressNotInPool => Wire::AddressNotInPool,
+        Reason::AddressTaken => Wire::AddressTaken,
+        Reason::PortInUse => Wire::PortInUse,
+        Reason::SharingMismatch => Wire::SharingMismatch,
+        Reason::PoolNotForOwner => Wire::PoolNotForOwner,
+        Reason::AddressNotInRequestedPool => Wire::AddressNotInRequestedPool,
+        Reason::BuggyAddress => Wire::BuggyAddress,
+        Reason::FamilyNotInPool => Wire::FamilyNotInPool,
+        Reason::Recovering => Wire::Recovering,
+        Reason::BehindOlderClaims => Wire::BehindOlderClaims,
+    }
+}
+
+fn reason_from_wire(errors: &mut FieldErrors, wire: i32) -> Option<Reason> {
+    use v1::refusal::Reason as Wire;
+    Some(match Wire::try_from(wire) {
+        Ok(Wire::NoFreeAddress) => Reason::NoFreeAddress,
+        Ok(Wire::UnknownPool) => Reason::UnknownPool,
+        Ok(Wire::AddressNotInPool) => Reason::AddressNotInPool,
+        Ok(Wire::AddressTaken) => Reason::AddressTaken,
+        Ok(Wire::PortInUse) => Reason::PortInUse,
+        Ok(Wire::SharingMismatch) => Reason::SharingMismatch,
+        Ok(Wire::PoolNotForOwner) => Reason::PoolNotForOwner,
+        Ok(Wire::AddressNotInRequestedPool) => Reason::AddressNotInRequestedPool,
+        Ok(Wire::BuggyAddress) => Reason::BuggyAddress,
+        Ok(Wire::FamilyNotInPool) => Reason::FamilyNotInPool,
+        Ok(Wire::Recovering) => Reason::Recovering,
+        Ok(Wire::BehindOlderClaims) => Reason::BehindOlderClaims,
+        Ok(Wire::Unspecified) | Err(_) => {
+            errors.add("refusal.reason", format!("unknown value {wire}"));
+            return None;
+        }
+    })
+}

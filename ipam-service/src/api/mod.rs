@@ -1,0 +1,24 @@
+//! The gRPC services: wire -> domain, one call of the engine or the store, domain -> wire.
+//!
+//! Nothing is decided here. What a request says is checked and made canonical in `convert*`; what
+//! went wrong becomes a [`tonic::Status`] in [`status`].
+
+pub mod advertisements;
+pub mod allocations;
+pub mod announcer;
+pub mod call;
+pub mod clusters;
+pub mod convert;
+pub mod convert_announce;
+pub mod convert_history;
+pub mod convert_pool;
+pub mod convert_refusal;
+pub mod fields;
+pub mod history;
+pub mod paging;
+pub mod pools;
+pub mod server_info;
+pub mod status;
+
+#[cfg(test)]
+mod testing;

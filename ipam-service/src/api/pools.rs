@@ -1,0 +1,335 @@
+//! PoolService.
+
+use std::collections::BTreeSet;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use pharos_proto::v1;
+use pharos_proto::v1::pool_service_server::PoolService;
+use tonic::{Request, Response, Status};
+
+use super::call::{Api, Call, answer};
+use super::convert::{
+    FieldErrors, in_use_from_wire, owner_to_wire, pool_from_wire, pool_key, pool_to_wire,
+};
+use super::paging::{PageToken, page_size};
+use super::status;
+use crate::state::change::Change;
+use crate::state::command::Command;
+use crate::state::model::{Allocation, Pool, PoolKey};
+use crate::state::names::Name;
+use crate::state::refusal::Rejection;
+use crate::state::{FamilyUsage, PoolUsage, State};
+
+/// Most owners that `SyncPools` names as moved.
+const MAX_MOVED: usize = 100;
+
+/// Serves PoolService.
+#[derive(Debug, Clone)]
+pub struct Pools(pub Api);
+
+/// A pool and how full it is.
+type Used = (Arc<Pool>, Option<PoolUsage>);
+
+#[tonic::async_trait]
+impl PoolService for Pools {
+    async fn apply_pool(
+        &self,
+        request: Request<v1::ApplyPoolRequest>,
+    ) -> Result<Response<v1::ApplyPoolResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        answer(&message.request_id, self.apply(&call, &message).await)
+    }
+
+    async fn get_pool(
+        &self,
+        request: Request<v1::GetPoolRequest>,
+    ) -> Result<Response<v1::GetPoolResponse>, Status> {
+        let message = request.into_inner();
+        let key = pool_key(&message.address_space, &message.cluster, &message.name)
+            .map_err(|error| status::of_rejection(&error))?;
+        let Some(pool) = self.used(key.clone()).await? else {
+            return Err(status::of_rejection(&Rejection::UnknownPool(key)));
+        };
+        Ok(Response::new(v1::GetPoolResponse {
+            pool: Some(used_to_wire(&pool)),
+        }))
+    }
+
+    async fn list_pools(
+        &self,
+        request: Request<v1::ListPoolsRequest>,
+    ) -> Result<Response<v1::ListPoolsResponse>, Status> {
+        let message = request.into_inner();
+        let mut errors = FieldErrors::new();
+        errors.optional_name("cluster", &message.cluster);
+        errors.optional_name("address_space", &message.address_space);
+        errors
+            .finish(Some(()))
+            .map_err(|error| status::of_rejection(&error))?;
+        let size = usize::try_from(page_size(message.page_size)?).expect("32 bits fit");
+        let shape = ("pools", &message.cluster, &message.address_space);
+        let token = PageToken::read(&message.page_token, &shape, 3)?;
+        let after = token.as_ref().map(key_of_token).transpose()?;
+        let (cluster, space) = (message.cluster.clone(), message.address_space.clone());
+        let read = move |state: &State| {
+            let mut pools = page_of_pools(state, after.as_ref(), &cluster, &space, size + 1);
+            let more = pools.len() > size;
+            pools.truncate(size);
+            (pools, more, state.revision())
+        };
+        let (pools, more, now) = self.read(read).await?;
+        let revision = token.map_or(now, |token| token.revision);
+        let next_page_token = match pools.last().filter(|_| more) {
+            Some((last, _)) => PageToken {
+                key: token_of_key(&last.key),
+                revision,
+            }
+            .write(&shape),
+            None => String::new(),
+        };
+        Ok(Response::new(v1::ListPoolsResponse {
+            pools: pools.iter().map(used_to_wire).collect(),
+            next_page_token,
+        }))
+    }
+
+    async fn delete_pool(
+        &self,
+        request: Request<v1::DeletePoolRequest>,
+    ) -> Result<Response<v1::DeletePoolResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        answer(&message.request_id, self.delete(&call, &message).await)
+    }
+
+    async fn sync_pools(
+        &self,
+        request: Request<v1::SyncPoolsRequest>,
+    ) -> Result<Response<v1::SyncPoolsResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        answer(&message.request_id, self.sync(&call, &message).await)
+    }
+}
+
+impl Pools {
+    async fn apply(
+        &self,
+        call: &Call,
+        message: &v1::ApplyPoolRequest,
+    ) -> Result<v1::ApplyPoolResponse, Status> {
+        let mut errors = FieldErrors::new();
+        errors.request_id(&message.request_id);
+        let pool = new_pool(&mut errors, "pool", message.pool.as_ref());
+        let in_use = in_use_from_wire(&mut errors, message.if_in_use);
+        let read = pool.zip(in_use);
+        let (pool, in_use) = errors
+            .finish(read)
+            .map_err(|error| status::of_rejection(&error))?;
+        let key = pool.key.clone();
+        let wanted = pool_to_wire(&pool);
+        let command = Command::ApplyPool {
+            pool: Box::new(pool),
+            in_use,
+        };
+        let (id, validate_only) = (&message.request_id, message.validate_only);
+        let reply = call.submit(&self.0, command, id, validate_only).await?;
+        let pool = if validate_only {
+            // Usage is that of now, so it is left out of what would be.
+            v1::Pool {
+                revision: reply.revision,
+                ..wanted
+            }
+        } else {
+            self.used(key).await?.as_ref().map_or(wanted, used_to_wire)
+        };
+        Ok(v1::ApplyPoolResponse { pool: Some(pool) })
+    }
+
+    async fn delete(
+        &self,
+        call: &Call,
+        message: &v1::DeletePoolRequest,
+    ) -> Result<v1::DeletePoolResponse, Status> {
+        let mut errors = FieldErrors::new();
+        errors.request_id(&message.request_id);
+        let in_use = in_use_from_wire(&mut errors, message.if_in_use);
+        let in_use = errors
+            .finish(in_use)
+            .map_err(|error| status::of_rejection(&error))?;
+        let key = pool_key(&message.address_space, &message.cluster, &message.name)
+            .map_err(|error| status::of_rejection(&error))?;
+        let command = Command::DeletePool { key, in_use };
+        let (id, validate_only) = (&message.request_id, message.validate_only);
+        call.submit(&self.0, command, id, validate_only).await?;
+        Ok(v1::DeletePoolResponse {})
+    }
+
+    async fn sync(
+        &self,
+        call: &Call,
+        message: &v1::SyncPoolsRequest,
+    ) -> Result<v1::SyncPoolsResponse, Status> {
+        let (cluster, pools) = pool_set(message).map_err(|error| status::of_rejection(&error))?;
+        let wanted: Vec<(PoolKey, v1::Pool)> = pools
+            .iter()
+            .map(|pool| (pool.key.clone(), pool_to_wire(pool)))
+            .collect();
+        let command = Command::SyncPools {
+            cluster,
+            pools,
+            fence: message.fence,
+        };
+        let (id, validate_only) = (&message.request_id, message.validate_only);
+        let reply = call.submit(&self.0, command, id, validate_only).await?;
+        let pools = if validate_only {
+            wanted.into_iter().map(|(_, pool)| pool).collect()
+        } else {
+            let keys: Vec<PoolKey> = wanted.into_iter().map(|(key, _)| key).collect();
+            let read = move |state: &State| {
+                let used = keys.iter().filter_map(|key| used_pool(state, key));
+                used.collect::<Vec<Used>>()
+            };
+            self.read(read).await?.iter().map(used_to_wire).collect()
+        };
+        Ok(v1::SyncPoolsResponse {
+            pools,
+            revision: reply.revision,
+            moved: moved(&reply.changes),
+        })
+    }
+
+    async fn used(&self, key: PoolKey) -> Result<Option<Used>, Status> {
+        self.read(move |state| used_pool(state, &key)).await
+    }
+
+    async fn read<R: Send + 'static>(
+        &self,
+        read: impl FnOnce(&State) -> R + Send + 'static,
+    ) -> Result<R, Status> {
+        let read = self.0.engine.read(read).await;
+        read.map_err(|error| status::of_submit(&error))
+    }
+}
+
+/// A pool of a request: what is output only is left out.
+fn new_pool(errors: &mut FieldErrors, field: &str, wire: Option<&v1::Pool>) -> Option<Pool> {
+    let pool = pool_from_wire(errors, field, wire)?;
+    Some(Pool {
+        revision: 0,
+        ..pool
+    })
+}
+
+fn pool_set(message: &v1::SyncPoolsRequest) -> Result<(Name, Vec<Pool>), Rejection> {
+    let mut errors = FieldErrors::new();
+    errors.request_id(&message.request_id);
+    let cluster = errors.name("cluster", &message.cluster);
+    let mut pools = Vec::with_capacity(message.pools.len());
+    let mut seen = BTreeSet::new();
+    for (index, wire) in message.pools.iter().enumerate() {
+        let field = format!("pools[{index}]");
+        if !wire.cluster.is_empty() && wire.cluster != message.cluster {
+            errors.add(
+                format!("{field}.cluster"),
+                "must be empty or equal to the cluster of the request",
+            );
+        }
+        let Some(mut pool) = new_pool(&mut errors, &field, Some(wire)) else {
+            continue;
+        };
+        pool.key.cluster.clone_from(&cluster);
+        if !seen.insert(pool.key.clone()) {
+            errors.add(format!("{field}.name"), "is given twice");
+        }
+        pools.push(pool);
+    }
+    errors.finish(cluster.map(|cluster| (cluster, pools)))
+}
+
+/// Owners whose addresses changed or went, most recent first.
+fn moved(changes: &[Change]) -> Vec<v1::Owner> {
+    let moves = |before: &Allocation, after: Option<&Allocation>| {
+        !before.addresses.is_empty()
+            && after.is_none_or(|after| after.addresses != before.addresses)
+    };
+    let owners = changes.iter().rev().filter_map(|change| match change {
+        Change::Allocation(edit) => edit
+            .before
+            .as_ref()
+            .filter(|before| moves(before, edit.after.as_deref()))
+            .map(|before| owner_to_wire(&before.owner)),
+        Change::Pool(_)
+        | Change::Advertisement(_)
+        | Change::Cluster(_)
+        | Change::Node(_)
+        | Change::Backends(_)
+        | Change::Placement(_) => None,
+    });
+    owners.take(MAX_MOVED).collect()
+}
+
+fn used_pool(state: &State, key: &PoolKey) -> Option<Used> {
+    Some((state.pool(key)?.clone(), state.pool_usage(key)))
+}
+
+fn page_of_pools(
+    state: &State,
+    after: Option<&PoolKey>,
+    cluster: &str,
+    space: &str,
+    most: usize,
+) -> Vec<Used> {
+    let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+    state
+        .pools()
+        .filter(|pool| match after {
+            Bound::Excluded(after) => &pool.key > after,
+            Bound::Included(_) | Bound::Unbounded => true,
+        })
+        .filter(|pool| {
+            let own = pool.key.cluster.as_ref().map_or("", Name::as_str);
+            (cluster.is_empty() || own == cluster)
+                && (space.is_empty() || pool.key.space.as_str() == space)
+        })
+        .take(most)
+        .map(|pool| (pool.clone(), state.pool_usage(&pool.key)))
+        .collect()
+}
+
+fn token_of_key(key: &PoolKey) -> Vec<String> {
+    vec![
+        key.space.to_string(),
+        key.cluster
+            .as_ref()
+            .map_or_else(String::new, Name::to_string),
+        key.name.to_string(),
+    ]
+}
+
+fn key_of_token(token: &PageToken) -> Result<PoolKey, Status> {
+    let [space, cluster, name] = &token.key[..] else {
+        unreachable!("a token is read with three parts");
+    };
+    pool_key(space, cluster, name).map_err(|error| status::of_rejection(&error))
+}
+
+fn used_to_wire((pool, usage): &Used) -> v1::Pool {
+    let family = |usage: FamilyUsage| {
+        (usage.total > 0).then(|| v1::pool_usage::FamilyUsage {
+            total: usage.total.to_string(),
+            held: usage.held.to_string(),
+            held_by_others: usage.held_by_others.to_string(),
+            free: usage.free.to_string(),
+        })
+    };
+    v1::Pool {
+        usage: usage.map(|usage| v1::PoolUsage {
+            ipv4: family(usage.v4),
+            ipv6: family(usage.v6),
+        }),
+        ..pool_to_wire(pool)
+    }
+}

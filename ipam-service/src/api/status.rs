@@ -1,0 +1,231 @@
+//! From what went wrong to a gRPC status: the one table of codes, reasons and details.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use tonic::{Code, Status};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use crate::engine::SubmitError;
+use crate::state::refusal::{InvalidField, Reason, Refusal, Rejection};
+use crate::store::ReadError;
+
+/// `ErrorInfo.domain` of every error.
+const DOMAIN: &str = "pharos.io";
+
+/// When to come back after UNAVAILABLE or a shed call: longer than a commit takes, shorter than a
+/// person notices.
+const RETRY_AFTER: Duration = Duration::from_millis(200);
+
+/// Most field errors of one answer: details travel in HTTP/2 headers, of which clients take 8 to
+/// 16 KiB.
+const MAX_VIOLATIONS: usize = 32;
+
+/// Longest message in bytes, for the same reason.
+const MAX_MESSAGE_BYTES: usize = 2048;
+
+/// A command that the rules turn down.
+pub fn of_rejection(rejection: &Rejection) -> Status {
+    let message = shortened(&rejection.to_string());
+    match rejection {
+        Rejection::Refused(refusal) => of_refusal(refusal, message),
+        Rejection::UnknownOwner(_) => plain(Code::NotFound, "UNKNOWN_OWNER", message),
+        Rejection::UnknownPool(_) => plain(Code::NotFound, "UNKNOWN_POOL", message),
+        Rejection::UnknownAdvertisement(_) => {
+            plain(Code::NotFound, "UNKNOWN_ADVERTISEMENT", message)
+        }
+        Rejection::UnknownCluster(_) => plain(Code::NotFound, "UNKNOWN_CLUSTER", message),
+        Rejection::Invalid(invalid) => of_invalid(invalid),
+        Rejection::PoolInUse { pool, .. } => {
+            precondition("POOL_IN_USE", format!("pools/{pool}"), message)
+        }
+        Rejection::ClusterUidMismatch { cluster, .. } => precondition(
+            "CLUSTER_UID_MISMATCH",
+            format!("clusters/{cluster}"),
+            message,
+        ),
+        Rejection::NotSyncing(cluster) => {
+            precondition("NOT_SYNCING", format!("clusters/{cluster}"), message)
+        }
+        Rejection::StaleRevision { .. } => plain(Code::Aborted, "STALE_REVISION", message),
+        Rejection::StaleFence { .. } => plain(Code::Aborted, "STALE_FENCE", message),
+    }
+}
+
+/// A call that the engine could not carry out.
+pub fn of_submit(error: &SubmitError) -> Status {
+    match error {
+        SubmitError::Rejected(rejection) => of_rejection(rejection),
+        SubmitError::Internal => plain(Code::Internal, "STORE_REFUSED", error.to_string()),
+        SubmitError::Unavailable(_) => unavailable("STORE_UNAVAILABLE", error.to_string()),
+        SubmitError::StorageFull => {
+            let mut details = info("STORAGE_FULL", HashMap::new());
+            details.set_retry_info(Some(Duration::from_secs(5)));
+            Status::with_error_details(Code::ResourceExhausted, error.to_string(), details)
+        }
+        SubmitError::DeadlineExceeded => plain(
+            Code::DeadlineExceeded,
+            "DEADLINE_EXCEEDED",
+            error.to_string(),
+        ),
+        SubmitError::Stopping => unavailable("STOPPING", error.to_string()),
+    }
+}
+
+/// A read that failed.
+pub fn of_read(error: &ReadError) -> Status {
+    match error {
+        ReadError::Corrupt(_) => {
+            tracing::error!(%error, "a stored row cannot be read");
+            plain(Code::DataLoss, "STORE_CORRUPT", error.to_string())
+        }
+        ReadError::Sql(_) => {
+            tracing::warn!(%error, "a read failed");
+            unavailable(
+                "STORE_UNAVAILABLE",
+                "the database cannot be read now".to_owned(),
+            )
+        }
+    }
+}
+
+/// Field errors.
+pub fn of_invalid(invalid: &[InvalidField]) -> Status {
+    let mut details = info("INVALID_REQUEST", HashMap::new());
+    for bad in invalid.iter().take(MAX_VIOLATIONS) {
+        details.add_bad_request_violation(&bad.field, shortened(&bad.message));
+    }
+    let shown: Vec<String> = invalid
+        .iter()
+        .take(MAX_VIOLATIONS)
+        .map(|bad| format!("{}: {}", bad.field, bad.message))
+        .collect();
+    let mut message = shown.join("; ");
+    if invalid.len() > MAX_VIOLATIONS {
+        message.push_str(&format!("; and {} more", invalid.len() - MAX_VIOLATIONS));
+    }
+    Status::with_error_details(Code::InvalidArgument, shortened(&message), details)
+}
+
+/// One bad field.
+pub fn invalid(field: &str, message: impl Into<String>) -> Status {
+    of_invalid(&[InvalidField {
+        field: field.to_owned(),
+        message: message.into(),
+    }])
+}
+
+/// The server cannot do it now; the caller may try again.
+pub fn unavailable(reason: &str, message: impl Into<String>) -> Status {
+    let mut details = info(reason, HashMap::new());
+    details.set_retry_info(Some(RETRY_AFTER));
+    Status::with_error_details(Code::Unavailable, message, details)
+}
+
+/// Too many calls at once.
+pub fn shed(message: impl Into<String>) -> Status {
+    let mut details = info("OVERLOADED", HashMap::new());
+    details.set_retry_info(Some(RETRY_AFTER));
+    Status::with_error_details(Code::ResourceExhausted, message, details)
+}
+
+/// A status with `ErrorInfo` and nothing else.
+pub fn plain(code: Code, reason: &str, message: impl Into<String>) -> Status {
+    Status::with_error_details(code, message, info(reason, HashMap::new()))
+}
+
+fn precondition(reason: &str, subject: String, message: String) -> Status {
+    let mut details = info(reason, HashMap::new());
+    details.add_precondition_failure_violation(reason, subject, &message);
+    Status::with_error_details(Code::FailedPrecondition, message, details)
+}
+
+fn of_refusal(refusal: &Refusal, message: String) -> Status {
+    let reason = refusal.reason.as_str();
+    let mut metadata = HashMap::new();
+    if !refusal.attempts.is_empty() {
+        let attempts: Vec<String> = refusal
+            .attempts
+            .iter()
+            .take(MAX_VIOLATIONS)
+            .map(|attempt| format!("{}: {}", attempt.pool, attempt.reason.as_str()))
+            .collect();
+        metadata.insert("attempts".to_owned(), shortened(&attempts.join(", ")));
+    }
+    let mut details = info(reason, metadata);
+    let code = code_of(refusal.reason);
+    if code == Code::FailedPrecondition {
+        details.add_precondition_failure_violation(reason, "allocation", &message);
+    }
+    Status::with_error_details(code, message, details)
+}
+
+fn code_of(reason: Reason) -> Code {
+    match reason {
+        Reason::NoFreeAddress | Reason::BehindOlderClaims => Code::ResourceExhausted,
+        Reason::UnknownPool => Code::NotFound,
+        Reason::AddressNotInPool
+        | Reason::AddressTaken
+        | Reason::PortInUse
+        | Reason::SharingMismatch
+        | Reason::PoolNotForOwner
+        | Reason::AddressNotInRequestedPool
+        | Reason::BuggyAddress
+        | Reason::FamilyNotInPool
+        | Reason::Recovering => Code::FailedPrecondition,
+    }
+}
+
+fn info(reason: &str, metadata: HashMap<String, String>) -> ErrorDetails {
+    ErrorDetails::with_error_info(reason, DOMAIN, metadata)
+}
+
+/// At most [`MAX_MESSAGE_BYTES`], cut at a character.
+fn shortened(text: &str) -> String {
+    if text.len() <= MAX_MESSAGE_BYTES {
+        return text.to_owned();
+    }
+    let mut end = MAX_MESSAGE_BYTES;
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}...", &text[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_field_error_is_named_in_details_and_message() {
+        let bad = |field: &str| InvalidField {
+            field: field.to_owned(),
+            message: "is wrong".to_owned(),
+        };
+        let status = of_invalid(&[bad("a"), bad("b[1]")]);
+        assert_eq!(status.code(), Code::InvalidArgument);
+        assert_eq!(status.message(), "a: is wrong; b[1]: is wrong");
+        let details = status.get_error_details();
+        let fields: Vec<&str> = details
+            .bad_request()
+            .expect("BadRequest")
+            .field_violations
+            .iter()
+            .map(|violation| violation.field.as_str())
+            .collect();
+        assert_eq!(fields, ["a", "b[1]"]);
+        assert_eq!(details.error_info().expect("ErrorInfo").domain, DOMAIN);
+    }
+
+    #[test]
+    fn an_answer_about_thousands_of_fields_stays_small_enough_for_headers() {
+        let many: Vec<InvalidField> = (0..5000)
+            .map(|index| InvalidField {
+                field: format!("pool.addresses[{index}]"),
+                message: "invalid CIDR".to_owned(),
+            })
+            .collect();
+        let status = of_invalid(&many);
+        assert!(status.message().len() + status.details().len() < 8 * 1024);
+    }
+}

@@ -1,0 +1,131 @@
+//! Flags and subcommands.
+
+use std::net::{SocketAddr, ToSocketAddrs as _};
+
+use clap::{Parser, Subcommand};
+use pharos_process::{Flags, LogOptions, UsageError};
+
+use crate::store::{Location, Missing};
+
+/// The address book: pools, allocations and their history, as a durable gRPC service.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "ipam-service", version)]
+pub struct Config {
+    /// Address and port of the gRPC listener
+    #[arg(long, env = "PHAROS_LISTEN", default_value = "127.0.0.1:7471", value_parser = address)]
+    pub listen: SocketAddr,
+
+    /// Address and port of the admin listener (HTTP): /metrics, /healthz, /readyz
+    #[arg(long, env = "PHAROS_ADMIN", default_value = "127.0.0.1:7472", value_parser = address)]
+    pub admin: SocketAddr,
+
+    /// Where the address book is kept: sqlite:PATH
+    #[arg(
+        long,
+        env = "PHAROS_DATABASE",
+        default_value = "sqlite:pharos.db",
+        global = true
+    )]
+    pub database: Location,
+
+    /// Make the database if it is missing (implied when --listen is a loopback address)
+    #[arg(long, env = "PHAROS_CREATE")]
+    pub create: bool,
+
+    /// Serve without TLS on an address that is not loopback: whoever reaches it can change
+    /// everything
+    #[arg(long, env = "PHAROS_INSECURE")]
+    pub insecure: bool,
+
+    #[command(flatten)]
+    pub logs: LogOptions,
+
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+/// What to do instead of serving.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Make the database, which must not exist yet
+    Init {
+        /// The store was lost: give out addresses only after these clusters have reported what they
+        /// hold (names, separated by commas)
+        #[arg(long, value_name = "CLUSTER", value_delimiter = ',')]
+        recover: Vec<String>,
+    },
+    /// Check that the database is whole and that its tables agree; can run beside the server
+    Check,
+}
+
+impl Flags for Config {
+    fn log_options(&self) -> &LogOptions {
+        &self.logs
+    }
+}
+
+impl Config {
+    /// Refuses what would be unsafe.
+    pub fn check(&self) -> Result<(), UsageError> {
+        if !self.listen.ip().is_loopback() && !self.insecure {
+            return Err(UsageError(format!(
+                "--listen {} is not a loopback address and there is no TLS: anybody who reaches \
+                 it could change everything; use a loopback address, or --insecure to accept that",
+                self.listen
+            )));
+        }
+        Ok(())
+    }
+
+    /// What to do without a database.
+    pub fn missing(&self) -> Missing {
+        if self.create || self.listen.ip().is_loopback() {
+            Missing::Create
+        } else {
+            Missing::Refuse
+        }
+    }
+}
+
+/// `address:port` or `name:port`.
+fn address(text: &str) -> Result<SocketAddr, String> {
+    if let Ok(address) = text.parse() {
+        return Ok(address);
+    }
+    let mut found = text
+        .to_socket_addrs()
+        .map_err(|_| "is not ADDRESS:PORT".to_owned())?;
+    found.next().ok_or_else(|| "is not ADDRESS:PORT".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(arguments: &[&str]) -> Config {
+        let arguments = std::iter::once(&"ipam-service").chain(arguments);
+        Config::try_parse_from(arguments).expect("valid flags")
+    }
+
+    #[test]
+    fn only_a_loopback_listener_is_plaintext_unless_one_insists() {
+        assert!(config(&[]).check().is_ok());
+        assert!(config(&["--listen", "[::1]:7471"]).check().is_ok());
+        let open = config(&["--listen", "0.0.0.0:7471"]);
+        let message = open.check().expect_err("refused").to_string();
+        assert!(message.contains("--insecure"), "{message}");
+        assert_eq!(open.missing(), Missing::Refuse);
+        let insecure = config(&["--listen", "0.0.0.0:7471", "--insecure", "--create"]);
+        assert!(insecure.check().is_ok());
+        assert_eq!(insecure.missing(), Missing::Create);
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_manual() {
+        let config = config(&[]);
+        assert_eq!(config.listen.to_string(), "127.0.0.1:7471");
+        assert_eq!(config.admin.to_string(), "127.0.0.1:7472");
+        assert_eq!(config.database.to_string(), "sqlite:pharos.db");
+        assert_eq!(config.missing(), Missing::Create);
+    }
+}

@@ -1,0 +1,186 @@
+//! One batch while it is decided: pure bookkeeping around the state, no I/O.
+
+use std::sync::Arc;
+
+use super::{Meta, Reply, SubmitError};
+use crate::state::announce::{Announcements, Refresh};
+use crate::state::change::Change;
+use crate::state::command::Command;
+use crate::state::model::{OwnerKey, Timestamp};
+use crate::state::refusal::Rejection;
+use crate::state::{State, decide};
+use crate::store::{Batch, Logged, Origin};
+
+/// Internal commands that one batch takes on: more would make its callers wait. The rest goes into
+/// the next batch.
+const FOLLOW_UPS: usize = 256;
+
+/// Actor of decisions that nobody asked for.
+const SELF: &str = "ipam-service";
+
+/// A batch that is being decided. The state already has everything that is in it.
+pub(super) struct OpenBatch {
+    time: Timestamp,
+    changes: Vec<Logged>,
+    /// How many of `changes` come from the announcements.
+    placements: usize,
+    follow_ups_left: usize,
+}
+
+impl OpenBatch {
+    /// `follow_ups`: whether internal commands are taken on.
+    pub(super) fn new(time: Timestamp, follow_ups: bool) -> Self {
+        Self {
+            time,
+            changes: Vec::new(),
+            placements: 0,
+            follow_ups_left: if follow_ups { FOLLOW_UPS } else { 0 },
+        }
+    }
+
+    /// Adds changes that were decided elsewhere and are in the state already.
+    pub(super) fn add_applied(&mut self, changes: Vec<Change>) {
+        let origin = Arc::new(Origin {
+            actor: SELF.to_owned(),
+            ..Origin::default()
+        });
+        self.changes
+            .extend(changes.into_iter().map(|change| Logged {
+                revision: None,
+                change,
+                origin: Arc::clone(&origin),
+            }));
+    }
+
+    /// Decides a command, applies it, and decides what it makes necessary.
+    pub(super) fn decide(
+        &mut self,
+        state: &mut State,
+        command: &Command,
+        meta: &Meta,
+    ) -> Result<Reply, SubmitError> {
+        let from = self.changes.len();
+        let origin = Origin {
+            actor: meta.actor.clone(),
+            request_id: meta.request_id.clone(),
+        };
+        self.apply(state, command, &Arc::new(origin))?;
+        self.follow_up(state, &meta.request_id);
+        let reply = Reply {
+            revision: state.revision(),
+            changes: self.changes[from..]
+                .iter()
+                .map(|logged| logged.change.clone())
+                .collect(),
+            allocation: owner_of(command).and_then(|owner| state.allocation(owner).cloned()),
+        };
+        if meta.validate_only {
+            for logged in self.changes.drain(from..).rev() {
+                state.undo(&logged.change);
+            }
+        }
+        Ok(reply)
+    }
+
+    /// Decides internal commands that wait, as many as the batch may still take.
+    pub(super) fn follow_up(&mut self, state: &mut State, request_id: &str) {
+        if self.follow_ups_left == 0 {
+            return;
+        }
+        let mut origin = None;
+        while self.follow_ups_left > 0 {
+            let Some(command) = state.follow_up() else {
+                return;
+            };
+            self.follow_ups_left -= 1;
+            let origin = origin.get_or_insert_with(|| {
+                Arc::new(Origin {
+                    actor: SELF.to_owned(),
+                    request_id: request_id.to_owned(),
+                })
+            });
+            // That it still does not fit is no news; the state keeps what waits.
+            if let Err(rejection) = self.apply(state, &command, &Arc::clone(origin)) {
+                tracing::debug!(%rejection, "an internal command changes nothing");
+            }
+        }
+    }
+
+    fn apply(
+        &mut self,
+        state: &mut State,
+        command: &Command,
+        origin: &Arc<Origin>,
+    ) -> Result<(), Rejection> {
+        for change in decide(state, command, self.time)? {
+            state.apply(&change);
+            self.changes.push(Logged {
+                revision: change.is_decision().then(|| state.revision()),
+                change,
+                origin: Arc::clone(origin),
+            });
+        }
+        Ok(())
+    }
+
+    /// Whether the batch took on as many internal commands as it may: there may be more.
+    pub(super) fn is_full(&self) -> bool {
+        self.follow_ups_left == 0
+    }
+
+    /// Finds out what the batch means for announcers; to be called once, after everything else.
+    pub(super) fn refresh(
+        &mut self,
+        state: &mut State,
+        announcements: &mut Announcements,
+    ) -> Refresh {
+        let changes: Vec<Change> = self
+            .changes
+            .iter()
+            .map(|logged| logged.change.clone())
+            .collect();
+        let mut refresh = announcements.refresh(state, &changes);
+        let placements = std::mem::take(&mut refresh.placements);
+        for change in &placements {
+            state.apply(change);
+        }
+        self.placements = placements.len();
+        self.add_applied(placements);
+        refresh
+    }
+
+    /// What is to be written.
+    pub(super) fn close(self) -> Batch {
+        Batch {
+            time: self.time,
+            changes: self.changes,
+        }
+    }
+}
+
+/// Takes a batch that is surely not on disk back out of the state.
+pub(super) fn undo(state: &mut State, batch: &Batch) {
+    for logged in batch.changes.iter().rev() {
+        state.undo(&logged.change);
+    }
+}
+
+/// The owner whose allocation a command is about.
+fn owner_of(command: &Command) -> Option<&OwnerKey> {
+    match command {
+        Command::Allocate(allocate) => Some(&allocate.owner.key),
+        Command::Release(release) => Some(&release.owner.key),
+        Command::Redecide(owner) => Some(owner),
+        Command::ApplyPool { .. }
+        | Command::DeletePool { .. }
+        | Command::SyncPools { .. }
+        | Command::ApplyAdvertisement(_)
+        | Command::DeleteAdvertisement(_)
+        | Command::SyncAdvertisements { .. }
+        | Command::Introduce { .. }
+        | Command::BeginSync { .. }
+        | Command::EndSync { .. }
+        | Command::DeleteCluster { .. }
+        | Command::Facts { .. } => None,
+    }
+}

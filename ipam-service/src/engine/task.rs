@@ -1,0 +1,301 @@
+//! The writer task: drives batches from the queue to the disk, and answers.
+
+use std::time::Duration;
+
+use pharos_process::Readiness;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::batch::{OpenBatch, undo};
+use super::clock::LogClock;
+use super::{CommandRequest, Engine, EngineMetrics, QUEUE, Reply, Request, SubmitError};
+use crate::feed::Feeds;
+use crate::state::State;
+use crate::state::announce::Announcements;
+use crate::state::change::Change;
+use crate::state::model::Timestamp;
+use crate::store::{Batch, CommitError, Writer};
+
+/// Requests that share a transaction. At 30 us each this keeps a batch below 10 ms, and with it
+/// the wait of everybody behind; a sync is long since paid for.
+const BATCH: usize = 256;
+
+/// How often gauges of the whole state are brought up to date at most.
+const OBSERVE: Duration = Duration::from_secs(1);
+
+/// How long internal commands rest after the database refused a batch of them: whatever is wrong
+/// needs a person, and must not keep the writer busy.
+const REST_AFTER_REFUSAL: Duration = Duration::from_secs(30);
+
+/// How long they rest after a batch could not be written: space may come back.
+const REST_AFTER_FAILURE: Duration = Duration::from_secs(1);
+
+/// What the writer works with.
+pub struct EngineParts {
+    pub state: State,
+    pub announcements: Announcements,
+    /// Changes that the state already has and the database does not.
+    pub owed: Vec<Change>,
+    /// Newest time in the log.
+    pub last_time: Timestamp,
+    pub writer: Writer,
+    pub feeds: Feeds,
+    pub metrics: EngineMetrics,
+    pub readiness: Readiness,
+}
+
+/// Makes the handle and the task behind it.
+pub fn start(parts: EngineParts) -> (Engine, EngineTask) {
+    let (sender, queue) = mpsc::channel(QUEUE);
+    parts.metrics.loaded(&parts.state);
+    let task = EngineTask {
+        clock: LogClock::after(parts.last_time),
+        queue,
+        more_follow_ups: true,
+        resting_until: None,
+        stopped: None,
+        observed: Instant::now(),
+        unobserved: false,
+        parts,
+    };
+    (Engine { queue: sender }, task)
+}
+
+/// The writer. Only it touches the state.
+pub struct EngineTask {
+    parts: EngineParts,
+    queue: mpsc::Receiver<Request>,
+    clock: LogClock,
+    /// Whether internal commands may be waiting.
+    more_follow_ups: bool,
+    resting_until: Option<Instant>,
+    /// Why nothing can be written any more.
+    stopped: Option<String>,
+    observed: Instant,
+    unobserved: bool,
+}
+
+impl EngineTask {
+    /// Runs until every handle is gone and every request is answered.
+    ///
+    /// Not cancel safe: dropped, it leaves the outcome of the last batch unknown to its callers.
+    pub async fn run(mut self) {
+        let mut requests = Vec::with_capacity(BATCH);
+        loop {
+            if self.has_own_work() {
+                while requests.len() < BATCH
+                    && let Ok(request) = self.queue.try_recv()
+                {
+                    requests.push(request);
+                }
+            } else if !self.receive(&mut requests).await {
+                return;
+            }
+            self.serve(&mut requests).await;
+        }
+    }
+
+    fn has_own_work(&mut self) -> bool {
+        if self
+            .resting_until
+            .is_some_and(|until| until <= Instant::now())
+        {
+            self.resting_until = None;
+            self.more_follow_ups = true;
+        }
+        self.stopped.is_none()
+            && (self.more_follow_ups || !self.parts.owed.is_empty())
+            && self.resting_until.is_none()
+    }
+
+    /// Waits for requests; false when there will be none any more.
+    async fn receive(&mut self, requests: &mut Vec<Request>) -> bool {
+        let observe_at = self.observed + OBSERVE;
+        tokio::select! {
+            biased;
+            count = self.queue.recv_many(requests, BATCH) => count > 0,
+            () = tokio::time::sleep_until(observe_at), if self.unobserved => {
+                self.observe();
+                true
+            }
+            () = until(self.resting_until) => true,
+        }
+    }
+
+    fn observe(&mut self) {
+        self.parts.metrics.observe_state(&self.parts.state);
+        self.observed = Instant::now();
+        self.unobserved = false;
+    }
+
+    /// Commands first, in one batch; then reads, which see nothing that is not on disk.
+    async fn serve(&mut self, requests: &mut Vec<Request>) {
+        let mut commands = Vec::with_capacity(requests.len());
+        let mut reads = Vec::new();
+        for request in requests.drain(..) {
+            match request {
+                Request::Command(command) => commands.push(command),
+                Request::Read(read) => reads.push(read),
+            }
+        }
+        self.serve_commands(commands).await;
+        for read in reads {
+            read(&self.parts.state);
+        }
+        if self.unobserved && self.observed.elapsed() >= OBSERVE {
+            self.observe();
+        }
+    }
+
+    async fn serve_commands(&mut self, commands: Vec<CommandRequest>) {
+        if let Some(reason) = &self.stopped {
+            for command in commands {
+                command.answer(Err(SubmitError::Unavailable(reason.clone())));
+            }
+            return;
+        }
+        let follow_ups = self.resting_until.is_none();
+        let Err(refused) = self.one_batch(commands, follow_ups).await else {
+            return;
+        };
+        // One by one, so that only the culprit fails; without internal commands, so that none of
+        // those can be the culprit.
+        if refused.is_empty() {
+            tracing::error!("internal commands rest: the database refuses what they decide");
+            self.rest(REST_AFTER_REFUSAL);
+        }
+        for command in refused {
+            if let Err(culprit) = self.one_batch(vec![command], false).await {
+                for command in culprit {
+                    tracing::error!(
+                        request_id = %command.meta.request_id,
+                        command = ?command.command,
+                        "the database refuses a change that the rules allow"
+                    );
+                    command.answer(Err(SubmitError::Internal));
+                }
+            }
+        }
+    }
+
+    /// Decides, writes and answers one batch. `Err`: the database refused a row; the batch has
+    /// been undone and its commands come back unanswered.
+    async fn one_batch(
+        &mut self,
+        commands: Vec<CommandRequest>,
+        follow_ups: bool,
+    ) -> Result<(), Vec<CommandRequest>> {
+        let parts = &mut self.parts;
+        let mut open = OpenBatch::new(self.clock.tick(), follow_ups);
+        let owed = std::mem::take(&mut parts.owed);
+        open.add_applied(owed.clone());
+        let now = Instant::now();
+        let mut decided = Vec::with_capacity(commands.len());
+        for command in commands {
+            if command.reply.is_closed() {
+                continue;
+            }
+            if command
+                .meta
+                .deadline
+                .is_some_and(|deadline| deadline <= now)
+            {
+                command.answer(Err(SubmitError::DeadlineExceeded));
+                continue;
+            }
+            let outcome = open.decide(&mut parts.state, &command.command, &command.meta);
+            decided.push((command, outcome));
+        }
+        open.follow_up(&mut parts.state, "");
+        self.more_follow_ups = open.is_full() && follow_ups;
+        let refresh = open.refresh(&mut parts.state, &mut parts.announcements);
+        let batch = open.close();
+        if batch.changes.is_empty() {
+            answer(decided);
+            return Ok(());
+        }
+        let started = Instant::now();
+        match parts.writer.commit(&batch).await {
+            Ok(()) => {
+                let seconds = started.elapsed().as_secs_f64();
+                parts.metrics.committed(&batch, decided.len(), seconds);
+                self.unobserved = true;
+                answer(decided);
+                self.parts.feeds.allocations.publish(&batch);
+                self.parts.feeds.assignments.publish(&refresh.deltas);
+                Ok(())
+            }
+            Err(error) => self.not_committed(error, &batch, owed, decided),
+        }
+    }
+
+    fn not_committed(
+        &mut self,
+        error: CommitError,
+        batch: &Batch,
+        owed: Vec<Change>,
+        decided: Vec<(CommandRequest, Result<Reply, SubmitError>)>,
+    ) -> Result<(), Vec<CommandRequest>> {
+        self.take_back(batch, owed);
+        tracing::error!(%error, requests = decided.len(), "a batch was not written");
+        let text = error.to_string();
+        let commands = decided.into_iter().map(|(command, _)| command);
+        match error {
+            CommitError::Refused(_) => return Err(commands.collect()),
+            CommitError::Full => {
+                self.rest(REST_AFTER_FAILURE);
+                commands.for_each(|command| command.answer(Err(SubmitError::StorageFull)));
+            }
+            CommitError::NotWritten(_) => {
+                self.rest(REST_AFTER_FAILURE);
+                commands.for_each(|command| {
+                    command.answer(Err(SubmitError::Unavailable(text.clone())));
+                });
+            }
+            CommitError::Unknown(_) | CommitError::Deposed => {
+                let reason = format!("writing has stopped: {text}; restart ipam-service");
+                self.parts.readiness.not_ready("store", reason.clone());
+                commands.for_each(|command| {
+                    command.answer(Err(SubmitError::Unavailable(reason.clone())));
+                });
+                self.stopped = Some(reason);
+            }
+        }
+        Ok(())
+    }
+
+    fn rest(&mut self, period: Duration) {
+        self.resting_until = Some(Instant::now() + period);
+    }
+
+    /// Takes a batch out of the state, and with it what the announcements made of it.
+    fn take_back(&mut self, batch: &Batch, owed: Vec<Change>) {
+        let parts = &mut self.parts;
+        parts.metrics.failed();
+        undo(&mut parts.state, batch);
+        for change in &owed {
+            parts.state.apply(change);
+        }
+        let (announcements, placements) = Announcements::rebuild(&parts.state);
+        parts.announcements = announcements;
+        for change in &placements {
+            parts.state.apply(change);
+        }
+        parts.owed = owed;
+        parts.owed.extend(placements);
+        self.more_follow_ups = true;
+    }
+}
+
+fn answer(decided: Vec<(CommandRequest, Result<Reply, SubmitError>)>) {
+    for (command, outcome) in decided {
+        command.answer(outcome);
+    }
+}
+
+async fn until(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => tokio::time::sleep_until(instant).await,
+        None => std::future::pending().await,
+    }
+}

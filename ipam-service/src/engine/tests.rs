@@ -1,0 +1,324 @@
+//! The writer on real SQLite files.
+
+use std::sync::Arc;
+
+use pharos_process::Readiness;
+use prometheus_client::registry::Registry;
+use sqlx::ConnectOptions as _;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::*;
+use crate::feed::Feeds;
+use crate::feed::allocations::AllocationFeed;
+use crate::feed::assignments::AssignmentFeed;
+use crate::state::announce::Announcements;
+use crate::state::model::Standing;
+use crate::store::{AllocationFilter, Reader};
+use crate::testing::{Folder, allocate, apply_pool, release};
+
+/// A writer with its database.
+struct Running {
+    engine: Engine,
+    reader: Reader,
+    readiness: Readiness,
+    registry: Registry,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    async fn start(folder: &Folder) -> Self {
+        let mut store = folder.open().await;
+        let loaded = store.writer.load().await.expect("readable");
+        let mut state = State::restore(loaded.revision, loaded.rows);
+        let (announcements, owed) = Announcements::rebuild(&state);
+        for change in &owed {
+            state.apply(change);
+        }
+        let readiness = Readiness::default();
+        let mut registry = Registry::default();
+        let (engine, task) = start(EngineParts {
+            state,
+            feeds: Feeds {
+                allocations: AllocationFeed::default(),
+                assignments: AssignmentFeed::new(store.store_id, &announcements.everything()),
+            },
+            announcements,
+            owed,
+            last_time: loaded.last_time,
+            writer: store.writer,
+            metrics: EngineMetrics::register(&mut registry),
+            readiness: readiness.clone(),
+        });
+        Self {
+            engine,
+            reader: store.reader,
+            readiness,
+            registry,
+            task: tokio::spawn(task.run()),
+        }
+    }
+
+    async fn submit(&self, command: Command) -> Result<Reply, SubmitError> {
+        self.engine.submit(command, Meta::default()).await
+    }
+
+    /// Transactions so far.
+    fn commits(&self) -> u32 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("text");
+        let count = text
+            .lines()
+            .find_map(|line| line.strip_prefix("pharos_ipam_commit_seconds_count "));
+        count.expect("registered").parse().expect("a number")
+    }
+
+    /// Ends the writer, and with it the lock.
+    async fn stop(self) {
+        drop(self.engine);
+        self.task.await.expect("the writer ends well");
+    }
+}
+
+fn addresses(reply: &Reply) -> Vec<String> {
+    let allocation = reply.allocation.as_ref().expect("an allocation");
+    allocation
+        .addresses
+        .iter()
+        .map(ToString::to_string)
+        .collect()
+}
+
+fn queued(wire: &mut pharos_proto::v1::AllocateRequest) {
+    wire.if_refused = pharos_proto::v1::allocate_request::IfRefused::Queue.into();
+}
+
+#[tokio::test]
+async fn an_answer_is_on_disk_and_survives_a_restart() {
+    let folder = Folder::new();
+    let running = Running::start(&folder).await;
+    running
+        .submit(apply_pool("pool", &["192.0.2.1-192.0.2.9"]))
+        .await
+        .expect("pool");
+    let web = running
+        .submit(allocate("east/default/web", |_| {}))
+        .await
+        .expect("granted");
+    assert_eq!(addresses(&web), ["192.0.2.1"]);
+    let rows = running
+        .reader
+        .allocations(&AllocationFilter::default(), None, 10)
+        .await;
+    assert_eq!(rows.expect("readable").items.len(), 1);
+    let again = running
+        .submit(allocate("east/default/web", |_| {}))
+        .await
+        .expect("granted");
+    assert_eq!((again.revision, again.changes.len()), (web.revision, 0));
+    running.stop().await;
+
+    let running = Running::start(&folder).await;
+    let later = running
+        .submit(allocate("east/default/web", |_| {}))
+        .await
+        .expect("granted");
+    assert_eq!(
+        (later.revision, addresses(&later)),
+        (web.revision, addresses(&web))
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn validate_only_answers_and_changes_nothing() {
+    let folder = Folder::new();
+    let running = Running::start(&folder).await;
+    let pool = running
+        .submit(apply_pool("pool", &["192.0.2.1-192.0.2.9"]))
+        .await
+        .expect("pool");
+    let meta = Meta {
+        validate_only: true,
+        ..Meta::default()
+    };
+    for owner in ["east/default/web", "east/default/api"] {
+        let would = running
+            .engine
+            .submit(allocate(owner, |_| {}), meta.clone())
+            .await;
+        assert_eq!(addresses(&would.expect("would be granted")), ["192.0.2.1"]);
+    }
+    let state = running
+        .engine
+        .read(|state| (state.revision(), state.allocations().count()))
+        .await;
+    assert_eq!(state.expect("running"), (pool.revision, 0));
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_request_that_nobody_waits_for_is_not_decided() {
+    let folder = Folder::new();
+    let running = Running::start(&folder).await;
+    running
+        .submit(apply_pool("pool", &["192.0.2.1-192.0.2.9"]))
+        .await
+        .expect("pool");
+    let late = Meta {
+        deadline: Some(Instant::now()),
+        ..Meta::default()
+    };
+    let expired = running
+        .engine
+        .submit(allocate("east/default/late", |_| {}), late)
+        .await;
+    assert!(
+        matches!(expired, Err(SubmitError::DeadlineExceeded)),
+        "{expired:?}"
+    );
+    let gone = running.submit(allocate("east/default/gone", |_| {}));
+    // Polled once, it is in the queue; dropped, nobody waits.
+    assert!(futures::FutureExt::now_or_never(gone).is_none());
+    let held = running
+        .engine
+        .read(|state| state.allocations().count())
+        .await;
+    assert_eq!(held.expect("running"), 0);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_released_goes_to_the_claim_that_waits() {
+    let folder = Folder::new();
+    let running = Running::start(&folder).await;
+    running
+        .submit(apply_pool("pool", &["192.0.2.1/32"]))
+        .await
+        .expect("pool");
+    running
+        .submit(allocate("east/default/a", |_| {}))
+        .await
+        .expect("granted");
+    let b = running
+        .submit(allocate("east/default/b", queued))
+        .await
+        .expect("queued");
+    let standing = &b.allocation.expect("kept").standing;
+    assert!(matches!(standing, Standing::Pending(_)), "{standing:?}");
+    let released = running
+        .submit(release("east/default/a"))
+        .await
+        .expect("released");
+    assert_eq!(released.changes.len(), 2, "{:?}", released.changes);
+    let b = running
+        .submit(allocate("east/default/b", queued))
+        .await
+        .expect("granted");
+    assert_eq!(addresses(&b), ["192.0.2.1"]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn only_the_culprit_fails_when_the_database_refuses_a_row() {
+    let folder = Folder::new();
+    let running = Running::start(&folder).await;
+    running
+        .submit(apply_pool("pool", &["192.0.2.1-192.0.2.9"]))
+        .await
+        .expect("pool");
+    // A row that the state knows nothing of: 192.0.2.2 is taken in the database alone.
+    behind_its_back(
+        &folder,
+        "insert into held_address values
+            ('default', x'00000000000000000000ffffc0000202', 'ghost', 'a0', '')",
+    )
+    .await;
+    let claims = (1..=3).map(|last| {
+        running.submit(allocate(&format!("east/default/{last}"), move |wire| {
+            wire.addresses = vec![format!("192.0.2.{last}")];
+        }))
+    });
+    let outcomes = futures::future::join_all(claims).await;
+    assert_eq!(
+        addresses(outcomes[0].as_ref().expect("neighbour")),
+        ["192.0.2.1"]
+    );
+    assert!(
+        matches!(outcomes[1], Err(SubmitError::Internal)),
+        "{:?}",
+        outcomes[1]
+    );
+    assert_eq!(
+        addresses(outcomes[2].as_ref().expect("neighbour")),
+        ["192.0.2.3"]
+    );
+    let held = running
+        .engine
+        .read(|state| state.allocations().count())
+        .await;
+    assert_eq!(held.expect("running"), 2);
+    assert_eq!(running.readiness.reason(), None);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_writer_that_cannot_trust_its_database_stops_writing_and_goes_on_reading() {
+    let folder = Folder::new();
+    let running = Running::start(&folder).await;
+    running
+        .submit(apply_pool("pool", &["192.0.2.1-192.0.2.9"]))
+        .await
+        .expect("pool");
+    running
+        .submit(allocate("east/default/a", |_| {}))
+        .await
+        .expect("granted");
+    behind_its_back(&folder, "update meta set epoch = epoch + 1").await;
+    for _ in 0..2 {
+        let refused = running.submit(allocate("east/default/b", |_| {})).await;
+        assert!(
+            matches!(refused, Err(SubmitError::Unavailable(_))),
+            "{refused:?}"
+        );
+    }
+    let reason = running.readiness.reason().expect("not ready");
+    assert!(reason.contains("writing has stopped"), "{reason}");
+    let names = running.engine.read(|state| {
+        let names = state.allocations().map(|it| it.owner.key.to_string());
+        names.collect::<Vec<String>>()
+    });
+    assert_eq!(names.await.expect("reads go on"), ["east/default/a"]);
+    running.stop().await;
+}
+
+async fn behind_its_back(folder: &Folder, sql: &'static str) {
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.file());
+    let mut connection = options.connect().await.expect("connection");
+    sqlx::query(sql).execute(&mut connection).await.expect(sql);
+}
+
+#[tokio::test]
+async fn many_callers_at_once_get_different_addresses_in_few_transactions() {
+    let folder = Folder::new();
+    let running = Arc::new(Running::start(&folder).await);
+    running
+        .submit(apply_pool("pool", &["10.0.0.0/20"]))
+        .await
+        .expect("pool");
+    let before = running.commits();
+    let callers = (0..500).map(|number| {
+        let running = Arc::clone(&running);
+        tokio::spawn(async move {
+            let command = allocate(&format!("east/default/{number}"), |_| {});
+            addresses(&running.submit(command).await.expect("granted"))
+        })
+    });
+    let mut given = std::collections::BTreeSet::new();
+    for caller in callers.collect::<Vec<_>>() {
+        given.extend(caller.await.expect("no panic"));
+    }
+    assert_eq!(given.len(), 500);
+    let commits = running.commits() - before;
+    assert!(commits <= 50, "{commits} transactions for 500 callers");
+}

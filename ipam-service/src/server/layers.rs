@@ -1,0 +1,326 @@
+//! What happens to every call before and after its service: tower layers.
+//!
+//! - [`ObserveLayer`], outermost: request id, tracing span, metrics.
+//! - [`AdmitLayer`]: deadline, concurrency limit, load shedding.
+//!
+//! Calls that may last for ever (streams, see [`Method::streaming`]) are observed, but neither
+//! limited in number nor in time: a limit on the body of a stream would kill it. What bounds them
+//! is HTTP/2 flow control, the streams of a connection, and the feeds behind them.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderValue, Request, Response};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use tonic::{Code, Status};
+use tower::{Layer, Service};
+use tracing::Instrument as _;
+
+use super::methods::{Method, Methods};
+use crate::api::call::{Admission, REQUEST_ID_HEADER};
+use crate::api::fields::MAX_REQUEST_ID_BYTES;
+use crate::api::status;
+
+/// Unary calls at once. Each holds at most one message, and all of them find a place in the
+/// writer's queue ([`crate::engine::QUEUE`]); 1024 callers at 10 ms a batch are 100,000 calls per
+/// second, more than the machine can do.
+const MAX_CALLS: usize = crate::engine::QUEUE;
+
+/// For unary calls that name no deadline: longer than any commit on a disk that works.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Longest deadline that a unary call may name.
+const MAX_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// tonic ends a call at its deadline with CANCELLED; ours is this much earlier, and says what
+/// happened.
+const BEFORE_TONIC: Duration = Duration::from_millis(2);
+
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+// === Observe ===
+
+/// Gives every call a request id, a span and its metrics.
+#[derive(Debug, Clone)]
+pub(super) struct ObserveLayer {
+    methods: Arc<Methods>,
+    ids: Arc<RequestIds>,
+}
+
+impl ObserveLayer {
+    pub(super) fn new(methods: Arc<Methods>) -> Self {
+        Self {
+            methods,
+            ids: Arc::new(RequestIds::default()),
+        }
+    }
+}
+
+impl<S> Layer<S> for ObserveLayer {
+    type Service = Observe<S>;
+
+    fn layer(&self, inner: S) -> Observe<S> {
+        Observe {
+            inner,
+            layer: self.clone(),
+        }
+    }
+}
+
+/// See [`ObserveLayer`].
+#[derive(Debug, Clone)]
+pub(super) struct Observe<S> {
+    inner: S,
+    layer: ObserveLayer,
+}
+
+impl<S, B, R> Service<Request<B>> for Observe<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Future: Send + 'static,
+    S::Error: std::fmt::Display,
+{
+    type Response = Response<R>;
+    type Error = S::Error;
+    type Future = BoxFuture<Result<Response<R>, S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        let method = Arc::clone(self.layer.methods.get(request.uri().path()));
+        let request_id = self.layer.ids.of(request.headers());
+        let span = tracing::info_span!(
+            "call",
+            method = %method.name,
+            request_id = &*request_id
+        );
+        request.extensions_mut().insert(Admission {
+            request_id: Arc::clone(&request_id),
+            deadline: None,
+        });
+        let started = Instant::now();
+        let in_flight = InFlight::begin(&method);
+        let call = self.inner.call(request);
+        let observed = async move {
+            let mut outcome = call.await;
+            drop(in_flight);
+            let code = match &outcome {
+                Ok(response) => code_of(response.headers()),
+                Err(_) => Code::Unknown,
+            };
+            method.answered(code, started.elapsed());
+            log(code, started.elapsed());
+            if let Ok(response) = &mut outcome {
+                echo(response.headers_mut(), &request_id);
+            }
+            outcome
+        };
+        Box::pin(observed.instrument(span))
+    }
+}
+
+/// Counts a call until it has its answer, or its caller is gone.
+struct InFlight(Arc<Method>);
+
+impl InFlight {
+    fn begin(method: &Arc<Method>) -> Self {
+        method.in_flight.inc();
+        Self(Arc::clone(method))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.in_flight.dec();
+    }
+}
+
+/// The code of an answer that consists of headers only; anything else went well so far.
+fn code_of(headers: &HeaderMap) -> Code {
+    headers
+        .get(Status::GRPC_STATUS)
+        .map_or(Code::Ok, |value| Code::from_bytes(value.as_bytes()))
+}
+
+/// A line per call is for those who look for it; what is our own fault is for everybody.
+fn log(code: Code, after: Duration) {
+    let ms = after.as_secs_f64() * 1000.0;
+    match code {
+        Code::Internal | Code::DataLoss | Code::Unknown => {
+            tracing::warn!(?code, ms, "call failed");
+        }
+        Code::Ok
+        | Code::Cancelled
+        | Code::InvalidArgument
+        | Code::DeadlineExceeded
+        | Code::NotFound
+        | Code::AlreadyExists
+        | Code::PermissionDenied
+        | Code::ResourceExhausted
+        | Code::FailedPrecondition
+        | Code::Aborted
+        | Code::OutOfRange
+        | Code::Unimplemented
+        | Code::Unavailable
+        | Code::Unauthenticated => tracing::debug!(?code, ms, "call answered"),
+    }
+}
+
+/// Adds the request id to an answer that has none of its own.
+fn echo(headers: &mut HeaderMap, request_id: &str) {
+    if let Ok(value) = HeaderValue::from_str(request_id) {
+        headers.entry(REQUEST_ID_HEADER).or_insert(value);
+    }
+}
+
+/// Makes request ids: a random start per process, then numbers.
+#[derive(Debug)]
+struct RequestIds {
+    process: String,
+    next: AtomicU64,
+}
+
+impl Default for RequestIds {
+    fn default() -> Self {
+        Self {
+            process: uuid::Uuid::new_v4().simple().to_string()[..12].to_owned(),
+            next: AtomicU64::new(1),
+        }
+    }
+}
+
+impl RequestIds {
+    /// The id of the header, if it can be used as one; else a new one.
+    fn of(&self, headers: &HeaderMap) -> Arc<str> {
+        let given = headers
+            .get(REQUEST_ID_HEADER)
+            .and_then(|value| value.to_str().ok())
+            .filter(|text| !text.is_empty() && text.len() <= MAX_REQUEST_ID_BYTES);
+        match given {
+            Some(text) => Arc::from(text),
+            None => {
+                let number = self.next.fetch_add(1, Ordering::Relaxed);
+                Arc::from(format!("{}-{number}", self.process))
+            }
+        }
+    }
+}
+
+// === Admit ===
+
+/// Bounds the number of unary calls and their time.
+#[derive(Debug, Clone)]
+pub(super) struct AdmitLayer {
+    methods: Arc<Methods>,
+    places: Arc<Semaphore>,
+}
+
+impl AdmitLayer {
+    pub(super) fn new(methods: Arc<Methods>) -> Self {
+        Self::with_places(methods, MAX_CALLS)
+    }
+
+    fn with_places(methods: Arc<Methods>, places: usize) -> Self {
+        Self {
+            methods,
+            places: Arc::new(Semaphore::new(places)),
+        }
+    }
+}
+
+impl<S> Layer<S> for AdmitLayer {
+    type Service = Admit<S>;
+
+    fn layer(&self, inner: S) -> Admit<S> {
+        Admit {
+            inner,
+            layer: self.clone(),
+        }
+    }
+}
+
+/// See [`AdmitLayer`].
+#[derive(Debug, Clone)]
+pub(super) struct Admit<S> {
+    inner: S,
+    layer: AdmitLayer,
+}
+
+impl<S, B, R> Service<Request<B>> for Admit<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Future: Send + 'static,
+    S::Error: Send + 'static,
+    R: Default + Send + 'static,
+{
+    type Response = Response<R>;
+    type Error = S::Error;
+    type Future = BoxFuture<Result<Response<R>, S::Error>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        if self.layer.methods.get(request.uri().path()).streaming {
+            return Box::pin(self.inner.call(request));
+        }
+        let Ok(place) = Arc::clone(&self.layer.places).try_acquire_owned() else {
+            let status = status::shed(format!("{MAX_CALLS} calls are under way; try again"));
+            return Box::pin(std::future::ready(Ok(status.into_http())));
+        };
+        let timeout = timeout_of(request.headers());
+        let deadline = Instant::now() + timeout.saturating_sub(BEFORE_TONIC);
+        if let Some(admission) = request.extensions_mut().get_mut::<Admission>() {
+            admission.deadline = Some(deadline);
+        }
+        let call = self.inner.call(request);
+        Box::pin(async move {
+            let outcome = tokio::time::timeout_at(deadline, call).await;
+            drop(place);
+            outcome.unwrap_or_else(|_| {
+                let message = format!(
+                    "no answer within {} ms; the call may still take effect, and can be repeated",
+                    timeout.as_millis()
+                );
+                let status = status::plain(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", message);
+                Ok(status.into_http())
+            })
+        })
+    }
+}
+
+/// The time that a unary call has.
+fn timeout_of(headers: &HeaderMap) -> Duration {
+    let named = headers
+        .get("grpc-timeout")
+        .and_then(|value| parse_timeout(value.to_str().ok()?));
+    named.map_or(DEFAULT_TIMEOUT, |named| named.min(MAX_TIMEOUT))
+}
+
+/// `grpc-timeout`: at most 8 digits and a unit (gRPC over HTTP/2, "Requests").
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let (digits, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let number: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,90 @@
+//! The subcommands.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use pharos_process::UsageError;
+
+use crate::engine::wall_time;
+use crate::state::change::{Change, Edit};
+use crate::state::model::{Cluster, Inventory};
+use crate::state::names::Name;
+use crate::store::{self, Batch, CheckError, Location, Logged, Missing, Origin, Store};
+
+/// `ipam-service init`: makes a database. The clusters in `recover` are expected to report what
+/// they hold before anybody is given an address.
+pub(super) async fn init(location: &Location, recover: &[String]) -> anyhow::Result<()> {
+    let mut clusters = BTreeSet::new();
+    for text in recover {
+        let name = Name::parse(text)
+            .map_err(|error| UsageError(format!("--recover: cluster name {error}")))?;
+        clusters.insert(name);
+    }
+    let now = wall_time();
+    let mut store = Store::open(location, Missing::Create, now)
+        .await
+        .map_err(super::usage)?;
+    if !store.created {
+        return Err(UsageError(format!("{location} exists already")).into());
+    }
+    let origin = Arc::new(Origin {
+        actor: "ipam-service init".to_owned(),
+        ..Origin::default()
+    });
+    let changes = (1..).zip(&clusters).map(|(revision, name)| Logged {
+        revision: Some(revision),
+        change: Change::Cluster(Edit {
+            before: None,
+            after: Some(Arc::new(Cluster {
+                name: name.clone(),
+                uid: String::new(),
+                inventory: Inventory::Expected,
+                fence: 0,
+                create_time: now,
+                revision,
+            })),
+        }),
+        origin: Arc::clone(&origin),
+    });
+    let batch = Batch {
+        time: now,
+        changes: changes.collect(),
+    };
+    store.writer.commit(&batch).await.context("init")?;
+    tracing::info!(
+        database = %location,
+        store_id = %store.store_id,
+        expected_clusters = clusters.len(),
+        "database made"
+    );
+    Ok(())
+}
+
+/// `ipam-service check`: one line per problem on stderr; exit code 1 if there are any.
+pub(super) async fn check(location: &Location) -> anyhow::Result<()> {
+    let problems = match store::check(location).await {
+        Ok(problems) => problems,
+        Err(error @ (CheckError::Missing(_) | CheckError::NotOurs(_))) => {
+            return Err(UsageError(error.to_string()).into());
+        }
+        Err(error @ CheckError::Read(_)) => return Err(error.into()),
+    };
+    if problems.is_empty() {
+        tracing::info!(database = %location, "the database is whole, and its tables agree");
+        return Ok(());
+    }
+    for problem in &problems {
+        tracing::error!(database = %location, problem, "the database is damaged");
+    }
+    anyhow::bail!(
+        "{location}: {} problems{}, first: {}",
+        problems.len(),
+        if problems.len() == store::MOST_PROBLEMS {
+            " or more"
+        } else {
+            ""
+        },
+        problems[0]
+    )
+}

@@ -1,0 +1,199 @@
+//! Every method that the server has, out of the descriptors: what kind it is, and its metrics.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::{Family, MetricConstructor};
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::{Registry, Unit};
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
+use tonic::Code;
+
+/// Methods by path.
+#[derive(Debug)]
+pub(super) struct Methods {
+    by_path: HashMap<String, Arc<Method>>,
+    /// For paths that nobody serves.
+    unknown: Arc<Method>,
+}
+
+/// One method.
+#[derive(Debug)]
+pub(super) struct Method {
+    /// `pharos.v1.PoolService/ApplyPool`
+    pub(super) name: String,
+    /// Whether either side may send more than one message: such a call may last for ever.
+    pub(super) streaming: bool,
+    /// By gRPC code.
+    calls: [Counter; CODES.len()],
+    seconds: Histogram,
+    pub(super) in_flight: Gauge,
+}
+
+/// As the gRPC specification writes them, by number.
+const CODES: [&str; 17] = [
+    "OK",
+    "CANCELLED",
+    "UNKNOWN",
+    "INVALID_ARGUMENT",
+    "DEADLINE_EXCEEDED",
+    "NOT_FOUND",
+    "ALREADY_EXISTS",
+    "PERMISSION_DENIED",
+    "RESOURCE_EXHAUSTED",
+    "FAILED_PRECONDITION",
+    "ABORTED",
+    "OUT_OF_RANGE",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+    "UNAUTHENTICATED",
+];
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct CallLabels {
+    method: String,
+    code: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct MethodLabels {
+    method: String,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Buckets;
+
+impl MetricConstructor<Histogram> for Buckets {
+    /// 0.1 ms to 3.3 s.
+    fn new_metric(&self) -> Histogram {
+        Histogram::new(exponential_buckets(0.0001, 2.0, 16))
+    }
+}
+
+/// The families of all methods.
+struct Families {
+    calls: Family<CallLabels, Counter>,
+    seconds: Family<MethodLabels, Histogram, Buckets>,
+    in_flight: Family<MethodLabels, Gauge>,
+}
+
+impl Methods {
+    /// Registers the metrics of every method.
+    pub(super) fn register(registry: &mut Registry) -> Result<Self, prost::DecodeError> {
+        let families = Families {
+            calls: Family::default(),
+            seconds: Family::new_with_constructor(Buckets),
+            in_flight: Family::default(),
+        };
+        registry.register(
+            "pharos_ipam_grpc_calls",
+            "Calls answered, by method and code; of a stream: how it began",
+            families.calls.clone(),
+        );
+        registry.register_with_unit(
+            "pharos_ipam_grpc_call",
+            "Time until the answer of a call; of a stream: until it began",
+            Unit::Seconds,
+            families.seconds.clone(),
+        );
+        registry.register(
+            "pharos_ipam_grpc_calls_in_flight",
+            "Calls that have no answer yet; streams that have not begun",
+            families.in_flight.clone(),
+        );
+        let mut by_path = HashMap::new();
+        for encoded in [
+            pharos_proto::DESCRIPTOR_SET,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+        ] {
+            for method in methods_of(&FileDescriptorSet::decode(encoded)?) {
+                let (path, name, streaming) = method;
+                by_path.insert(path, Arc::new(families.method(name, streaming)));
+            }
+        }
+        Ok(Self {
+            by_path,
+            unknown: Arc::new(families.method("unknown".to_owned(), false)),
+        })
+    }
+
+    /// The method of a request path.
+    pub(super) fn get(&self, path: &str) -> &Arc<Method> {
+        self.by_path.get(path).unwrap_or(&self.unknown)
+    }
+}
+
+/// Path, name, and whether it streams.
+fn methods_of(set: &FileDescriptorSet) -> Vec<(String, String, bool)> {
+    let mut methods = Vec::new();
+    for file in &set.file {
+        for service in &file.service {
+            for method in &service.method {
+                let name = format!("{}.{}/{}", file.package(), service.name(), method.name());
+                let streaming = method.client_streaming() || method.server_streaming();
+                methods.push((format!("/{name}"), name, streaming));
+            }
+        }
+    }
+    methods
+}
+
+impl Families {
+    fn method(&self, name: String, streaming: bool) -> Method {
+        let labels = MethodLabels {
+            method: name.clone(),
+        };
+        let call = |code: &'static str| {
+            let labels = CallLabels {
+                method: name.clone(),
+                code,
+            };
+            self.calls.get_or_create(&labels).clone()
+        };
+        Method {
+            calls: CODES.map(call),
+            seconds: self.seconds.get_or_create(&labels).clone(),
+            in_flight: self.in_flight.get_or_create(&labels).clone(),
+            name,
+            streaming,
+        }
+    }
+}
+
+impl Method {
+    /// A call got its answer.
+    pub(super) fn answered(&self, code: Code, after: Duration) {
+        let index = usize::try_from(i32::from(code)).unwrap_or(2);
+        if let Some(counter) = self.calls.get(index) {
+            counter.inc();
+        }
+        self.seconds.observe(after.as_secs_f64());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_streams_are_told_from_single_calls() {
+        let methods = Methods::register(&mut Registry::default()).expect("valid descriptors");
+        let streaming = |path: &str| methods.get(path).streaming;
+        assert!(!streaming("/pharos.v1.AllocationService/Allocate"));
+        assert!(streaming("/pharos.v1.AllocationService/WatchAllocations"));
+        assert!(streaming("/pharos.v1.AdvertisementService/SyncFacts"));
+        assert!(streaming("/pharos.v1.AnnouncerService/Announce"));
+        assert!(!streaming("/grpc.health.v1.Health/Check"));
+        assert!(streaming("/grpc.health.v1.Health/Watch"));
+        assert_eq!(methods.get("/no/such").name, "unknown");
+    }
+}

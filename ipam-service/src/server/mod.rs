@@ -1,0 +1,220 @@
+//! Wiring: flags -> database -> state -> writer -> services -> listeners, and back down again.
+
+mod layers;
+mod maintenance;
+mod methods;
+mod services;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use pharos_process::{Health, Readiness, Shutdown, UsageError, serve_admin};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tonic::transport::Server;
+use tonic::transport::server::TcpIncoming;
+
+use crate::api::call::Api;
+use crate::config::{Command, Config};
+use crate::engine::{self, EngineMetrics, EngineParts, wall_time};
+use crate::feed::Feeds;
+use crate::feed::allocations::AllocationFeed;
+use crate::feed::assignments::AssignmentFeed;
+use crate::state::State;
+use crate::state::announce::Announcements;
+use crate::store::{OpenError, Store};
+use layers::{AdmitLayer, ObserveLayer};
+use methods::Methods;
+
+/// Calls on one connection at once. The default of hyper, which tonic would switch off: without a
+/// limit one client can open streams as fast as it can write (CVE-2023-44487).
+const MAX_STREAMS: u32 = 200;
+
+/// Streams that a client opened and cancelled before they were accepted, until the connection is
+/// closed (the same attack).
+const MAX_PENDING_RESETS: usize = 20;
+
+/// Longest header list in bytes.
+const MAX_HEADERS: u32 = 16 * 1024;
+
+/// How long calls may go on after the stop signal. Watches end at once; unary calls are over long
+/// before.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Runs ipam-service: serves until `shutdown`, or carries out a subcommand.
+pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    match &config.command {
+        None => serve(config, shutdown).await,
+        Some(Command::Init { recover }) => maintenance::init(&config.database, recover).await,
+        Some(Command::Check) => maintenance::check(&config.database).await,
+    }
+}
+
+async fn serve(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
+    config.check()?;
+    let store = Store::open(&config.database, config.missing(), wall_time())
+        .await
+        .map_err(usage)?;
+    let listener = bind("--listen", config.listen).await?;
+    let admin = bind("--admin", config.admin).await?;
+    let mut registry = Registry::default();
+    let readiness = Readiness::default();
+    let started = Started::new(store, &mut registry, &readiness, &shutdown).await?;
+    let methods = Arc::new(Methods::register(&mut registry)?);
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        listen = %listener.local_addr()?,
+        admin = %admin.local_addr()?,
+        database = %config.database,
+        store_id = %started.api.store_id,
+        created = started.created,
+        revision = started.revision,
+        "serving"
+    );
+    let health = Health {
+        registry,
+        readiness: readiness.clone(),
+    };
+    // The admin listener outlives the drain, so that it can be watched.
+    let admin_stop = Shutdown::default();
+    let admin = serve_admin(admin, health, Default::default(), admin_stop.clone());
+    let admin = tokio::spawn(admin);
+    let outcome = started.serve(listener, methods, readiness, shutdown).await;
+    admin_stop.stop();
+    admin.await.context("the admin listener")??;
+    outcome
+}
+
+/// A server whose state is loaded and whose writer runs.
+struct Started {
+    api: Api,
+    created: bool,
+    revision: u64,
+    writer: JoinHandle<()>,
+    checkpoints: JoinHandle<()>,
+}
+
+impl Started {
+    async fn new(
+        store: Store,
+        registry: &mut Registry,
+        readiness: &Readiness,
+        shutdown: &Shutdown,
+    ) -> anyhow::Result<Self> {
+        let Store {
+            mut writer,
+            reader,
+            checkpointer,
+            store_id,
+            created,
+        } = store;
+        let loaded = writer.load().await.context(
+            "the database cannot be loaded; ipam-service check says more, and a backup cures it",
+        )?;
+        let mut state = State::restore(loaded.revision, loaded.rows);
+        let (announcements, owed) = Announcements::rebuild(&state);
+        for change in &owed {
+            state.apply(change);
+        }
+        let feeds = Feeds {
+            allocations: AllocationFeed::default(),
+            assignments: AssignmentFeed::new(store_id.clone(), &announcements.everything()),
+        };
+        let revision = state.revision();
+        let (engine, task) = engine::start(EngineParts {
+            state,
+            announcements,
+            owed,
+            last_time: loaded.last_time,
+            writer,
+            feeds: feeds.clone(),
+            metrics: EngineMetrics::register(registry),
+            readiness: readiness.clone(),
+        });
+        let api = Api {
+            engine,
+            reader,
+            feeds,
+            store_id: Arc::from(store_id),
+            shutdown: shutdown.clone(),
+        };
+        Ok(Self {
+            api,
+            created,
+            revision,
+            writer: tokio::spawn(task.run()),
+            checkpoints: tokio::spawn(checkpointer.run()),
+        })
+    }
+
+    /// Serves until the stop signal; ends with an error if anything essential ends before.
+    async fn serve(
+        self,
+        listener: TcpListener,
+        methods: Arc<Methods>,
+        readiness: Readiness,
+        shutdown: Shutdown,
+    ) -> anyhow::Result<()> {
+        let Self {
+            api,
+            mut writer,
+            checkpoints,
+            ..
+        } = self;
+        let (routes, health) = services::routes(api).await?;
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let server = Server::builder()
+            .max_concurrent_streams(MAX_STREAMS)
+            .http2_max_pending_accept_reset_streams(Some(MAX_PENDING_RESETS))
+            .http2_max_header_list_size(MAX_HEADERS)
+            .http2_keepalive_interval(Some(Duration::from_secs(20)))
+            .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+            .layer(ObserveLayer::new(Arc::clone(&methods)))
+            .layer(AdmitLayer::new(methods))
+            .add_routes(routes)
+            .serve_with_incoming_shutdown(incoming, shutdown.stopping_owned());
+        let drain = async {
+            shutdown.stopping().await;
+            readiness.not_ready("server", "stopping");
+            health.not_serving().await;
+            tokio::time::sleep(DRAIN).await;
+        };
+        tokio::select! {
+            served = server => served.context("gRPC listener")?,
+            () = drain => tracing::warn!("some calls did not end in time and are cut off"),
+            ended = &mut writer => {
+                ended.context("the writer failed")?;
+                anyhow::bail!("the writer ended");
+            }
+        }
+        // With the server its handles are gone: the writer ends when all is answered.
+        checkpoints.abort();
+        tokio::time::timeout(DRAIN, writer)
+            .await
+            .context("the writer did not end")?
+            .context("the writer failed")?;
+        tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        UsageError(format!("{flag} {address}: cannot listen there: {error}")).into()
+    })
+}
+
+/// What a person can put right without reading code is a mistake in how the process was started.
+fn usage(error: OpenError) -> anyhow::Error {
+    match error {
+        OpenError::Missing(_)
+        | OpenError::Lock(_)
+        | OpenError::File { .. }
+        | OpenError::NotOurs(_)
+        | OpenError::Newer { .. } => UsageError(error.to_string()).into(),
+        OpenError::Sql { .. } | OpenError::Schema { .. } => error.into(),
+    }
+}

@@ -1,0 +1,262 @@
+//! `ipam-service check`: is the database whole, and do its tables agree?
+//!
+//! State is loaded from `allocation` alone; the tables that guard it repeat parts of it. Here they
+//! are compared. Reads only, in one transaction, so it can run beside a server.
+
+use std::collections::BTreeSet;
+
+use pharos_proto::v1;
+use prost::Message as _;
+use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
+
+use super::open::{APPLICATION_ID, reader_options};
+use super::plan::{address_rows, port_rows};
+use super::{Location, ReadError};
+use crate::api::convert::{AllocationExtras, allocation_from_wire};
+use crate::state::address::Address;
+
+/// Why a database could not be checked.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    #[error("there is no database at {0}")]
+    Missing(Location),
+    #[error("{0} is not a database of ipam-service")]
+    NotOurs(Location),
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl From<sqlx::Error> for CheckError {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Read(error.into())
+    }
+}
+
+/// Everything that is wrong with a database, one line each; at most [`MOST_PROBLEMS`].
+pub async fn check(location: &Location) -> Result<Vec<String>, CheckError> {
+    let Location::Sqlite(path) = location;
+    if !path.is_file() {
+        return Err(CheckError::Missing(location.clone()));
+    }
+    let not_ours = |error: sqlx::Error| match error.as_database_error() {
+        Some(database) if database.code().as_deref() == Some("26") => {
+            CheckError::NotOurs(location.clone())
+        }
+        Some(_) | None => error.into(),
+    };
+    let mut connection = reader_options(path).connect().await.map_err(not_ours)?;
+    let application: i32 = sqlx::query("select application_id from pragma_application_id")
+        .fetch_one(&mut connection)
+        .await
+        .map_err(not_ours)?
+        .try_get(0)?;
+    if application != APPLICATION_ID {
+        return Err(CheckError::NotOurs(location.clone()));
+    }
+    let mut transaction = connection.begin().await?;
+    let mut problems = Problems::default();
+    check_file(&mut transaction, &mut problems).await?;
+    check_log(&mut transaction, &mut problems).await?;
+    check_children(&mut transaction, &mut problems).await?;
+    transaction.rollback().await?;
+    Ok(problems.0)
+}
+
+/// Most problems that are listed: who has more needs a backup, not a list.
+pub const MOST_PROBLEMS: usize = 100;
+
+#[derive(Default)]
+struct Problems(Vec<String>);
+
+impl Problems {
+    fn add(&mut self, problem: String) {
+        if self.0.len() < MOST_PROBLEMS {
+            self.0.push(problem);
+        }
+    }
+}
+
+async fn check_file(
+    connection: &mut SqliteConnection,
+    problems: &mut Problems,
+) -> Result<(), ReadError> {
+    for row in sqlx::query("pragma integrity_check")
+        .fetch_all(&mut *connection)
+        .await?
+    {
+        let line: String = row.try_get(0)?;
+        if line != "ok" {
+            problems.add(format!("file: {line}"));
+        }
+    }
+    for row in sqlx::query("pragma foreign_key_check")
+        .fetch_all(&mut *connection)
+        .await?
+    {
+        let (table, parent): (String, String) = (row.try_get(0)?, row.try_get(2)?);
+        problems.add(format!("{table}: a row refers to no row of {parent}"));
+    }
+    Ok(())
+}
+
+/// The log ends at the store's revision, and has no gap.
+async fn check_log(
+    connection: &mut SqliteConnection,
+    problems: &mut Problems,
+) -> Result<(), ReadError> {
+    let row = sqlx::query(
+        "select revision, (select count(*) from change_log),
+            (select coalesce(min(revision), 1) from change_log),
+            (select coalesce(max(revision), 0) from change_log)
+        from meta where id = 1",
+    )
+    .fetch_one(connection)
+    .await?;
+    let (revision, count): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+    let (oldest, newest): (i64, i64) = (row.try_get(2)?, row.try_get(3)?);
+    if count > 0 && newest != revision {
+        problems.add(format!(
+            "change_log ends at {newest}, the store is at {revision}"
+        ));
+    }
+    if newest - oldest + 1 != count {
+        problems.add(format!(
+            "change_log has {count} rows from {oldest} to {newest}"
+        ));
+    }
+    Ok(())
+}
+
+/// What the guarding tables must hold for one allocation, as comparable text.
+type Guard = BTreeSet<String>;
+
+async fn check_children(
+    connection: &mut SqliteConnection,
+    problems: &mut Problems,
+) -> Result<(), ReadError> {
+    let mut expected = Guard::new();
+    let rows = sqlx::query(
+        "select id, cluster, namespace, name, space, pool, pool_cluster, state, revision, entry,
+            held_claim
+        from allocation order by id",
+    )
+    .fetch_all(&mut *connection)
+    .await?;
+    for row in rows {
+        let id: i64 = row.try_get(0)?;
+        if let Err(error) = expect_allocation(&row, &mut expected, problems) {
+            problems.add(format!("allocation {id}: {error}"));
+        }
+    }
+    let mut found = Guard::new();
+    let addresses = sqlx::query(
+        "select space, address, allocation_id, cluster, group_key from allocation_address",
+    );
+    for row in addresses.fetch_all(&mut *connection).await? {
+        let (space, id): (String, i64) = (row.try_get(0)?, row.try_get(2)?);
+        let (cluster, group): (String, String) = (row.try_get(3)?, row.try_get(4)?);
+        let address = address_text(row.try_get(1)?)?;
+        found.insert(format!(
+            "address {address} in {space} by {id} of {cluster}, group {group}"
+        ));
+    }
+    let ports =
+        sqlx::query("select space, address, protocol, port, allocation_id from allocation_port");
+    for row in ports.fetch_all(&mut *connection).await? {
+        let (space, id): (String, i64) = (row.try_get(0)?, row.try_get(4)?);
+        let (protocol, port): (i64, i64) = (row.try_get(2)?, row.try_get(3)?);
+        let address = address_text(row.try_get(1)?)?;
+        found.insert(format!(
+            "port {protocol}/{port} on {address} in {space} by {id}"
+        ));
+    }
+    for missing in expected.difference(&found) {
+        problems.add(format!("not guarded: {missing}"));
+    }
+    for extra in found.difference(&expected) {
+        problems.add(format!("guarded, but not held: {extra}"));
+    }
+    let unheld = sqlx::query(
+        "select space, address from held_address where not exists (
+            select 1 from allocation_address holder
+            where holder.space = held_address.space and holder.address = held_address.address)",
+    );
+    for row in unheld.fetch_all(&mut *connection).await? {
+        let (space, address): (String, String) = (row.try_get(0)?, address_text(row.try_get(1)?)?);
+        problems.add(format!("held_address {address} in {space} has no holder"));
+    }
+    Ok(())
+}
+
+/// Checks one row of `allocation`, and adds what must guard it.
+fn expect_allocation(
+    row: &sqlx::sqlite::SqliteRow,
+    expected: &mut Guard,
+    problems: &mut Problems,
+) -> Result<(), ReadError> {
+    let corrupt = |error: String| ReadError::Corrupt(error);
+    let wire = v1::Allocation::decode(row.try_get::<&[u8], _>(9)?)
+        .map_err(|error| corrupt(error.to_string()))?;
+    let held: Option<&[u8]> = row.try_get(10)?;
+    let held_claim = held.map(v1::Claim::decode).transpose();
+    let extras = AllocationExtras {
+        pool_cluster: row.try_get(6)?,
+        held_claim: held_claim.map_err(|error| corrupt(error.to_string()))?,
+    };
+    let allocation =
+        allocation_from_wire(&wire, &extras).map_err(|error| corrupt(error.to_string()))?;
+    let owner = wire.owner.clone().unwrap_or_default();
+    let columns: (i64, String, String, String, String, String, i64, i64) = (
+        row.try_get(0)?,
+        row.try_get(1)?,
+        row.try_get(2)?,
+        row.try_get(3)?,
+        row.try_get(4)?,
+        row.try_get(5)?,
+        row.try_get(7)?,
+        row.try_get(8)?,
+    );
+    let signed = |number: u64| i64::try_from(number).unwrap_or(i64::MAX);
+    let entry = (
+        signed(wire.id),
+        owner.cluster,
+        owner.namespace,
+        owner.name,
+        wire.address_space,
+        wire.pool,
+        i64::from(wire.state),
+        signed(wire.revision),
+    );
+    if columns != entry {
+        problems.add(format!(
+            "allocation {}: its columns and its entry differ",
+            columns.0
+        ));
+    }
+    let addresses = address_rows(Some(&allocation));
+    for row in &addresses {
+        expected.insert(format!(
+            "address {} in {} by {} of {}, group {}",
+            Address::from_bytes(row.address),
+            row.space,
+            row.id,
+            row.cluster,
+            row.group_key
+        ));
+    }
+    for (row, protocol, port) in port_rows(&addresses, Some(&allocation)) {
+        let address = Address::from_bytes(row.address);
+        let (space, id) = (&row.space, row.id);
+        expected.insert(format!(
+            "port {protocol}/{port} on {address} in {space} by {id}"
+        ));
+    }
+    Ok(())
+}
+
+fn address_text(bytes: &[u8]) -> Result<String, ReadError> {
+    let bytes: [u8; 16] = bytes
+        .try_into()
+        .map_err(|_| ReadError::Corrupt(format!("address of {} bytes", bytes.len())))?;
+    Ok(Address::from_bytes(bytes).to_string())
+}

@@ -1,0 +1,256 @@
+//! Reading everything that State is made of.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use futures::TryStreamExt as _;
+use pharos_proto::v1;
+use sqlx::Row as _;
+use sqlx::sqlite::SqliteRow;
+
+use super::facts;
+use super::{ReadError, Writer};
+use crate::api::convert::{AllocationExtras, FieldErrors, allocation_from_wire, pool_from_wire};
+use crate::api::convert_announce::advertisement_from_wire;
+use crate::state::change::{Change, Edit};
+use crate::state::model::{
+    Backends, Cluster, Inventory, Node, NodeKey, OwnerKey, Placement, Revision, Timestamp,
+};
+use crate::state::names::Name;
+use crate::state::refusal::Rejection;
+
+/// Everything that is stored.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Of the newest decision.
+    pub revision: Revision,
+    /// Of the newest decision; later ones are not earlier.
+    pub last_time: Timestamp,
+    /// Every row, as an edit without a before.
+    pub rows: Vec<Change>,
+}
+
+impl Writer {
+    /// Reads everything. Called once, before the first commit.
+    pub async fn load(&mut self) -> Result<Loaded, ReadError> {
+        let meta = sqlx::query(
+            "select revision, fact_seq, (select coalesce(max(time), 0) from change_log
+                where revision = (select max(revision) from change_log)) from meta where id = 1",
+        )
+        .fetch_one(&mut self.connection)
+        .await?;
+        self.revision = unsigned(meta.try_get(0)?)?;
+        self.fact_seq = unsigned(meta.try_get(1)?)?;
+        let last_time = Timestamp(meta.try_get(2)?);
+        let mut names = Names::default();
+        let mut rows = Vec::new();
+        for query in LOADERS {
+            let mut stream = sqlx::query(query.sql).fetch(&mut self.connection);
+            while let Some(row) = stream.try_next().await? {
+                let read = (query.read)(&row, &mut names);
+                rows.push(read.map_err(|error| error.in_table(query.table))?);
+            }
+        }
+        Ok(Loaded {
+            revision: self.revision,
+            last_time,
+            rows,
+        })
+    }
+}
+
+/// One table: how it is read.
+struct Loader {
+    table: &'static str,
+    sql: &'static str,
+    read: fn(&SqliteRow, &mut Names) -> Result<Change, ReadError>,
+}
+
+const LOADERS: [Loader; 7] = [
+    Loader {
+        table: "cluster",
+        sql: "select name, uid, inventory, fence, create_time, revision from cluster",
+        read: cluster,
+    },
+    Loader {
+        table: "pool",
+        sql: "select entry from pool",
+        read: pool,
+    },
+    Loader {
+        table: "advertisement",
+        sql: "select entry from advertisement",
+        read: advertisement,
+    },
+    Loader {
+        table: "allocation",
+        sql: "select entry, pool_cluster, held_claim from allocation order by id",
+        read: allocation,
+    },
+    Loader {
+        table: "node",
+        sql: "select cluster, node, reported, announcer from node",
+        read: node,
+    },
+    Loader {
+        table: "backends",
+        sql: "select cluster, namespace, name, entry from backends",
+        read: backends,
+    },
+    Loader {
+        table: "placement",
+        sql: "select group_id, cluster, entry from placement",
+        read: placement,
+    },
+];
+
+/// Names seen so far: a million allocations share a few clusters, namespaces and pools.
+#[derive(Default)]
+struct Names(HashSet<Name>);
+
+impl Names {
+    fn get(&mut self, text: &str) -> Result<Name, ReadError> {
+        if let Some(name) = self.0.get(text) {
+            return Ok(name.clone());
+        }
+        let name = Name::parse(text).map_err(|error| corrupt(format!("name {error}")))?;
+        self.0.insert(name.clone());
+        Ok(name)
+    }
+
+    fn optional(&mut self, text: &str) -> Result<Option<Name>, ReadError> {
+        if text.is_empty() {
+            return Ok(None);
+        }
+        self.get(text).map(Some)
+    }
+
+    fn share(&mut self, name: &mut Name) {
+        match self.0.get(name.as_str()) {
+            Some(known) => *name = known.clone(),
+            None => {
+                self.0.insert(name.clone());
+            }
+        }
+    }
+}
+
+fn cluster(row: &SqliteRow, names: &mut Names) -> Result<Change, ReadError> {
+    let inventory = match row.try_get::<i64, _>(2)? {
+        0 => Inventory::Complete,
+        1 => Inventory::Expected,
+        2 => Inventory::Reporting { resync: false },
+        3 => Inventory::Reporting { resync: true },
+        other => return Err(corrupt(format!("inventory {other}"))),
+    };
+    Ok(Change::Cluster(loaded(Cluster {
+        name: names.get(row.try_get(0)?)?,
+        uid: row.try_get(1)?,
+        inventory,
+        fence: unsigned(row.try_get(3)?)?,
+        create_time: Timestamp(row.try_get(4)?),
+        revision: unsigned(row.try_get(5)?)?,
+    })))
+}
+
+fn pool(row: &SqliteRow, _names: &mut Names) -> Result<Change, ReadError> {
+    let wire: v1::Pool = decode(row.try_get(0)?)?;
+    let mut errors = FieldErrors::new();
+    let pool = pool_from_wire(&mut errors, "pool", Some(&wire));
+    Ok(Change::Pool(loaded(
+        errors.finish(pool).map_err(of_fields)?,
+    )))
+}
+
+fn advertisement(row: &SqliteRow, _names: &mut Names) -> Result<Change, ReadError> {
+    let wire: v1::Advertisement = decode(row.try_get(0)?)?;
+    let mut errors = FieldErrors::new();
+    let advertisement = advertisement_from_wire(&mut errors, "advertisement", Some(&wire));
+    Ok(Change::Advertisement(loaded(
+        errors.finish(advertisement).map_err(of_fields)?,
+    )))
+}
+
+fn allocation(row: &SqliteRow, names: &mut Names) -> Result<Change, ReadError> {
+    let wire: v1::Allocation = decode(row.try_get(0)?)?;
+    let held: Option<&[u8]> = row.try_get(2)?;
+    let extras = AllocationExtras {
+        pool_cluster: row.try_get(1)?,
+        held_claim: held.map(decode).transpose()?,
+    };
+    let mut allocation = allocation_from_wire(&wire, &extras).map_err(of_fields)?;
+    names.share(&mut allocation.owner.key.cluster);
+    names.share(&mut allocation.claim.space);
+    if let Some(namespace) = &mut allocation.owner.key.namespace {
+        names.share(namespace);
+    }
+    if let Some(pool) = &mut allocation.pool {
+        names.share(&mut pool.name);
+        names.share(&mut pool.space);
+        if let Some(cluster) = &mut pool.cluster {
+            names.share(cluster);
+        }
+    }
+    Ok(Change::Allocation(loaded(allocation)))
+}
+
+fn node(row: &SqliteRow, names: &mut Names) -> Result<Change, ReadError> {
+    let reported: Option<&[u8]> = row.try_get(2)?;
+    let announcer: Option<&[u8]> = row.try_get(3)?;
+    Ok(Change::Node(loaded(Node {
+        key: NodeKey {
+            cluster: names.get(row.try_get(0)?)?,
+            node: names.get(row.try_get(1)?)?,
+        },
+        reported: reported
+            .map(facts::decode_reported)
+            .transpose()
+            .map_err(corrupt)?,
+        announcer: announcer
+            .map(facts::decode_announcer)
+            .transpose()
+            .map_err(corrupt)?,
+    })))
+}
+
+fn backends(row: &SqliteRow, names: &mut Names) -> Result<Change, ReadError> {
+    Ok(Change::Backends(loaded(Backends {
+        owner: OwnerKey {
+            cluster: names.get(row.try_get(0)?)?,
+            namespace: names.optional(row.try_get(1)?)?,
+            name: names.get(row.try_get(2)?)?,
+        },
+        entry: facts::decode_backends(row.try_get(3)?).map_err(corrupt)?,
+    })))
+}
+
+fn placement(row: &SqliteRow, names: &mut Names) -> Result<Change, ReadError> {
+    Ok(Change::Placement(loaded(Placement {
+        group: unsigned(row.try_get(0)?)?,
+        cluster: names.get(row.try_get(1)?)?,
+        nodes: facts::decode_placement(row.try_get(2)?).map_err(corrupt)?,
+    })))
+}
+
+fn loaded<T>(value: T) -> Edit<T> {
+    Edit {
+        before: None,
+        after: Some(Arc::new(value)),
+    }
+}
+
+fn decode<M: prost::Message + Default>(bytes: &[u8]) -> Result<M, ReadError> {
+    M::decode(bytes).map_err(corrupt)
+}
+
+fn of_fields(rejection: Rejection) -> ReadError {
+    corrupt(rejection)
+}
+
+fn unsigned(number: i64) -> Result<u64, ReadError> {
+    u64::try_from(number).map_err(corrupt)
+}
+
+fn corrupt(error: impl std::fmt::Display) -> ReadError {
+    ReadError::Corrupt(error.to_string())
+}

@@ -1,0 +1,66 @@
+//! The only place that speaks SQL.
+//!
+//! - [`Store::open`] finds or makes the database and takes its lock.
+//! - [`Writer`] belongs to the engine: it loads the state and commits batches.
+//! - [`Reader`] reads committed rows: lists, history, logs. Clones share their connections.
+//!
+//! Nothing above this module knows which engine is below.
+
+mod check;
+mod checkpoint;
+mod facts;
+mod load;
+mod lock;
+mod open;
+mod plan;
+mod read;
+mod rows;
+mod sql;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use crate::state::change::Change;
+use crate::state::model::{Revision, Timestamp};
+
+pub use check::{CheckError, MOST_PROBLEMS, check};
+pub use checkpoint::Checkpointer;
+pub use load::Loaded;
+pub use open::{Location, LocationError, Missing, OpenError, Store};
+pub use read::{AllocationFilter, ChangeFilter, LogPart, LogSpan, Page, ReadError, Reader};
+pub use write::{CommitError, Writer};
+
+/// What one transaction writes: all of it or nothing.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// Log time of its decisions; never lower than that of the batch before.
+    pub time: Timestamp,
+    /// In order. The decisions among them carry consecutive revisions.
+    pub changes: Vec<Logged>,
+}
+
+impl Batch {
+    /// Revision after the batch; `None` if it holds facts only.
+    pub fn last_revision(&self) -> Option<Revision> {
+        self.changes.iter().rev().find_map(|logged| logged.revision)
+    }
+}
+
+/// A change and where it came from.
+#[derive(Debug, Clone)]
+pub struct Logged {
+    /// Of a decision; `None` for a fact.
+    pub revision: Option<Revision>,
+    pub change: Change,
+    pub origin: Arc<Origin>,
+}
+
+/// Who caused a change.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Origin {
+    pub actor: String,
+    pub request_id: String,
+}

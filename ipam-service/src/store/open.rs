@@ -1,0 +1,332 @@
+//! Finding, making and opening the database.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqlSafeStr as _, SqliteConnection};
+
+use super::lock::{Lock, LockError};
+use super::{Checkpointer, Reader, Writer};
+use crate::state::model::Timestamp;
+
+/// `PRAGMA application_id` of our databases: "PHAR".
+pub(super) const APPLICATION_ID: i32 = 0x5048_4152;
+
+/// Connections that read. Lists and histories are short and cached; more than the cores of a
+/// small machine bring nothing.
+const READERS: u32 = 4;
+
+/// How long a statement waits for a lock of SQLite. Only backups and checkpoints take any.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Size of the log at which the writer itself moves it into the database file, in pages of 4 KiB.
+/// The [`Checkpointer`] does so long before, beside the writer.
+const WRITER_CHECKPOINT_PAGES: u32 = 16_384;
+
+/// Schema, in order. Never edited after a release; later ones only add.
+const MIGRATIONS: &[(i64, &str, &str)] = &[(
+    1,
+    "init",
+    include_str!("../../migrations/sqlite/0001_init.sql"),
+)];
+
+/// Where the database is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Location {
+    /// A file.
+    Sqlite(PathBuf),
+}
+
+/// A text that names no database.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LocationError {
+    #[error("PostgreSQL is not supported by this version; use sqlite:PATH")]
+    Postgres,
+    #[error("{0:?} is not sqlite:PATH")]
+    Unknown(String),
+}
+
+impl FromStr for Location {
+    type Err = LocationError;
+
+    fn from_str(text: &str) -> Result<Self, LocationError> {
+        if text.starts_with("postgres:") || text.starts_with("postgresql:") {
+            return Err(LocationError::Postgres);
+        }
+        let path = text
+            .strip_prefix("sqlite://")
+            .or_else(|| text.strip_prefix("sqlite:"));
+        match path {
+            Some(path) if !path.is_empty() && !path.starts_with(':') => {
+                Ok(Self::Sqlite(PathBuf::from(path)))
+            }
+            Some(_) | None => Err(LocationError::Unknown(text.chars().take(100).collect())),
+        }
+    }
+}
+
+impl std::fmt::Display for Location {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Sqlite(path) => write!(f, "sqlite:{}", path.display()),
+        }
+    }
+}
+
+/// What to do when there is no database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    Create,
+    Refuse,
+}
+
+/// Why the database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    #[error("there is no database at {}; --create makes one", .0.display())]
+    Missing(PathBuf),
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    #[error("database {}: {source}", .path.display())]
+    File {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{} is not a database of ipam-service", .0.display())]
+    NotOurs(PathBuf),
+    #[error("database {} was written by a newer version of ipam-service (schema {version})",
+        .path.display())]
+    Newer { path: PathBuf, version: i64 },
+    #[error("database {}: {source}", .path.display())]
+    Sql {
+        path: PathBuf,
+        #[source]
+        source: sqlx::Error,
+    },
+    #[error("schema of database {}: {source}", .path.display())]
+    Schema {
+        path: PathBuf,
+        #[source]
+        source: MigrateError,
+    },
+}
+
+/// An open database.
+#[derive(Debug)]
+pub struct Store {
+    pub writer: Writer,
+    pub reader: Reader,
+    pub checkpointer: Checkpointer,
+    /// Random name of the database.
+    pub store_id: String,
+    /// Whether the database was made by this call.
+    pub created: bool,
+}
+
+impl Store {
+    /// Opens the database and takes its lock; makes it where it is missing and `missing` says so.
+    /// `now` is recorded as the time of its creation.
+    pub async fn open(
+        location: &Location,
+        missing: Missing,
+        now: Timestamp,
+    ) -> Result<Self, OpenError> {
+        let Location::Sqlite(path) = location;
+        let file_error = |source| OpenError::File {
+            path: path.clone(),
+            source,
+        };
+        let created = match std::fs::metadata(path) {
+            Ok(metadata) if metadata.is_file() => metadata.len() == 0,
+            Ok(_) => return Err(OpenError::NotOurs(path.clone())),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
+            Err(error) => return Err(file_error(error)),
+        };
+        if created && missing == Missing::Refuse {
+            return Err(OpenError::Missing(path.clone()));
+        }
+        let lock = Lock::take(path)?;
+        if created {
+            create_file(path).map_err(file_error)?;
+        }
+        let sql_error = |source| sql_error(path, source);
+        let mut connection = writer_options(path).connect().await.map_err(sql_error)?;
+        prepare(&mut connection, path).await?;
+        let (store_id, epoch) = take_over(&mut connection, now).await.map_err(sql_error)?;
+        if created {
+            sync_folder(path).map_err(file_error)?;
+        }
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .connect_with(reader_options(path))
+            .await
+            .map_err(sql_error)?;
+        Ok(Self {
+            writer: Writer::new(connection, lock, epoch),
+            reader: Reader::new(readers),
+            checkpointer: Checkpointer::new(path),
+            store_id,
+            created,
+        })
+    }
+}
+
+fn sql_error(path: &Path, source: sqlx::Error) -> OpenError {
+    let code = source
+        .as_database_error()
+        .and_then(|error| error.code()?.parse::<i32>().ok());
+    match code {
+        // SQLITE_NOTADB
+        Some(26) => OpenError::NotOurs(path.to_owned()),
+        Some(_) | None => OpenError::Sql {
+            path: path.to_owned(),
+            source,
+        },
+    }
+}
+
+/// Readable by its owner only: history names who uses what.
+fn create_file(path: &Path) -> std::io::Result<()> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path)?
+        .sync_all()
+}
+
+/// Makes the directory entry of a new file durable.
+fn sync_folder(path: &Path) -> std::io::Result<()> {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        Some(_) | None => Path::new("."),
+    };
+    std::fs::File::open(folder)?.sync_all()
+}
+
+/// What every connection has in common.
+fn options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(false)
+        .busy_timeout(BUSY_TIMEOUT)
+        .foreign_keys(true)
+        .disable_statement_logging()
+}
+
+fn writer_options(path: &Path) -> SqliteConnectOptions {
+    options(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .pragma("wal_autocheckpoint", WRITER_CHECKPOINT_PAGES.to_string())
+        .thread_name(|_| "store-writer".to_owned())
+}
+
+pub(super) fn reader_options(path: &Path) -> SqliteConnectOptions {
+    options(path)
+        .read_only(true)
+        .thread_name(|id| format!("store-reader-{id}"))
+}
+
+pub(super) fn checkpoint_options(path: &Path) -> SqliteConnectOptions {
+    options(path)
+        .synchronous(SqliteSynchronous::Full)
+        .pragma("wal_autocheckpoint", "0")
+        .thread_name(|_| "store-checkpoint".to_owned())
+}
+
+/// Refuses what is not ours, and brings the schema up to date.
+async fn prepare(connection: &mut SqliteConnection, path: &Path) -> Result<(), OpenError> {
+    let sql_error = |source| sql_error(path, source);
+    let row = sqlx::query(
+        "select (select application_id from pragma_application_id),
+            (select count(*) from sqlite_schema)",
+    )
+    .fetch_one(&mut *connection)
+    .await
+    .map_err(sql_error)?;
+    let application: i32 = row.try_get(0).map_err(sql_error)?;
+    let tables: i64 = row.try_get(1).map_err(sql_error)?;
+    if tables == 0 {
+        sqlx::query("pragma application_id = 1346912594")
+            .execute(&mut *connection)
+            .await
+            .map_err(sql_error)?;
+    } else if application != APPLICATION_ID {
+        return Err(OpenError::NotOurs(path.to_owned()));
+    }
+    let migrated = migrator().run(&mut *connection).await;
+    migrated.map_err(|source| {
+        if let MigrateError::VersionMissing(version) = source {
+            let path = path.to_owned();
+            return OpenError::Newer { path, version };
+        }
+        OpenError::Schema {
+            path: path.to_owned(),
+            source,
+        }
+    })
+}
+
+fn migrator() -> Migrator {
+    let migrations = MIGRATIONS
+        .iter()
+        .map(|(version, name, sql)| {
+            let kind = MigrationType::Simple;
+            Migration::new(*version, (*name).into(), kind, (*sql).into_sql_str(), false)
+        })
+        .collect();
+    Migrator::with_migrations(migrations)
+}
+
+/// Names a new database, and begins a new epoch.
+async fn take_over(
+    connection: &mut SqliteConnection,
+    now: Timestamp,
+) -> Result<(String, i64), sqlx::Error> {
+    let mut transaction = connection.begin_with("begin immediate").await?;
+    sqlx::query(
+        "insert into meta (id, store_id, epoch, revision, fact_seq, create_time)
+        values (1, ?1, 0, 0, 0, ?2) on conflict (id) do nothing",
+    )
+    .bind(uuid::Uuid::new_v4().to_string())
+    .bind(now.0)
+    .execute(&mut *transaction)
+    .await?;
+    let row = sqlx::query("update meta set epoch = epoch + 1 returning store_id, epoch")
+        .fetch_one(&mut *transaction)
+        .await?;
+    let taken = (row.try_get(0)?, row.try_get(1)?);
+    transaction.commit().await?;
+    Ok(taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn locations_are_sqlite_files_so_far() {
+        let sqlite = |path: &str| Ok(Location::Sqlite(PathBuf::from(path)));
+        assert_eq!("sqlite:pharos.db".parse(), sqlite("pharos.db"));
+        assert_eq!("sqlite:/var/lib/a.db".parse(), sqlite("/var/lib/a.db"));
+        assert_eq!("sqlite:///var/lib/a.db".parse(), sqlite("/var/lib/a.db"));
+        let postgres = "postgres://db/pharos".parse::<Location>();
+        assert_eq!(postgres, Err(LocationError::Postgres));
+        for bad in ["", "pharos.db", "sqlite:", "sqlite::memory:", "mysql://x"] {
+            let error = bad.parse::<Location>().expect_err(bad);
+            assert_eq!(error, LocationError::Unknown(bad.to_owned()));
+        }
+    }
+
+    #[test]
+    fn the_application_id_is_written_as_it_is_checked() {
+        assert_eq!(APPLICATION_ID, 1_346_912_594);
+    }
+}

@@ -1,0 +1,501 @@
+//! What a batch writes, table by table. Pure: it runs no SQL.
+//!
+//! A row that is touched several times in a batch is written once, from its first `before` to its
+//! last `after`; per table deletions come before insertions.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pharos_proto::v1;
+use prost::Message as _;
+
+use super::rows::{Cell, Rows};
+use super::sql::Statement;
+use super::{Batch, facts};
+use crate::api::convert::{allocation_to_wire, claim_to_wire, pool_to_wire};
+use crate::api::convert_announce::advertisement_to_wire;
+use crate::api::convert_history::{LogContext, change_to_wire};
+use crate::state::address::Address;
+use crate::state::change::{Change, Edit};
+use crate::state::model::{
+    Advertisement, AdvertisementKey, Allocation, AllocationId, Backends, Cluster, Inventory, Node,
+    NodeKey, OwnerKey, Placement, Pool, PoolKey, Protocol, Standing,
+};
+use crate::state::names::Name;
+
+/// What a reader of the log must understand to replay this program's rows.
+const MIN_READER: i64 = 1;
+
+/// Rows by statement.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    rows: BTreeMap<Statement, Rows>,
+    /// How many fact rows are written: each takes a sequence number.
+    facts: u64,
+}
+
+impl Plan {
+    /// The rows of a batch. Facts are numbered after `fact_seq`.
+    pub(super) fn of(batch: &Batch, fact_seq: u64) -> Self {
+        let mut coalesced = Coalesced::default();
+        for logged in &batch.changes {
+            coalesced.add(&logged.change);
+        }
+        let mut plan = Self::default();
+        plan.write_allocations(&coalesced.allocations);
+        plan.write_objects(&coalesced);
+        plan.write_facts(&coalesced, fact_seq);
+        plan.write_log(batch);
+        plan
+    }
+
+    /// Sequence numbers that the plan takes.
+    pub(super) fn facts(&self) -> u64 {
+        self.facts
+    }
+
+    /// In the order of [`Statement`].
+    pub(super) fn into_statements(self) -> impl Iterator<Item = (Statement, Rows)> {
+        self.rows.into_iter()
+    }
+
+    fn row(&mut self, statement: Statement, cells: &[Cell<'_>]) {
+        self.rows.entry(statement).or_default().push(cells);
+    }
+}
+
+/// First `before` and last `after` of everything that a batch touches.
+#[derive(Default)]
+struct Coalesced {
+    allocations: BTreeMap<AllocationId, Edit<Allocation>>,
+    pools: BTreeMap<PoolKey, Edit<Pool>>,
+    advertisements: BTreeMap<AdvertisementKey, Edit<Advertisement>>,
+    clusters: BTreeMap<Name, Edit<Cluster>>,
+    nodes: BTreeMap<NodeKey, Edit<Node>>,
+    backends: BTreeMap<OwnerKey, Edit<Backends>>,
+    placements: BTreeMap<AllocationId, Edit<Placement>>,
+}
+
+impl Coalesced {
+    fn add(&mut self, change: &Change) {
+        match change {
+            Change::Allocation(edit) => merge(&mut self.allocations, edit, |it| it.id),
+            Change::Pool(edit) => merge(&mut self.pools, edit, |it| it.key.clone()),
+            Change::Advertisement(edit) => {
+                merge(&mut self.advertisements, edit, |it| it.key.clone());
+            }
+            Change::Cluster(edit) => merge(&mut self.clusters, edit, |it| it.name.clone()),
+            Change::Node(edit) => merge(&mut self.nodes, edit, |it| it.key.clone()),
+            Change::Backends(edit) => merge(&mut self.backends, edit, |it| it.owner.clone()),
+            Change::Placement(edit) => merge(&mut self.placements, edit, |it| it.group),
+        }
+    }
+}
+
+fn merge<K: Ord, T: Clone>(map: &mut BTreeMap<K, Edit<T>>, edit: &Edit<T>, key: impl Fn(&T) -> K) {
+    map.entry(key(edit.subject()))
+        .and_modify(|merged| merged.after = edit.after.clone())
+        .or_insert_with(|| edit.clone());
+}
+
+// === Allocations and the tables that guard them ===
+
+/// A row of `allocation_address`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct AddressRow {
+    pub(super) space: Name,
+    pub(super) address: [u8; 16],
+    pub(super) id: AllocationId,
+    pub(super) cluster: Name,
+    pub(super) group_key: String,
+    pub(super) backend_key: String,
+}
+
+/// A row of `allocation_port`. It names its whole address row, so that it is written anew when
+/// that is.
+pub(super) type PortRow<'a> = (&'a AddressRow, i64, u16);
+
+impl Plan {
+    fn write_allocations(&mut self, edits: &BTreeMap<AllocationId, Edit<Allocation>>) {
+        let mut freed: BTreeSet<(Name, [u8; 16])> = BTreeSet::new();
+        for (id, edit) in edits {
+            match (&edit.before, &edit.after) {
+                (_, Some(after)) => self.upsert_allocation(after),
+                (Some(_), None) => self.row(Statement::DeleteAllocation, &[Cell::number(*id)]),
+                // Made and gone within the batch: no trace but the log.
+                (None, None) => {}
+            }
+            let (old, new) = (
+                address_rows(edit.before.as_deref()),
+                address_rows(edit.after.as_deref()),
+            );
+            for row in old.difference(&new) {
+                self.row(Statement::DeleteAddress, &address_cells(row)[..3]);
+                freed.insert((row.space.clone(), row.address));
+            }
+            for row in new.difference(&old) {
+                self.insert_address(row);
+            }
+            let old_ports = port_rows(&old, edit.before.as_deref());
+            let new_ports = port_rows(&new, edit.after.as_deref());
+            for row in old_ports.difference(&new_ports) {
+                self.row(Statement::DeletePort, &port_cells(row)[..4]);
+            }
+            for row in new_ports.difference(&old_ports) {
+                self.row(Statement::InsertPort, &port_cells(row));
+            }
+        }
+        for (space, address) in &freed {
+            let cells = [Cell::Text(space), Cell::bytes(address)];
+            self.row(Statement::DeleteUnheld, &cells);
+        }
+    }
+
+    fn upsert_allocation(&mut self, allocation: &Allocation) {
+        let key = &allocation.owner.key;
+        let wire = allocation_to_wire(allocation);
+        let held_claim = match &allocation.standing {
+            Standing::Stale { held_claim, .. } => Some(claim_to_wire(held_claim).encode_to_vec()),
+            Standing::Assigned | Standing::Pending(_) => None,
+        };
+        let pool = allocation.pool.as_ref();
+        let entry = wire.encode_to_vec();
+        let cells = [
+            Cell::number(allocation.id),
+            Cell::Text(&key.cluster),
+            Cell::Text(text_of(key.namespace.as_ref())),
+            Cell::Text(&key.name),
+            Cell::Text(&allocation.claim.space),
+            Cell::Text(pool.map_or("", |pool| &pool.name)),
+            Cell::Text(text_of(pool.and_then(|pool| pool.cluster.as_ref()))),
+            Cell::Int(i64::from(wire.state)),
+            Cell::number(allocation.revision),
+            Cell::bytes(&entry),
+            Cell::Blob(held_claim.as_deref()),
+        ];
+        self.row(Statement::UpsertAllocation, &cells);
+    }
+
+    fn insert_address(&mut self, row: &AddressRow) {
+        let cells = address_cells(row);
+        self.row(Statement::InsertAddress, &cells);
+        let held = [cells[0], cells[1], cells[3], cells[4], cells[5]];
+        self.row(Statement::InsertHeld, &held);
+    }
+}
+
+/// The rows of `allocation_address` that guard an allocation.
+pub(super) fn address_rows(allocation: Option<&Allocation>) -> BTreeSet<AddressRow> {
+    let Some(allocation) = allocation else {
+        return BTreeSet::new();
+    };
+    let claim = allocation.effective_claim();
+    let (group_key, backend_key) = if claim.sharing_key.is_empty() {
+        (format!("a{}", allocation.id), String::new())
+    } else {
+        (format!("k{}", claim.sharing_key), claim.backend_key.clone())
+    };
+    let row = |address: &Address| AddressRow {
+        space: claim.space.clone(),
+        address: address.to_bytes(),
+        id: allocation.id,
+        cluster: allocation.owner.key.cluster.clone(),
+        group_key: group_key.clone(),
+        backend_key: backend_key.clone(),
+    };
+    allocation.addresses.iter().map(row).collect()
+}
+
+/// The rows of `allocation_port` that guard it.
+pub(super) fn port_rows<'a>(
+    addresses: &'a BTreeSet<AddressRow>,
+    allocation: Option<&Allocation>,
+) -> BTreeSet<PortRow<'a>> {
+    let ports = allocation.map_or(&[][..], |allocation| &allocation.effective_claim().ports);
+    let rows = addresses.iter().flat_map(|address| {
+        ports.iter().map(move |port| {
+            // IANA protocol numbers.
+            let protocol = match port.protocol {
+                Protocol::Tcp => 6,
+                Protocol::Udp => 17,
+                Protocol::Sctp => 132,
+            };
+            (address, protocol, port.number)
+        })
+    });
+    rows.collect()
+}
+
+fn address_cells(row: &AddressRow) -> [Cell<'_>; 6] {
+    [
+        Cell::Text(&row.space),
+        Cell::bytes(&row.address),
+        Cell::number(row.id),
+        Cell::Text(&row.cluster),
+        Cell::Text(&row.group_key),
+        Cell::Text(&row.backend_key),
+    ]
+}
+
+fn port_cells<'a>((row, protocol, port): &PortRow<'a>) -> [Cell<'a>; 5] {
+    [
+        Cell::Text(&row.space),
+        Cell::bytes(&row.address),
+        Cell::Int(*protocol),
+        Cell::Int(i64::from(*port)),
+        Cell::number(row.id),
+    ]
+}
+
+/// An absent name is '' in SQL.
+fn text_of(name: Option<&Name>) -> &str {
+    name.map_or("", Name::as_str)
+}
+
+// === Pools, advertisements, clusters ===
+
+impl Plan {
+    fn write_objects(&mut self, coalesced: &Coalesced) {
+        for (key, edit) in &coalesced.pools {
+            let cells = [
+                Cell::Text(&key.space),
+                Cell::Text(text_of(key.cluster.as_ref())),
+                Cell::Text(&key.name),
+            ];
+            match (&edit.before, &edit.after) {
+                (_, Some(pool)) => {
+                    let entry = pool_to_wire(pool).encode_to_vec();
+                    let [space, cluster, name] = cells;
+                    let revision = Cell::number(pool.revision);
+                    let cells = [space, cluster, name, revision, Cell::bytes(&entry)];
+                    self.row(Statement::UpsertPool, &cells);
+                }
+                (Some(_), None) => self.row(Statement::DeletePool, &cells),
+                (None, None) => {}
+            }
+        }
+        for (key, edit) in &coalesced.advertisements {
+            let cells = [
+                Cell::Text(text_of(key.cluster.as_ref())),
+                Cell::Text(&key.name),
+            ];
+            match (&edit.before, &edit.after) {
+                (_, Some(advertisement)) => {
+                    let entry = advertisement_to_wire(advertisement).encode_to_vec();
+                    let [cluster, name] = cells;
+                    let revision = Cell::number(advertisement.revision);
+                    let cells = [cluster, name, revision, Cell::bytes(&entry)];
+                    self.row(Statement::UpsertAdvertisement, &cells);
+                }
+                (Some(_), None) => self.row(Statement::DeleteAdvertisement, &cells),
+                (None, None) => {}
+            }
+        }
+        for (name, edit) in &coalesced.clusters {
+            match (&edit.before, &edit.after) {
+                (_, Some(cluster)) => self.upsert_cluster(cluster),
+                (Some(_), None) => self.row(Statement::DeleteCluster, &[Cell::Text(name)]),
+                (None, None) => {}
+            }
+        }
+    }
+
+    fn upsert_cluster(&mut self, cluster: &Cluster) {
+        let cells = [
+            Cell::Text(&cluster.name),
+            Cell::Text(&cluster.uid),
+            Cell::Int(inventory_code(cluster.inventory)),
+            Cell::number(cluster.fence),
+            Cell::Int(cluster.create_time.0),
+            Cell::number(cluster.revision),
+        ];
+        self.row(Statement::UpsertCluster, &cells);
+    }
+}
+
+/// As `cluster.inventory` has it.
+pub(super) fn inventory_code(inventory: Inventory) -> i64 {
+    match inventory {
+        Inventory::Complete => 0,
+        Inventory::Expected => 1,
+        Inventory::Reporting { resync: false } => 2,
+        Inventory::Reporting { resync: true } => 3,
+    }
+}
+
+// === Facts ===
+
+impl Plan {
+    fn write_facts(&mut self, coalesced: &Coalesced, fact_seq: u64) {
+        for (key, edit) in &coalesced.nodes {
+            let cells = [Cell::Text(&key.cluster), Cell::Text(&key.node)];
+            match (&edit.before, &edit.after) {
+                (_, Some(node)) => {
+                    let (reported, announcer) = facts::encode_node(node);
+                    let seq = self.next_fact(fact_seq);
+                    let [cluster, node] = cells;
+                    let (reported, announcer) = (
+                        Cell::Blob(reported.as_deref()),
+                        Cell::Blob(announcer.as_deref()),
+                    );
+                    let cells = [cluster, node, seq, reported, announcer];
+                    self.row(Statement::UpsertNode, &cells);
+                }
+                (Some(_), None) => self.row(Statement::DeleteNode, &cells),
+                (None, None) => {}
+            }
+        }
+        for (key, edit) in &coalesced.backends {
+            let cells = [
+                Cell::Text(&key.cluster),
+                Cell::Text(text_of(key.namespace.as_ref())),
+                Cell::Text(&key.name),
+            ];
+            match (&edit.before, &edit.after) {
+                (_, Some(backends)) => {
+                    let entry = facts::encode_backends(backends);
+                    let seq = self.next_fact(fact_seq);
+                    let [cluster, namespace, name] = cells;
+                    let cells = [cluster, namespace, name, seq, Cell::bytes(&entry)];
+                    self.row(Statement::UpsertBackends, &cells);
+                }
+                (Some(_), None) => self.row(Statement::DeleteBackends, &cells),
+                (None, None) => {}
+            }
+        }
+        for (group, edit) in &coalesced.placements {
+            match (&edit.before, &edit.after) {
+                (_, Some(placement)) => {
+                    let entry = facts::encode_placement(placement);
+                    let seq = self.next_fact(fact_seq);
+                    let cluster = Cell::Text(&placement.cluster);
+                    let cells = [Cell::number(*group), cluster, seq, Cell::bytes(&entry)];
+                    self.row(Statement::UpsertPlacement, &cells);
+                }
+                (Some(_), None) => self.row(Statement::DeletePlacement, &[Cell::number(*group)]),
+                (None, None) => {}
+            }
+        }
+    }
+
+    fn next_fact(&mut self, fact_seq: u64) -> Cell<'static> {
+        self.facts += 1;
+        Cell::number(fact_seq + self.facts)
+    }
+}
+
+// === The log ===
+
+/// What a row of the log is about.
+struct Subject<'a> {
+    code: i64,
+    cluster: &'a str,
+    namespace: &'a str,
+    name: &'a str,
+}
+
+impl Plan {
+    fn write_log(&mut self, batch: &Batch) {
+        for logged in &batch.changes {
+            let Some(revision) = logged.revision else {
+                continue;
+            };
+            let origin = &logged.origin;
+            let context = LogContext {
+                revision,
+                time: batch.time,
+                actor: &origin.actor,
+                request_id: &origin.request_id,
+            };
+            let (Some(wire), Some(subject)) = (
+                change_to_wire(context, &logged.change),
+                subject_of(&logged.change),
+            ) else {
+                continue;
+            };
+            self.row(
+                Statement::InsertLog,
+                &log_cells(&wire, context, &subject, &wire.encode_to_vec()),
+            );
+            self.log_addresses(revision, &logged.change);
+        }
+    }
+
+    fn log_addresses(&mut self, revision: u64, change: &Change) {
+        let Change::Allocation(edit) = change else {
+            return;
+        };
+        let ends = [&edit.before, &edit.after];
+        let touched: BTreeSet<(&Name, [u8; 16])> = ends
+            .into_iter()
+            .flatten()
+            .flat_map(|end| {
+                let space = &end.claim.space;
+                end.addresses
+                    .iter()
+                    .map(move |address| (space, address.to_bytes()))
+            })
+            .collect();
+        for (space, address) in touched {
+            let cells = [
+                Cell::Text(space),
+                Cell::bytes(&address),
+                Cell::number(revision),
+            ];
+            self.row(Statement::InsertLogAddress, &cells);
+        }
+    }
+}
+
+fn log_cells<'a>(
+    wire: &v1::Change,
+    context: LogContext<'a>,
+    subject: &Subject<'a>,
+    entry: &'a [u8],
+) -> [Cell<'a>; 11] {
+    [
+        Cell::number(context.revision),
+        Cell::Int(context.time.0),
+        Cell::Text(context.actor),
+        Cell::Text(context.request_id),
+        Cell::Int(i64::from(wire.r#type)),
+        Cell::Int(subject.code),
+        Cell::Text(subject.cluster),
+        Cell::Text(subject.namespace),
+        Cell::Text(subject.name),
+        Cell::Int(MIN_READER),
+        Cell::bytes(entry),
+    ]
+}
+
+fn subject_of(change: &Change) -> Option<Subject<'_>> {
+    let (code, cluster, namespace, name) = match change {
+        Change::Allocation(edit) => {
+            let key = &edit.subject().owner.key;
+            (
+                1,
+                key.cluster.as_str(),
+                text_of(key.namespace.as_ref()),
+                &key.name,
+            )
+        }
+        Change::Pool(edit) => {
+            let key = &edit.subject().key;
+            (2, text_of(key.cluster.as_ref()), "", &key.name)
+        }
+        Change::Advertisement(edit) => {
+            let key = &edit.subject().key;
+            (3, text_of(key.cluster.as_ref()), "", &key.name)
+        }
+        Change::Cluster(edit) => {
+            let name = &edit.subject().name;
+            (4, name.as_str(), "", name)
+        }
+        Change::Node(_) | Change::Backends(_) | Change::Placement(_) => return None,
+    };
+    Some(Subject {
+        code,
+        cluster,
+        namespace,
+        name,
+    })
+}

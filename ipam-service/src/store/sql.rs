@@ -1,0 +1,211 @@
+//! Every statement that a batch may run.
+
+/// In the order in which they run: what is taken away first, and what others refer to before what
+/// refers to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Statement {
+    DeletePort,
+    DeleteAddress,
+    /// Addresses that lost a holder, if it was the last.
+    DeleteUnheld,
+    DeleteAllocation,
+    UpsertAllocation,
+    InsertHeld,
+    InsertAddress,
+    InsertPort,
+    DeletePool,
+    UpsertPool,
+    DeleteAdvertisement,
+    UpsertAdvertisement,
+    DeleteCluster,
+    UpsertCluster,
+    DeleteNode,
+    UpsertNode,
+    DeleteBackends,
+    UpsertBackends,
+    DeletePlacement,
+    UpsertPlacement,
+    InsertLog,
+    InsertLogAddress,
+}
+
+impl Statement {
+    /// All of them.
+    #[cfg(test)]
+    pub(super) const ALL: [Self; 22] = [
+        Self::DeletePort,
+        Self::DeleteAddress,
+        Self::DeleteUnheld,
+        Self::DeleteAllocation,
+        Self::UpsertAllocation,
+        Self::InsertHeld,
+        Self::InsertAddress,
+        Self::InsertPort,
+        Self::DeletePool,
+        Self::UpsertPool,
+        Self::DeleteAdvertisement,
+        Self::UpsertAdvertisement,
+        Self::DeleteCluster,
+        Self::UpsertCluster,
+        Self::DeleteNode,
+        Self::UpsertNode,
+        Self::DeleteBackends,
+        Self::UpsertBackends,
+        Self::DeletePlacement,
+        Self::UpsertPlacement,
+        Self::InsertLog,
+        Self::InsertLogAddress,
+    ];
+
+    /// For SQLite: `?1` and `?2` are those of [`super::rows::Rows`].
+    pub(super) fn sqlite(self) -> &'static str {
+        match self {
+            Self::DeletePort => DELETE_PORT,
+            Self::DeleteAddress => DELETE_ADDRESS,
+            Self::DeleteUnheld => DELETE_UNHELD,
+            Self::DeleteAllocation => DELETE_ALLOCATION,
+            Self::UpsertAllocation => UPSERT_ALLOCATION,
+            Self::InsertHeld => INSERT_HELD,
+            Self::InsertAddress => INSERT_ADDRESS,
+            Self::InsertPort => INSERT_PORT,
+            Self::DeletePool => DELETE_POOL,
+            Self::UpsertPool => UPSERT_POOL,
+            Self::DeleteAdvertisement => DELETE_ADVERTISEMENT,
+            Self::UpsertAdvertisement => UPSERT_ADVERTISEMENT,
+            Self::DeleteCluster => DELETE_CLUSTER,
+            Self::UpsertCluster => UPSERT_CLUSTER,
+            Self::DeleteNode => DELETE_NODE,
+            Self::UpsertNode => UPSERT_NODE,
+            Self::DeleteBackends => DELETE_BACKENDS,
+            Self::UpsertBackends => UPSERT_BACKENDS,
+            Self::DeletePlacement => DELETE_PLACEMENT,
+            Self::UpsertPlacement => UPSERT_PLACEMENT,
+            Self::InsertLog => INSERT_LOG,
+            Self::InsertLogAddress => INSERT_LOG_ADDRESS,
+        }
+    }
+}
+
+const DELETE_PORT: &str = "
+delete from allocation_port where (space, address, protocol, port) in (
+    select value ->> 0, substr(?2, value ->> 1, value ->> 2), value ->> 3, value ->> 4
+    from json_each(?1))";
+
+const DELETE_ADDRESS: &str = "
+delete from allocation_address where (space, address, allocation_id) in (
+    select value ->> 0, substr(?2, value ->> 1, value ->> 2), value ->> 3
+    from json_each(?1))";
+
+const DELETE_UNHELD: &str = "
+delete from held_address where (space, address) in (
+    select value ->> 0, substr(?2, value ->> 1, value ->> 2)
+    from json_each(?1))
+and not exists (
+    select 1 from allocation_address holder
+    where holder.space = held_address.space and holder.address = held_address.address)";
+
+const DELETE_ALLOCATION: &str = "
+delete from allocation where id in (select value ->> 0 from json_each(?1))";
+
+const UPSERT_ALLOCATION: &str = "
+insert into allocation (id, cluster, namespace, name, space, pool, pool_cluster, state, revision,
+    entry, held_claim)
+select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
+    value ->> 7, value ->> 8, substr(?2, value ->> 9, value ->> 10),
+    substr(?2, value ->> 11, value ->> 12)
+from json_each(?1) where true
+on conflict (id) do update set space = excluded.space, pool = excluded.pool,
+    pool_cluster = excluded.pool_cluster, state = excluded.state, revision = excluded.revision,
+    entry = excluded.entry, held_claim = excluded.held_claim";
+
+const INSERT_HELD: &str = "
+insert into held_address (space, address, cluster, group_key, backend_key)
+select value ->> 0, substr(?2, value ->> 1, value ->> 2), value ->> 3, value ->> 4, value ->> 5
+from json_each(?1) where true
+on conflict (space, address) do nothing";
+
+const INSERT_ADDRESS: &str = "
+insert into allocation_address (space, address, allocation_id, cluster, group_key, backend_key)
+select value ->> 0, substr(?2, value ->> 1, value ->> 2), value ->> 3, value ->> 4, value ->> 5,
+    value ->> 6
+from json_each(?1)";
+
+const INSERT_PORT: &str = "
+insert into allocation_port (space, address, protocol, port, allocation_id)
+select value ->> 0, substr(?2, value ->> 1, value ->> 2), value ->> 3, value ->> 4, value ->> 5
+from json_each(?1)";
+
+const DELETE_POOL: &str = "
+delete from pool where (space, cluster, name) in (
+    select value ->> 0, value ->> 1, value ->> 2 from json_each(?1))";
+
+const UPSERT_POOL: &str = "
+insert into pool (space, cluster, name, revision, entry)
+select value ->> 0, value ->> 1, value ->> 2, value ->> 3, substr(?2, value ->> 4, value ->> 5)
+from json_each(?1) where true
+on conflict (space, cluster, name) do update set revision = excluded.revision,
+    entry = excluded.entry";
+
+const DELETE_ADVERTISEMENT: &str = "
+delete from advertisement where (cluster, name) in (
+    select value ->> 0, value ->> 1 from json_each(?1))";
+
+const UPSERT_ADVERTISEMENT: &str = "
+insert into advertisement (cluster, name, revision, entry)
+select value ->> 0, value ->> 1, value ->> 2, substr(?2, value ->> 3, value ->> 4)
+from json_each(?1) where true
+on conflict (cluster, name) do update set revision = excluded.revision, entry = excluded.entry";
+
+const DELETE_CLUSTER: &str = "
+delete from cluster where name in (select value ->> 0 from json_each(?1))";
+
+const UPSERT_CLUSTER: &str = "
+insert into cluster (name, uid, inventory, fence, create_time, revision)
+select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5
+from json_each(?1) where true
+on conflict (name) do update set uid = excluded.uid, inventory = excluded.inventory,
+    fence = excluded.fence, create_time = excluded.create_time, revision = excluded.revision";
+
+const DELETE_NODE: &str = "
+delete from node where (cluster, node) in (
+    select value ->> 0, value ->> 1 from json_each(?1))";
+
+const UPSERT_NODE: &str = "
+insert into node (cluster, node, seq, reported, announcer)
+select value ->> 0, value ->> 1, value ->> 2, substr(?2, value ->> 3, value ->> 4),
+    substr(?2, value ->> 5, value ->> 6)
+from json_each(?1) where true
+on conflict (cluster, node) do update set seq = excluded.seq, reported = excluded.reported,
+    announcer = excluded.announcer";
+
+const DELETE_BACKENDS: &str = "
+delete from backends where (cluster, namespace, name) in (
+    select value ->> 0, value ->> 1, value ->> 2 from json_each(?1))";
+
+const UPSERT_BACKENDS: &str = "
+insert into backends (cluster, namespace, name, seq, entry)
+select value ->> 0, value ->> 1, value ->> 2, value ->> 3, substr(?2, value ->> 4, value ->> 5)
+from json_each(?1) where true
+on conflict (cluster, namespace, name) do update set seq = excluded.seq, entry = excluded.entry";
+
+const DELETE_PLACEMENT: &str = "
+delete from placement where group_id in (select value ->> 0 from json_each(?1))";
+
+const UPSERT_PLACEMENT: &str = "
+insert into placement (group_id, cluster, seq, entry)
+select value ->> 0, value ->> 1, value ->> 2, substr(?2, value ->> 3, value ->> 4)
+from json_each(?1) where true
+on conflict (group_id) do update set cluster = excluded.cluster, seq = excluded.seq,
+    entry = excluded.entry";
+
+const INSERT_LOG: &str = "
+insert into change_log (revision, time, actor, request_id, kind, subject, cluster, namespace,
+    name, min_reader, entry)
+select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
+    value ->> 7, value ->> 8, value ->> 9, substr(?2, value ->> 10, value ->> 11)
+from json_each(?1)";
+
+const INSERT_LOG_ADDRESS: &str = "
+insert into change_address (space, address, revision)
+select value ->> 0, substr(?2, value ->> 1, value ->> 2), value ->> 3
+from json_each(?1)";

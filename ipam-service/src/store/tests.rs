@@ -1,0 +1,173 @@
+//! The store on real SQLite files.
+
+mod refusals;
+mod round_trip;
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection};
+
+use super::open::{OpenError, reader_options};
+use super::read::{allocations_query, changes_query, log_query};
+use super::sql::Statement;
+use super::{AllocationFilter, ChangeFilter, Location, Missing, Store};
+use crate::state::address::Address;
+use crate::state::model::Timestamp;
+use crate::testing::Folder;
+
+#[tokio::test]
+async fn a_new_database_is_private_named_and_locked() {
+    let folder = Folder::new();
+    let store = folder.open().await;
+    assert!(store.created);
+    let mode = std::fs::metadata(folder.file())
+        .expect("file")
+        .permissions()
+        .mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let refused = folder.try_open().await.expect_err("locked").to_string();
+    assert!(
+        refused.contains("is in use by another ipam-service"),
+        "{refused}"
+    );
+    let store_id = store.store_id.clone();
+    drop(store);
+    let again = folder.open().await;
+    assert!(!again.created && again.store_id == store_id);
+}
+
+#[tokio::test]
+async fn what_is_missing_foreign_or_from_the_future_is_refused_by_name() {
+    let folder = Folder::new();
+    let missing = Store::open(&folder.location(), Missing::Refuse, Timestamp(1)).await;
+    assert!(matches!(missing, Err(OpenError::Missing(_))), "{missing:?}");
+    std::fs::write(
+        folder.file(),
+        "this is no database, but long enough to look at",
+    )
+    .expect("write");
+    let text = folder.try_open().await;
+    assert!(matches!(text, Err(OpenError::NotOurs(_))), "{text:?}");
+
+    let other = Folder::new();
+    let Location::Sqlite(path) = other.location();
+    execute(&path, true, "create table theirs (id integer)").await;
+    let foreign = other.try_open().await;
+    assert!(matches!(foreign, Err(OpenError::NotOurs(_))), "{foreign:?}");
+
+    let newer = Folder::new();
+    drop(newer.open().await);
+    execute(
+        &newer.file(),
+        false,
+        "insert into _sqlx_migrations (version, description, success, checksum, execution_time)
+        values (99, 'later', true, x'00', 0)",
+    )
+    .await;
+    let refused = newer.try_open().await;
+    assert!(
+        matches!(refused, Err(OpenError::Newer { version: 99, .. })),
+        "{refused:?}"
+    );
+}
+
+/// Runs a statement behind the store's back.
+async fn execute(path: &std::path::Path, create: bool, sql: &'static str) {
+    let options = sqlx::sqlite::SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(create);
+    let mut connection = options.connect().await.expect("connection");
+    sqlx::query(sql).execute(&mut connection).await.expect(sql);
+}
+
+async fn plan_of(connection: &mut SqliteConnection, sql: &str) -> Vec<String> {
+    let rows = sqlx::query(AssertSqlSafe(format!("explain query plan {sql}")))
+        .fetch_all(connection)
+        .await
+        .expect(sql);
+    rows.iter()
+        .map(|row| row.try_get(3).expect("detail"))
+        .collect()
+}
+
+#[tokio::test]
+async fn no_statement_of_a_batch_scans_a_table() {
+    let folder = Folder::new();
+    let _store = folder.open().await;
+    let mut connection = reader_options(&folder.file())
+        .connect()
+        .await
+        .expect("connection");
+    for statement in Statement::ALL {
+        let plan = plan_of(&mut connection, statement.sqlite()).await;
+        let scans = plan.iter().filter(|step| step.starts_with("SCAN"));
+        let scans: Vec<&String> = scans.filter(|step| !step.contains("json_each")).collect();
+        assert!(scans.is_empty(), "{statement:?}: {plan:?}");
+    }
+}
+
+#[tokio::test]
+async fn hot_queries_use_their_index() {
+    let folder = Folder::new();
+    let _store = folder.open().await;
+    let mut connection = reader_options(&folder.file())
+        .connect()
+        .await
+        .expect("connection");
+    let address = Address::from(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    let of_cluster = AllocationFilter {
+        cluster: "east".to_owned(),
+        ..AllocationFilter::default()
+    };
+    let of_address = AllocationFilter {
+        space: "default".to_owned(),
+        address: Some(address),
+        ..AllocationFilter::default()
+    };
+    let key = ("a".to_owned(), "b".to_owned(), "c".to_owned());
+    let held = ChangeFilter {
+        address: Some(("default".to_owned(), address)),
+        ..ChangeFilter::default()
+    };
+    let owned = ChangeFilter {
+        owner: Some(("a".to_owned(), Some("b".to_owned()), Some("c".to_owned()))),
+        ..ChangeFilter::default()
+    };
+    let all = AllocationFilter::default();
+    let newest = ChangeFilter::default();
+    let cases = [
+        (
+            allocations_query(&all, Some(&key), 1),
+            "sqlite_autoindex_allocation",
+        ),
+        (
+            allocations_query(&of_cluster, Some(&key), 1),
+            "sqlite_autoindex_allocation",
+        ),
+        (
+            allocations_query(&of_address, None, 1),
+            "SEARCH allocation_address",
+        ),
+        (
+            changes_query(&held, 0, 9, 1),
+            "SEARCH change_address USING PRIMARY KEY",
+        ),
+        (changes_query(&owned, 0, 9, 1), "change_log_owner"),
+        (changes_query(&newest, 0, 9, 1), "INTEGER PRIMARY KEY"),
+        (log_query(1, "east", 1), "INTEGER PRIMARY KEY"),
+    ];
+    for (query, expected) in cases {
+        let sql = query.sql();
+        let plan = plan_of(&mut connection, sql.as_str()).await;
+        assert!(
+            plan.iter().any(|step| step.contains(expected)),
+            "{}: {plan:?}",
+            sql.as_str()
+        );
+        let sorts = plan
+            .iter()
+            .any(|step| step.contains("ORDER BY") && !step.contains("LAST"));
+        let few = expected.contains("allocation_address");
+        assert!(few || !sorts, "{}: {plan:?}", sql.as_str());
+    }
+}

@@ -1,0 +1,170 @@
+//! The constraints repeat the rules: what no rule would decide cannot be written either.
+
+use std::sync::Arc;
+
+use super::super::{Batch, CommitError, Logged, Origin, Writer, check};
+use super::execute;
+use crate::state::change::{Change, Edit};
+use crate::state::command::Command;
+use crate::state::model::{Allocation, Timestamp};
+use crate::state::{State, decide};
+use crate::testing::{Folder, allocate, apply_pool};
+
+/// Two granted allocations that share nothing.
+fn two() -> (Arc<Allocation>, Arc<Allocation>) {
+    let mut state = State::new();
+    for command in [
+        apply_pool("pool", &["192.0.2.1-192.0.2.9"]),
+        allocate("east/default/web", |_| {}),
+        allocate("west/default/web", |_| {}),
+    ] {
+        run(&mut state, &command);
+    }
+    let mut allocations = state.allocations().cloned();
+    (
+        allocations.next().expect("east"),
+        allocations.next().expect("west"),
+    )
+}
+
+fn run(state: &mut State, command: &Command) {
+    for change in decide(state, command, Timestamp(1)).expect("granted") {
+        state.apply(&change);
+    }
+}
+
+fn created(revision: u64, allocation: Allocation) -> Logged {
+    Logged {
+        revision: Some(revision),
+        change: Change::Allocation(Edit {
+            before: None,
+            after: Some(Arc::new(allocation)),
+        }),
+        origin: Arc::new(Origin::default()),
+    }
+}
+
+async fn commit(writer: &mut Writer, changes: Vec<Logged>) -> Result<(), CommitError> {
+    let batch = Batch {
+        time: Timestamp(1),
+        changes,
+    };
+    writer.commit(&batch).await
+}
+
+#[tokio::test]
+async fn one_address_cannot_have_two_owners_and_one_port_cannot_either() {
+    let (east, west) = two();
+    let folder = Folder::new();
+    let mut store = folder.open().await;
+    store.writer.load().await.expect("readable");
+    commit(&mut store.writer, vec![created(1, (*east).clone())])
+        .await
+        .expect("free");
+
+    let with_address_of_east = |mut allocation: Allocation| {
+        allocation.addresses.clone_from(&east.addresses);
+        allocation
+    };
+    let other_cluster = with_address_of_east((*west).clone());
+    let mut same_cluster = other_cluster.clone();
+    same_cluster.owner.key.cluster = east.owner.key.cluster.clone();
+    same_cluster.owner.key.name = crate::state::names::Name::parse("other").expect("name");
+    let mut second_claim = (*east).clone();
+    second_claim.id = 99;
+    second_claim.addresses.clone_from(&west.addresses);
+    for (what, allocation) in [
+        ("an address of another cluster", other_cluster),
+        ("an address of another owner", same_cluster),
+        ("a second claim of one owner", second_claim),
+    ] {
+        let refused = commit(&mut store.writer, vec![created(2, allocation)]).await;
+        assert!(
+            matches!(refused, Err(CommitError::Refused(_))),
+            "{what}: {refused:?}"
+        );
+    }
+
+    let sharer = |id: u64, name: &str, port: u16| {
+        let mut allocation = (*west).clone();
+        allocation.id = id;
+        allocation.owner.key.name = crate::state::names::Name::parse(name).expect("name");
+        allocation.claim.sharing_key = "key".to_owned();
+        allocation.claim.ports[0].number = port;
+        allocation
+    };
+    let shared = vec![
+        created(2, sharer(50, "a", 80)),
+        created(3, sharer(51, "b", 443)),
+    ];
+    commit(&mut store.writer, shared).await.expect("may share");
+    let clash = commit(&mut store.writer, vec![created(4, sharer(52, "c", 443))]).await;
+    assert!(matches!(clash, Err(CommitError::Refused(_))), "{clash:?}");
+    let mut stranger = sharer(53, "d", 8080);
+    stranger.claim.sharing_key = "other key".to_owned();
+    let mismatch = commit(&mut store.writer, vec![created(4, stranger)]).await;
+    assert!(
+        matches!(mismatch, Err(CommitError::Refused(_))),
+        "{mismatch:?}"
+    );
+
+    // What was refused left no trace, and the writer goes on.
+    commit(&mut store.writer, vec![created(4, sharer(54, "e", 8080))])
+        .await
+        .expect("may share");
+    drop(store);
+    assert_eq!(
+        check(&folder.location()).await.expect("checked"),
+        Vec::<String>::new()
+    );
+}
+
+#[tokio::test]
+async fn a_writer_that_was_deposed_writes_nothing() {
+    let (east, _) = two();
+    let folder = Folder::new();
+    let mut store = folder.open().await;
+    store.writer.load().await.expect("readable");
+    execute(&folder.file(), false, "update meta set epoch = epoch + 1").await;
+    let refused = commit(&mut store.writer, vec![created(1, (*east).clone())]).await;
+    assert!(matches!(refused, Err(CommitError::Deposed)), "{refused:?}");
+    let span = store.reader.log_span().await.expect("readable");
+    assert_eq!(span.revision, 0);
+}
+
+#[tokio::test]
+async fn check_names_what_does_not_agree() {
+    let (east, west) = two();
+    let folder = Folder::new();
+    let mut store = folder.open().await;
+    store.writer.load().await.expect("readable");
+    let both = vec![created(1, (*east).clone()), created(2, (*west).clone())];
+    commit(&mut store.writer, both).await.expect("free");
+    drop(store);
+    execute(
+        &folder.file(),
+        false,
+        "delete from allocation_port where allocation_id = 3",
+    )
+    .await;
+    execute(
+        &folder.file(),
+        false,
+        "update allocation set pool = 'other' where cluster = 'west'",
+    )
+    .await;
+    execute(
+        &folder.file(),
+        false,
+        "delete from change_log where revision = 2",
+    )
+    .await;
+    let problems = check(&folder.location()).await.expect("checked").join("\n");
+    for expected in [
+        "port 6/80 on 192.0.2.1",
+        "its columns and its entry differ",
+        "change_log",
+    ] {
+        assert!(problems.contains(expected), "{expected}: {problems}");
+    }
+}

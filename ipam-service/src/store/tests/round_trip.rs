@@ -1,0 +1,180 @@
+//! What the rules decide, written in batches and read back.
+
+use std::sync::Arc;
+
+use proptest::prelude::*;
+
+use super::super::{AllocationFilter, Batch, ChangeFilter, Logged, Origin, Store, check};
+use crate::state::command::Command;
+use crate::state::model::Timestamp;
+use crate::state::{State, decide};
+use crate::store::LogSpan;
+use crate::testing::{Folder, allocate, apply_pool, release};
+
+/// A state and its store, driven without an engine.
+struct Book {
+    state: State,
+    store: Store,
+    batch: Batch,
+    time: i64,
+}
+
+impl Book {
+    async fn open(folder: &Folder) -> Self {
+        let mut store = folder.open().await;
+        let loaded = store.writer.load().await.expect("readable");
+        Self {
+            state: State::restore(loaded.revision, loaded.rows),
+            store,
+            batch: Batch::default(),
+            time: loaded.last_time.0,
+        }
+    }
+
+    /// Decides a command and what follows; what is refused changes nothing.
+    fn run(&mut self, command: &Command) {
+        let mut next = Some(command.clone());
+        while let Some(command) = next {
+            for change in decide(&self.state, &command, Timestamp(self.time)).unwrap_or_default() {
+                self.state.apply(&change);
+                self.batch.changes.push(Logged {
+                    revision: change.is_decision().then(|| self.state.revision()),
+                    change,
+                    origin: Arc::new(Origin::default()),
+                });
+            }
+            next = self.state.follow_up();
+        }
+    }
+
+    async fn commit(&mut self) {
+        self.time += 10;
+        let batch = std::mem::take(&mut self.batch);
+        self.store.writer.commit(&batch).await.expect("committed");
+        self.batch.time = Timestamp(self.time);
+    }
+}
+
+/// Few owners and addresses, so that they meet.
+fn commands() -> impl Strategy<Value = Command> {
+    let owner = (0..2_u8, 0..5_u8).prop_map(|(cluster, name)| format!("c{cluster}/ns/svc{name}"));
+    let claim = (owner.clone(), 0..4_u16, 0..3_u8, any::<bool>(), 0..8_u8);
+    prop_oneof![
+        6 => claim.prop_map(|(owner, port, key, queue, pick)| allocate(&owner, |wire| {
+            wire.ports[0].port = 80 + u32::from(port);
+            if key > 0 {
+                wire.sharing_key = format!("key {key} \" \\ ü");
+            }
+            if queue {
+                wire.if_refused = pharos_proto::v1::allocate_request::IfRefused::Queue.into();
+            }
+            match pick {
+                0..=3 => wire.addresses = vec![format!("192.0.2.{pick}")],
+                4 => wire.families = vec![1, 2],
+                _ => {}
+            }
+        })),
+        3 => owner.prop_map(|owner| release(&owner)),
+        1 => (1..6_u8).prop_map(|last| {
+            apply_pool("pool", &[&format!("192.0.2.0-192.0.2.{last}"), "2001:db8::/126"])
+        }),
+    ]
+}
+
+proptest! {
+    // Each case opens two databases and syncs some twenty times.
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn a_restart_finds_what_was_decided(
+        batches in proptest::collection::vec(proptest::collection::vec(commands(), 1..12), 1..8),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.expect("runtime").block_on(async {
+            let folder = Folder::new();
+            let mut book = Book::open(&folder).await;
+            book.run(&apply_pool("pool", &["192.0.2.0-192.0.2.3", "2001:db8::/126"]));
+            for batch in &batches {
+                for command in batch {
+                    book.run(command);
+                }
+                book.commit().await;
+            }
+            let Book { state, store, .. } = book;
+            let span = store.reader.log_span().await.expect("readable");
+            let revision = state.revision();
+            assert_eq!(span, LogSpan { oldest: 1, revision });
+            let everything = store.reader.changes(&ChangeFilter::default(), None, 1000).await;
+            let revisions: Vec<u64> =
+                everything.expect("readable").items.iter().map(|change| change.revision).collect();
+            let expected: Vec<u64> = (1..=revision).rev().take(1000).collect();
+            assert_eq!(revisions, expected);
+            let listed = store.reader.allocations(&AllocationFilter::default(), None, 1000).await;
+            let listed: Vec<u64> = listed.expect("readable").items.iter().map(|it| it.id).collect();
+            let held: Vec<u64> = state.allocations().map(|it| it.id).collect();
+            assert_eq!(listed, held);
+            drop(store);
+            assert_eq!(check(&folder.location()).await.expect("checked"), Vec::<String>::new());
+
+            let again = Book::open(&folder).await;
+            assert_eq!(again.state.revision(), revision);
+            assert!(again.state.allocations().eq(state.allocations()), "allocations");
+            assert!(again.state.pools().eq(state.pools()), "pools");
+            assert!(again.state.clusters().eq(state.clusters()), "clusters");
+        });
+    }
+}
+
+#[tokio::test]
+async fn history_is_found_by_address_owner_and_time() {
+    let folder = Folder::new();
+    let mut book = Book::open(&folder).await;
+    book.run(&apply_pool("pool", &["192.0.2.1-192.0.2.9"]));
+    book.commit().await;
+    book.run(&allocate("east/default/web", |_| {}));
+    book.run(&allocate("east/default/api", |_| {}));
+    book.commit().await;
+    let before_release = book.time;
+    book.commit().await;
+    book.run(&release("east/default/web"));
+    book.commit().await;
+    let reader = &book.store.reader;
+    let kinds = |filter: ChangeFilter| async move {
+        let page = reader.changes(&filter, None, 10).await.expect("readable");
+        page.items
+            .iter()
+            .map(|change| change.r#type().as_str_name().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let web = book.state.allocations().next().expect("api").addresses[0];
+    let first = crate::state::address::Address::from_bits(web.bits() - 1);
+    let of_web = ChangeFilter {
+        address: Some(("default".to_owned(), first)),
+        ..ChangeFilter::default()
+    };
+    assert_eq!(kinds(of_web.clone()).await, ["DELETED", "CREATED"]);
+    let early = ChangeFilter {
+        end: Some(Timestamp(before_release)),
+        ..of_web.clone()
+    };
+    assert_eq!(kinds(early).await, ["CREATED"]);
+    let late = ChangeFilter {
+        start: Some(Timestamp(before_release)),
+        ..of_web
+    };
+    assert_eq!(kinds(late).await, ["DELETED"]);
+    let of_owner = ChangeFilter {
+        owner: Some((
+            "east".to_owned(),
+            Some("default".to_owned()),
+            Some("api".to_owned()),
+        )),
+        ..ChangeFilter::default()
+    };
+    assert_eq!(kinds(of_owner).await, ["CREATED"]);
+    let nobody = ChangeFilter {
+        start: Some(Timestamp(i64::MAX)),
+        ..ChangeFilter::default()
+    };
+    assert_eq!(kinds(nobody).await, Vec::<String>::new());
+}

@@ -1,0 +1,84 @@
+//! What the tests of store, writer and server share: commands out of wire messages, so that the
+//! edge is tested along, and a database in a temporary folder.
+
+use pharos_proto::v1;
+use tempfile::TempDir;
+
+use crate::api::convert::{FieldErrors, allocate_from_wire, pool_from_wire, release_from_wire};
+use crate::state::command::{Command, InUse};
+use crate::state::model::Timestamp;
+use crate::store::{Location, Missing, OpenError, Store};
+
+/// A folder for one database.
+pub(crate) struct Folder(TempDir);
+
+impl Folder {
+    pub(crate) fn new() -> Self {
+        Self(tempfile::tempdir().expect("temporary folder"))
+    }
+
+    pub(crate) fn location(&self) -> Location {
+        Location::Sqlite(self.file())
+    }
+
+    pub(crate) fn file(&self) -> std::path::PathBuf {
+        self.0.path().join("pharos.db")
+    }
+
+    pub(crate) async fn try_open(&self) -> Result<Store, OpenError> {
+        Store::open(&self.location(), Missing::Create, Timestamp(1)).await
+    }
+
+    pub(crate) async fn open(&self) -> Store {
+        self.try_open().await.expect("database")
+    }
+}
+
+/// `cluster/namespace/name`.
+pub(crate) fn wire_owner(text: &str) -> v1::Owner {
+    let parts: Vec<&str> = text.split('/').collect();
+    v1::Owner {
+        cluster: parts[0].to_owned(),
+        namespace: parts[1].to_owned(),
+        name: parts[2].to_owned(),
+        uid: String::new(),
+    }
+}
+
+/// An operator's pool.
+pub(crate) fn apply_pool(name: &str, ranges: &[&str]) -> Command {
+    let wire = v1::Pool {
+        name: name.to_owned(),
+        addresses: ranges.iter().map(|range| (*range).to_owned()).collect(),
+        ..v1::Pool::default()
+    };
+    let mut errors = FieldErrors::new();
+    let pool = pool_from_wire(&mut errors, "pool", Some(&wire));
+    Command::ApplyPool {
+        pool: Box::new(errors.finish(pool).expect("valid pool")),
+        in_use: InUse::Move,
+    }
+}
+
+/// A claim for one address on TCP port 80, changed by `edit`.
+pub(crate) fn allocate(owner: &str, edit: impl FnOnce(&mut v1::AllocateRequest)) -> Command {
+    let mut wire = v1::AllocateRequest {
+        owner: Some(wire_owner(owner)),
+        ports: vec![v1::Port {
+            protocol: v1::port::Protocol::Tcp.into(),
+            port: 80,
+        }],
+        ..v1::AllocateRequest::default()
+    };
+    edit(&mut wire);
+    Command::Allocate(Box::new(allocate_from_wire(&wire).expect("valid claim")))
+}
+
+pub(crate) fn release(owner: &str) -> Command {
+    let wire = v1::ReleaseRequest {
+        owner: Some(wire_owner(owner)),
+        allow_missing: true,
+        ..v1::ReleaseRequest::default()
+    };
+    Command::Release(release_from_wire(&wire).expect("valid release"))
+}
