@@ -93,13 +93,9 @@ fn on_a_lan(say: &Narrator) -> anyhow::Result<()> {
         say,
         scene.call(async |channel| history(channel, address).await)?,
     );
-    let start = wait::now();
     scene.call(release)?;
     let silent = silence_after_release(&prober, address)?;
-    say.step(
-        start,
-        &format!("released: nobody answered any more after {silent}"),
-    );
+    say.say(&format!("released: {silent}"));
     let (_, _) = prober.stop()?;
     Ok(())
 }
@@ -205,9 +201,14 @@ fn without_service(
     let start = wait::now();
     scene.restart_service()?;
     let held = scene.call(held_addresses)?;
+    for index in 0..2 {
+        scene.wait_until_followed(index)?;
+    }
     say.step(
         start,
-        &format!("ipam-service is back on its database: web still holds {held}"),
+        &format!(
+            "it is back on its database: web still holds {held}, and both nodes follow it again"
+        ),
     );
     Ok(())
 }
@@ -242,15 +243,23 @@ fn kill_owner(
     Ok(other)
 }
 
-/// Waits until ten requests in a row stay without an answer; tells the time of the last answer.
+/// Waits until ten requests in a row stay without an answer; tells when the last answer came.
 fn silence_after_release(prober: &Prober, address: Ipv4Addr) -> anyhow::Result<String> {
+    // As near after the release as this process can tell.
     let from = prober.now();
     let last = wait::until("silence", DEADLINE, || {
         let record = prober.record();
         let last = record.of(address).last().map_or(from, |answer| answer.at);
         (prober.now() > last + 10 * INTERVAL).then_some(last)
     })?;
-    Ok(milliseconds(last.saturating_sub(from)))
+    let after = last.saturating_sub(from);
+    if after.is_zero() {
+        return Ok("no later request was answered".to_owned());
+    }
+    Ok(format!(
+        "the last answer came {} later",
+        milliseconds(after)
+    ))
 }
 
 /// What can be shown without a network: ipam-service alone, on loopback.

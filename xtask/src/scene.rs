@@ -20,7 +20,7 @@ use pharos_proto::v1::{
     ListAssignmentsRequest, Owner, Pool, Port, advertisement, port,
 };
 use pharos_testbed::arp::Prober;
-use pharos_testbed::{Host, Lan, Launch, Program, wait};
+use pharos_testbed::{Host, Lan, Launch, Program, http, wait};
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
@@ -111,6 +111,21 @@ impl Scene {
         announcer.wait_ready(Some(&host.namespace), ADMIN, DEADLINE)?;
         self.announcers[index] = Some(announcer);
         Ok(())
+    }
+
+    /// Waits until the announcer of a node follows ipam-service (again).
+    pub(crate) fn wait_until_followed(&self, index: usize) -> anyhow::Result<()> {
+        let host = self.node(index)?;
+        let what = format!("the announcer of {} follows ipam-service", host.name);
+        wait::until_ok(&what, DEADLINE, || {
+            let ask = || http::get(ADMIN, "/metrics", Duration::from_secs(2));
+            let (_, metrics) = host.namespace.run(ask)??;
+            let connected = metrics
+                .lines()
+                .any(|line| line == "pharos_announcer_stream_connected 1");
+            anyhow::ensure!(connected, "it does not yet");
+            Ok(())
+        })
     }
 
     /// Calls ipam-service from the client's namespace.
