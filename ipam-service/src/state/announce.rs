@@ -1,0 +1,325 @@
+//! Who announces what: advertisements x pools x nodes x backends x allocations -> assignments.
+//!
+//! Pure. [`Announcements`] is derived from [`State`] and kept up to date from the changes of each
+//! batch alone, so that a change costs what it touches. It contains no rule about who may hold an
+//! address, and knows neither the wire nor time.
+//!
+//! The rules (DESIGN.md "Who announces"; MetalLB's are in its `speaker/layer2_controller.go`):
+//!
+//! - Addresses that must be owned by one node together form an *election group*: the connected
+//!   component of addresses over allocations. Its id is that of the oldest allocation.
+//! - The announcers of the owners' cluster announce it: nodes that run an announcer, are not
+//!   reported unavailable, and are selected by an advertisement that selects the pool and the
+//!   allocation ([`policy`]); reduced to those that can serve every owner ([`group`]).
+//! - Each group has an ordered list of up to three of them ([`super::placement`]). The list is
+//!   stored, and stays with the addresses when the id of their group changes.
+//! - Interfaces: the union over the advertisements of the address's owners; one that names none
+//!   means all.
+
+mod cluster;
+mod group;
+mod nodes;
+mod policy;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+pub use self::nodes::Member;
+use self::nodes::Nodes;
+use self::policy::{Memory, Offer};
+use super::State;
+use super::address::Address;
+use super::change::{Change, Edit};
+use super::model::{
+    Advertisement, Allocation, AllocationId, Node, OwnerKey, Placement, Pool, PoolKey,
+};
+use super::names::Name;
+use super::placement::NodeNo;
+
+/// What an assignment is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct AssignmentKey {
+    pub space: Name,
+    pub address: Address,
+}
+
+/// One address that is to be announced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignment {
+    pub key: AssignmentKey,
+    pub group: AllocationId,
+    /// In order of preference, at most three: the owner is the first that lives.
+    pub nodes: Vec<Name>,
+    /// Id of the [`NodeSet`] of all candidates.
+    pub candidates: u64,
+    /// Sorted; empty: every interface.
+    pub interfaces: Vec<String>,
+    /// All who hold the address, sorted.
+    pub owners: Vec<OwnerKey>,
+}
+
+/// A set of nodes, named by its content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeSet {
+    pub id: u64,
+    /// Sorted.
+    pub nodes: Vec<Name>,
+}
+
+impl NodeSet {
+    /// The set of these nodes.
+    pub fn new(nodes: impl IntoIterator<Item = Name>) -> Self {
+        let nodes: BTreeSet<Name> = nodes.into_iter().collect();
+        Self {
+            id: pharos_proto::digest::node_set_id(nodes.iter().map(Name::as_str)),
+            nodes: nodes.into_iter().collect(),
+        }
+    }
+}
+
+/// What changed for the announcers of a cluster. Keys are disjoint: each address is at most once in
+/// `upserts` and `removals` together.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ClusterDelta {
+    /// Set if it changed: whether the announcers may remove what is not assigned.
+    pub authoritative: Option<bool>,
+    /// Set if they changed: all of them, by name.
+    pub members: Option<Vec<Member>>,
+    /// That `upserts` refer to, and that were not in use before.
+    pub node_sets: Vec<Arc<NodeSet>>,
+    /// By key.
+    pub upserts: Vec<Arc<Assignment>>,
+    /// By key.
+    pub removals: Vec<AssignmentKey>,
+    /// Ids of the sets that no assignment refers to any more.
+    pub unused_node_sets: Vec<u64>,
+}
+
+impl ClusterDelta {
+    fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What a batch of changes means for the announcers.
+#[derive(Debug, Default)]
+pub struct Refresh {
+    /// To be applied to the state and stored together with the batch.
+    pub placements: Vec<Change>,
+    /// By cluster; to be published once the batch is committed.
+    pub deltas: BTreeMap<Name, ClusterDelta>,
+}
+
+/// All assignments of all clusters.
+#[derive(Debug, Default)]
+pub struct Announcements {
+    clusters: BTreeMap<Name, ClusterAssignments>,
+}
+
+/// The assignments of one cluster.
+#[derive(Debug, Default)]
+pub struct ClusterAssignments {
+    nodes: Nodes,
+    memory: Memory,
+    groups: BTreeMap<AllocationId, Group>,
+    assignments: BTreeMap<AssignmentKey, Arc<Assignment>>,
+    /// With the number of assignments that refer to each.
+    node_sets: BTreeMap<u64, (Arc<NodeSet>, usize)>,
+    authoritative: bool,
+}
+
+/// An election group that is announced.
+#[derive(Debug)]
+struct Group {
+    addresses: Vec<AssignmentKey>,
+    offer: Arc<Offer>,
+    list: Vec<NodeNo>,
+}
+
+/// What a batch of changes may have touched in a cluster.
+#[derive(Debug, Default)]
+struct Dirt {
+    /// Addresses whose groups are to be looked at again.
+    addresses: BTreeSet<AssignmentKey>,
+    /// Allocations that may have named a group, with the addresses that they held.
+    former: BTreeMap<AllocationId, Vec<AssignmentKey>>,
+    /// Advertisements, pools or available nodes changed: everything is to be looked at again.
+    policy: bool,
+    members: bool,
+}
+
+impl Announcements {
+    /// Everything from scratch, keeping the lists that are stored. Also says which stored lists
+    /// have to change; none, if they are those that [`Self::refresh`] asked to be stored.
+    pub fn rebuild(state: &State) -> (Self, Vec<Change>) {
+        let mut announcements = Self::default();
+        let mut refresh = Refresh::default();
+        for cluster in state.clusters() {
+            let assignments = announcements
+                .clusters
+                .entry(cluster.name.clone())
+                .or_default();
+            for node in state.nodes_of(&cluster.name) {
+                assignments.nodes.update(&node.key.node, Some(node));
+            }
+            let dirt = Dirt {
+                policy: true,
+                members: true,
+                ..Dirt::default()
+            };
+            assignments.refresh(state, &cluster.name, dirt, &mut refresh);
+        }
+        let gone = state.placements().filter(|placement| {
+            let held = state.allocation_by_id(placement.group);
+            held.is_none_or(|allocation| allocation.addresses.is_empty())
+        });
+        let mut changes = refresh.placements;
+        changes.extend(gone.map(remove_placement));
+        (announcements, changes)
+    }
+
+    /// Takes in the changes of a batch, which `state` already has.
+    pub fn refresh(&mut self, state: &State, changes: &[Change]) -> Refresh {
+        let mut dirt = BTreeMap::new();
+        for change in changes {
+            self.note(state, change, &mut dirt);
+        }
+        let mut refresh = Refresh::default();
+        for (cluster, dirt) in dirt {
+            let assignments = self.clusters.entry(cluster.clone()).or_default();
+            assignments.refresh(state, &cluster, dirt, &mut refresh);
+            if state.cluster(&cluster).is_none() && assignments.is_empty() {
+                self.clusters.remove(&cluster);
+            }
+        }
+        refresh
+    }
+
+    /// The assignments of a cluster; `None`: it is not known.
+    pub fn cluster(&self, cluster: &str) -> Option<&ClusterAssignments> {
+        self.clusters.get(cluster)
+    }
+
+    /// Everything, as deltas to nothing.
+    pub fn everything(&self) -> BTreeMap<Name, ClusterDelta> {
+        let clusters = self.clusters.iter();
+        clusters
+            .map(|(name, cluster)| (name.clone(), cluster.everything()))
+            .collect()
+    }
+
+    fn note(&mut self, state: &State, change: &Change, dirt: &mut BTreeMap<Name, Dirt>) {
+        match change {
+            Change::Allocation(edit) => {
+                for allocation in edit.before.iter().chain(&edit.after) {
+                    dirt_of(dirt, &allocation.owner.key.cluster).note_allocation(allocation);
+                }
+                if let Some(before) = &edit.before {
+                    dirt_of(dirt, &before.owner.key.cluster).note_former(before);
+                }
+            }
+            Change::Backends(edit) => {
+                let owner = &edit.subject().owner;
+                if let Some(allocation) = state.allocation(owner) {
+                    dirt_of(dirt, &owner.cluster).note_allocation(allocation);
+                }
+            }
+            Change::Node(edit) => self.note_node(edit, dirt),
+            Change::Advertisement(edit) if !same_policy(edit) => {
+                let cluster = &edit.subject().key.cluster;
+                self.note_policy(cluster.as_ref(), dirt);
+            }
+            Change::Pool(edit) if !same_appearance(edit) => {
+                let cluster = &edit.subject().key.cluster;
+                self.note_policy(cluster.as_ref(), dirt);
+            }
+            // Whether it is authoritative is looked up in any case.
+            Change::Cluster(edit) => {
+                dirt_of(dirt, &edit.subject().name);
+            }
+            Change::Advertisement(_) | Change::Pool(_) | Change::Placement(_) => {}
+        }
+    }
+
+    fn note_node(&mut self, edit: &Edit<Node>, dirt: &mut BTreeMap<Name, Dirt>) {
+        let key = &edit.subject().key;
+        let assignments = self.clusters.entry(key.cluster.clone()).or_default();
+        let effect = assignments.nodes.update(&key.node, edit.after.as_deref());
+        if effect.candidates || effect.members {
+            let dirt = dirt_of(dirt, &key.cluster);
+            dirt.policy |= effect.candidates;
+            dirt.members |= effect.members;
+        }
+    }
+
+    /// `None`: it concerns every cluster.
+    fn note_policy(&self, cluster: Option<&Name>, dirt: &mut BTreeMap<Name, Dirt>) {
+        match cluster {
+            Some(cluster) => dirt_of(dirt, cluster).policy = true,
+            None => {
+                for cluster in self.clusters.keys() {
+                    dirt_of(dirt, cluster).policy = true;
+                }
+            }
+        }
+    }
+}
+
+fn dirt_of<'a>(dirt: &'a mut BTreeMap<Name, Dirt>, cluster: &Name) -> &'a mut Dirt {
+    dirt.entry(cluster.clone()).or_default()
+}
+
+impl Dirt {
+    fn note_allocation(&mut self, allocation: &Allocation) {
+        self.addresses.extend(keys_of(allocation));
+    }
+
+    fn note_former(&mut self, allocation: &Allocation) {
+        self.former
+            .entry(allocation.id)
+            .or_insert_with(|| keys_of(allocation).collect());
+    }
+}
+
+/// What an allocation holds.
+fn keys_of(allocation: &Allocation) -> impl Iterator<Item = AssignmentKey> {
+    let pool: Option<&PoolKey> = allocation.pool.as_ref();
+    pool.into_iter().flat_map(|pool| {
+        allocation.addresses.iter().map(|address| AssignmentKey {
+            space: pool.space.clone(),
+            address: *address,
+        })
+    })
+}
+
+/// Whether an edit leaves an advertisement as it was.
+fn same_policy(edit: &Edit<Advertisement>) -> bool {
+    match (&edit.before, &edit.after) {
+        (Some(before), Some(after)) => {
+            let before = Advertisement {
+                revision: after.revision,
+                ..Advertisement::clone(before)
+            };
+            before == **after
+        }
+        (None, _) | (_, None) => false,
+    }
+}
+
+/// Whether an edit of a pool changes nothing that advertisements can see.
+fn same_appearance(edit: &Edit<Pool>) -> bool {
+    match (&edit.before, &edit.after) {
+        (Some(before), Some(after)) => before.labels == after.labels,
+        (None, _) | (_, None) => false,
+    }
+}
+
+fn remove_placement(placement: &Arc<Placement>) -> Change {
+    Change::Placement(Edit {
+        before: Some(Arc::clone(placement)),
+        after: None,
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,208 @@
+//! Election groups: which allocations must be announced together, and by whom they can be.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::nodes::Nodes;
+use super::policy::{self, Memory, Offer, Policy};
+use super::{Assignment, AssignmentKey};
+use crate::state::State;
+use crate::state::address::Address;
+use crate::state::model::{Allocation, AllocationId, BackendsPolicy, EntryNodes, OwnerKey};
+use crate::state::names::Name;
+use crate::state::placement::NodeNo;
+
+/// A connected component of addresses over allocations: sharing joins owners, dual-stack joins
+/// addresses.
+#[derive(Debug)]
+pub(super) struct Component {
+    /// Oldest first; never empty.
+    allocations: BTreeMap<AllocationId, Arc<Allocation>>,
+    pub(super) addresses: BTreeSet<AssignmentKey>,
+}
+
+/// What a component amounts to now.
+#[derive(Debug)]
+pub(super) struct Announced {
+    pub(super) offer: Arc<Offer>,
+    /// Everything but the list, which placement fills in.
+    pub(super) assignments: Vec<Assignment>,
+}
+
+/// An owner who has somewhere to send traffic, and nodes to send it through.
+struct Participant<'a> {
+    allocation: &'a Arc<Allocation>,
+    policy: Arc<Policy>,
+    nodes: Arc<[NodeNo]>,
+}
+
+impl Component {
+    /// The component of an address; `None` if nobody holds it.
+    pub(super) fn of(state: &State, start: &AssignmentKey) -> Option<Self> {
+        let mut found = Self {
+            allocations: BTreeMap::new(),
+            addresses: BTreeSet::new(),
+        };
+        let mut open: Vec<Address> = vec![start.address];
+        while let Some(address) = open.pop() {
+            for allocation in state.holders(&start.space, address) {
+                if found.allocations.contains_key(&allocation.id) {
+                    continue;
+                }
+                open.extend(&allocation.addresses);
+                let keys = allocation.addresses.iter().map(|address| AssignmentKey {
+                    space: start.space.clone(),
+                    address: *address,
+                });
+                found.addresses.extend(keys);
+                found
+                    .allocations
+                    .insert(allocation.id, Arc::clone(allocation));
+            }
+        }
+        (!found.allocations.is_empty()).then_some(found)
+    }
+
+    /// The id of the oldest allocation: it survives that younger ones join.
+    pub(super) fn id(&self) -> AllocationId {
+        let (id, _) = self
+            .allocations
+            .first_key_value()
+            .expect("a component is made from a holder");
+        *id
+    }
+
+    /// The ids of all but the oldest.
+    pub(super) fn younger(&self) -> impl Iterator<Item = AllocationId> {
+        self.allocations.keys().skip(1).copied()
+    }
+
+    /// Who is to announce it how; `None`: nobody.
+    ///
+    /// An owner takes part if an advertisement selects it, and if there are nodes that are both
+    /// selected and able to serve it. One that does not take part neither vetoes the others nor
+    /// withdraws their address. Candidates are the nodes that can serve all who take part; where
+    /// there are none, those of the oldest.
+    pub(super) fn evaluate(
+        &self,
+        state: &State,
+        cluster: &Name,
+        nodes: &Nodes,
+        memory: &mut Memory,
+    ) -> Option<Announced> {
+        let participants: Vec<_> = self
+            .allocations
+            .values()
+            .filter_map(|allocation| participant(state, cluster, nodes, memory, allocation))
+            .collect();
+        let oldest = participants.first()?;
+        let common = intersection(&participants);
+        let offer = if common.is_empty() {
+            memory.offer(nodes, &oldest.policy, Arc::clone(&oldest.nodes))
+        } else {
+            let policy = union(&participants);
+            memory.offer(nodes, &policy, common)
+        };
+        let addresses = self.addresses.iter();
+        let assignments = addresses
+            .filter_map(|key| self.assignment(key, &participants, offer.set.id))
+            .collect();
+        Some(Announced { offer, assignments })
+    }
+
+    /// `None` where none of the address's own holders takes part: nobody could serve it.
+    fn assignment(
+        &self,
+        key: &AssignmentKey,
+        participants: &[Participant<'_>],
+        candidates: u64,
+    ) -> Option<Assignment> {
+        let holds = |allocation: &Allocation| allocation.addresses.contains(&key.address);
+        let mut own = participants
+            .iter()
+            .filter(|participant| holds(participant.allocation))
+            .map(|participant| &*participant.policy)
+            .peekable();
+        own.peek()?;
+        let owners: BTreeSet<OwnerKey> = self
+            .allocations
+            .values()
+            .filter(|allocation| holds(allocation))
+            .map(|allocation| allocation.owner.key.clone())
+            .collect();
+        Some(Assignment {
+            key: key.clone(),
+            group: self.id(),
+            nodes: Vec::new(),
+            candidates,
+            interfaces: policy::interfaces(own).into_iter().collect(),
+            owners: owners.into_iter().collect(),
+        })
+    }
+}
+
+fn participant<'a>(
+    state: &State,
+    cluster: &Name,
+    nodes: &Nodes,
+    memory: &mut Memory,
+    allocation: &'a Arc<Allocation>,
+) -> Option<Participant<'a>> {
+    let policy = memory.of_allocation(state, cluster, allocation);
+    let selected = memory.selected(nodes, &policy);
+    let able = match allocation.effective_claim().backends {
+        BackendsPolicy::Unmanaged => selected,
+        BackendsPolicy::Reported => match &state.backends(&allocation.owner.key)?.entry {
+            EntryNodes::Any => selected,
+            EntryNodes::Only(names) => restrict(nodes, &selected, names),
+        },
+    };
+    (!able.is_empty()).then_some(Participant {
+        allocation,
+        policy,
+        nodes: able,
+    })
+}
+
+fn restrict(nodes: &Nodes, selected: &[NodeNo], names: &BTreeSet<Name>) -> Arc<[NodeNo]> {
+    let mut able: Vec<_> = names
+        .iter()
+        .filter_map(|name| nodes.find(name))
+        .filter(|number| selected.binary_search(number).is_ok())
+        .collect();
+    able.sort_unstable();
+    able.into()
+}
+
+fn intersection(participants: &[Participant<'_>]) -> Arc<[NodeNo]> {
+    let Some((oldest, others)) = participants.split_first() else {
+        return Arc::default();
+    };
+    if others.iter().all(|other| other.nodes == oldest.nodes) {
+        return Arc::clone(&oldest.nodes);
+    }
+    let in_all = |number: &NodeNo| {
+        let mut others = others.iter();
+        others.all(|other| other.nodes.binary_search(number).is_ok())
+    };
+    oldest.nodes.iter().copied().filter(in_all).collect()
+}
+
+/// The advertisements of all who take part, each once.
+fn union(participants: &[Participant<'_>]) -> Arc<Policy> {
+    let Some((oldest, others)) = participants.split_first() else {
+        return Arc::default();
+    };
+    if others
+        .iter()
+        .all(|other| Arc::ptr_eq(&other.policy, &oldest.policy))
+    {
+        return Arc::clone(&oldest.policy);
+    }
+    let by_key: BTreeMap<_, _> = participants
+        .iter()
+        .flat_map(|participant| participant.policy.iter())
+        .map(|advertisement| (&advertisement.key, advertisement))
+        .collect();
+    Arc::new(by_key.into_values().cloned().collect())
+}
