@@ -1,0 +1,323 @@
+//! `AdvertisementService`: advertisements, and the facts on which announcing rests.
+
+mod fact_streams;
+mod sessions;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pharos_proto::v1;
+use pharos_proto::v1::advertisement_service_server::AdvertisementService;
+use tonic::{Code, Request, Response, Status, Streaming};
+use tonic_types::{ErrorDetails, StatusExt as _};
+
+use self::fact_streams::FactStreams;
+use super::call::{Api, Call, answer};
+use super::convert_announce::{
+    advertisement_from_wire, advertisement_key, advertisement_set, advertisement_to_wire,
+    facts_hello, not_offered,
+};
+use super::fields::FieldErrors;
+use super::paging::{PageToken, page_size};
+use super::status;
+use crate::state::State;
+use crate::state::change::Change;
+use crate::state::command::Command;
+use crate::state::model::{Advertisement, AdvertisementKey};
+use crate::state::names::Name;
+use crate::state::refusal::Rejection;
+
+/// How long a new stream may take to say who it is; then its place is free again.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+
+/// Serves AdvertisementService.
+#[derive(Debug, Clone)]
+pub struct Advertisements {
+    api: Api,
+    fact_streams: FactStreams,
+}
+
+impl Advertisements {
+    /// Streams end when `api.shutdown` begins.
+    pub fn new(api: Api) -> Self {
+        Self {
+            fact_streams: FactStreams::new(api.clone()),
+            api,
+        }
+    }
+
+    async fn apply(
+        &self,
+        call: &Call,
+        message: &v1::ApplyAdvertisementRequest,
+    ) -> Result<v1::ApplyAdvertisementResponse, Status> {
+        refuse_what_is_not_offered("advertisement", message.advertisement.as_ref())?;
+        let mut errors = FieldErrors::new();
+        errors.request_id(&message.request_id);
+        let wire = message.advertisement.as_ref();
+        let wanted = advertisement_from_wire(&mut errors, "advertisement", wire);
+        let wanted = errors.finish(wanted);
+        let wanted = wanted.map_err(|bad| status::of_rejection(&bad))?;
+        let key = wanted.key.clone();
+        let command = Command::ApplyAdvertisement(Box::new(wanted));
+        let (id, validate_only) = (&message.request_id, message.validate_only);
+        let reply = call.submit(&self.api, command, id, validate_only).await?;
+        let applied = match applied(&reply.changes, &key) {
+            Some(applied) => Some(applied),
+            None => self.find(key).await?,
+        };
+        Ok(v1::ApplyAdvertisementResponse {
+            advertisement: applied.as_deref().map(advertisement_to_wire),
+        })
+    }
+
+    async fn sync(
+        &self,
+        call: &Call,
+        message: &v1::SyncAdvertisementsRequest,
+    ) -> Result<v1::SyncAdvertisementsResponse, Status> {
+        for (index, one) in message.advertisements.iter().enumerate() {
+            refuse_what_is_not_offered(&format!("advertisements[{index}]"), Some(one))?;
+        }
+        let read = advertisement_set(message);
+        let (cluster, advertisements) = read.map_err(|bad| status::of_rejection(&bad))?;
+        let wanted: Vec<_> = advertisements.iter().map(advertisement_to_wire).collect();
+        let command = Command::SyncAdvertisements {
+            cluster: cluster.clone(),
+            advertisements,
+            fence: message.fence,
+        };
+        let (id, validate_only) = (&message.request_id, message.validate_only);
+        let reply = call.submit(&self.api, command, id, validate_only).await?;
+        let advertisements = if validate_only {
+            wanted
+        } else {
+            let of_cluster = move |state: &State| page(state, cluster.as_str(), None, usize::MAX);
+            let stored = self.read(of_cluster).await?;
+            stored
+                .iter()
+                .map(|one| advertisement_to_wire(one))
+                .collect()
+        };
+        Ok(v1::SyncAdvertisementsResponse {
+            advertisements,
+            revision: reply.revision,
+        })
+    }
+
+    async fn delete(
+        &self,
+        call: &Call,
+        message: &v1::DeleteAdvertisementRequest,
+    ) -> Result<v1::DeleteAdvertisementResponse, Status> {
+        let mut errors = FieldErrors::new();
+        errors.request_id(&message.request_id);
+        let checked = errors.finish(Some(()));
+        checked.map_err(|bad| status::of_rejection(&bad))?;
+        let key = advertisement_key(&message.cluster, &message.name);
+        let key = key.map_err(|bad| status::of_rejection(&bad))?;
+        let command = Command::DeleteAdvertisement(key);
+        let (id, validate_only) = (&message.request_id, message.validate_only);
+        call.submit(&self.api, command, id, validate_only).await?;
+        Ok(v1::DeleteAdvertisementResponse {})
+    }
+
+    async fn list(
+        &self,
+        message: &v1::ListAdvertisementsRequest,
+    ) -> Result<v1::ListAdvertisementsResponse, Status> {
+        let mut errors = FieldErrors::new();
+        let cluster = errors.optional_name("cluster", &message.cluster);
+        let cluster = errors.finish(cluster);
+        cluster.map_err(|bad| status::of_rejection(&bad))?;
+        let size = usize::try_from(page_size(message.page_size)?).expect("32 bits fit");
+        let shape = ("advertisements", &message.cluster);
+        let token = PageToken::read(&message.page_token, &shape, 2)?;
+        let after = token.as_ref().map(key_of_token).transpose()?;
+        let cluster = message.cluster.clone();
+        let read = move |state: &State| {
+            let found = page(state, &cluster, after.as_ref(), size.saturating_add(1));
+            (found, state.revision())
+        };
+        let (mut found, now) = self.read(read).await?;
+        let more = found.len() > size;
+        found.truncate(size);
+        let revision = token.map_or(now, |token| token.revision);
+        let next_page_token = match found.last().filter(|_| more) {
+            Some(last) => PageToken {
+                key: token_of_key(&last.key),
+                revision,
+            }
+            .write(&shape),
+            None => String::new(),
+        };
+        Ok(v1::ListAdvertisementsResponse {
+            advertisements: found.iter().map(|one| advertisement_to_wire(one)).collect(),
+            next_page_token,
+        })
+    }
+
+    async fn sync_stream(
+        &self,
+        call: &Call,
+        mut messages: Streaming<v1::SyncFactsRequest>,
+    ) -> Result<v1::SyncFactsResponse, Status> {
+        let first = tokio::time::timeout(HELLO_WITHIN, messages.message());
+        let first = first.await.map_err(|_| {
+            let message = "no hello within 10 s";
+            status::plain(Code::DeadlineExceeded, "NO_HELLO", message)
+        })??;
+        let hello = facts_hello(first.as_ref()).map_err(|bad| status::of_rejection(&bad))?;
+        let introduce = Command::Introduce {
+            cluster: hello.cluster.clone(),
+            uid: hello.cluster_uid.clone(),
+        };
+        call.submit(&self.api, introduce, "", false).await?;
+        let actor = call.meta("", false).actor;
+        self.fact_streams.follow(hello, actor, messages).await?;
+        Ok(v1::SyncFactsResponse {})
+    }
+
+    async fn find(&self, key: AdvertisementKey) -> Result<Option<Arc<Advertisement>>, Status> {
+        self.read(move |state| state.advertisement(&key).cloned())
+            .await
+    }
+
+    async fn read<R: Send + 'static>(
+        &self,
+        read: impl FnOnce(&State) -> R + Send + 'static,
+    ) -> Result<R, Status> {
+        let read = self.api.engine.read(read).await;
+        read.map_err(|error| status::of_submit(&error))
+    }
+}
+
+#[tonic::async_trait]
+impl AdvertisementService for Advertisements {
+    async fn apply_advertisement(
+        &self,
+        request: Request<v1::ApplyAdvertisementRequest>,
+    ) -> Result<Response<v1::ApplyAdvertisementResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        answer(&message.request_id, self.apply(&call, &message).await)
+    }
+
+    async fn get_advertisement(
+        &self,
+        request: Request<v1::GetAdvertisementRequest>,
+    ) -> Result<Response<v1::GetAdvertisementResponse>, Status> {
+        let message = request.into_inner();
+        let key = advertisement_key(&message.cluster, &message.name);
+        let key = key.map_err(|bad| status::of_rejection(&bad))?;
+        let Some(found) = self.find(key).await? else {
+            let text = match message.cluster.as_str() {
+                "" => message.name,
+                cluster => format!("{cluster}/{}", message.name),
+            };
+            return Err(status::of_rejection(&Rejection::UnknownAdvertisement(text)));
+        };
+        Ok(Response::new(v1::GetAdvertisementResponse {
+            advertisement: Some(advertisement_to_wire(&found)),
+        }))
+    }
+
+    async fn list_advertisements(
+        &self,
+        request: Request<v1::ListAdvertisementsRequest>,
+    ) -> Result<Response<v1::ListAdvertisementsResponse>, Status> {
+        self.list(request.get_ref()).await.map(Response::new)
+    }
+
+    async fn delete_advertisement(
+        &self,
+        request: Request<v1::DeleteAdvertisementRequest>,
+    ) -> Result<Response<v1::DeleteAdvertisementResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        answer(&message.request_id, self.delete(&call, &message).await)
+    }
+
+    async fn sync_advertisements(
+        &self,
+        request: Request<v1::SyncAdvertisementsRequest>,
+    ) -> Result<Response<v1::SyncAdvertisementsResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        answer(&message.request_id, self.sync(&call, &message).await)
+    }
+
+    async fn sync_facts(
+        &self,
+        request: Request<Streaming<v1::SyncFactsRequest>>,
+    ) -> Result<Response<v1::SyncFactsResponse>, Status> {
+        let call = Call::of(&request);
+        let ended = self.sync_stream(&call, request.into_inner()).await;
+        ended.map(Response::new)
+    }
+}
+
+/// UNIMPLEMENTED, with the field named, for what a later version will do.
+fn refuse_what_is_not_offered(field: &str, wire: Option<&v1::Advertisement>) -> Result<(), Status> {
+    let Some((field, message)) = not_offered(field, wire) else {
+        return Ok(());
+    };
+    let mut details = ErrorDetails::with_bad_request_violation(&field, message);
+    details.set_error_info("NOT_OFFERED", "pharos.io", HashMap::new());
+    let message = format!("{field}: {message}");
+    Err(Status::with_error_details(
+        Code::Unimplemented,
+        message,
+        details,
+    ))
+}
+
+/// An advertisement after a command that changed it, or would have.
+fn applied(changes: &[Change], key: &AdvertisementKey) -> Option<Arc<Advertisement>> {
+    changes.iter().find_map(|change| match change {
+        Change::Advertisement(edit) => edit.after.clone().filter(|after| after.key == *key),
+        Change::Allocation(_)
+        | Change::Pool(_)
+        | Change::Cluster(_)
+        | Change::Node(_)
+        | Change::Backends(_)
+        | Change::Placement(_) => None,
+    })
+}
+
+/// Advertisements by key; of one cluster, unless `cluster` is empty.
+fn page(
+    state: &State,
+    cluster: &str,
+    after: Option<&AdvertisementKey>,
+    most: usize,
+) -> Vec<Arc<Advertisement>> {
+    let all = state.advertisements();
+    all.filter(|one| after.is_none_or(|after| one.key > *after))
+        .filter(|one| {
+            let own = one.key.cluster.as_ref().map_or("", Name::as_str);
+            cluster.is_empty() || own == cluster
+        })
+        .take(most)
+        .cloned()
+        .collect()
+}
+
+fn token_of_key(key: &AdvertisementKey) -> Vec<String> {
+    let cluster = key.cluster.as_ref();
+    vec![
+        cluster.map_or_else(String::new, Name::to_string),
+        key.name.to_string(),
+    ]
+}
+
+fn key_of_token(token: &PageToken) -> Result<AdvertisementKey, Status> {
+    let [cluster, name] = &token.key[..] else {
+        unreachable!("a token is read with two parts");
+    };
+    advertisement_key(cluster, name).map_err(|bad| status::of_rejection(&bad))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,195 @@
+//! `AnnouncerService`: registers announcers and streams the assignments of their cluster to them.
+//!
+//! The stream is made of frames that [`crate::feed::assignments`] has encoded once for all announcers of a
+//! cluster, so [`AnnouncerServer`] passes bytes through instead of using the generated server.
+
+mod codec;
+mod connections;
+mod server;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::stream::BoxStream;
+use pharos_process::Shutdown;
+use pharos_proto::v1;
+use pharos_proto::v1::announcer_report::Report;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use self::connections::Place;
+pub use self::connections::{Applied, Connections};
+pub use self::server::AnnouncerServer;
+use super::call::{Api, Call};
+use super::convert_announce::{AnnouncerHello, announcer_hello};
+use super::fields::FieldErrors;
+use super::status;
+use crate::feed::assignments::{Ended, Frame, Subscription};
+use crate::state::command::{Command, Fact};
+
+/// How long a new stream may take to say who it is; then its place is free again.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+
+/// The service. Clones share it.
+#[derive(Debug, Clone)]
+pub struct AnnouncerApi {
+    api: Api,
+    connections: Arc<Connections>,
+}
+
+/// Frames for one announcer.
+type Frames = BoxStream<'static, Result<Frame, Status>>;
+
+impl AnnouncerApi {
+    /// Streams end when `api.shutdown` begins.
+    pub fn new(api: Api) -> Self {
+        Self {
+            api,
+            connections: Arc::default(),
+        }
+    }
+
+    /// Who is connected, and what each has applied.
+    pub fn connections(&self) -> &Arc<Connections> {
+        &self.connections
+    }
+
+    async fn announce(
+        &self,
+        request: Request<Streaming<v1::AnnouncerReport>>,
+    ) -> Result<Response<Frames>, Status> {
+        let call = Call::of(&request);
+        let mut reports = request.into_inner();
+        let first = tokio::time::timeout(HELLO_WITHIN, reports.message());
+        let first = first.await.map_err(|_| {
+            let message = "no hello within 10 s";
+            status::plain(Code::DeadlineExceeded, "NO_HELLO", message)
+        })??;
+        let hello = announcer_hello(first.as_ref()).map_err(|bad| status::of_rejection(&bad))?;
+        self.register(&call, &hello).await?;
+        tracing::info!(
+            cluster = %hello.key.cluster,
+            node = %hello.key.node,
+            version = %hello.version,
+            "an announcer follows its assignments"
+        );
+        let assignments = &self.api.feeds.assignments;
+        let connection = Connection {
+            reports: Some(reports),
+            subscription: assignments.subscribe(&hello.key.cluster, &hello.digests),
+            shutdown: self.api.shutdown.clone(),
+            place: Connections::enter(&self.connections, hello.key),
+        };
+        let frames = futures::stream::unfold(Some(connection), |connection| async {
+            let mut connection = connection?;
+            match connection.next().await {
+                Step::Frame(frame) => Some((Ok(frame), Some(connection))),
+                Step::Refuse(status) => Some((Err(status), None)),
+                Step::Gone => None,
+            }
+        });
+        Ok(Response::new(Box::pin(frames)))
+    }
+
+    /// Makes the node a candidate and a member.
+    async fn register(&self, call: &Call, hello: &AnnouncerHello) -> Result<(), Status> {
+        let command = Command::Facts {
+            cluster: hello.key.cluster.clone(),
+            facts: vec![Fact::Announcer {
+                key: hello.key.clone(),
+                announcer: hello.announcer.clone(),
+            }],
+        };
+        call.submit(&self.api, command, "", false).await?;
+        Ok(())
+    }
+
+    fn list_assignments(
+        &self,
+        request: Request<v1::ListAssignmentsRequest>,
+    ) -> Result<Response<v1::ListAssignmentsResponse>, Status> {
+        let mut errors = FieldErrors::new();
+        let cluster = errors.name("cluster", &request.get_ref().cluster);
+        let cluster = errors.finish(cluster);
+        let cluster = cluster.map_err(|bad| status::of_rejection(&bad))?;
+        Ok(Response::new(self.api.feeds.assignments.list(&cluster)))
+    }
+}
+
+/// An open stream: what comes from the announcer, and what goes to it.
+struct Connection {
+    /// `None`: the announcer says no more, and still listens.
+    reports: Option<Streaming<v1::AnnouncerReport>>,
+    subscription: Subscription,
+    shutdown: Shutdown,
+    place: Place,
+}
+
+/// What comes next on an open stream.
+enum Step {
+    Frame(Frame),
+    Refuse(Status),
+    Gone,
+}
+
+impl Connection {
+    /// Cancel safe: all that it waits for is.
+    async fn next(&mut self) -> Step {
+        loop {
+            tokio::select! {
+                biased;
+                () = self.shutdown.stopping() => {
+                    return Step::Refuse(status::unavailable("STOPPING", "the server is stopping"));
+                }
+                report = next_report(&mut self.reports) => match report {
+                    Ok(Some(report)) => {
+                        if let Err(status) = self.take_in(&report) {
+                            return Step::Refuse(status);
+                        }
+                    }
+                    Ok(None) => self.reports = None,
+                    Err(error) => {
+                        tracing::debug!(%error, "the stream of an announcer broke");
+                        return Step::Gone;
+                    }
+                },
+                frame = self.subscription.next() => return match frame {
+                    Ok(frame) => Step::Frame(frame),
+                    Err(Ended::FellBehind) => {
+                        let message = Ended::FellBehind.to_string();
+                        Step::Refuse(status::unavailable("FELL_BEHIND", message))
+                    }
+                    Err(Ended::Stopped) => {
+                        let message = Ended::Stopped.to_string();
+                        Step::Refuse(status::unavailable("STOPPING", message))
+                    }
+                },
+            }
+        }
+    }
+
+    fn take_in(&self, report: &v1::AnnouncerReport) -> Result<(), Status> {
+        match &report.report {
+            Some(Report::AppliedPosition(position)) => {
+                self.place.applied(*position);
+                Ok(())
+            }
+            Some(Report::Hello(_)) => {
+                Err(status::invalid("hello", "only the first report is a hello"))
+            }
+            None => Err(status::invalid("report", "is required")),
+        }
+    }
+}
+
+/// Waits for ever once there are no more. Cancel safe, as [`Streaming::message`] is.
+async fn next_report(
+    reports: &mut Option<Streaming<v1::AnnouncerReport>>,
+) -> Result<Option<v1::AnnouncerReport>, Status> {
+    match reports {
+        Some(reports) => reports.message().await,
+        None => std::future::pending().await,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,94 @@
+//! `AnnouncerService` as a tower service: what the generated server does, but with a codec of its
+//! own for `Announce`.
+
+use std::convert::Infallible;
+use std::task::{Context, Poll};
+
+use pharos_proto::v1;
+use pharos_proto::v1::announcer_service_server::SERVICE_NAME;
+use tonic::body::Body;
+use tonic::codegen::{Body as HttpBody, BoxFuture, Service, StdError, http};
+use tonic::server::{Grpc, NamedService, StreamingService, UnaryService};
+use tonic::{Request, Response, Status, Streaming};
+use tonic_prost::ProstCodec;
+
+use super::codec::FrameCodec;
+use super::{AnnouncerApi, Frames};
+use crate::feed::assignments::Frame;
+
+/// Most bytes of a report: a hello with 2048 bytes of digests, and many labels.
+const MAX_REPORT_BYTES: usize = 256 * 1024;
+
+/// Serves [`AnnouncerApi`] over gRPC.
+#[derive(Debug, Clone)]
+pub struct AnnouncerServer {
+    api: AnnouncerApi,
+}
+
+impl AnnouncerServer {
+    /// The service, ready to be added to a router.
+    pub fn new(api: AnnouncerApi) -> Self {
+        Self { api }
+    }
+}
+
+impl NamedService for AnnouncerServer {
+    const NAME: &'static str = SERVICE_NAME;
+}
+
+struct Announce(AnnouncerApi);
+
+impl StreamingService<v1::AnnouncerReport> for Announce {
+    type Response = Frame;
+    type ResponseStream = Frames;
+    type Future = BoxFuture<Response<Frames>, Status>;
+
+    fn call(&mut self, request: Request<Streaming<v1::AnnouncerReport>>) -> Self::Future {
+        let api = self.0.clone();
+        Box::pin(async move { api.announce(request).await })
+    }
+}
+
+struct ListAssignments(AnnouncerApi);
+
+impl UnaryService<v1::ListAssignmentsRequest> for ListAssignments {
+    type Response = v1::ListAssignmentsResponse;
+    type Future = BoxFuture<Response<Self::Response>, Status>;
+
+    fn call(&mut self, request: Request<v1::ListAssignmentsRequest>) -> Self::Future {
+        let api = self.0.clone();
+        Box::pin(async move { api.list_assignments(request) })
+    }
+}
+
+impl<B> Service<http::Request<B>> for AnnouncerServer
+where
+    B: HttpBody + Send + 'static,
+    B::Error: Into<StdError> + Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<Self::Response, Self::Error>;
+
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<B>) -> Self::Future {
+        let api = self.api.clone();
+        match request.uri().path() {
+            "/pharos.v1.AnnouncerService/Announce" => Box::pin(async move {
+                let mut grpc = Grpc::new(FrameCodec)
+                    .apply_max_message_size_config(Some(MAX_REPORT_BYTES), None);
+                Ok(grpc.streaming(Announce(api), request).await)
+            }),
+            "/pharos.v1.AnnouncerService/ListAssignments" => Box::pin(async move {
+                let mut grpc = Grpc::new(ProstCodec::default());
+                Ok(grpc.unary(ListAssignments(api), request).await)
+            }),
+            _ => Box::pin(async move {
+                Ok(Status::unimplemented("AnnouncerService has no such method").into_http())
+            }),
+        }
+    }
+}

@@ -1,0 +1,492 @@
+//! Advertisements, facts and assignments: wire <-> domain.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+
+use pharos_proto::digest::{Digests, WIRE_LEN};
+use pharos_proto::v1;
+use pharos_proto::v1::advertisement as wire_advertisement;
+use pharos_proto::v1::announcer_report::Hello;
+use pharos_proto::v1::sync_facts_request as wire_facts;
+
+use super::convert::owner_from_wire;
+use super::fields::{FieldErrors, selector_to_wire, selectors_to_wire};
+use crate::state::announce::{Assignment, AssignmentKey, Member, NodeSet};
+use crate::state::model::{
+    Advertisement, AdvertisementKey, AdvertisementProtocol, Announcer, EntryNodes, NodeKey,
+    OwnerKey, PreferredNodes, ReportedNode,
+};
+use crate::state::names::{MAX_NAME_BYTES, Name};
+use crate::state::refusal::Rejection;
+
+/// Most pools, selectors, interfaces or preferences of one advertisement, each: it is matched
+/// against every node and pool.
+const MAX_PARTS: usize = 1000;
+
+/// Greatest weight of a preference (as Kubernetes' `preferredDuringScheduling...`).
+const MAX_WEIGHT: u32 = 100;
+
+// === Advertisements ===
+
+/// An advertisement; `field` is the path of the message.
+pub fn advertisement_from_wire(
+    errors: &mut FieldErrors,
+    field: &str,
+    wire: Option<&v1::Advertisement>,
+) -> Option<Advertisement> {
+    let wire = errors.required(field, wire)?;
+    let at = |name: &str| format!("{field}.{name}");
+    let cluster = errors.optional_name(&at("cluster"), &wire.cluster);
+    let name = errors.name(&at("name"), &wire.name);
+    let space = errors.space(&at("address_space"), &wire.address_space);
+    bound(errors, &at("pools"), wire.pools.len());
+    let pools = names(errors, &at("pools"), &wire.pools);
+    let mut selectors = |name: &str, wire: &[v1::LabelSelector]| {
+        bound(errors, &at(name), wire.len());
+        errors.selectors(&at(name), wire)
+    };
+    let pool_selectors = selectors("pool_selectors", &wire.pool_selectors);
+    let node_selectors = selectors("node_selectors", &wire.node_selectors);
+    let service_selectors = selectors("service_selectors", &wire.service_selectors);
+    let protocol = match &wire.protocol {
+        Some(wire_advertisement::Protocol::L2(l2)) => l2_from_wire(errors, &at("l2"), l2),
+        None => {
+            errors.add(at("l2"), "is required: how the addresses are announced");
+            None
+        }
+    };
+    Some(Advertisement {
+        key: AdvertisementKey {
+            cluster: cluster?,
+            name: name?,
+        },
+        space: space?,
+        pools: pools?,
+        pool_selectors: pool_selectors?,
+        node_selectors: node_selectors?,
+        service_selectors: service_selectors?,
+        protocol: protocol?,
+        revision: wire.revision,
+    })
+}
+
+fn bound(errors: &mut FieldErrors, field: &str, count: usize) {
+    if count > MAX_PARTS {
+        errors.add(field, format!("at most {MAX_PARTS} are allowed"));
+    }
+}
+
+fn names(errors: &mut FieldErrors, field: &str, wire: &[String]) -> Option<BTreeSet<Name>> {
+    let read: Vec<_> = wire
+        .iter()
+        .enumerate()
+        .map(|(index, text)| errors.name(&format!("{field}[{index}]"), text))
+        .collect();
+    read.into_iter().collect()
+}
+
+fn l2_from_wire(
+    errors: &mut FieldErrors,
+    field: &str,
+    wire: &wire_advertisement::L2,
+) -> Option<AdvertisementProtocol> {
+    use wire_advertisement::l2::Ownership;
+    let ownership = match Ownership::try_from(wire.ownership) {
+        Ok(Ownership::Unspecified | Ownership::Available) => Some(()),
+        Ok(Ownership::Fenced) => {
+            errors.add(format!("{field}.ownership"), FENCED_IS_NOT_OFFERED);
+            None
+        }
+        Err(_) => {
+            let message = format!("unknown value {}", wire.ownership);
+            errors.add(format!("{field}.ownership"), message);
+            None
+        }
+    };
+    let path = format!("{field}.interfaces");
+    bound(errors, &path, wire.interfaces.len());
+    let interfaces = names(errors, &path, &wire.interfaces);
+    let path = format!("{field}.preferred_nodes");
+    bound(errors, &path, wire.preferred_nodes.len());
+    let preferred_nodes: Vec<_> = wire
+        .preferred_nodes
+        .iter()
+        .enumerate()
+        .map(|(index, wire)| preference(errors, &format!("{path}[{index}]"), wire))
+        .collect();
+    ownership?;
+    let interfaces = interfaces?.into_iter();
+    Some(AdvertisementProtocol::L2 {
+        interfaces: interfaces.map(|name| name.as_str().to_owned()).collect(),
+        preferred_nodes: preferred_nodes.into_iter().collect::<Option<_>>()?,
+    })
+}
+
+fn preference(
+    errors: &mut FieldErrors,
+    field: &str,
+    wire: &wire_advertisement::PreferredNodes,
+) -> Option<PreferredNodes> {
+    let weight = (1..=MAX_WEIGHT).contains(&wire.weight);
+    if !weight {
+        let message = format!("must be 1 to {MAX_WEIGHT}, not {}", wire.weight);
+        errors.add(format!("{field}.weight"), message);
+    }
+    let path = format!("{field}.selector");
+    let selector = errors
+        .required(&path, wire.selector.as_ref())
+        .and_then(|selector| errors.selector(&path, selector));
+    Some(PreferredNodes {
+        weight: weight.then_some(wire.weight)?,
+        selector: selector?,
+    })
+}
+
+const FENCED_IS_NOT_OFFERED: &str = "FENCED is not offered by this version; say AVAILABLE";
+
+/// The path of the field by which an advertisement asks for what this version does not do, and a
+/// sentence about it.
+pub fn not_offered(
+    field: &str,
+    wire: Option<&v1::Advertisement>,
+) -> Option<(String, &'static str)> {
+    use wire_advertisement::l2::Ownership;
+    let wire_advertisement::Protocol::L2(l2) = wire?.protocol.as_ref()?;
+    (l2.ownership == i32::from(Ownership::Fenced))
+        .then(|| (format!("{field}.l2.ownership"), FENCED_IS_NOT_OFFERED))
+}
+
+/// An advertisement, back to the wire.
+pub fn advertisement_to_wire(advertisement: &Advertisement) -> v1::Advertisement {
+    use wire_advertisement::l2::Ownership;
+    let protocol = match &advertisement.protocol {
+        AdvertisementProtocol::L2 {
+            interfaces,
+            preferred_nodes,
+        } => wire_advertisement::Protocol::L2(wire_advertisement::L2 {
+            interfaces: interfaces.iter().cloned().collect(),
+            preferred_nodes: preferred_nodes
+                .iter()
+                .map(|preference| wire_advertisement::PreferredNodes {
+                    weight: preference.weight,
+                    selector: Some(selector_to_wire(&preference.selector)),
+                })
+                .collect(),
+            ownership: Ownership::Available.into(),
+        }),
+    };
+    let cluster = advertisement.key.cluster.as_ref();
+    v1::Advertisement {
+        name: advertisement.key.name.to_string(),
+        cluster: cluster.map_or_else(String::new, Name::to_string),
+        pools: advertisement.pools.iter().map(Name::to_string).collect(),
+        pool_selectors: selectors_to_wire(&advertisement.pool_selectors),
+        node_selectors: selectors_to_wire(&advertisement.node_selectors),
+        service_selectors: selectors_to_wire(&advertisement.service_selectors),
+        address_space: advertisement.space.to_string(),
+        revision: advertisement.revision,
+        protocol: Some(protocol),
+    }
+}
+
+/// The key that a request gives in `cluster` and `name`.
+pub fn advertisement_key(cluster: &str, name: &str) -> Result<AdvertisementKey, Rejection> {
+    let mut errors = FieldErrors::new();
+    let cluster = errors.optional_name("cluster", cluster);
+    let name = errors.name("name", name);
+    let key = (|| {
+        Some(AdvertisementKey {
+            cluster: cluster?,
+            name: name?,
+        })
+    })();
+    errors.finish(key)
+}
+
+/// `SyncAdvertisements`: its cluster and the whole set, each advertisement of that cluster.
+pub fn advertisement_set(
+    wire: &v1::SyncAdvertisementsRequest,
+) -> Result<(Name, Vec<Advertisement>), Rejection> {
+    let mut errors = FieldErrors::new();
+    errors.request_id(&wire.request_id);
+    let cluster = errors.name("cluster", &wire.cluster);
+    let mut seen = BTreeSet::new();
+    let mut set = Vec::with_capacity(wire.advertisements.len());
+    for (index, one) in wire.advertisements.iter().enumerate() {
+        let field = format!("advertisements[{index}]");
+        if !one.cluster.is_empty() && one.cluster != wire.cluster {
+            let message = "must be empty or equal to the cluster of the request";
+            errors.add(format!("{field}.cluster"), message);
+        }
+        if !seen.insert(&one.name) {
+            errors.add(format!("{field}.name"), "is given twice");
+        }
+        set.push(advertisement_from_wire(&mut errors, &field, Some(one)));
+    }
+    let set = (|| {
+        let cluster = cluster?;
+        let set: Option<Vec<_>> = set.into_iter().collect();
+        let own = set?.into_iter().map(|advertisement| Advertisement {
+            key: AdvertisementKey {
+                cluster: Some(cluster.clone()),
+                ..advertisement.key
+            },
+            ..advertisement
+        });
+        let own = own.collect();
+        Some((cluster, own))
+    })();
+    errors.finish(set)
+}
+
+// === Facts ===
+
+/// What an adapter says on its `SyncFacts` stream after `hello`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Said {
+    /// `None`: the node is gone.
+    Node(Name, Option<ReportedNode>),
+    /// `None`: the owner is gone.
+    Backends(OwnerKey, Option<EntryNodes>),
+    /// All nodes and backends have been named.
+    Complete,
+}
+
+/// One message of a `SyncFacts` stream of `cluster`, after the first.
+pub fn said_from_wire(cluster: &Name, wire: &v1::SyncFactsRequest) -> Result<Said, Rejection> {
+    use wire_facts::Fact;
+    let mut errors = FieldErrors::new();
+    let said = match &wire.fact {
+        Some(Fact::Hello(_)) => {
+            errors.add("hello", "only the first message is a hello");
+            None
+        }
+        Some(Fact::Node(node)) => node_from_wire(&mut errors, node),
+        Some(Fact::NodeRemoved(name)) => errors
+            .name("node_removed", name)
+            .map(|name| Said::Node(name, None)),
+        Some(Fact::Backends(backends)) => {
+            let owner = cluster_owner(
+                &mut errors,
+                "backends.owner",
+                cluster,
+                backends.owner.as_ref(),
+            );
+            let entry = if backends.any_node {
+                Some(EntryNodes::Any)
+            } else {
+                names(&mut errors, "backends.nodes", &backends.nodes).map(EntryNodes::Only)
+            };
+            owner
+                .zip(entry)
+                .map(|(owner, entry)| Said::Backends(owner, Some(entry)))
+        }
+        Some(Fact::BackendsRemoved(owner)) => {
+            cluster_owner(&mut errors, "backends_removed", cluster, Some(owner))
+                .map(|owner| Said::Backends(owner, None))
+        }
+        Some(Fact::Complete(_)) => Some(Said::Complete),
+        None => {
+            errors.add("fact", "is required");
+            None
+        }
+    };
+    errors.finish(said)
+}
+
+fn node_from_wire(errors: &mut FieldErrors, wire: &v1::NodeFact) -> Option<Said> {
+    let name = errors.name("node.name", &wire.name);
+    let labels = errors.labels("node.labels", &wire.labels);
+    let reason = errors.text(
+        "node.unavailable_reason",
+        &wire.unavailable_reason,
+        MAX_NAME_BYTES,
+    );
+    Some(Said::Node(
+        name?,
+        Some(ReportedNode {
+            labels: labels?,
+            unavailable_reason: reason?,
+        }),
+    ))
+}
+
+/// The key of an owner of the stream's own cluster, which may be left empty.
+fn cluster_owner(
+    errors: &mut FieldErrors,
+    field: &str,
+    cluster: &Name,
+    wire: Option<&v1::Owner>,
+) -> Option<OwnerKey> {
+    let wire = errors.required(field, wire)?;
+    if !wire.cluster.is_empty() && wire.cluster != cluster.as_str() {
+        let message = format!("must be empty or {cluster:?}, the cluster of the stream");
+        errors.add(format!("{field}.cluster"), message);
+        return None;
+    }
+    let wire = v1::Owner {
+        cluster: cluster.to_string(),
+        ..wire.clone()
+    };
+    owner_from_wire(errors, field, Some(&wire)).map(|owner| owner.key)
+}
+
+/// The first message of a `SyncFacts` stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FactsHello {
+    pub cluster: Name,
+    pub cluster_uid: String,
+    /// Names the replica in logs.
+    pub session: String,
+}
+
+/// The first message of a `SyncFacts` stream, which must be `hello`.
+pub fn facts_hello(wire: Option<&v1::SyncFactsRequest>) -> Result<FactsHello, Rejection> {
+    let mut errors = FieldErrors::new();
+    let hello = match wire.and_then(|wire| wire.fact.as_ref()) {
+        Some(wire_facts::Fact::Hello(hello)) => {
+            let cluster = errors.name("hello.cluster", &hello.cluster);
+            let uid = errors.text("hello.cluster_uid", &hello.cluster_uid, MAX_NAME_BYTES);
+            let session = errors.text("hello.session", &hello.session, MAX_NAME_BYTES);
+            (|| {
+                Some(FactsHello {
+                    cluster: cluster?,
+                    cluster_uid: uid?,
+                    session: session?,
+                })
+            })()
+        }
+        Some(
+            wire_facts::Fact::Node(_)
+            | wire_facts::Fact::NodeRemoved(_)
+            | wire_facts::Fact::Backends(_)
+            | wire_facts::Fact::BackendsRemoved(_)
+            | wire_facts::Fact::Complete(_),
+        )
+        | None => {
+            errors.add("hello", "must be the first message");
+            None
+        }
+    };
+    errors.finish(hello)
+}
+
+// === Announcers ===
+
+/// The first report of an announcer.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AnnouncerHello {
+    pub key: NodeKey,
+    pub announcer: Announcer,
+    /// Of the assignments that it has.
+    pub digests: Digests,
+    pub version: String,
+}
+
+/// The first report of an announcer, which must be `hello`.
+pub fn announcer_hello(wire: Option<&v1::AnnouncerReport>) -> Result<AnnouncerHello, Rejection> {
+    use v1::announcer_report::Report;
+    let mut errors = FieldErrors::new();
+    let hello = match wire.and_then(|wire| wire.report.as_ref()) {
+        Some(Report::Hello(hello)) => hello_from_wire(&mut errors, hello),
+        Some(Report::AppliedPosition(_)) | None => {
+            errors.add("hello", "must be the first report");
+            None
+        }
+    };
+    errors.finish(hello)
+}
+
+fn hello_from_wire(errors: &mut FieldErrors, wire: &Hello) -> Option<AnnouncerHello> {
+    let cluster = errors.name("hello.cluster", &wire.cluster);
+    let node = errors.name("hello.node", &wire.node);
+    let labels = errors.labels("hello.labels", &wire.labels);
+    let endpoint = endpoint(errors, "hello.member_endpoint", &wire.member_endpoint);
+    errors.text("hello.store_id", &wire.store_id, MAX_NAME_BYTES);
+    let version = errors.text("hello.version", &wire.version, MAX_NAME_BYTES);
+    let digests = Digests::from_wire(&wire.digests);
+    if digests.is_none() {
+        let message = format!(
+            "must be empty or {WIRE_LEN} bytes long, not {}",
+            wire.digests.len()
+        );
+        errors.add("hello.digests", message);
+    }
+    Some(AnnouncerHello {
+        key: NodeKey {
+            cluster: cluster?,
+            node: node?,
+        },
+        announcer: Announcer {
+            labels: labels?,
+            member_endpoint: endpoint?,
+        },
+        digests: digests?,
+        version: version?,
+    })
+}
+
+/// `address:port`, in canonical form; empty: the node takes no part in membership, and the others
+/// cannot see whether it lives.
+fn endpoint(errors: &mut FieldErrors, field: &str, wire: &str) -> Option<String> {
+    if wire.is_empty() {
+        return Some(String::new());
+    }
+    match wire.parse::<SocketAddr>() {
+        Ok(endpoint) if endpoint.port() != 0 => Some(endpoint.to_string()),
+        Ok(_) | Err(_) => {
+            errors.add(field, "must be address:port, for example 192.0.2.7:7946");
+            None
+        }
+    }
+}
+
+// === Assignments ===
+
+/// An assignment. Equal assignments have equal encodings, on which digests rest.
+pub fn assignment_to_wire(assignment: &Assignment) -> v1::Assignment {
+    let key = key_to_wire(&assignment.key);
+    let mut owners: Vec<_> = assignment.owners.iter().map(OwnerKey::to_string).collect();
+    owners.sort();
+    v1::Assignment {
+        address_space: key.address_space,
+        address: key.address,
+        group: assignment.group,
+        nodes: assignment.nodes.iter().map(Name::to_string).collect(),
+        candidates: assignment.candidates,
+        l2: Some(v1::assignment::L2 {
+            interfaces: assignment.interfaces.clone(),
+        }),
+        owners,
+    }
+}
+
+/// What an assignment is about.
+pub fn key_to_wire(key: &AssignmentKey) -> v1::AssignmentKey {
+    v1::AssignmentKey {
+        address_space: key.space.to_string(),
+        address: pharos_proto::net::format_address(key.address.to_ip()),
+    }
+}
+
+/// A set of nodes.
+pub fn node_set_to_wire(set: &NodeSet) -> v1::NodeSet {
+    v1::NodeSet {
+        id: set.id,
+        nodes: set.nodes.iter().map(Name::to_string).collect(),
+    }
+}
+
+/// All nodes of a cluster that run an announcer.
+pub fn members_to_wire(members: &[Member]) -> v1::Members {
+    let members = members.iter().map(|member| v1::members::Member {
+        node: member.node.to_string(),
+        endpoint: member.endpoint.clone(),
+    });
+    v1::Members {
+        members: members.collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

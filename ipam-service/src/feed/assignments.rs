@@ -1,0 +1,149 @@
+//! The node stream: what each announcer of a cluster is to announce, encoded once and shared.
+//!
+//! [`AssignmentFeed`] holds, per cluster, what was last published ([`book`]), as bytes that go to
+//! every announcer alike. A subscriber gets a snapshot of what differs from its own digests and then
+//! every change, without a gap or a repetition: both are taken under one lock.
+//!
+//! It decides nothing, and knows neither the engine nor a connection.
+
+mod book;
+mod frames;
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use pharos_proto::digest::Digests;
+use pharos_proto::v1;
+use tokio::sync::broadcast;
+
+use self::book::Book;
+use crate::state::announce::ClusterDelta;
+use crate::state::names::Name;
+
+/// An encoded `AssignmentUpdate`.
+pub type Frame = Bytes;
+
+/// Most live frames that a subscriber may be behind: a batch of the engine makes one or a few, so
+/// this is a quarter of a second of the fastest writer, and seconds of any usual one. The frames
+/// are shared, so a cluster holds at most 1024 x 64 KiB for its slowest subscriber, whatever the
+/// number of subscribers. Who is further behind is ended: its digests bring it up to date for less.
+const LIVE_FRAMES: usize = 1024;
+
+/// The assignments of all clusters, as they were last published. Clones share them.
+#[derive(Debug, Clone)]
+pub struct AssignmentFeed {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    store_id: String,
+    clusters: Mutex<HashMap<Name, Arc<Mutex<Channel>>>>,
+}
+
+/// One cluster: its book, and where changes of it go.
+#[derive(Debug)]
+struct Channel {
+    book: Book,
+    live: broadcast::Sender<Frame>,
+}
+
+/// Why a subscription ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Ended {
+    #[error("the subscriber fell behind; connect again, with digests")]
+    FellBehind,
+    #[error("the server is stopping")]
+    Stopped,
+}
+
+/// What one announcer still has to be sent.
+#[derive(Debug)]
+pub struct Subscription {
+    snapshot: VecDeque<Frame>,
+    live: broadcast::Receiver<Frame>,
+}
+
+impl AssignmentFeed {
+    /// A feed of a store, which starts with `everything` that is assigned.
+    pub fn new(store_id: String, everything: &BTreeMap<Name, ClusterDelta>) -> Self {
+        let feed = Self {
+            shared: Arc::new(Shared {
+                store_id,
+                clusters: Mutex::default(),
+            }),
+        };
+        feed.publish(everything);
+        feed
+    }
+
+    /// Takes in committed changes and hands them to the subscribers.
+    pub fn publish(&self, deltas: &BTreeMap<Name, ClusterDelta>) {
+        for (cluster, delta) in deltas {
+            let channel = self.channel(cluster);
+            let mut channel = lock(&channel);
+            for frame in channel.book.apply(delta) {
+                // An error means that nobody listens.
+                let _nobody = channel.live.send(frame);
+            }
+        }
+    }
+
+    /// Everything in which the cluster's assignments differ from what the subscriber has, and every
+    /// change from now on.
+    pub fn subscribe(&self, cluster: &Name, digests: &Digests) -> Subscription {
+        let channel = self.channel(cluster);
+        let mut channel = lock(&channel);
+        Subscription {
+            snapshot: channel.book.snapshot(digests).into(),
+            live: channel.live.subscribe(),
+        }
+    }
+
+    /// The same set once.
+    pub fn list(&self, cluster: &Name) -> v1::ListAssignmentsResponse {
+        let channel = lock(&self.shared.clusters).get(cluster).cloned();
+        match channel {
+            Some(channel) => lock(&channel).book.list(),
+            // Asking must not make a cluster known.
+            None => Book::new(self.shared.store_id.clone(), cluster).list(),
+        }
+    }
+
+    fn channel(&self, cluster: &Name) -> Arc<Mutex<Channel>> {
+        let mut clusters = lock(&self.shared.clusters);
+        let channel = clusters.entry(cluster.clone()).or_insert_with(|| {
+            let book = Book::new(self.shared.store_id.clone(), cluster);
+            Arc::new(Mutex::new(Channel {
+                book,
+                live: broadcast::Sender::new(LIVE_FRAMES),
+            }))
+        });
+        Arc::clone(channel)
+    }
+}
+
+impl Subscription {
+    /// The next frame. Cancel safe.
+    pub async fn next(&mut self) -> Result<Frame, Ended> {
+        if let Some(frame) = self.snapshot.pop_front() {
+            return Ok(frame);
+        }
+        self.live.recv().await.map_err(|error| match error {
+            broadcast::error::RecvError::Lagged(_) => Ended::FellBehind,
+            broadcast::error::RecvError::Closed => Ended::Stopped,
+        })
+    }
+}
+
+/// A panic while a book was being changed would have ended the writer, and with it the process; a
+/// reader that panics leaves the book whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,172 @@
+//! What was last published to the announcers of one cluster. Synchronous: changes go in, frames
+//! come out.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pharos_proto::digest::{BUCKETS, Digests, assignment_digest, bucket_of};
+use pharos_proto::v1;
+
+use super::{Frame, frames};
+use crate::api::convert_announce::{
+    assignment_to_wire, key_to_wire, members_to_wire, node_set_to_wire,
+};
+use crate::state::announce::{Assignment, AssignmentKey, ClusterDelta, NodeSet};
+use crate::state::names::Name;
+
+#[derive(Debug)]
+pub(super) struct Book {
+    store_id: String,
+    cluster: Name,
+    authoritative: bool,
+    members: v1::Members,
+    members_frame: Frame,
+    node_sets: BTreeMap<u64, (Arc<NodeSet>, Frame)>,
+    buckets: Vec<Bucket>,
+    digests: Digests,
+    /// Number of the last frame of changes.
+    position: u64,
+}
+
+#[derive(Debug, Default)]
+struct Bucket {
+    /// With the digest of each.
+    assignments: BTreeMap<AssignmentKey, (Arc<Assignment>, u64)>,
+    /// The whole bucket, once somebody has asked for it; none after a change.
+    frame: Option<Frame>,
+}
+
+impl Book {
+    /// A cluster of which nothing is known yet: nothing may be removed for its sake.
+    pub(super) fn new(store_id: String, cluster: &Name) -> Self {
+        Self {
+            store_id,
+            cluster: cluster.clone(),
+            authoritative: false,
+            members: v1::Members::default(),
+            members_frame: frames::members(v1::Members::default()),
+            node_sets: BTreeMap::new(),
+            buckets: std::iter::repeat_with(Bucket::default)
+                .take(BUCKETS)
+                .collect(),
+            digests: Digests::default(),
+            position: 0,
+        }
+    }
+
+    /// Takes in a change, and says what the subscribers have to be sent for it.
+    pub(super) fn apply(&mut self, delta: &ClusterDelta) -> Vec<Frame> {
+        let mut out = Vec::new();
+        if let Some(members) = &delta.members {
+            self.members = members_to_wire(members);
+            self.members_frame = frames::members(self.members.clone());
+            out.push(self.members_frame.clone());
+        }
+        for set in &delta.node_sets {
+            let frame = frames::node_set(node_set_to_wire(set));
+            self.node_sets
+                .insert(set.id, (Arc::clone(set), frame.clone()));
+            out.push(frame);
+        }
+        for key in &delta.removals {
+            self.remove(key);
+        }
+        let upserts = delta.upserts.iter();
+        let upserts = upserts.map(|assignment| self.upsert(assignment)).collect();
+        let removals = delta.removals.iter().map(key_to_wire).collect();
+        out.extend(frames::changes(&mut self.position, upserts, removals));
+        for id in &delta.unused_node_sets {
+            self.node_sets.remove(id);
+        }
+        if let Some(authoritative) = delta.authoritative
+            && authoritative != self.authoritative
+        {
+            self.authoritative = authoritative;
+            out.extend(self.resynchronisation());
+        }
+        out
+    }
+
+    /// Brings a client that has assignments with these digests up to date.
+    pub(super) fn snapshot(&mut self, digests: &Digests) -> Vec<Frame> {
+        let differing = self.digests.differing(digests);
+        self.synchronisation(differing)
+    }
+
+    /// All buckets again: what a client kept while nothing could be removed may lie in any of them.
+    fn resynchronisation(&mut self) -> Vec<Frame> {
+        self.synchronisation((0..BUCKETS).collect())
+    }
+
+    fn synchronisation(&mut self, buckets: Vec<usize>) -> Vec<Frame> {
+        let header = frames::header(&self.store_id, &self.cluster, self.authoritative);
+        let mut out = vec![header, self.members_frame.clone()];
+        out.extend(self.node_sets.values().map(|(_, frame)| frame.clone()));
+        for index in buckets {
+            out.push(self.buckets[index].frame(index));
+        }
+        out.push(frames::synced(self.position));
+        out
+    }
+
+    /// For people.
+    pub(super) fn list(&self) -> v1::ListAssignmentsResponse {
+        let assignments: BTreeMap<_, _> = self
+            .buckets
+            .iter()
+            .flat_map(|bucket| &bucket.assignments)
+            .map(|(key, (assignment, _))| (key, assignment))
+            .collect();
+        let sets = self.node_sets.values();
+        v1::ListAssignmentsResponse {
+            store_id: self.store_id.clone(),
+            authoritative: self.authoritative,
+            assignments: assignments
+                .into_values()
+                .map(|assignment| assignment_to_wire(assignment))
+                .collect(),
+            node_sets: sets.map(|(set, _)| node_set_to_wire(set)).collect(),
+            members: Some(self.members.clone()),
+        }
+    }
+
+    fn upsert(&mut self, assignment: &Arc<Assignment>) -> v1::Assignment {
+        let wire = assignment_to_wire(assignment);
+        let index = index_of(&assignment.key);
+        let digest = assignment_digest(&wire);
+        let bucket = &mut self.buckets[index];
+        let entry = (Arc::clone(assignment), digest);
+        let before = bucket.assignments.insert(assignment.key.clone(), entry);
+        bucket.frame = None;
+        if let Some((_, before)) = before {
+            self.digests.toggle(index, before);
+        }
+        self.digests.toggle(index, digest);
+        wire
+    }
+
+    fn remove(&mut self, key: &AssignmentKey) {
+        let index = index_of(key);
+        let bucket = &mut self.buckets[index];
+        if let Some((_, digest)) = bucket.assignments.remove(key) {
+            bucket.frame = None;
+            self.digests.toggle(index, digest);
+        }
+    }
+}
+
+impl Bucket {
+    fn frame(&mut self, index: usize) -> Frame {
+        let assignments = self.assignments.values();
+        let encode = || {
+            let wire = assignments.map(|(assignment, _)| assignment_to_wire(assignment));
+            frames::bucket(index, wire.collect())
+        };
+        self.frame.get_or_insert_with(encode).clone()
+    }
+}
+
+fn index_of(key: &AssignmentKey) -> usize {
+    let wire = key_to_wire(key);
+    bucket_of(&wire.address_space, &wire.address).expect("an address in canonical form parses")
+}
