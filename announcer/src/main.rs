@@ -1,1 +1,7 @@
-fn main() {}
+//! The announcer. What it does is told in the crate documentation of its library.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    pharos_process::main(announcer::run)
+}

@@ -1,0 +1,282 @@
+//! Follows the stream of ipam-service for ever, with whichever server answers.
+//!
+//! Losing the stream changes nothing: what was applied stays applied, here and on the disk. Each
+//! new stream begins with digests of what is there, so that only what differs is sent.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use pharos_process::Readiness;
+use pharos_proto::v1;
+use pharos_proto::v1::announcer_report::{Hello, Report};
+use pharos_proto::v1::announcer_service_client::AnnouncerServiceClient;
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::WatchStream;
+use tonic::Streaming;
+use tonic::transport::Endpoint;
+
+use crate::book::{Book, Difference, StreamError};
+use crate::engine::Command;
+use crate::metrics::Metrics;
+
+/// The first pause after a failure; it doubles with each further one.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+/// The longest pause. Each pause is a random part of its length, so that a thousand announcers do
+/// not come back at once.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long a server may take to accept the stream.
+const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A frame is at most 64 KiB unless one bucket is larger; this is a bucket of 100,000 addresses.
+const MAX_FRAME: usize = 16 << 20;
+
+/// The assignments, shared with the writer of the disk cache.
+#[derive(Debug, Clone)]
+pub struct SharedBook {
+    book: Arc<Mutex<Book>>,
+    /// Counts changes.
+    changed: watch::Sender<u64>,
+}
+
+impl SharedBook {
+    /// Begins with this.
+    pub fn new(book: Book) -> Self {
+        Self {
+            book: Arc::new(Mutex::new(book)),
+            changed: watch::Sender::new(0),
+        }
+    }
+
+    /// The book; the lock is held for a moment only.
+    pub fn lock(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes with each change.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    fn apply(&self, frame: v1::AssignmentUpdate) -> Result<Difference, StreamError> {
+        let difference = self.lock().apply(frame)?;
+        let nothing = difference.upserts.is_empty()
+            && difference.removals.is_empty()
+            && difference.members.is_none();
+        if !nothing {
+            self.changed.send_modify(|count| *count += 1);
+        }
+        Ok(difference)
+    }
+}
+
+/// Follows the stream.
+#[derive(Debug)]
+pub struct Follower {
+    pub servers: Vec<Endpoint>,
+    pub cluster: String,
+    pub node: String,
+    pub labels: BTreeMap<String, String>,
+    /// Where other announcers reach this one.
+    pub member_endpoint: watch::Receiver<SocketAddr>,
+    pub book: SharedBook,
+    pub engine: mpsc::Sender<Command>,
+    pub metrics: Metrics,
+    pub readiness: Readiness,
+    /// Set once something was synchronised.
+    pub synced: watch::Sender<bool>,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum FollowError {
+    #[error("cannot connect: {0}")]
+    Connect(#[from] tonic::transport::Error),
+    #[error("the server did not accept the stream in time")]
+    AcceptTimeout,
+    #[error("{} ({:?})", .0.message(), .0.code())]
+    Status(Box<tonic::Status>),
+    #[error("the server ended the stream")]
+    Ended,
+    #[error("not a valid stream: {0}")]
+    Invalid(#[from] StreamError),
+    #[error("this node is reached elsewhere now")]
+    Moved,
+    #[error("the engine has ended")]
+    NoEngine,
+}
+
+impl From<tonic::Status> for FollowError {
+    fn from(status: tonic::Status) -> Self {
+        Self::Status(Box::new(status))
+    }
+}
+
+impl Follower {
+    /// Follows until the engine ends.
+    pub async fn run(mut self) -> anyhow::Result<()> {
+        let mut failures = 0_u32;
+        for index in (0..self.servers.len()).cycle() {
+            let server = self.servers[index].clone();
+            let mut reached = false;
+            let outcome = self.follow(&server, &mut reached).await;
+            self.book.lock().disconnected();
+            self.metrics.stream_connected.set(0);
+            if reached {
+                failures = 0;
+            }
+            let pause = match outcome {
+                FollowError::NoEngine => return Ok(()),
+                FollowError::Moved => Duration::ZERO,
+                FollowError::Connect(_)
+                | FollowError::AcceptTimeout
+                | FollowError::Status(_)
+                | FollowError::Ended
+                | FollowError::Invalid(_) => pause(failures, rand::random()),
+            };
+            let reason = describe(&outcome);
+            tracing::warn!(
+                server = %server.uri(),
+                reason,
+                pause_ms = pause.as_millis(),
+                "not following ipam-service: what was assigned stays announced"
+            );
+            if self.book.lock().is_empty() {
+                let reason = format!("ipam-service not reached: {reason}");
+                self.readiness.not_ready("assignments", reason);
+            }
+            failures = failures.saturating_add(1);
+            tokio::time::sleep(pause).await;
+        }
+        anyhow::bail!("no server to follow")
+    }
+
+    /// Follows one server until that ends; says why.
+    async fn follow(&mut self, server: &Endpoint, reached: &mut bool) -> FollowError {
+        match self.follow_until_error(server, reached).await {
+            Ok(()) => FollowError::Ended,
+            Err(error) => error,
+        }
+    }
+
+    async fn follow_until_error(
+        &mut self,
+        server: &Endpoint,
+        reached: &mut bool,
+    ) -> Result<(), FollowError> {
+        let channel = server.connect().await?;
+        let mut client = AnnouncerServiceClient::new(channel).max_decoding_message_size(MAX_FRAME);
+        let (position, positions) = watch::channel(0);
+        let hello = self.hello();
+        let hello = futures::stream::once(std::future::ready(Report::Hello(hello)));
+        let applied = WatchStream::from_changes(positions).map(Report::AppliedPosition);
+        let reports = hello.chain(applied).map(|report| v1::AnnouncerReport {
+            report: Some(report),
+        });
+        let accepted = tokio::time::timeout(ACCEPT_TIMEOUT, client.announce(reports)).await;
+        let mut stream = accepted
+            .map_err(|_| FollowError::AcceptTimeout)??
+            .into_inner();
+        tracing::info!(server = %server.uri(), "following ipam-service");
+        loop {
+            let frame = self.next(&mut stream).await?;
+            self.metrics.updated();
+            let difference = self.book.apply(frame)?;
+            let (synced, reached_position) = (difference.synced, difference.position);
+            self.tell(Command::Assignments(difference)).await?;
+            if synced {
+                *reached = true;
+                self.on_synced().await?;
+            }
+            if let Some(reached_position) = reached_position {
+                position.send_replace(reached_position);
+            }
+        }
+    }
+
+    async fn next(
+        &mut self,
+        stream: &mut Streaming<v1::AssignmentUpdate>,
+    ) -> Result<v1::AssignmentUpdate, FollowError> {
+        tokio::select! {
+            frame = stream.message() => frame?.ok_or(FollowError::Ended),
+            moved = self.member_endpoint.changed() => match moved {
+                Ok(()) => Err(FollowError::Moved),
+                Err(_) => Err(FollowError::NoEngine),
+            },
+        }
+    }
+
+    async fn on_synced(&self) -> Result<(), FollowError> {
+        let addresses = self.book.lock().len();
+        tracing::info!(addresses, "in step with ipam-service");
+        self.metrics.stream_connected.set(1);
+        self.readiness.ready("assignments");
+        if !self.synced.send_replace(true) {
+            self.tell(Command::Ready).await?;
+        }
+        Ok(())
+    }
+
+    async fn tell(&self, command: Command) -> Result<(), FollowError> {
+        self.engine
+            .send(command)
+            .await
+            .map_err(|_| FollowError::NoEngine)
+    }
+
+    fn hello(&mut self) -> Hello {
+        let member_endpoint = self.member_endpoint.borrow_and_update().to_string();
+        let book = self.book.lock();
+        Hello {
+            cluster: self.cluster.clone(),
+            node: self.node.clone(),
+            labels: self.labels.clone().into_iter().collect(),
+            member_endpoint,
+            store_id: book.store_id().to_owned(),
+            digests: book
+                .digests()
+                .map(|digests| digests.to_wire())
+                .unwrap_or_default(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+        }
+    }
+}
+
+/// A random part of a length that doubles with each failure.
+fn pause(failures: u32, chance: f64) -> Duration {
+    let longest = FIRST_PAUSE
+        .saturating_mul(1 << failures.min(16))
+        .min(LONGEST_PAUSE);
+    longest.mul_f64(chance.clamp(0.0, 1.0))
+}
+
+/// The error with its causes: those of a transport say what happened.
+fn describe(error: &FollowError) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_half_a_minute_and_are_a_random_part_of_that() {
+        let seconds = |failures| pause(failures, 1.0).as_secs_f64();
+        assert_eq!([0, 1, 2, 8].map(seconds), [0.1, 0.2, 0.4, 25.6]);
+        assert_eq!(pause(9, 1.0), LONGEST_PAUSE);
+        assert_eq!(pause(u32::MAX, 1.0), LONGEST_PAUSE);
+        assert_eq!(pause(9, 0.5), LONGEST_PAUSE / 2);
+        assert_eq!(pause(9, 0.0), Duration::ZERO);
+    }
+}

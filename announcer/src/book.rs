@@ -1,0 +1,424 @@
+//! The assignments that a node has: what the stream told, and what follows from it.
+//!
+//! Pure. It applies the frames of the stream by the client rules of `announcer.proto`: nothing
+//! between `header` and `synced` takes effect before `synced`; a synchronisation is applied as a
+//! difference; while the server is not authoritative nothing is removed. Disconnecting changes
+//! nothing.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use pharos_proto::digest::{BUCKETS, Digests, assignment_digest, bucket_of};
+use pharos_proto::net::parse_address;
+use pharos_proto::v1;
+use pharos_proto::v1::assignment_update::{Bucket, Changes, Header, Update};
+
+use crate::election::{GroupId, NodeName, Wanted};
+
+#[cfg(test)]
+mod tests;
+
+/// An address in its address space.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    pub space: String,
+    pub address: IpAddr,
+}
+
+/// One address that is to be announced, with its candidates spelled out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assigned {
+    pub key: Key,
+    pub group: GroupId,
+    pub listed: Vec<NodeName>,
+    pub candidates: Arc<[NodeName]>,
+    /// `None`: not by layer 2.
+    pub wanted: Option<Wanted>,
+    /// `cluster/namespace/name` of who uses it.
+    pub owners: Vec<String>,
+}
+
+/// A node that runs an announcer.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Member {
+    pub node: String,
+    /// `address:port`.
+    pub endpoint: String,
+}
+
+/// What a frame changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Difference {
+    pub upserts: Vec<Assigned>,
+    pub removals: Vec<Key>,
+    /// The whole list, if it was told.
+    pub members: Option<Vec<Member>>,
+    /// The position that has been reached.
+    pub position: Option<u64>,
+    /// A synchronisation was completed.
+    pub synced: bool,
+}
+
+/// A stream that does not keep to the protocol; it is left and begun anew.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StreamError {
+    #[error("{0} before header")]
+    NoHeader(&'static str),
+    #[error("changes before synced")]
+    ChangesBeforeSynced,
+    #[error("bucket {0} does not exist")]
+    NoSuchBucket(u32),
+    #[error("the stream is for cluster {0:?}")]
+    OtherCluster(String),
+    #[error("an assignment without a usable address: {0:?}")]
+    BadAddress(String),
+    #[error("an empty frame")]
+    Empty,
+}
+
+/// Everything that is kept, in the form in which it was told. This is what the disk has too.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Contents {
+    pub store_id: String,
+    pub assignments: Vec<v1::Assignment>,
+    pub node_sets: Vec<v1::NodeSet>,
+    pub members: Vec<Member>,
+}
+
+/// The assignments of a cluster.
+#[derive(Debug)]
+pub struct Book {
+    cluster: String,
+    store_id: String,
+    buckets: Vec<BTreeMap<Key, v1::Assignment>>,
+    node_sets: HashMap<u64, Arc<[NodeName]>>,
+    members: Vec<Member>,
+    sync: Sync,
+}
+
+#[derive(Debug)]
+enum Sync {
+    /// No header yet.
+    Waiting,
+    /// Between header and synced.
+    Collecting {
+        header: Header,
+        buckets: BTreeMap<usize, BTreeMap<Key, v1::Assignment>>,
+        members: Option<Vec<Member>>,
+    },
+    /// After synced.
+    Live { authoritative: bool },
+}
+
+impl Book {
+    /// Knows nothing.
+    pub fn new(cluster: &str) -> Self {
+        Self {
+            cluster: cluster.to_owned(),
+            store_id: String::new(),
+            buckets: vec![BTreeMap::new(); BUCKETS],
+            node_sets: HashMap::new(),
+            members: Vec::new(),
+            sync: Sync::Waiting,
+        }
+    }
+
+    /// Knows what was kept. Assignments that cannot be read are left out, so that the digests of
+    /// their buckets differ and the server sends them again.
+    pub fn restore(cluster: &str, contents: Contents) -> Self {
+        let mut book = Self::new(cluster);
+        book.store_id = contents.store_id;
+        book.members = contents.members;
+        for set in contents.node_sets {
+            book.add_node_set(set);
+        }
+        for assignment in contents.assignments {
+            if let Ok((bucket, key)) = place(&assignment) {
+                book.buckets[bucket].insert(key, assignment);
+            }
+        }
+        book
+    }
+
+    /// Everything, to be kept.
+    pub fn contents(&self) -> Contents {
+        let mut node_sets: Vec<v1::NodeSet> = self
+            .node_sets
+            .iter()
+            .map(|(id, nodes)| v1::NodeSet {
+                id: *id,
+                nodes: nodes.iter().map(ToString::to_string).collect(),
+            })
+            .collect();
+        node_sets.sort_by_key(|set| set.id);
+        Contents {
+            store_id: self.store_id.clone(),
+            assignments: self
+                .buckets
+                .iter()
+                .flat_map(|bucket| bucket.values().cloned())
+                .collect(),
+            node_sets,
+            members: self.members.clone(),
+        }
+    }
+
+    /// The store that the assignments are from; empty if none.
+    pub fn store_id(&self) -> &str {
+        &self.store_id
+    }
+
+    /// The members as last told.
+    pub fn members(&self) -> &[Member] {
+        &self.members
+    }
+
+    /// How many addresses there are.
+    pub fn len(&self) -> usize {
+        self.buckets.iter().map(BTreeMap::len).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Everything that is to be announced.
+    pub fn assigned(&self) -> Vec<Assigned> {
+        let all = self.buckets.iter().flatten();
+        all.map(|(key, assignment)| self.resolve(key, assignment))
+            .collect()
+    }
+
+    /// Digests of everything; `None` if there is nothing.
+    pub fn digests(&self) -> Option<Digests> {
+        if self.is_empty() {
+            return None;
+        }
+        let mut digests = Digests::default();
+        for (index, bucket) in self.buckets.iter().enumerate() {
+            for assignment in bucket.values() {
+                digests.toggle(index, assignment_digest(assignment));
+            }
+        }
+        Some(digests)
+    }
+
+    /// The stream ended, or a new one begins: what was not complete is dropped, nothing else.
+    pub fn disconnected(&mut self) {
+        self.sync = Sync::Waiting;
+    }
+
+    /// Takes in a frame.
+    pub fn apply(&mut self, frame: v1::AssignmentUpdate) -> Result<Difference, StreamError> {
+        match frame.update.ok_or(StreamError::Empty)? {
+            Update::Header(header) => self.on_header(header),
+            Update::Members(members) => self.on_members(members),
+            Update::NodeSet(set) => {
+                // A set says nothing by itself: it may be known before `synced`.
+                self.add_node_set(set);
+                Ok(Difference::default())
+            }
+            Update::Bucket(bucket) => self.on_bucket(bucket),
+            Update::Synced(synced) => self.on_synced(synced.position),
+            Update::Changes(changes) => self.on_changes(changes),
+        }
+    }
+
+    fn on_header(&mut self, header: Header) -> Result<Difference, StreamError> {
+        if header.cluster != self.cluster {
+            return Err(StreamError::OtherCluster(header.cluster));
+        }
+        self.sync = Sync::Collecting {
+            header,
+            buckets: BTreeMap::new(),
+            members: None,
+        };
+        Ok(Difference::default())
+    }
+
+    fn on_members(&mut self, told: v1::Members) -> Result<Difference, StreamError> {
+        let told: Vec<Member> = told
+            .members
+            .into_iter()
+            .map(|member| Member {
+                node: member.node,
+                endpoint: member.endpoint,
+            })
+            .collect();
+        match &mut self.sync {
+            Sync::Waiting => Err(StreamError::NoHeader("members")),
+            Sync::Collecting { members, .. } => {
+                *members = Some(told);
+                Ok(Difference::default())
+            }
+            Sync::Live { authoritative } => {
+                let authoritative = *authoritative;
+                Ok(Difference {
+                    members: Some(self.take_members(told, authoritative)),
+                    ..Difference::default()
+                })
+            }
+        }
+    }
+
+    /// A server that does not know everything yet may not know every member either.
+    fn take_members(&mut self, mut told: Vec<Member>, authoritative: bool) -> Vec<Member> {
+        if !authoritative {
+            let named: BTreeSet<String> = told.iter().map(|member| member.node.clone()).collect();
+            let kept = self
+                .members
+                .iter()
+                .filter(|member| !named.contains(&member.node));
+            told.extend(kept.cloned());
+        }
+        self.members.clone_from(&told);
+        told
+    }
+
+    fn on_bucket(&mut self, bucket: Bucket) -> Result<Difference, StreamError> {
+        let Sync::Collecting { buckets, .. } = &mut self.sync else {
+            return Err(StreamError::NoHeader("bucket"));
+        };
+        let index = usize::try_from(bucket.index)
+            .ok()
+            .filter(|index| *index < BUCKETS)
+            .ok_or(StreamError::NoSuchBucket(bucket.index))?;
+        let mut contents = BTreeMap::new();
+        for assignment in bucket.assignments {
+            let (_, key) = place(&assignment)?;
+            contents.insert(key, assignment);
+        }
+        buckets.insert(index, contents);
+        Ok(Difference::default())
+    }
+
+    fn on_synced(&mut self, position: u64) -> Result<Difference, StreamError> {
+        let (header, buckets, members) = match std::mem::replace(&mut self.sync, Sync::Waiting) {
+            Sync::Collecting {
+                header,
+                buckets,
+                members,
+            } => (header, buckets, members),
+            Sync::Waiting | Sync::Live { .. } => return Err(StreamError::NoHeader("synced")),
+        };
+        let authoritative = header.authoritative;
+        let mut difference = Difference {
+            position: Some(position),
+            synced: true,
+            ..Difference::default()
+        };
+        for (index, told) in buckets {
+            self.replace_bucket(index, told, authoritative, &mut difference);
+        }
+        self.store_id = header.store_id;
+        self.sync = Sync::Live { authoritative };
+        difference.members = members.map(|told| self.take_members(told, authoritative));
+        self.drop_unused_node_sets();
+        Ok(difference)
+    }
+
+    fn replace_bucket(
+        &mut self,
+        index: usize,
+        mut told: BTreeMap<Key, v1::Assignment>,
+        authoritative: bool,
+        difference: &mut Difference,
+    ) {
+        let before = std::mem::take(&mut self.buckets[index]);
+        for (key, assignment) in &told {
+            if before.get(key) != Some(assignment) {
+                difference.upserts.push(self.resolve(key, assignment));
+            }
+        }
+        for (key, assignment) in before {
+            if told.contains_key(&key) {
+                continue;
+            }
+            if authoritative {
+                difference.removals.push(key);
+            } else {
+                told.insert(key, assignment);
+            }
+        }
+        self.buckets[index] = told;
+    }
+
+    fn on_changes(&mut self, changes: Changes) -> Result<Difference, StreamError> {
+        let authoritative = match &self.sync {
+            Sync::Live { authoritative } => *authoritative,
+            Sync::Collecting { .. } => return Err(StreamError::ChangesBeforeSynced),
+            Sync::Waiting => return Err(StreamError::NoHeader("changes")),
+        };
+        let mut difference = Difference {
+            position: Some(changes.position),
+            ..Difference::default()
+        };
+        for assignment in changes.upserts {
+            let (bucket, key) = place(&assignment)?;
+            difference.upserts.push(self.resolve(&key, &assignment));
+            self.buckets[bucket].insert(key, assignment);
+        }
+        for removal in changes.removals {
+            let (bucket, key) = place_key(&removal.address_space, &removal.address)?;
+            if authoritative && self.buckets[bucket].remove(&key).is_some() {
+                difference.removals.push(key);
+            }
+        }
+        Ok(difference)
+    }
+
+    fn add_node_set(&mut self, set: v1::NodeSet) {
+        let nodes = set.nodes.iter().map(|node| NodeName::from(node.as_str()));
+        self.node_sets.insert(set.id, nodes.collect());
+    }
+
+    /// Sets are few and named by their content; those that nothing refers to go at a sync.
+    fn drop_unused_node_sets(&mut self) {
+        let used: BTreeSet<u64> = self
+            .buckets
+            .iter()
+            .flat_map(|bucket| bucket.values().map(|assignment| assignment.candidates))
+            .collect();
+        self.node_sets.retain(|id, _| used.contains(id));
+    }
+
+    fn resolve(&self, key: &Key, assignment: &v1::Assignment) -> Assigned {
+        let listed: Vec<NodeName> = assignment
+            .nodes
+            .iter()
+            .map(|node| NodeName::from(node.as_str()))
+            .collect();
+        let candidates = self.node_sets.get(&assignment.candidates).cloned();
+        Assigned {
+            key: key.clone(),
+            group: GroupId(assignment.group),
+            candidates: candidates.unwrap_or_else(|| listed.as_slice().into()),
+            listed,
+            wanted: assignment.l2.as_ref().map(|l2| {
+                if l2.interfaces.is_empty() {
+                    Wanted::Any
+                } else {
+                    Wanted::Named(l2.interfaces.iter().cloned().collect())
+                }
+            }),
+            owners: assignment.owners.clone(),
+        }
+    }
+}
+
+fn place(assignment: &v1::Assignment) -> Result<(usize, Key), StreamError> {
+    place_key(&assignment.address_space, &assignment.address)
+}
+
+fn place_key(space: &str, address: &str) -> Result<(usize, Key), StreamError> {
+    let bad = || StreamError::BadAddress(address.chars().take(64).collect());
+    let parsed = parse_address(address).map_err(|_| bad())?;
+    let bucket = bucket_of(space, address).map_err(|_| bad())?;
+    let key = Key {
+        space: space.to_owned(),
+        address: parsed,
+    };
+    Ok((bucket, key))
+}

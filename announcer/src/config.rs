@@ -1,0 +1,351 @@
+//! Flags, and what they mean. Every mistake is one clear line, and exit code 2.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use pharos_process::{Flags, LogOptions, UsageError};
+use tonic::transport::{Endpoint, Uri};
+
+use crate::links::InterfaceRules;
+use crate::members::seal::Seal;
+
+/// Port of the membership protocol where none is given.
+const MEMBERS_PORT: u16 = 7946;
+/// A Kubernetes node name is at most this long (RFC 1123 subdomain).
+const MAX_NAME: usize = 253;
+
+/// Announces the addresses that this node owns: answers ARP for them, and watches the other nodes.
+#[derive(Debug, Clone, clap::Parser)]
+#[command(name = "announcer", version)]
+pub struct Args {
+    /// ipam-service to follow, as http://HOST:PORT; repeatable (environment: comma-separated)
+    #[arg(
+        long,
+        env = "PHAROS_IPAM",
+        value_name = "URL",
+        value_delimiter = ',',
+        default_value = "http://127.0.0.1:7471"
+    )]
+    pub ipam: Vec<String>,
+    /// Cluster that this node belongs to
+    #[arg(long, env = "PHAROS_CLUSTER", default_value = "default")]
+    pub cluster: String,
+    /// Name of this node; for Kubernetes that of its Node [default: the host name]
+    #[arg(long, env = "PHAROS_NODE")]
+    pub node: Option<String>,
+    /// Directory in which the last assignments are kept
+    #[arg(long, env = "PHAROS_STATE_DIR", default_value = "/var/lib/pharos")]
+    pub state_dir: PathBuf,
+    /// Address of the admin listener: /metrics, /healthz, /readyz
+    #[arg(long, env = "PHAROS_ADMIN", default_value = "127.0.0.1:7473")]
+    pub admin: SocketAddr,
+    /// Interfaces that may answer, as a regular expression for the whole name; repeatable
+    /// [default: all but those that MetalLB excludes, among them lo and ^veth.*]
+    #[arg(
+        long,
+        env = "PHAROS_INTERFACE",
+        value_name = "REGEX",
+        value_delimiter = ','
+    )]
+    pub interface: Vec<String>,
+    /// Address (UDP) on which other announcers reach this one
+    #[arg(long, env = "PHAROS_MEMBERS_LISTEN", default_value = "0.0.0.0:7946")]
+    pub members_listen: SocketAddr,
+    /// Other announcers to begin with, as HOST or HOST:PORT; repeatable. Others are learnt from
+    /// the stream
+    #[arg(
+        long,
+        env = "PHAROS_MEMBERS_JOIN",
+        value_name = "ADDR",
+        value_delimiter = ','
+    )]
+    pub members_join: Vec<String>,
+    /// File with a 32-byte key in base64 per line: the first encrypts, all decrypt [default:
+    /// datagrams in the clear, with a warning]
+    #[arg(long, env = "PHAROS_MEMBERS_KEY_FILE", value_name = "FILE")]
+    pub members_key_file: Option<PathBuf>,
+    /// Address that other announcers are told [default: --members-listen if it names one, else
+    /// the address from which ipam-service is reached, else the first of an interface that may
+    /// answer]
+    #[arg(long, env = "PHAROS_MEMBERS_ADVERTISE", value_name = "ADDR:PORT")]
+    pub members_advertise: Option<SocketAddr>,
+    /// Label of this node, for nodes that no Kubernetes labels; repeatable
+    #[arg(
+        long,
+        env = "PHAROS_LABEL",
+        value_name = "KEY=VALUE",
+        value_delimiter = ','
+    )]
+    pub label: Vec<String>,
+    /// Seconds after a start, or after an interface came back, in which this node takes no address
+    /// back from a living owner
+    #[arg(
+        long,
+        env = "PHAROS_HOLD_DOWN",
+        value_name = "SECONDS",
+        default_value = "5"
+    )]
+    pub hold_down: f64,
+    /// Seconds after which assignments kept before a reboot are acted on without ipam-service; 0 on
+    /// hosts that forward without Kubernetes
+    #[arg(
+        long,
+        env = "PHAROS_ANNOUNCE_AFTER_BOOT",
+        value_name = "SECONDS",
+        default_value = "30"
+    )]
+    pub announce_after_boot: f64,
+    #[command(flatten)]
+    pub log: LogOptions,
+}
+
+impl Flags for Args {
+    fn log_options(&self) -> &LogOptions {
+        &self.log
+    }
+}
+
+/// What the flags mean.
+#[derive(Debug)]
+pub struct Config {
+    pub ipam: Vec<Endpoint>,
+    pub cluster: String,
+    pub node: String,
+    pub state_dir: PathBuf,
+    pub admin: SocketAddr,
+    pub interfaces: InterfaceRules,
+    pub members_listen: SocketAddr,
+    /// `HOST:PORT` each.
+    pub members_join: Vec<String>,
+    pub seal: Seal,
+    pub members_advertise: Option<SocketAddr>,
+    pub labels: BTreeMap<String, String>,
+    pub hold_down: Duration,
+    pub announce_after_boot: Duration,
+}
+
+impl Config {
+    /// Checks the flags.
+    pub fn from_args(args: Args) -> Result<Self, UsageError> {
+        let Args {
+            ipam,
+            cluster,
+            node,
+            state_dir,
+            admin,
+            interface,
+            members_listen,
+            members_join,
+            members_key_file,
+            members_advertise,
+            label,
+            hold_down,
+            announce_after_boot,
+            log: _,
+        } = args;
+        let cluster = name("--cluster", cluster)?;
+        let seal = match members_key_file {
+            Some(path) => Seal::from_file(&cluster, &path)
+                .map_err(|error| UsageError(format!("--members-key-file: {error}")))?,
+            None => Seal::plaintext(&cluster),
+        };
+        let advertises_nothing = members_advertise
+            .is_some_and(|address| address.ip().is_unspecified() || address.port() == 0);
+        if advertises_nothing {
+            return Err(UsageError(
+                "--members-advertise: must name an address and a port".to_owned(),
+            ));
+        }
+        Ok(Self {
+            ipam: ipam
+                .iter()
+                .map(|url| endpoint(url))
+                .collect::<Result<_, _>>()?,
+            node: match node {
+                Some(node) => name("--node", node)?,
+                None => host_name()?,
+            },
+            cluster,
+            state_dir,
+            admin,
+            interfaces: InterfaceRules::new(&interface)
+                .map_err(|error| UsageError(format!("--interface: {}", one_line(&error))))?,
+            members_listen,
+            members_join: members_join
+                .iter()
+                .map(|text| join(text))
+                .collect::<Result<_, _>>()?,
+            seal,
+            members_advertise,
+            labels: label
+                .iter()
+                .map(|text| parse_label(text))
+                .collect::<Result<_, _>>()?,
+            hold_down: seconds("--hold-down", hold_down)?,
+            announce_after_boot: seconds("--announce-after-boot", announce_after_boot)?,
+        })
+    }
+}
+
+fn name(flag: &str, text: String) -> Result<String, UsageError> {
+    let bad = text.is_empty()
+        || text.len() > MAX_NAME
+        || text.chars().any(|c| c.is_control() || c.is_whitespace());
+    if bad {
+        return Err(UsageError(format!(
+            "{flag}: must be 1 to {MAX_NAME} characters without spaces"
+        )));
+    }
+    Ok(text)
+}
+
+fn host_name() -> Result<String, UsageError> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/hostname")
+        .map_err(|error| UsageError(format!("--node: cannot read the host name: {error}")))?;
+    name("--node", text.trim().to_owned())
+}
+
+fn endpoint(url: &str) -> Result<Endpoint, UsageError> {
+    let bad = |why: &str| UsageError(format!("--ipam {url:?}: {why}"));
+    let uri: Uri = url.parse().map_err(|_| bad("not a URL"))?;
+    match uri.scheme_str() {
+        Some("http") => {}
+        Some("https") => return Err(bad("TLS is not supported by this version: use http")),
+        _ => return Err(bad("must begin with http://")),
+    }
+    if uri.host().is_none_or(str::is_empty) {
+        return Err(bad("has no host"));
+    }
+    Ok(Endpoint::from(uri)
+        .connect_timeout(Duration::from_secs(3))
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(5))
+        .keep_alive_timeout(Duration::from_secs(5))
+        .keep_alive_while_idle(true))
+}
+
+fn join(text: &str) -> Result<String, UsageError> {
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return Ok(address.to_string());
+    }
+    if let Ok(ip) = text.parse::<std::net::IpAddr>() {
+        return Ok(SocketAddr::new(ip, MEMBERS_PORT).to_string());
+    }
+    let bad = || {
+        UsageError(format!(
+            "--members-join {text:?}: must be HOST or HOST:PORT"
+        ))
+    };
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) => (host, port.parse::<u16>().map_err(|_| bad())?),
+        None => (text, MEMBERS_PORT),
+    };
+    let odd = |c: char| !(c.is_ascii_alphanumeric() || c == '.' || c == '-' || c == '_');
+    if host.is_empty() || port == 0 || host.chars().any(odd) {
+        return Err(bad());
+    }
+    Ok(format!("{host}:{port}"))
+}
+
+fn parse_label(text: &str) -> Result<(String, String), UsageError> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        Some(_) | None => Err(UsageError(format!("--label {text:?}: must be KEY=VALUE"))),
+    }
+}
+
+fn seconds(flag: &str, value: f64) -> Result<Duration, UsageError> {
+    Duration::try_from_secs_f64(value)
+        .ok()
+        .filter(|duration| *duration <= Duration::from_secs(86_400))
+        .ok_or_else(|| UsageError(format!("{flag} {value}: must be 0 to 86400 seconds")))
+}
+
+/// The last line says what is wrong; those before draw where.
+fn one_line(error: &regex::Error) -> String {
+    let text = error.to_string();
+    text.lines()
+        .next_back()
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    fn config(flags: &[&str]) -> Result<Config, String> {
+        let args = Args::try_parse_from(std::iter::once(&"announcer").chain(flags))
+            .map_err(|error| error.to_string())?;
+        Config::from_args(args).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn the_defaults_are_those_that_are_documented() {
+        let config = config(&["--node", "a"]).expect("valid");
+        assert_eq!(config.ipam[0].uri(), "http://127.0.0.1:7471/");
+        assert_eq!(config.cluster, "default");
+        assert_eq!(config.state_dir, PathBuf::from("/var/lib/pharos"));
+        assert_eq!(config.admin, SocketAddr::from(([127, 0, 0, 1], 7473)));
+        assert_eq!(
+            config.members_listen,
+            SocketAddr::from(([0, 0, 0, 0], 7946))
+        );
+        assert_eq!(config.hold_down, Duration::from_secs(5));
+        assert!(!config.seal.has_keys());
+    }
+
+    #[test]
+    fn the_host_name_is_the_default_node() {
+        assert!(!config(&[]).expect("valid").node.is_empty());
+    }
+
+    #[test]
+    fn values_are_read() {
+        let flags = [
+            "--ipam=http://a:1",
+            "--ipam=http://b:2",
+            "--members-join=192.0.2.1",
+            "--members-join=node-b:7000",
+            "--label=rack=1=2",
+            "--hold-down=0.5",
+        ];
+        let config = config(&flags).expect("valid");
+        assert_eq!(config.ipam.len(), 2);
+        assert_eq!(config.members_join, ["192.0.2.1:7946", "node-b:7000"]);
+        assert_eq!(config.labels["rack"], "1=2");
+        assert_eq!(config.hold_down, Duration::from_millis(500));
+    }
+
+    #[test]
+    fn every_mistake_is_one_line_that_names_its_flag() {
+        let cases = [
+            "--ipam=https://a:1",
+            "--ipam=a:1",
+            "--ipam=http://",
+            "--node=",
+            "--node=a b",
+            "--cluster=",
+            "--interface=(",
+            "--members-join=a b",
+            "--members-join=a:99999",
+            "--members-key-file=/nonexistent",
+            "--members-advertise=0.0.0.0:7946",
+            "--label==x",
+            "--label=x",
+            "--hold-down=-1",
+            "--announce-after-boot=NaN",
+        ];
+        for case in cases {
+            let flag = case.split('=').next().unwrap_or_default();
+            let error = config(&[case]).expect_err(case);
+            assert!(error.contains(flag), "{case}: {error}");
+            assert_eq!(error.lines().count(), 1, "{case}: {error}");
+        }
+    }
+}

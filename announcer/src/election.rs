@@ -1,0 +1,505 @@
+//! Who owns a group of addresses, as one node sees it.
+//!
+//! Pure: it knows the order in which nodes are wanted for a group, what is known of each node,
+//! and which node claims what; it says what this node should do. How a living owner hands over is
+//! [`crate::handover`]; who lives is [`crate::members`].
+//!
+//! No node's choice for one group depends on another group, so nodes with different views disagree
+//! as little as possible.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pharos_proto::digest::rendezvous_rank;
+
+#[cfg(test)]
+mod tests;
+
+/// How long it is believed that a node got a group by handover, without hearing it from that node.
+/// Several times as long as a lost report takes to be repeated.
+const TESTIMONY_LIFETIME: Duration = Duration::from_secs(2);
+
+/// Name of a node of the cluster.
+pub type NodeName = Arc<str>;
+
+/// Addresses that one node owns together: the id of their oldest allocation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct GroupId(pub u64);
+
+/// The how-manieth ownership of a group this is. Each new owner takes a higher number than any
+/// that it has heard of, so of two nodes that both believe to own a group the higher one is right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Claim(pub u64);
+
+impl Claim {
+    /// The number after this one.
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+/// The interfaces on which a group may be answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// Every interface that the announcer may use.
+    Any,
+    /// These, by exact name.
+    Named(BTreeSet<String>),
+}
+
+impl Wanted {
+    /// Whether an interface of this name is wanted.
+    pub fn includes(&self, interface: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Named(names) => names.contains(interface),
+        }
+    }
+
+    /// Both together: sharers of a group each bring their own (MetalLB ors them as well).
+    pub fn union(&self, other: &Self) -> Self {
+        match (self, other) {
+            (Self::Any, Self::Any | Self::Named(_)) | (Self::Named(_), Self::Any) => Self::Any,
+            (Self::Named(a), Self::Named(b)) => Self::Named(a.union(b).cloned().collect()),
+        }
+    }
+}
+
+/// Which nodes may own a group, in the order in which they are wanted: first the list, then the
+/// other candidates by rendezvous hash.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidacy {
+    pub id: GroupId,
+    /// Streamed by ipam-service: sticky and balanced.
+    pub listed: Vec<NodeName>,
+    /// Every node that may own the group.
+    pub candidates: Arc<[NodeName]>,
+    /// Where the group may be answered.
+    pub wanted: Wanted,
+}
+
+impl Candidacy {
+    /// Whether a node may own the group at all.
+    pub fn includes(&self, node: &str) -> bool {
+        self.listed.iter().any(|listed| &**listed == node)
+            || self.candidates.iter().any(|candidate| &**candidate == node)
+    }
+
+    /// The first node, in order, that is accepted.
+    pub fn first(&self, accept: impl Fn(&NodeName) -> bool) -> Option<&NodeName> {
+        let listed = self.listed.iter().find(|node| accept(node));
+        listed.or_else(|| {
+            self.candidates
+                .iter()
+                .filter(|node| accept(node))
+                .min_by_key(|node| self.rank(node))
+        })
+    }
+
+    /// How many accepted nodes come before `node`.
+    pub fn ahead_of(&self, node: &str, accept: impl Fn(&NodeName) -> bool) -> usize {
+        if let Some(position) = self.listed.iter().position(|listed| &**listed == node) {
+            return self.listed[..position]
+                .iter()
+                .filter(|other| accept(other))
+                .count();
+        }
+        let own = self.rank(node);
+        let unlisted = self
+            .candidates
+            .iter()
+            .filter(|other| !self.listed.contains(other));
+        let listed = self.listed.iter().filter(|other| accept(other)).count();
+        let by_hash = unlisted.filter(|other| accept(other) && self.rank(other) < own);
+        listed + by_hash.count()
+    }
+
+    /// Whether `a` is wanted more than `b`. Nodes that are no candidates come last, by hash.
+    pub fn prefers(&self, a: &str, b: &str) -> bool {
+        self.rank(a) < self.rank(b)
+    }
+
+    fn rank(&self, node: &str) -> (usize, bool, [u8; 32]) {
+        match self.listed.iter().position(|listed| &**listed == node) {
+            Some(position) => (position, false, [0; 32]),
+            None => {
+                let outsider = !self.candidates.iter().any(|name| &**name == node);
+                (
+                    self.listed.len(),
+                    outsider,
+                    rendezvous_rank(self.id.0, node),
+                )
+            }
+        }
+    }
+}
+
+/// What a node says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// It has assignments that it may act on.
+    pub ready: bool,
+    /// It came (back) a moment ago and takes nothing back from a living owner yet.
+    pub hold_down: bool,
+    /// It is about to stop.
+    pub draining: bool,
+    /// Names of its usable interfaces.
+    pub interfaces: BTreeSet<String>,
+}
+
+impl Condition {
+    fn can_serve(&self, wanted: &Wanted) -> bool {
+        let usable = self.interfaces.iter().any(|name| wanted.includes(name));
+        self.ready && !self.draining && usable
+    }
+}
+
+/// What is known of another node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// Named by the stream or the disk, and neither heard of nor found dead by this process yet.
+    Presumed,
+    /// Lives, and has not said anything about itself yet.
+    Silent,
+    /// Lives, and said this. The condition is `None` if it was asked for long enough in vain.
+    Known(Option<Condition>),
+    /// Found dead.
+    Dead,
+}
+
+impl Standing {
+    fn lives(&self) -> bool {
+        match self {
+            Self::Presumed | Self::Silent | Self::Known(_) => true,
+            Self::Dead => false,
+        }
+    }
+
+    /// Whether its claims are known, as far as they ever will be.
+    fn is_settled(&self) -> bool {
+        match self {
+            Self::Known(_) | Self::Dead => true,
+            Self::Presumed | Self::Silent => false,
+        }
+    }
+
+    /// Whether an unowned group is this node's to take before anyone after it.
+    fn may_take(&self, wanted: &Wanted) -> bool {
+        match self {
+            Self::Presumed | Self::Silent | Self::Known(None) => true,
+            Self::Known(Some(condition)) => condition.can_serve(wanted),
+            Self::Dead => false,
+        }
+    }
+
+    /// Whether a living owner may hand a group to this node.
+    fn may_receive(&self, wanted: &Wanted, although_held_down: bool) -> bool {
+        match self {
+            Self::Known(Some(condition)) => {
+                condition.can_serve(wanted) && (although_held_down || !condition.hold_down)
+            }
+            Self::Presumed | Self::Silent | Self::Known(None) | Self::Dead => false,
+        }
+    }
+}
+
+/// What a node says about who owns a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Statement {
+    pub group: GroupId,
+    /// `None`: the node itself. It names another one when it has handed the group to that one and
+    /// has not heard from it yet: so nobody believes the group unowned in between.
+    pub holder: Option<NodeName>,
+    /// `None`: given up.
+    pub claim: Option<Claim>,
+}
+
+/// What another node said about who owns a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Testimony {
+    holder: NodeName,
+    claim: Claim,
+    until: Instant,
+}
+
+/// Everything one node knows about the cluster.
+#[derive(Debug, Clone)]
+pub struct Roster {
+    /// The node itself.
+    pub me: NodeName,
+    /// What it says about itself.
+    pub own: Condition,
+    /// Whether the network has carried anything from another node since this process started.
+    pub reached_anyone: bool,
+    others: BTreeMap<NodeName, Standing>,
+    claims: BTreeMap<(GroupId, NodeName), Claim>,
+    testimonies: BTreeMap<GroupId, Testimony>,
+    peaks: BTreeMap<GroupId, Claim>,
+}
+
+/// What a node should do about one group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Nobody owns it and it is this node's: take it.
+    Take,
+    /// Nobody owns it; so many nodes come before this one and get their time first.
+    Queue(usize),
+    /// Go on owning it.
+    Keep,
+    /// Own it until this node has it.
+    HandTo(NodeName),
+    /// This node owns it by a stronger claim: stop.
+    Yield(NodeName),
+    /// Somebody else's business, for this reason.
+    Leave(Leave),
+}
+
+/// Why a node does not take a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Leave {
+    /// A living node owns it.
+    Owned,
+    /// This node is no candidate.
+    NotCandidate,
+    /// This node has no usable interface, is draining, or may not act on what it knows yet.
+    Unfit,
+    /// A living node has not told yet what it owns.
+    Asking,
+    /// This node has reached nobody since it started, and is not the first that is wanted.
+    Isolated,
+}
+
+impl Roster {
+    /// A roster that knows only of this node.
+    pub fn new(me: NodeName, own: Condition) -> Self {
+        Self {
+            me,
+            own,
+            reached_anyone: false,
+            others: BTreeMap::new(),
+            claims: BTreeMap::new(),
+            testimonies: BTreeMap::new(),
+            peaks: BTreeMap::new(),
+        }
+    }
+
+    /// What is known of another node; `None` if it was never named.
+    pub fn standing(&self, node: &str) -> Option<&Standing> {
+        self.others.get(node)
+    }
+
+    /// All other nodes.
+    pub fn others(&self) -> impl Iterator<Item = (&NodeName, &Standing)> {
+        self.others.iter()
+    }
+
+    /// Notes what is known of another node. Its claims stay: a dead owner's number must be beaten.
+    pub fn set_standing(&mut self, node: NodeName, standing: Standing) {
+        if node != self.me {
+            self.others.insert(node, standing);
+        }
+    }
+
+    /// Forgets a node that is no longer a member.
+    pub fn forget(&mut self, node: &str) {
+        self.others.remove(node);
+        self.claims.retain(|(_, claimant), _| &**claimant != node);
+    }
+
+    /// Notes a claim of any node, or with `None` that it has given it up.
+    pub fn set_claim(&mut self, group: GroupId, node: NodeName, claim: Option<Claim>) {
+        match claim {
+            Some(claim) => {
+                self.raise_peak(group, claim);
+                self.claims.insert((group, node), claim);
+            }
+            None => {
+                let told_otherwise = |testimony: &Testimony| testimony.holder == node;
+                if self.testimonies.get(&group).is_some_and(told_otherwise) {
+                    self.testimonies.remove(&group);
+                }
+                self.claims.remove(&(group, node));
+            }
+        }
+    }
+
+    /// Notes that a node is said to own a group; gives until when that is believed.
+    pub fn testify(
+        &mut self,
+        group: GroupId,
+        holder: NodeName,
+        claim: Claim,
+        now: Instant,
+    ) -> Option<Instant> {
+        let known = self
+            .testimonies
+            .get(&group)
+            .map(|testimony| testimony.claim);
+        if holder == self.me || known.is_some_and(|known| known >= claim) {
+            return None;
+        }
+        self.raise_peak(group, claim);
+        let until = now + TESTIMONY_LIFETIME;
+        let testimony = Testimony {
+            holder,
+            claim,
+            until,
+        };
+        self.testimonies.insert(group, testimony);
+        Some(until)
+    }
+
+    /// Forgets what was said about a group, if it is old.
+    pub fn forget_testimony(&mut self, group: GroupId, now: Instant) {
+        let is_old = |testimony: &Testimony| testimony.until <= now;
+        if self.testimonies.get(&group).is_some_and(is_old) {
+            self.testimonies.remove(&group);
+        }
+    }
+
+    /// Replaces all claims of a node; tells which groups changed.
+    pub fn replace_claims(
+        &mut self,
+        node: &NodeName,
+        claims: &BTreeMap<GroupId, Claim>,
+    ) -> BTreeSet<GroupId> {
+        let before: BTreeMap<GroupId, Claim> = self
+            .claims
+            .iter()
+            .filter(|((_, claimant), _)| claimant == node)
+            .map(|((group, _), claim)| (*group, *claim))
+            .collect();
+        let mut changed = BTreeSet::new();
+        for group in before.keys().chain(claims.keys()) {
+            if before.get(group) != claims.get(group) {
+                changed.insert(*group);
+                self.set_claim(*group, node.clone(), claims.get(group).copied());
+            }
+        }
+        changed
+    }
+
+    /// Whether a node lives, as far as is known.
+    pub fn lives(&self, node: &str) -> bool {
+        self.others.get(node).is_some_and(Standing::lives)
+    }
+
+    /// Whether this node may own a group and could answer for it.
+    pub fn can_serve(&self, candidacy: &Candidacy) -> bool {
+        candidacy.includes(&self.me) && self.own.can_serve(&candidacy.wanted)
+    }
+
+    /// The highest claim ever heard of.
+    pub fn peak(&self, group: GroupId) -> Claim {
+        self.peaks.get(&group).copied().unwrap_or_default()
+    }
+
+    /// Notes that a claim of this number exists.
+    pub fn raise_peak(&mut self, group: GroupId, claim: Claim) {
+        let peak = self.peaks.entry(group).or_default();
+        *peak = claim.max(*peak);
+    }
+
+    /// Forgets a group that is gone for good: ids are never used again.
+    pub fn forget_group(&mut self, group: GroupId) {
+        self.peaks.remove(&group);
+        self.testimonies.remove(&group);
+        let of_group: Vec<_> = self
+            .claims_of(group)
+            .map(|(node, _)| node.clone())
+            .collect();
+        for node in of_group {
+            self.claims.remove(&(group, node));
+        }
+    }
+
+    /// The living node, other than this one, with the strongest claim.
+    pub fn strongest_other(&self, candidacy: &Candidacy) -> Option<(&NodeName, Claim)> {
+        let said = self.testimonies.get(&candidacy.id);
+        let said = said.map(|testimony| (&testimony.holder, testimony.claim));
+        self.claims_of(candidacy.id)
+            .chain(said)
+            .filter(|(node, _)| self.others.get(*node).is_some_and(Standing::lives))
+            .reduce(|best, next| {
+                if is_stronger(candidacy, next, best) {
+                    next
+                } else {
+                    best
+                }
+            })
+    }
+
+    /// What this node should do about a group that it owns by `claim`.
+    pub fn judge_owned(&self, candidacy: &Candidacy, claim: Claim) -> Verdict {
+        if let Some((other, theirs)) = self.strongest_other(candidacy)
+            && is_stronger(candidacy, (other, theirs), (&self.me, claim))
+        {
+            return Verdict::Yield(other.clone());
+        }
+        self.heir(candidacy, &BTreeSet::new())
+            .map_or(Verdict::Keep, Verdict::HandTo)
+    }
+
+    /// Whom an owned group should go to, other than the nodes that have been tried in vain;
+    /// `None`: this node keeps it.
+    pub fn heir(&self, candidacy: &Candidacy, tried: &BTreeSet<NodeName>) -> Option<NodeName> {
+        let wanted = &candidacy.wanted;
+        let fit = self.can_serve(candidacy);
+        let accepts = |node: &NodeName, although_held_down: bool| {
+            if *node == self.me {
+                return fit;
+            }
+            let standing = self.others.get(node);
+            !tried.contains(node)
+                && standing.is_some_and(|one| one.may_receive(wanted, although_held_down))
+        };
+        // One that must go anyway rather goes to a node in hold-down than to nobody.
+        let heir = candidacy
+            .first(|node| accepts(node, false))
+            .or_else(|| candidacy.first(|node| accepts(node, true)))?;
+        (*heir != self.me).then(|| heir.clone())
+    }
+
+    /// What this node should do about a group that it does not own.
+    pub fn judge_unowned(&self, candidacy: &Candidacy) -> Verdict {
+        if self.strongest_other(candidacy).is_some() {
+            return Verdict::Leave(Leave::Owned);
+        }
+        if !candidacy.includes(&self.me) {
+            return Verdict::Leave(Leave::NotCandidate);
+        }
+        if !self.own.can_serve(&candidacy.wanted) {
+            return Verdict::Leave(Leave::Unfit);
+        }
+        // Whoever lives may be the owner, also a node that is no candidate any more.
+        if self.others.values().any(|standing| !standing.is_settled()) {
+            return Verdict::Leave(Leave::Asking);
+        }
+        let first_wanted = candidacy.first(|_| true) == Some(&self.me);
+        if !self.reached_anyone && !first_wanted {
+            return Verdict::Leave(Leave::Isolated);
+        }
+        let ahead = candidacy.ahead_of(&self.me, |node| {
+            let standing = self.others.get(node);
+            standing.is_some_and(|one| one.may_take(&candidacy.wanted))
+        });
+        match ahead {
+            0 => Verdict::Take,
+            ahead => Verdict::Queue(ahead),
+        }
+    }
+
+    fn claims_of(&self, group: GroupId) -> impl Iterator<Item = (&NodeName, Claim)> {
+        let lowest: NodeName = Arc::from("");
+        self.claims
+            .range((group, lowest)..)
+            .take_while(move |((id, _), _)| *id == group)
+            .map(|((_, node), claim)| (node, *claim))
+    }
+}
+
+/// The higher number wins; among equals the node that is wanted more.
+fn is_stronger(candidacy: &Candidacy, a: (&NodeName, Claim), b: (&NodeName, Claim)) -> bool {
+    a.1 > b.1 || (a.1 == b.1 && candidacy.prefers(a.0, b.0))
+}

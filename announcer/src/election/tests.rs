@@ -1,0 +1,234 @@
+use super::*;
+
+fn name(text: &str) -> NodeName {
+    Arc::from(text)
+}
+
+fn condition() -> Condition {
+    Condition {
+        ready: true,
+        hold_down: false,
+        draining: false,
+        interfaces: BTreeSet::from(["eth0".to_owned()]),
+    }
+}
+
+fn candidacy(listed: &[&str], others: &[&str]) -> Candidacy {
+    let all: Vec<NodeName> = listed.iter().chain(others).map(|node| name(node)).collect();
+    Candidacy {
+        id: GroupId(7),
+        listed: listed.iter().map(|node| name(node)).collect(),
+        candidates: all.into(),
+        wanted: Wanted::Any,
+    }
+}
+
+fn known() -> Standing {
+    Standing::Known(Some(condition()))
+}
+
+fn with(change: impl Fn(&mut Condition)) -> Standing {
+    let mut changed = condition();
+    change(&mut changed);
+    Standing::Known(Some(changed))
+}
+
+/// A roster of node `me` in which the others stand as told.
+fn roster(me: &str, others: &[(&str, Standing)]) -> Roster {
+    let mut roster = Roster::new(name(me), condition());
+    roster.reached_anyone = true;
+    for (node, standing) in others {
+        roster.set_standing(name(node), standing.clone());
+    }
+    roster
+}
+
+#[test]
+fn an_unowned_group_goes_to_the_first_node_that_can_serve_it() {
+    let abc = candidacy(&["a", "b", "c"], &[]);
+    type Others<'a> = &'a [(&'a str, Standing)];
+    let cases: &[(&str, Others<'_>, Verdict)] = &[
+        ("a", &[("b", known()), ("c", known())], Verdict::Take),
+        ("b", &[("a", known()), ("c", known())], Verdict::Queue(1)),
+        ("c", &[("a", known()), ("b", known())], Verdict::Queue(2)),
+        ("b", &[("a", Standing::Dead), ("c", known())], Verdict::Take),
+        (
+            "c",
+            &[("a", Standing::Dead), ("b", known())],
+            Verdict::Queue(1),
+        ),
+        ("b", &[("a", with(|c| c.draining = true))], Verdict::Take),
+        ("b", &[("a", with(|c| c.ready = false))], Verdict::Take),
+        ("b", &[("a", with(|c| c.interfaces.clear()))], Verdict::Take),
+        // Hold-down is about taking back, not about a group that nobody owns.
+        (
+            "b",
+            &[("a", with(|c| c.hold_down = true))],
+            Verdict::Queue(1),
+        ),
+        ("b", &[("a", Standing::Known(None))], Verdict::Queue(1)),
+        (
+            "b",
+            &[("a", Standing::Presumed)],
+            Verdict::Leave(Leave::Asking),
+        ),
+        (
+            "a",
+            &[("b", Standing::Presumed)],
+            Verdict::Leave(Leave::Asking),
+        ),
+        (
+            "a",
+            &[("b", Standing::Silent)],
+            Verdict::Leave(Leave::Asking),
+        ),
+        // A node without an announcer is no member and delays nobody.
+        ("b", &[], Verdict::Take),
+        ("d", &[("a", known())], Verdict::Leave(Leave::NotCandidate)),
+    ];
+    for (me, others, expected) in cases {
+        let verdict = roster(me, others).judge_unowned(&abc);
+        assert_eq!(&verdict, expected, "{me} with {others:?}");
+    }
+}
+
+#[test]
+fn a_node_that_cannot_serve_takes_nothing() {
+    let ab = candidacy(&["a", "b"], &[]);
+    let spoilers: [fn(&mut Condition); 3] = [
+        |own| own.ready = false,
+        |own| own.draining = true,
+        |own| own.interfaces.clear(),
+    ];
+    for spoil in spoilers {
+        let mut roster = roster("a", &[("b", known())]);
+        spoil(&mut roster.own);
+        assert_eq!(roster.judge_unowned(&ab), Verdict::Leave(Leave::Unfit));
+    }
+}
+
+#[test]
+fn a_node_that_has_reached_nobody_takes_only_what_wants_it_first() {
+    let mut alone = roster("b", &[("a", Standing::Dead)]);
+    alone.reached_anyone = false;
+    let isolated = Verdict::Leave(Leave::Isolated);
+    assert_eq!(alone.judge_unowned(&candidacy(&["a", "b"], &[])), isolated);
+    assert_eq!(
+        alone.judge_unowned(&candidacy(&["b", "a"], &[])),
+        Verdict::Take
+    );
+    assert_eq!(alone.judge_unowned(&candidacy(&["b"], &[])), Verdict::Take);
+}
+
+#[test]
+fn past_the_end_of_the_list_the_rendezvous_hash_decides() {
+    let others = ["d", "e", "f", "g"];
+    let group = candidacy(&["a"], &others);
+    let dead_a = |node: &NodeName| &**node != "a";
+    let mut by_hash = others.to_vec();
+    by_hash.sort_by_key(|node| rendezvous_rank(7, node));
+    assert_eq!(group.first(dead_a).map(|node| &**node), Some(by_hash[0]));
+    for (position, node) in by_hash.iter().enumerate() {
+        assert_eq!(group.ahead_of(node, dead_a), position);
+        assert_eq!(group.ahead_of(node, |_| true), position + 1);
+    }
+}
+
+#[test]
+fn a_living_owner_is_left_alone_by_everyone_else() {
+    let ab = candidacy(&["a", "b"], &[]);
+    let mut seen_by_a = roster("a", &[("b", known())]);
+    seen_by_a.set_claim(GroupId(7), name("b"), Some(Claim(4)));
+    let owned = Verdict::Leave(Leave::Owned);
+    assert_eq!(seen_by_a.judge_unowned(&ab), owned);
+    seen_by_a.set_standing(name("b"), Standing::Dead);
+    assert_eq!(seen_by_a.judge_unowned(&ab), Verdict::Take);
+    assert_eq!(seen_by_a.peak(GroupId(7)), Claim(4));
+}
+
+#[test]
+fn an_owner_hands_over_to_a_node_that_is_wanted_more_once_its_hold_down_ends() {
+    let ab = candidacy(&["a", "b"], &[]);
+    let held_down = with(|c| c.hold_down = true);
+    let cases = [
+        (held_down, Verdict::Keep),
+        (known(), Verdict::HandTo(name("a"))),
+        (with(|c| c.draining = true), Verdict::Keep),
+        (with(|c| c.interfaces.clear()), Verdict::Keep),
+        (Standing::Known(None), Verdict::Keep),
+        (Standing::Silent, Verdict::Keep),
+        (Standing::Presumed, Verdict::Keep),
+        (Standing::Dead, Verdict::Keep),
+    ];
+    for (standing, expected) in cases {
+        let verdict = roster("b", &[("a", standing.clone())]).judge_owned(&ab, Claim(1));
+        assert_eq!(verdict, expected, "{standing:?}");
+    }
+}
+
+#[test]
+fn an_owner_that_must_go_hands_over_even_to_a_node_in_hold_down() {
+    let abc = candidacy(&["a", "b", "c"], &[]);
+    let held_down = with(|c| c.hold_down = true);
+    let mut draining = roster("a", &[("b", held_down.clone()), ("c", known())]);
+    draining.own.draining = true;
+    let to_c = Verdict::HandTo(name("c"));
+    assert_eq!(draining.judge_owned(&abc, Claim(1)), to_c);
+    draining.set_standing(name("c"), Standing::Dead);
+    let to_b = Verdict::HandTo(name("b"));
+    assert_eq!(draining.judge_owned(&abc, Claim(1)), to_b);
+    draining.set_standing(name("b"), Standing::Dead);
+    assert_eq!(draining.judge_owned(&abc, Claim(1)), Verdict::Keep);
+}
+
+#[test]
+fn an_owner_without_a_usable_interface_hands_over() {
+    let ab = candidacy(&["a", "b"], &[]);
+    let mut cut = roster("a", &[("b", known())]);
+    cut.own.interfaces.clear();
+    assert_eq!(cut.judge_owned(&ab, Claim(1)), Verdict::HandTo(name("b")));
+}
+
+#[test]
+fn of_two_owners_the_higher_claim_wins_and_among_equals_the_one_wanted_more() {
+    let ab = candidacy(&["a", "b"], &[]);
+    let cases = [
+        ("a", Claim(2), "b", Claim(3), true),
+        ("a", Claim(3), "b", Claim(2), false),
+        ("a", Claim(2), "b", Claim(2), false),
+        ("b", Claim(2), "a", Claim(2), true),
+    ];
+    for (me, mine, other, theirs, yields) in cases {
+        let held_down = with(|c| c.hold_down = true);
+        let mut roster = roster(me, &[(other, held_down)]);
+        roster.set_claim(GroupId(7), name(other), Some(theirs));
+        let verdict = roster.judge_owned(&ab, mine);
+        assert_eq!(
+            verdict == Verdict::Yield(name(other)),
+            yields,
+            "{me} {mine:?} {theirs:?}"
+        );
+    }
+}
+
+#[test]
+fn interfaces_of_sharers_are_taken_together() {
+    let named = |text: &str| Wanted::Named(BTreeSet::from([text.to_owned()]));
+    let both = named("eth0").union(&named("eth1"));
+    assert!(both.includes("eth0") && both.includes("eth1") && !both.includes("eth2"));
+    assert_eq!(named("eth0").union(&Wanted::Any), Wanted::Any);
+}
+
+#[test]
+fn replacing_the_claims_of_a_node_tells_what_changed() {
+    let mut roster = roster("a", &[("b", known())]);
+    let first = BTreeMap::from([(GroupId(1), Claim(1)), (GroupId(2), Claim(1))]);
+    let changed = roster.replace_claims(&name("b"), &first);
+    assert_eq!(changed, BTreeSet::from([GroupId(1), GroupId(2)]));
+    let second = BTreeMap::from([(GroupId(2), Claim(1)), (GroupId(3), Claim(9))]);
+    let changed = roster.replace_claims(&name("b"), &second);
+    assert_eq!(changed, BTreeSet::from([GroupId(1), GroupId(3)]));
+    // What has been claimed stays known, so that it can be beaten.
+    assert_eq!(roster.peak(GroupId(1)), Claim(1));
+    assert_eq!(roster.peak(GroupId(3)), Claim(9));
+}

@@ -1,0 +1,267 @@
+//! Performing what [`crate::ownership`] asks for, and telling the others.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use super::Engine;
+use crate::election::{Claim, GroupId, NodeName, Standing, Statement};
+use crate::handover::{Action, Duty, Gained, Lost, Message};
+use crate::l2::burst::Spot;
+use crate::l2::hold::Report;
+use crate::l2::reply::AddressDuty;
+use crate::members::wire::{Body, Datagram, Step, pack_steps};
+use crate::ownership::Effect;
+
+/// What the responder does for a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Applied {
+    duty: AddressDuty,
+    spots: Vec<Spot>,
+}
+
+/// What is to be sent once everything has been performed.
+#[derive(Debug, Default)]
+pub(super) struct Output {
+    steps: BTreeMap<NodeName, Vec<Step>>,
+    statements: BTreeMap<GroupId, Statement>,
+    inform: BTreeSet<NodeName>,
+    pub(super) condition_changed: bool,
+}
+
+impl Engine {
+    /// Performs all effects that are there.
+    pub(super) fn perform(&mut self, now: Instant) {
+        for Effect { group, action } in self.ownership.take_effects() {
+            match action {
+                Action::Send(to, message) => self.step(to, group, &message),
+                Action::Duty(duty) => self.set_duty(group, duty),
+                Action::Release(to, claim) => {
+                    // From here on nothing is answered any more: only now may the other begin.
+                    let noted = self.silence(group);
+                    self.noted.insert(group, noted);
+                    self.state(group, Some(to.clone()), Some(claim));
+                    self.send_go(to, group, claim, now);
+                }
+                Action::RepeatGo(to, claim) => self.send_go(to, group, claim, now),
+                Action::Claim(claim, why) => self.on_gained(group, claim, &why),
+                Action::Unclaim(why) => self.on_lost(group, &why),
+                Action::Inform(node) => {
+                    self.output.inform.insert(node);
+                }
+            }
+        }
+    }
+
+    /// The addresses or interfaces of a group changed: answers where it is to be answered now.
+    pub(super) fn reapply(&mut self, group: GroupId) {
+        if let Some(applied) = self.applied.get_mut(&group) {
+            let spots = self.plan.spots(group);
+            let gone: Vec<Spot> = applied
+                .spots
+                .iter()
+                .filter(|spot| !spots.contains(spot))
+                .copied()
+                .collect();
+            self.responder.silence(&gone);
+            match applied.duty {
+                AddressDuty::Answer => self.responder.answer(&spots, &Report::default()),
+                AddressDuty::Hold => self.responder.set(&spots, AddressDuty::Hold),
+                AddressDuty::Record => {
+                    self.responder.answer(&spots, &Report::default());
+                    self.responder.set(&spots, AddressDuty::Record);
+                }
+            }
+            applied.spots = spots;
+        }
+        if self.shown.contains_key(&group) {
+            self.show(group, true);
+        }
+    }
+
+    fn set_duty(&mut self, group: GroupId, duty: Duty) {
+        let spots = self.plan.spots(group);
+        let duty = match duty {
+            Duty::Silent => {
+                self.silence(group);
+                return;
+            }
+            Duty::Hold => {
+                // Interfaces may differ from those that were answered on.
+                self.silence(group);
+                self.responder.set(&spots, AddressDuty::Hold);
+                AddressDuty::Hold
+            }
+            Duty::Record => {
+                self.responder.set(&spots, AddressDuty::Record);
+                AddressDuty::Record
+            }
+            Duty::Answer(report) => {
+                self.responder.answer(&spots, &report);
+                AddressDuty::Answer
+            }
+        };
+        self.applied.insert(group, Applied { duty, spots });
+    }
+
+    fn silence(&mut self, group: GroupId) -> Vec<crate::l2::hold::Noted> {
+        match self.applied.remove(&group) {
+            Some(applied) => self.responder.silence(&applied.spots),
+            None => Vec::new(),
+        }
+    }
+
+    fn send_go(&mut self, to: NodeName, group: GroupId, claim: Claim, now: Instant) {
+        let noted = self.noted.get(&group).map_or([].as_slice(), Vec::as_slice);
+        let message = Message::Go(claim, Report::new(noted, now));
+        self.step(to, group, &message);
+    }
+
+    fn step(&mut self, to: NodeName, group: GroupId, message: &Message) {
+        let steps = self.output.steps.entry(to).or_default();
+        steps.push(Step::new(group, message));
+    }
+
+    fn state(&mut self, group: GroupId, holder: Option<NodeName>, claim: Option<Claim>) {
+        let statement = Statement {
+            group,
+            holder,
+            claim,
+        };
+        self.output.statements.insert(group, statement);
+    }
+
+    fn on_gained(&mut self, group: GroupId, claim: Claim, why: &Gained) {
+        self.state(group, None, Some(claim));
+        let (reason, from) = match why {
+            Gained::Unowned => ("unowned", None),
+            Gained::Orphaned => {
+                self.metrics.failovers.inc();
+                ("owner_gone", None)
+            }
+            Gained::HandedOver(from) => {
+                self.metrics.handovers.inc();
+                ("handed_over", Some(from))
+            }
+        };
+        self.show(group, true);
+        for used in self.plan.used(group) {
+            tracing::info!(
+                address = %used.address,
+                owners = used.owners.join(","),
+                group = group.0,
+                claim = claim.0,
+                reason,
+                from = from.map(|node| &**node),
+                "answering an address"
+            );
+        }
+    }
+
+    fn on_lost(&mut self, group: GroupId, why: &Lost) {
+        self.state(group, None, None);
+        self.noted.remove(&group);
+        let (reason, to) = match why {
+            Lost::HandedOver(to) => {
+                self.metrics.handovers.inc();
+                ("handed_over", Some(to))
+            }
+            Lost::Outbid(to) => ("outbid", Some(to)),
+            Lost::Unlisted => ("no_candidate", None),
+            Lost::Removed => ("removed", None),
+        };
+        for used in self.shown.get(&group).into_iter().flatten() {
+            tracing::info!(
+                address = %used.address,
+                owners = used.owners.join(","),
+                group = group.0,
+                reason,
+                to = to.map(|node| &**node),
+                "stopped answering an address"
+            );
+        }
+        self.show(group, false);
+    }
+
+    /// Keeps `metallb_speaker_announced` in step.
+    fn show(&mut self, group: GroupId, owned: bool) {
+        let node = self.swim.me().node.clone();
+        for used in self.shown.remove(&group).unwrap_or_default() {
+            self.metrics
+                .set_announced(&node, used.address, &used.owners, false);
+        }
+        if owned {
+            let all = self.plan.used(group);
+            for used in &all {
+                self.metrics
+                    .set_announced(&node, used.address, &used.owners, true);
+            }
+            self.shown.insert(group, all);
+        }
+    }
+
+    /// Tells everybody what changed.
+    pub(super) fn publish(&mut self, now: Instant) {
+        let statements: Vec<Statement> = std::mem::take(&mut self.output.statements)
+            .into_values()
+            .collect();
+        let condition_changed = std::mem::take(&mut self.output.condition_changed);
+        if statements.is_empty() && !condition_changed {
+            return;
+        }
+        // The handshake goes first: its receiver holds requests.
+        self.flush_steps();
+        for delta in self.own_report.changes(&self.own, &statements) {
+            let datagram = Datagram {
+                body: Some(Body::Delta(delta)),
+            };
+            self.send_to_all(&datagram);
+        }
+        let events = self.swim.announce_version(self.own_report.version(), now);
+        self.on_swim(events, now);
+    }
+
+    /// Sends everything that waits.
+    pub(super) fn flush(&mut self, _now: Instant) {
+        self.flush_steps();
+        for node in std::mem::take(&mut self.output.inform) {
+            if let Some(endpoint) = self.peers.endpoint(&node) {
+                self.send_state(endpoint);
+            }
+        }
+    }
+
+    fn flush_steps(&mut self) {
+        let me = self.swim.me().node.clone();
+        for (to, steps) in std::mem::take(&mut self.output.steps) {
+            let Some(endpoint) = self.peers.endpoint(&to) else {
+                continue;
+            };
+            for datagram in pack_steps(&me, steps) {
+                self.send(endpoint, &datagram);
+            }
+        }
+    }
+
+    /// Keeps metrics and readiness in step.
+    pub(super) fn observe(&self) {
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        self.metrics.owned.set(count(self.shown.len()));
+        self.metrics.members_known.set(count(self.peers.len()));
+        self.metrics
+            .members_alive
+            .set(count(self.peers.live().count()));
+        let roster = self.ownership.roster();
+        let all_dead = roster
+            .others()
+            .all(|(_, standing)| *standing == Standing::Dead);
+        if !roster.reached_anyone && !self.peers.is_empty() && all_dead {
+            let reason = format!(
+                "members_unreachable: none of {} members answers since the start",
+                self.peers.len()
+            );
+            self.readiness.not_ready("members", reason);
+        } else {
+            self.readiness.ready("members");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! Datagrams, and what they say about other nodes.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use prost::Message as _;
+
+use super::Engine;
+use crate::election::{NodeName, Standing};
+use crate::members::reports::{Due, Learnt};
+use crate::members::wire::{Body, Datagram, Greeting, Handover, Step};
+use crate::members::{Peer, peers, swim};
+
+impl Engine {
+    pub(super) fn on_datagram(&mut self, bytes: &[u8], from: SocketAddr, now: Instant) {
+        let plain = match self.seal.open(bytes) {
+            Ok(plain) => plain,
+            Err(error) => {
+                self.metrics.members_rejected.inc();
+                tracing::debug!(%from, %error, "datagram not accepted");
+                return;
+            }
+        };
+        let Ok(Datagram { body: Some(body) }) = Datagram::decode(plain.as_slice()) else {
+            self.metrics.members_rejected.inc();
+            tracing::debug!(%from, "datagram not understood");
+            return;
+        };
+        match body {
+            Body::Swim(bytes) => {
+                let events = self.swim.receive(&bytes, now);
+                self.on_swim(events, now);
+            }
+            Body::Hello(greeting) => {
+                if let Some(peer) = self.on_greeting(greeting, now) {
+                    let welcome = Body::Welcome(self.greeting(Some(&peer.node)));
+                    self.send(peer.endpoint, &datagram(welcome));
+                }
+            }
+            Body::Welcome(greeting) => {
+                if let Some(peer) = self.on_greeting(greeting, now) {
+                    self.peers.answered(&peer.node);
+                }
+            }
+            Body::State(state) => {
+                let node = NodeName::from(state.version.node.as_str());
+                let learnt = self.reports.state(state);
+                self.on_learnt(&node, learnt, now);
+            }
+            Body::Delta(delta) => {
+                let node = NodeName::from(delta.version.node.as_str());
+                let learnt = self.reports.delta(delta, now);
+                self.on_learnt(&node, learnt, now);
+            }
+            Body::Ask(greeting) => {
+                if let Some(peer) = self.on_greeting(greeting, now) {
+                    self.send_state(peer.endpoint);
+                }
+            }
+            Body::Handover(handover) => self.on_handover(handover, now),
+        }
+    }
+
+    /// Somebody made itself known; gives who, unless it is this node itself or nonsense.
+    fn on_greeting(&mut self, greeting: Greeting, now: Instant) -> Option<Peer> {
+        let peer = Peer::try_from(greeting.from).ok()?;
+        if peer.node == self.swim.me().node {
+            if peer.epoch != self.swim.me().epoch {
+                tracing::error!(endpoint = %peer.endpoint, "another announcer has this node's name");
+            }
+            return None;
+        }
+        self.ownership.set_reached(now);
+        if greeting.dead_epoch >= self.swim.me().epoch {
+            let events = self.swim.outlive(greeting.dead_epoch, now);
+            self.on_swim(events, now);
+            let hello = Body::Hello(self.greeting(Some(&peer.node)));
+            self.send(peer.endpoint, &datagram(hello));
+        }
+        let events = self.swim.introduce(peer.clone(), now);
+        self.on_swim(events, now);
+        Some(peer)
+    }
+
+    fn on_handover(&mut self, handover: Handover, now: Instant) {
+        let from = NodeName::from(handover.node.as_str());
+        if from == self.swim.me().node {
+            return;
+        }
+        for (group, message) in handover.steps.into_iter().filter_map(Step::read) {
+            self.ownership.hear(group, from.clone(), message, now);
+        }
+        self.perform(now);
+    }
+
+    fn on_learnt(&mut self, node: &NodeName, learnt: Learnt, now: Instant) {
+        match learnt {
+            Learnt::Whole(condition, statements) => {
+                self.ownership
+                    .learn_whole(node, condition, &statements, now);
+            }
+            Learnt::Changed(condition, statements) => {
+                self.ownership
+                    .learn_changes(node, condition, &statements, now);
+            }
+            Learnt::Nothing => {}
+        }
+        self.perform(now);
+    }
+
+    /// A node is presumed to live: the stream or the disk named it.
+    pub(super) fn presume(&mut self, node: &NodeName, now: Instant) {
+        self.ownership.set_standing(node, Standing::Presumed, now);
+    }
+
+    pub(super) fn on_swim(&mut self, events: Vec<swim::Event>, now: Instant) {
+        for event in events {
+            match event {
+                swim::Event::Send(to, bytes) => {
+                    self.send(to.endpoint, &datagram(Body::Swim(bytes)));
+                }
+                swim::Event::Up(peer) => {
+                    tracing::info!(node = &*peer.node, endpoint = %peer.endpoint, "member lives");
+                    self.ownership.set_reached(now);
+                    self.peers.up(&peer.node, peer.endpoint);
+                    self.reports.up(&peer.node, peer.epoch, now);
+                    self.ownership
+                        .set_standing(&peer.node, Standing::Silent, now);
+                    self.send_state(peer.endpoint);
+                }
+                swim::Event::Down(peer) => {
+                    tracing::warn!(node = &*peer.node, endpoint = %peer.endpoint, "member is dead");
+                    self.peers.down(&peer.node, now);
+                    self.reports.down(&peer.node);
+                    self.ownership.set_standing(&peer.node, Standing::Dead, now);
+                }
+                swim::Event::News {
+                    node,
+                    epoch,
+                    version,
+                } => self.reports.news(&node, epoch, version, now),
+                swim::Event::Renewed(epoch) => {
+                    tracing::info!(epoch, "others believed this node dead: going on anew");
+                    self.own_report.renew(epoch);
+                    self.greet_all();
+                }
+            }
+        }
+        self.perform(now);
+    }
+
+    pub(super) fn on_peers(&mut self, events: Vec<peers::Event>, now: Instant) {
+        for event in events {
+            match event {
+                peers::Event::Greet(endpoint) => {
+                    let node = self.peers.at(endpoint).cloned();
+                    let hello = Body::Hello(self.greeting(node.as_ref()));
+                    self.send(endpoint, &datagram(hello));
+                }
+                peers::Event::Failed(node) => {
+                    tracing::warn!(node = &*node, "member does not answer");
+                    self.ownership.set_standing(&node, Standing::Dead, now);
+                }
+                peers::Event::Killed(node) => {
+                    tracing::warn!(node = &*node, "the host of a member refuses: it is gone");
+                    let events = self.swim.declare_dead(&node, now);
+                    self.on_swim(events, now);
+                }
+            }
+        }
+        self.perform(now);
+    }
+
+    pub(super) fn on_report_due(&mut self, due: Due, now: Instant) {
+        match due {
+            Due::Ask(node) => {
+                if let Some(endpoint) = self.peers.endpoint(&node) {
+                    let ask = Body::Ask(self.greeting(Some(&node)));
+                    self.send(endpoint, &datagram(ask));
+                }
+            }
+            Due::GaveUp(node) => {
+                tracing::warn!(node = &*node, "member does not say what it owns");
+                self.ownership
+                    .set_standing(&node, Standing::Known(None), now);
+            }
+        }
+        self.perform(now);
+    }
+
+    /// All that this node says about itself.
+    pub(super) fn send_state(&mut self, to: SocketAddr) {
+        let statements = self.ownership.statements();
+        for state in self.own_report.whole(&self.own, &statements) {
+            self.send(to, &datagram(Body::State(state)));
+        }
+    }
+
+    pub(super) fn send_to_all(&self, message: &Datagram) {
+        let endpoints: Vec<SocketAddr> = self.peers.live().map(|(_, endpoint)| endpoint).collect();
+        for endpoint in endpoints {
+            self.send(endpoint, message);
+        }
+    }
+
+    fn greet_all(&self) {
+        for (node, endpoint) in self.peers.live() {
+            let hello = Body::Hello(self.greeting(Some(node)));
+            self.send(endpoint, &datagram(hello));
+        }
+    }
+
+    fn greeting(&self, to: Option<&NodeName>) -> Greeting {
+        Greeting {
+            from: self.swim.me().into(),
+            dead_epoch: to.map_or(0, |node| self.swim.dead_epoch(node)),
+        }
+    }
+
+    /// Sends a datagram; one that cannot be sent now is lost, like any other may be.
+    pub(super) fn send(&self, to: SocketAddr, message: &Datagram) {
+        let Some(socket) = &self.socket else { return };
+        let sealed = self.seal.seal(&message.encode_to_vec());
+        // The socket reports errors of earlier datagrams first, and then has not sent this one.
+        for _ in 0..3 {
+            match socket.try_send_to(&sealed, to) {
+                Ok(_) => return,
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
+                Err(error) => {
+                    tracing::debug!(%to, %error, "cannot send to a member");
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn datagram(body: Body) -> Datagram {
+    Datagram { body: Some(body) }
+}

@@ -1,0 +1,579 @@
+//! How one group of addresses passes from one node to another: the machine of one node.
+//!
+//! Pure: no socket, no clock, no task. Messages and time come in, [`Action`]s come out; the caller
+//! performs them in order before it hands in anything else.
+//!
+//! ```text
+//!   old owner                        new owner
+//!     | -- prepare(claim n) ---------> |   holds the requests that it sees
+//!     | <--------------- ack(claim n) -|
+//!   stops                              |
+//!     | -- go(claim n+1, answered) --> |   answers what it holds and the old one did not,
+//!     | <------- claim n+1 (gossip) ---|   then announces
+//! ```
+//!
+//! So a living owner is replaced without a lost answer and without two that answer. Every message
+//! may be lost, repeated or late: each is repeated until its effect is seen, and each may be
+//! received in every role. Only a dead owner is replaced without the handshake.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use crate::election::{Candidacy, Claim, GroupId, Leave, NodeName, Roster, Statement, Verdict};
+use crate::l2::hold::Report;
+
+#[cfg(test)]
+mod tests;
+
+/// How long an owner waits for an ack before it tries the next node.
+pub const ACK_TIMEOUT: Duration = Duration::from_millis(300);
+/// After which time without an ack a prepare is sent again: several LAN round trips.
+const PREPARE_REPEAT: Duration = Duration::from_millis(50);
+/// After which time a go is sent again while nobody answers for the group: every repetition not
+/// sent is time in which requests wait.
+const GO_REPEAT: Duration = Duration::from_millis(20);
+/// How long a new owner holds requests without hearing from the old one; longer than a resolver
+/// waits before it asks again helps nobody.
+const HOLD_TIMEOUT: Duration = Duration::from_millis(600);
+/// How long an old owner waits to hear that the new one took over.
+const PASSED_TIMEOUT: Duration = Duration::from_secs(1);
+/// After a planned change that nobody acked, when it is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// How long each living node gets to take an unowned group before the next one does.
+pub const QUEUE_STEP: Duration = Duration::from_secs(1);
+/// How long an owner that is no candidate any more answers at most.
+pub const UNLISTED_LIMIT: Duration = Duration::from_secs(2);
+
+/// What nodes say to each other about one group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Message {
+    /// From the owner by this claim: get ready.
+    Prepare(Claim),
+    /// Ready: requests are held.
+    Ack(Claim),
+    /// The old owner has stopped; own it by this claim.
+    Go(Claim, Report),
+}
+
+/// What a node does with requests for a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Duty {
+    /// Nothing.
+    Silent,
+    /// Keep them.
+    Hold,
+    /// Answer them. On the way from another duty: first those that are held, except what the
+    /// former owner answered; then announce.
+    Answer(Report),
+    /// Answer them, and note which.
+    Record,
+}
+
+/// Why a node became the owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Gained {
+    /// Nobody ever owned it.
+    Unowned,
+    /// The owner died or left.
+    Orphaned,
+    /// The owner handed it over.
+    HandedOver(NodeName),
+}
+
+/// Why a node is no longer the owner.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lost {
+    /// It handed it over.
+    HandedOver(NodeName),
+    /// Another node owns it by a stronger claim.
+    Outbid(NodeName),
+    /// It is no candidate any more, and nobody took it within [`UNLISTED_LIMIT`].
+    Unlisted,
+    /// There is nothing to announce any more.
+    Removed,
+}
+
+/// Everything that the machine asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// Send to a node.
+    Send(NodeName, Message),
+    /// From now on do this.
+    Duty(Duty),
+    /// Fall silent; then send `Go` by this claim with what was answered while recording, and tell
+    /// everybody who owns the group now.
+    Release(NodeName, Claim),
+    /// Send the same `Go` again.
+    RepeatGo(NodeName, Claim),
+    /// Tell everybody of this claim of ours.
+    Claim(Claim, Gained),
+    /// Tell everybody that it is given up.
+    Unclaim(Lost),
+    /// Tell this node what we own: it seems not to know.
+    Inform(NodeName),
+}
+
+/// What can happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Time passed, or the candidacy or the roster changed.
+    Look,
+    /// A node said something.
+    Heard(NodeName, Message),
+}
+
+/// Where an event happens.
+#[derive(Debug, Clone, Copy)]
+pub struct Scene<'a> {
+    pub candidacy: &'a Candidacy,
+    pub roster: &'a Roster,
+    pub now: Instant,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Role {
+    Idle {
+        /// Since when it is this node's turn, or will be, to take the group.
+        queued: Option<Instant>,
+    },
+    Holding {
+        from: NodeName,
+        claim: Claim,
+        until: Instant,
+    },
+    Owner {
+        claim: Claim,
+        /// A planned change found nobody; not to be tried before.
+        retry_at: Option<Instant>,
+    },
+    Handing {
+        claim: Claim,
+        to: NodeName,
+        give_up_at: Instant,
+        repeat_at: Instant,
+        tried: BTreeSet<NodeName>,
+    },
+    Passed {
+        /// That of the new owner.
+        claim: Claim,
+        to: NodeName,
+        until: Instant,
+        repeat_at: Instant,
+    },
+}
+
+/// The role of this node for one group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seat {
+    role: Role,
+    unlisted_since: Option<Instant>,
+    deadline: Option<Instant>,
+}
+
+impl Default for Seat {
+    fn default() -> Self {
+        Self {
+            role: Role::Idle { queued: None },
+            unlisted_since: None,
+            deadline: None,
+        }
+    }
+}
+
+impl Seat {
+    /// When [`Event::Look`] is to be handed in at the latest.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// The claim by which this node owns the group (also while it hands it over).
+    pub fn claim(&self) -> Option<Claim> {
+        match &self.role {
+            Role::Owner { claim, .. } | Role::Handing { claim, .. } => Some(*claim),
+            Role::Idle { .. } | Role::Holding { .. } | Role::Passed { .. } => None,
+        }
+    }
+
+    /// What others are told about who owns the group; `None`: nothing.
+    pub fn statement(&self, group: GroupId) -> Option<Statement> {
+        let (holder, claim) = match &self.role {
+            Role::Owner { claim, .. } | Role::Handing { claim, .. } => (None, *claim),
+            Role::Passed { claim, to, .. } => (Some(to.clone()), *claim),
+            Role::Idle { .. } | Role::Holding { .. } => return None,
+        };
+        Some(Statement {
+            group,
+            holder,
+            claim: Some(claim),
+        })
+    }
+
+    /// Whether a handover is under way, or would be tried at once.
+    pub fn is_moving(&self, scene: &Scene<'_>) -> bool {
+        match &self.role {
+            Role::Handing { .. } | Role::Passed { .. } => true,
+            Role::Owner { claim, retry_at } => {
+                retry_at.is_none()
+                    && scene.roster.judge_owned(scene.candidacy, *claim) != Verdict::Keep
+            }
+            Role::Idle { .. } | Role::Holding { .. } => false,
+        }
+    }
+
+    /// Forgets that a planned change found nobody a moment ago: the reasons are new ones.
+    pub fn retry_now(&mut self) {
+        if let Role::Owner { retry_at, .. } = &mut self.role {
+            *retry_at = None;
+        }
+    }
+
+    /// Stops whatever it does: the group is gone.
+    pub fn dissolve(self) -> Vec<Action> {
+        match self.role {
+            Role::Idle { .. } => Vec::new(),
+            Role::Holding { .. } => vec![Action::Duty(Duty::Silent)],
+            Role::Passed { .. } => vec![Action::Unclaim(Lost::Removed)],
+            Role::Owner { .. } | Role::Handing { .. } => {
+                vec![Action::Duty(Duty::Silent), Action::Unclaim(Lost::Removed)]
+            }
+        }
+    }
+
+    /// Takes in an event.
+    pub fn handle(&mut self, event: Event, scene: &Scene<'_>) -> Vec<Action> {
+        let mut actions = Vec::new();
+        match event {
+            Event::Look => {}
+            Event::Heard(from, Message::Prepare(claim)) => {
+                self.on_prepare(from, claim, scene, &mut actions);
+            }
+            Event::Heard(from, Message::Ack(claim)) => {
+                self.on_ack(from, claim, scene, &mut actions);
+            }
+            Event::Heard(from, Message::Go(claim, report)) => {
+                self.on_go(from, claim, report, scene, &mut actions);
+            }
+        }
+        self.look(scene, &mut actions);
+        self.deadline = self.next_deadline(scene);
+        actions
+    }
+
+    fn on_prepare(
+        &mut self,
+        from: NodeName,
+        claim: Claim,
+        scene: &Scene<'_>,
+        actions: &mut Vec<Action>,
+    ) {
+        let outbid = match &self.role {
+            Role::Idle { .. } => false,
+            Role::Holding { claim: held, .. } => claim < *held,
+            // A new owner may give back at once what it was just given.
+            Role::Passed { claim: passed, .. } => claim < *passed,
+            Role::Owner { claim: own, .. } | Role::Handing { claim: own, .. } => {
+                claim < *own || (claim == *own && !scene.candidacy.prefers(&from, &scene.roster.me))
+            }
+        };
+        if outbid {
+            if self.claim().is_some() {
+                actions.push(Action::Inform(from));
+            }
+            return;
+        }
+        let rival = scene.roster.strongest_other(scene.candidacy);
+        let stale = rival.is_some_and(|(node, theirs)| *node != from && theirs > claim);
+        if stale || !scene.roster.can_serve(scene.candidacy) {
+            return;
+        }
+        match &self.role {
+            Role::Owner { .. } | Role::Handing { .. } | Role::Passed { .. } => {
+                actions.push(Action::Unclaim(Lost::Outbid(from.clone())));
+                actions.push(Action::Duty(Duty::Hold));
+            }
+            Role::Idle { .. } => actions.push(Action::Duty(Duty::Hold)),
+            Role::Holding { .. } => {}
+        }
+        actions.push(Action::Send(from.clone(), Message::Ack(claim)));
+        self.role = Role::Holding {
+            from,
+            claim,
+            until: scene.now + HOLD_TIMEOUT,
+        };
+    }
+
+    fn on_ack(
+        &mut self,
+        from: NodeName,
+        claim: Claim,
+        scene: &Scene<'_>,
+        actions: &mut Vec<Action>,
+    ) {
+        match &self.role {
+            Role::Handing { claim: own, to, .. } if *to == from && *own == claim => {
+                let claim = scene.roster.peak(scene.candidacy.id).max(claim).next();
+                actions.push(Action::Release(from.clone(), claim));
+                self.role = Role::Passed {
+                    claim,
+                    to: from,
+                    until: scene.now + PASSED_TIMEOUT,
+                    repeat_at: scene.now + GO_REPEAT,
+                };
+            }
+            Role::Passed { claim, to, .. } if *to == from => {
+                actions.push(Action::RepeatGo(from, *claim));
+            }
+            // Late: this node waits for another ack, or for none.
+            Role::Handing { .. }
+            | Role::Passed { .. }
+            | Role::Idle { .. }
+            | Role::Holding { .. }
+            | Role::Owner { .. } => {}
+        }
+    }
+
+    fn on_go(
+        &mut self,
+        from: NodeName,
+        claim: Claim,
+        report: Report,
+        scene: &Scene<'_>,
+        actions: &mut Vec<Action>,
+    ) {
+        let rival = scene.roster.strongest_other(scene.candidacy);
+        if rival.is_some_and(|(_, theirs)| theirs >= claim) {
+            return;
+        }
+        let accepted = match &self.role {
+            Role::Idle { .. } | Role::Holding { .. } => true,
+            Role::Owner { claim: own, .. } | Role::Handing { claim: own, .. } => {
+                if claim <= *own {
+                    // A repetition: the sender does not know yet that it has arrived.
+                    actions.push(Action::Inform(from));
+                    return;
+                }
+                true
+            }
+            Role::Passed { claim: passed, .. } => claim > *passed,
+        };
+        if accepted {
+            self.own(claim, report, Gained::HandedOver(from), actions);
+        }
+    }
+
+    fn own(&mut self, claim: Claim, report: Report, why: Gained, actions: &mut Vec<Action>) {
+        self.role = Role::Owner {
+            claim,
+            retry_at: None,
+        };
+        actions.push(Action::Duty(Duty::Answer(report)));
+        actions.push(Action::Claim(claim, why));
+    }
+
+    fn lose(&mut self, why: Lost, actions: &mut Vec<Action>) {
+        self.role = Role::Idle { queued: None };
+        self.unlisted_since = None;
+        actions.push(Action::Duty(Duty::Silent));
+        actions.push(Action::Unclaim(why));
+    }
+
+    fn look(&mut self, scene: &Scene<'_>, actions: &mut Vec<Action>) {
+        match &self.role {
+            Role::Idle { .. } => self.look_idle(scene, actions),
+            Role::Holding { .. } => self.look_holding(scene, actions),
+            Role::Owner { .. } | Role::Handing { .. } => self.look_owning(scene, actions),
+            Role::Passed { .. } => self.look_passed(scene, actions),
+        }
+    }
+
+    fn look_idle(&mut self, scene: &Scene<'_>, actions: &mut Vec<Action>) {
+        let since = match &self.role {
+            Role::Idle { queued } => queued.unwrap_or(scene.now),
+            Role::Holding { .. }
+            | Role::Owner { .. }
+            | Role::Handing { .. }
+            | Role::Passed { .. } => scene.now,
+        };
+        let (queued, take) = match scene.roster.judge_unowned(scene.candidacy) {
+            Verdict::Take => (None, true),
+            Verdict::Queue(ahead) => (Some(since), queue_end(since, ahead) <= scene.now),
+            Verdict::Leave(
+                Leave::Owned | Leave::NotCandidate | Leave::Unfit | Leave::Asking | Leave::Isolated,
+            )
+            | Verdict::Keep
+            | Verdict::HandTo(_)
+            | Verdict::Yield(_) => (None, false),
+        };
+        self.role = Role::Idle { queued };
+        if take {
+            let peak = scene.roster.peak(scene.candidacy.id);
+            let why = if peak == Claim::default() {
+                Gained::Unowned
+            } else {
+                Gained::Orphaned
+            };
+            self.own(peak.next(), Report::default(), why, actions);
+        }
+    }
+
+    fn look_holding(&mut self, scene: &Scene<'_>, actions: &mut Vec<Action>) {
+        let Role::Holding { from, claim, until } = &self.role else {
+            return;
+        };
+        let rival = scene.roster.strongest_other(scene.candidacy);
+        let rival_took_it = rival.is_some_and(|(node, theirs)| node != from && theirs > *claim);
+        let from_died = !scene.roster.lives(from);
+        if scene.now < *until && !from_died && !rival_took_it {
+            return;
+        }
+        self.role = Role::Idle { queued: None };
+        self.look_idle(scene, actions);
+        if self.claim().is_none() {
+            actions.push(Action::Duty(Duty::Silent));
+        }
+    }
+
+    fn look_owning(&mut self, scene: &Scene<'_>, actions: &mut Vec<Action>) {
+        let Some(claim) = self.claim() else { return };
+        match scene.roster.judge_owned(scene.candidacy, claim) {
+            Verdict::Yield(to) => return self.lose(Lost::Outbid(to), actions),
+            Verdict::Keep => self.keep(claim, None, actions),
+            Verdict::HandTo(_) => self.hand_over(claim, scene, actions),
+            Verdict::Take | Verdict::Queue(_) | Verdict::Leave(_) => {}
+        }
+        if scene.candidacy.includes(&scene.roster.me) {
+            self.unlisted_since = None;
+            return;
+        }
+        let since = *self.unlisted_since.get_or_insert(scene.now);
+        if scene.now >= since + UNLISTED_LIMIT {
+            self.lose(Lost::Unlisted, actions);
+        }
+    }
+
+    /// Goes on owning, whatever was planned.
+    fn keep(&mut self, claim: Claim, retry_at: Option<Instant>, actions: &mut Vec<Action>) {
+        if let Role::Handing { .. } = &self.role {
+            actions.push(Action::Duty(Duty::Answer(Report::default())));
+        }
+        self.role = Role::Owner { claim, retry_at };
+    }
+
+    fn hand_over(&mut self, claim: Claim, scene: &Scene<'_>, actions: &mut Vec<Action>) {
+        let now = scene.now;
+        let (current, mut tried) = match &mut self.role {
+            Role::Handing {
+                to,
+                give_up_at,
+                tried,
+                ..
+            } => {
+                if now >= *give_up_at {
+                    tried.insert(to.clone());
+                }
+                (Some(to.clone()), std::mem::take(tried))
+            }
+            Role::Owner { retry_at, .. } => {
+                if retry_at.is_some_and(|at| now < at) {
+                    return;
+                }
+                (None, BTreeSet::new())
+            }
+            Role::Idle { .. } | Role::Holding { .. } | Role::Passed { .. } => return,
+        };
+        let Some(heir) = scene.roster.heir(scene.candidacy, &tried) else {
+            return self.keep(claim, Some(now + RETRY), actions);
+        };
+        if current.as_ref() == Some(&heir) {
+            if let Role::Handing {
+                repeat_at,
+                tried: kept,
+                ..
+            } = &mut self.role
+            {
+                *kept = std::mem::take(&mut tried);
+                if now >= *repeat_at {
+                    *repeat_at = now + PREPARE_REPEAT;
+                    actions.push(Action::Send(heir, Message::Prepare(claim)));
+                }
+            }
+            return;
+        }
+        if current.is_none() {
+            actions.push(Action::Duty(Duty::Record));
+        }
+        actions.push(Action::Send(heir.clone(), Message::Prepare(claim)));
+        self.role = Role::Handing {
+            claim,
+            to: heir,
+            give_up_at: now + ACK_TIMEOUT,
+            repeat_at: now + PREPARE_REPEAT,
+            tried,
+        };
+    }
+
+    fn look_passed(&mut self, scene: &Scene<'_>, actions: &mut Vec<Action>) {
+        let Role::Passed {
+            claim,
+            to,
+            until,
+            repeat_at,
+        } = &mut self.role
+        else {
+            return;
+        };
+        let taken = scene
+            .roster
+            .strongest_other(scene.candidacy)
+            .is_some_and(|(_, theirs)| theirs >= *claim);
+        if taken || !scene.roster.lives(to) || scene.now >= *until {
+            let why = Lost::HandedOver(to.clone());
+            self.role = Role::Idle { queued: None };
+            self.unlisted_since = None;
+            actions.push(Action::Unclaim(why));
+            if !taken {
+                self.look_idle(scene, actions);
+            }
+        } else if scene.now >= *repeat_at {
+            *repeat_at = scene.now + GO_REPEAT;
+            actions.push(Action::RepeatGo(to.clone(), *claim));
+        }
+    }
+
+    fn next_deadline(&self, scene: &Scene<'_>) -> Option<Instant> {
+        let owning = self.claim().is_some();
+        let unlisted = self
+            .unlisted_since
+            .filter(|_| owning)
+            .map(|since| since + UNLISTED_LIMIT);
+        let own = match &self.role {
+            Role::Idle { queued } => {
+                queued.and_then(|since| match scene.roster.judge_unowned(scene.candidacy) {
+                    Verdict::Queue(ahead) => Some(queue_end(since, ahead)),
+                    Verdict::Take
+                    | Verdict::Keep
+                    | Verdict::HandTo(_)
+                    | Verdict::Yield(_)
+                    | Verdict::Leave(_) => None,
+                })
+            }
+            Role::Holding { until, .. } => Some(*until),
+            Role::Owner { retry_at, .. } => *retry_at,
+            Role::Handing {
+                give_up_at,
+                repeat_at,
+                ..
+            } => Some(*give_up_at.min(repeat_at)),
+            Role::Passed {
+                until, repeat_at, ..
+            } => Some(*until.min(repeat_at)),
+        };
+        [own, unlisted].into_iter().flatten().min()
+    }
+}
+
+/// When a node with so many living nodes before it takes a group that stayed unowned.
+fn queue_end(since: Instant, ahead: usize) -> Instant {
+    // More than an hour is never waited for; the cap keeps the product in range.
+    since + QUEUE_STEP * u32::try_from(ahead).unwrap_or(3600).min(3600)
+}

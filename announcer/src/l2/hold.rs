@@ -1,0 +1,213 @@
+//! Requests on the way from one owner to the next.
+//!
+//! While an address is handed over the new owner keeps the requests that it sees, and the old one
+//! notes what it answers. With both lists the new owner answers exactly what the old one did not.
+//! Pure.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
+
+use pnet_base::MacAddr;
+
+use super::arp::Arp;
+
+/// Most requests that are held: more than a busy segment asks for within a handover of a few
+/// milliseconds; what does not fit is asked again by its sender.
+pub const HELD_LIMIT: usize = 1024;
+/// Most answers that are reported per group: as many as fit into one datagram.
+pub const ANSWERED_LIMIT: usize = 32;
+/// Two nodes see one frame, and note it, less than this apart, unless one of them is starved. A
+/// client repeats a request later than that.
+const SAME_REQUEST: Duration = Duration::from_millis(8);
+
+/// A request that waits for its answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    pub at: Instant,
+    /// Index of the interface that it came in by.
+    pub interface: u32,
+    pub request: Arp,
+}
+
+/// A request that was answered at some time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Noted {
+    pub at: Instant,
+    pub request: Arp,
+}
+
+/// A request that the old owner answered, as it tells the new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Answered {
+    pub asker: MacAddr,
+    pub target: Ipv4Addr,
+    /// How long before it was told.
+    pub age: Duration,
+}
+
+/// What the old owner tells the new one when it has stopped.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Its last answers, newest first.
+    pub answered: Vec<Answered>,
+    /// There were more before these.
+    pub truncated: bool,
+}
+
+impl Report {
+    /// What it noted, as told now.
+    pub fn new(noted: &[Noted], now: Instant) -> Self {
+        let newest = noted.iter().rev().take(ANSWERED_LIMIT);
+        let answered = newest.map(|one| Answered {
+            asker: one.request.sender_mac,
+            target: one.request.target_ip,
+            age: now.saturating_duration_since(one.at),
+        });
+        Self {
+            answered: answered.collect(),
+            truncated: noted.len() > ANSWERED_LIMIT,
+        }
+    }
+
+    /// The held requests that the old owner did not answer. Each of its answers accounts for the
+    /// one that is nearest in time; what is older than a truncated report was answered.
+    pub fn unanswered(&self, held: Vec<Held>, now: Instant) -> Vec<Held> {
+        let ages: Vec<Duration> = held
+            .iter()
+            .map(|one| now.saturating_duration_since(one.at))
+            .collect();
+        let mut pairs = Vec::new();
+        for (index, one) in held.iter().enumerate() {
+            for (answer, answered) in self.answered.iter().enumerate() {
+                let apart = answered.age.abs_diff(ages[index]);
+                let same = answered.asker == one.request.sender_mac
+                    && answered.target == one.request.target_ip;
+                if same && apart < SAME_REQUEST {
+                    pairs.push((apart, index, answer));
+                }
+            }
+        }
+        pairs.sort();
+        let mut accounted = BTreeSet::new();
+        let mut used = BTreeSet::new();
+        for (_, index, answer) in pairs {
+            if !accounted.contains(&index) && used.insert(answer) {
+                accounted.insert(index);
+            }
+        }
+        let oldest = self.answered.iter().map(|answered| answered.age).max();
+        let before_report = oldest.filter(|_| self.truncated);
+        let indexed = held.into_iter().enumerate();
+        indexed
+            .filter(|(index, _)| {
+                let is_old = before_report.is_some_and(|oldest| ages[*index] > oldest);
+                !is_old && !accounted.contains(index)
+            })
+            .map(|(_, one)| one)
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::arp::Operation;
+    use super::*;
+
+    fn request(asker: u8, target: u8) -> Arp {
+        let mac = MacAddr(2, 0, 0, 0, 0, asker);
+        Arp {
+            destination: MacAddr::broadcast(),
+            source: mac,
+            operation: Operation::Request,
+            sender_mac: mac,
+            sender_ip: Ipv4Addr::new(192, 0, 2, asker),
+            target_mac: MacAddr::zero(),
+            target_ip: Ipv4Addr::new(192, 0, 2, target),
+        }
+    }
+
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "any instant serves as the start of a test"
+    )]
+    fn start() -> Instant {
+        Instant::now()
+    }
+
+    #[test]
+    fn only_what_the_old_owner_did_not_answer_is_answered() {
+        let start = start();
+        let at = |ms| start + Duration::from_millis(ms);
+        let held = |ms, asker, target| Held {
+            at: at(ms),
+            interface: 1,
+            request: request(asker, target),
+        };
+        let noted = |ms, asker, target| Noted {
+            at: at(ms),
+            request: request(asker, target),
+        };
+        // The old owner answered the first and the third; the second came after it had stopped,
+        // the fourth is for an address that it did not answer.
+        let seen = vec![
+            held(50, 1, 100),
+            held(60, 1, 100),
+            held(51, 2, 100),
+            held(50, 1, 101),
+        ];
+        let told = Report::new(
+            &[noted(39, 1, 100), noted(50, 1, 100), noted(51, 2, 100)],
+            at(61),
+        );
+        let left = told.unanswered(seen, at(62));
+        assert_eq!(left, [held(60, 1, 100), held(50, 1, 101)]);
+    }
+
+    #[test]
+    fn one_answer_accounts_for_one_request_only() {
+        let start = start();
+        let one = Held {
+            at: start,
+            interface: 1,
+            request: request(1, 100),
+        };
+        let told = Report {
+            answered: vec![Answered {
+                asker: MacAddr(2, 0, 0, 0, 0, 1),
+                target: Ipv4Addr::new(192, 0, 2, 100),
+                age: Duration::ZERO,
+            }],
+            truncated: false,
+        };
+        assert_eq!(told.unanswered(vec![one, one], start), [one]);
+        assert_eq!(
+            Report::default().unanswered(vec![one, one], start),
+            [one, one]
+        );
+    }
+
+    #[test]
+    fn a_report_is_bounded_and_what_is_older_than_it_was_answered() {
+        let start = start();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let noted: Vec<Noted> = (0..100)
+            .map(|number| Noted {
+                at: at(number * 10),
+                request: request(1, 100),
+            })
+            .collect();
+        let told = Report::new(&noted, at(1000));
+        assert_eq!(told.answered.len(), ANSWERED_LIMIT);
+        assert_eq!(told.answered[0].age, Duration::from_millis(10));
+        let held: Vec<Held> = (0..=100)
+            .map(|number| Held {
+                at: at(number * 10),
+                interface: 1,
+                request: request(1, 100),
+            })
+            .collect();
+        let newest = held[100];
+        assert_eq!(told.unanswered(held, at(1000)), [newest]);
+    }
+}

@@ -1,0 +1,290 @@
+//! Whether an ARP frame is answered, and if not, why (RFC 826, RFC 5227).
+//!
+//! Pure: a frame and the duties of one interface in, a decision out. Every frame that is not
+//! answered has a named reason. Frames with a VLAN tag and frames that this host sent do not get
+//! here: the kernel filter of [`super::socket`] drops them.
+
+use std::net::Ipv4Addr;
+
+use pnet_base::MacAddr;
+
+use super::arp::{Arp, Malformed, Operation};
+
+/// What an interface does with requests for an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AddressDuty {
+    /// Keep them: the present owner is about to hand over.
+    Hold,
+    /// Answer them.
+    Answer,
+    /// Answer them, and note which: the next owner will be told.
+    Record,
+}
+
+/// What to do with a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Decision {
+    /// Send the answer to this request; with `true`, note it.
+    Answer(Arp, bool),
+    /// Keep this request.
+    Hold(Arp),
+    /// Nothing.
+    Ignore(Ignored),
+}
+
+/// Why a frame is not answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Ignored {
+    /// No ARP for IPv4 over Ethernet.
+    Malformed(Malformed),
+    /// An answer, not a question.
+    Reply,
+    /// Sent to neither everybody nor this interface.
+    OtherDestination,
+    /// Its sender is no single station, or none at all.
+    BadSender,
+    /// From this interface itself: seen through a loop or a mirror port.
+    OwnFrame,
+    /// Somebody announces an address for itself that is not ours.
+    Gratuitous,
+    /// Somebody else uses an address of ours as its own.
+    Conflict,
+    /// The address is not this node's.
+    NotOwned,
+}
+
+impl Ignored {
+    /// Every reason, for metrics.
+    pub const ALL: [Self; 13] = [
+        Self::Malformed(Malformed::Short),
+        Self::Malformed(Malformed::NotArp),
+        Self::Malformed(Malformed::HardwareType),
+        Self::Malformed(Malformed::ProtocolType),
+        Self::Malformed(Malformed::AddressLength),
+        Self::Malformed(Malformed::Operation),
+        Self::Reply,
+        Self::OtherDestination,
+        Self::BadSender,
+        Self::OwnFrame,
+        Self::Gratuitous,
+        Self::Conflict,
+        Self::NotOwned,
+    ];
+
+    /// The reason as a label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Malformed(Malformed::Short) => "short",
+            Self::Malformed(Malformed::NotArp) => "not_arp",
+            Self::Malformed(Malformed::HardwareType) => "hardware_type",
+            Self::Malformed(Malformed::ProtocolType) => "protocol_type",
+            Self::Malformed(Malformed::AddressLength) => "address_length",
+            Self::Malformed(Malformed::Operation) => "operation",
+            Self::Reply => "reply",
+            Self::OtherDestination => "other_destination",
+            Self::BadSender => "bad_sender",
+            Self::OwnFrame => "own_frame",
+            Self::Gratuitous => "gratuitous",
+            Self::Conflict => "conflict",
+            Self::NotOwned => "not_owned",
+        }
+    }
+}
+
+/// Decides about a frame that an interface with this MAC address received.
+pub fn decide(
+    frame: &[u8],
+    own_mac: MacAddr,
+    duty: impl Fn(Ipv4Addr) -> Option<AddressDuty>,
+) -> Decision {
+    match decide_parsed(frame, own_mac, duty) {
+        Ok(decision) => decision,
+        Err(ignored) => Decision::Ignore(ignored),
+    }
+}
+
+fn decide_parsed(
+    frame: &[u8],
+    own_mac: MacAddr,
+    duty: impl Fn(Ipv4Addr) -> Option<AddressDuty>,
+) -> Result<Decision, Ignored> {
+    let arp = Arp::parse(frame).map_err(Ignored::Malformed)?;
+    if arp.source == own_mac || arp.sender_mac == own_mac {
+        return Err(Ignored::OwnFrame);
+    }
+    // The source is checked with the sender: a reply to a group address would reach everybody.
+    if !is_station(arp.sender_mac) || !is_station(arp.source) {
+        return Err(Ignored::BadSender);
+    }
+    if duty(arp.sender_ip).is_some() {
+        return Err(Ignored::Conflict);
+    }
+    match arp.operation {
+        Operation::Reply => return Err(Ignored::Reply),
+        Operation::Request => {}
+    }
+    if !arp.destination.is_broadcast() && arp.destination != own_mac {
+        return Err(Ignored::OtherDestination);
+    }
+    if arp.sender_ip == arp.target_ip {
+        return Err(Ignored::Gratuitous);
+    }
+    match duty(arp.target_ip) {
+        None => Err(Ignored::NotOwned),
+        Some(AddressDuty::Hold) => Ok(Decision::Hold(arp)),
+        Some(AddressDuty::Answer) => Ok(Decision::Answer(arp, false)),
+        Some(AddressDuty::Record) => Ok(Decision::Answer(arp, true)),
+    }
+}
+
+/// A unicast address of one station: not a group address, not all zero.
+fn is_station(mac: MacAddr) -> bool {
+    !mac.is_zero() && mac.0 & 1 == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const CLIENT: MacAddr = MacAddr(2, 0, 0, 0, 0, 1);
+    const NODE: MacAddr = MacAddr(2, 0, 0, 0, 0, 2);
+    const OTHER: MacAddr = MacAddr(2, 0, 0, 0, 0, 3);
+    const ASKER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    const OURS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
+    const HELD: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 101);
+    const PASSING: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 102);
+    const FOREIGN: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 200);
+
+    fn duty(address: Ipv4Addr) -> Option<AddressDuty> {
+        match address {
+            OURS => Some(AddressDuty::Answer),
+            HELD => Some(AddressDuty::Hold),
+            PASSING => Some(AddressDuty::Record),
+            _ => None,
+        }
+    }
+
+    fn request(change: impl Fn(&mut Arp)) -> Arp {
+        let mut arp = Arp {
+            destination: MacAddr::broadcast(),
+            source: CLIENT,
+            operation: Operation::Request,
+            sender_mac: CLIENT,
+            sender_ip: ASKER,
+            target_mac: MacAddr::zero(),
+            target_ip: OURS,
+        };
+        change(&mut arp);
+        arp
+    }
+
+    #[test]
+    fn requests_for_our_addresses_are_answered_however_they_are_asked() {
+        let asked: [fn(&mut Arp); 6] = [
+            |_| {},
+            // A neighbour that checks whether its entry still holds.
+            |arp| arp.destination = NODE,
+            // An address probe (RFC 5227).
+            |arp| arp.sender_ip = Ipv4Addr::UNSPECIFIED,
+            // A sender outside the subnet.
+            |arp| arp.sender_ip = Ipv4Addr::new(203, 0, 113, 9),
+            // Whatever lies in the target field of a request.
+            |arp| arp.target_mac = MacAddr::broadcast(),
+            |arp| arp.source = OTHER,
+        ];
+        for change in asked {
+            let arp = request(change);
+            let decision = decide(&arp.emit(), NODE, duty);
+            assert_eq!(decision, Decision::Answer(arp, false), "{arp:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_answered_has_a_reason() {
+        type Change = fn(&mut Arp);
+        let cases: [(Change, Ignored); 13] = [
+            (|arp| arp.operation = Operation::Reply, Ignored::Reply),
+            (|arp| arp.destination = OTHER, Ignored::OtherDestination),
+            (
+                |arp| arp.destination = MacAddr(1, 0, 94, 0, 0, 1),
+                Ignored::OtherDestination,
+            ),
+            (
+                |arp| arp.sender_mac = MacAddr::broadcast(),
+                Ignored::BadSender,
+            ),
+            (
+                |arp| arp.sender_mac = MacAddr(1, 0, 94, 0, 0, 1),
+                Ignored::BadSender,
+            ),
+            (|arp| arp.sender_mac = MacAddr::zero(), Ignored::BadSender),
+            (
+                |arp| arp.source = MacAddr(3, 0, 0, 0, 0, 1),
+                Ignored::BadSender,
+            ),
+            (|arp| arp.source = NODE, Ignored::OwnFrame),
+            (|arp| arp.sender_mac = NODE, Ignored::OwnFrame),
+            (
+                |arp| (arp.sender_ip, arp.target_ip) = (FOREIGN, FOREIGN),
+                Ignored::Gratuitous,
+            ),
+            (|arp| arp.sender_ip = OURS, Ignored::Conflict),
+            (
+                |arp| (arp.sender_ip, arp.operation) = (OURS, Operation::Reply),
+                Ignored::Conflict,
+            ),
+            (|arp| arp.target_ip = FOREIGN, Ignored::NotOwned),
+        ];
+        for (change, reason) in cases {
+            let arp = request(change);
+            let decision = decide(&arp.emit(), NODE, duty);
+            assert_eq!(decision, Decision::Ignore(reason), "{arp:?}");
+        }
+        let short = decide(&[0; 20], NODE, duty);
+        assert_eq!(
+            short,
+            Decision::Ignore(Ignored::Malformed(Malformed::NotArp))
+        );
+    }
+
+    #[test]
+    fn the_duty_of_the_address_decides_what_becomes_of_a_request() {
+        let held = request(|arp| arp.target_ip = HELD);
+        assert_eq!(decide(&held.emit(), NODE, duty), Decision::Hold(held));
+        let passing = request(|arp| arp.target_ip = PASSING);
+        let noted = Decision::Answer(passing, true);
+        assert_eq!(decide(&passing.emit(), NODE, duty), noted);
+    }
+
+    #[test]
+    fn every_reason_has_a_label_of_its_own() {
+        let labels: std::collections::BTreeSet<_> =
+            Ignored::ALL.iter().map(|reason| reason.label()).collect();
+        assert_eq!(labels.len(), Ignored::ALL.len());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_that_are_answered_are_a_request_for_our_address(
+            mut bytes in proptest::collection::vec(any::<u8>(), 0..80),
+            arp_header in any::<bool>(),
+            ours in any::<bool>(),
+        ) {
+            if arp_header && bytes.len() >= 42 {
+                bytes[..6].copy_from_slice(&[255; 6]);
+                bytes[12..21].copy_from_slice(&[8, 6, 0, 1, 8, 0, 6, 4, 0]);
+            }
+            if ours && bytes.len() >= 42 {
+                bytes[38..42].copy_from_slice(&OURS.octets());
+            }
+            if let Decision::Answer(..) | Decision::Hold(_) = decide(&bytes, NODE, duty) {
+                prop_assert_eq!(&bytes[12..22], [8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
+                prop_assert!(bytes[..6] == [255; 6] || bytes[..6] == NODE.octets());
+                prop_assert!(duty(Ipv4Addr::new(bytes[38], bytes[39], bytes[40], bytes[41])).is_some());
+                prop_assert_eq!(bytes[22] & 1, 0);
+            }
+        }
+    }
+}

@@ -1,0 +1,386 @@
+//! The announcer: runs on each node, and answers ARP for the addresses that the node owns.
+//!
+//! ```text
+//!  ipam-service --stream--> assignments --> book --> cache (disk)
+//!                                            |
+//!  kernel --netlink--> links ----------> [ engine: plan, election, handover ] <--UDP--> other nodes
+//!                                            |            members (SWIM)
+//!                                        responder (thread) <--AF_PACKET--> the segment
+//! ```
+//!
+//! A request is answered: [`l2::socket`] -> [`l2::reply`] -> socket. An address is announced:
+//! [`assignments`] -> [`book`] -> [`plan`] -> [`ownership`] ([`election`], [`handover`]) ->
+//! [`engine`] -> [`l2::responder`].
+//!
+//! Losing ipam-service withdraws nothing. This program never talks to Kubernetes.
+
+pub mod assignments;
+pub mod book;
+pub mod cache;
+pub mod clock;
+pub mod config;
+pub mod election;
+pub mod endpoint;
+pub mod engine;
+pub mod handover;
+pub mod l2;
+pub mod links;
+pub mod members;
+pub mod metrics;
+pub mod ownership;
+pub mod plan;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use pharos_process::{Health, Readiness, Shutdown, serve_admin};
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::{JoinHandle, JoinSet};
+
+use assignments::{Follower, SharedBook};
+use book::{Book, Difference};
+use cache::{Cache, Identity};
+use config::{Args, Config};
+use engine::Command;
+use links::{InterfaceRules, Links};
+use members::Peer;
+use metrics::Metrics;
+
+/// How long a stop may take for handing everything over.
+const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+/// How often something that cannot be had yet is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often names of members to join are looked up.
+const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
+/// Changes within so long are written to the disk together.
+const WRITE_PAUSE: Duration = Duration::from_millis(100);
+/// After which time a failed write is tried again.
+const WRITE_AGAIN: Duration = Duration::from_secs(5);
+
+/// Runs until it is stopped; then hands over what it owns.
+pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
+    let config = Config::from_args(args)?;
+    if !config.seal.has_keys() {
+        tracing::warn!("no --members-key-file: announcers talk to each other in the clear");
+    }
+    let mut registry = Registry::default();
+    let metrics = Metrics::register(&mut registry);
+    let readiness = Readiness::default();
+    readiness.not_ready("assignments", "none yet");
+    readiness.not_ready("interfaces", "not known yet");
+
+    let cache = open_cache(&config)?;
+    let kept = load(cache.as_ref());
+    let (responder, responder_thread) =
+        l2::responder::start(&metrics).context("cannot start the arp thread")?;
+    let advertised = config.members_advertise.unwrap_or_else(|| {
+        endpoint::advertised(config.members_listen, &config.ipam, &config.interfaces)
+    });
+    let mut engine = engine::start(engine::Settings {
+        me: Peer {
+            node: config.node.as_str().into(),
+            endpoint: advertised,
+            epoch: clock::unix_millis(),
+        },
+        listen: config.members_listen,
+        seal: config.seal,
+        hold_down: config.hold_down,
+        metrics: metrics.clone(),
+        readiness: readiness.clone(),
+        responder,
+    })
+    .context("cannot start the engine")?;
+    let commands = engine
+        .commands()
+        .context("the engine has just been started")?;
+
+    let (synced, is_synced) = watch::channel(false);
+    let (book, waits) = begin(&config.cluster, kept, &commands, &readiness, &synced).await?;
+    let (links, links_seen) = watch::channel(None);
+    let (moved, member_endpoint) = watch::channel(advertised);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(links::follow(links));
+    let place = Place {
+        listen: config.members_listen,
+        fixed: config.members_advertise.is_some(),
+        ipam: config.ipam.clone(),
+        rules: config.interfaces,
+        moved,
+    };
+    tasks.spawn(pass_links(links_seen, place, commands.clone()));
+    tasks.spawn(pass_joins(config.members_join, commands.clone()));
+    if waits {
+        tasks.spawn(act_after_boot(
+            config.announce_after_boot,
+            is_synced,
+            commands.clone(),
+        ));
+    }
+    let writer = tokio::spawn(write_cache(cache, book.clone(), shutdown.clone()));
+    let health = Health {
+        registry,
+        readiness: readiness.clone(),
+    };
+    tasks.spawn(admin(config.admin, health, shutdown.clone()));
+    let follower = Follower {
+        servers: config.ipam,
+        cluster: config.cluster,
+        node: config.node,
+        labels: config.labels,
+        member_endpoint,
+        book,
+        engine: commands.clone(),
+        metrics,
+        readiness,
+        synced,
+    };
+    tasks.spawn(follower.run());
+
+    tokio::select! {
+        () = shutdown.stopping() => drain(&commands, writer, &mut tasks).await,
+        error = first_failure(&mut tasks) => Err(error),
+        () = engine.ended() => Err(anyhow::anyhow!("the engine ended unexpectedly")),
+        () = responder_thread.ended() => Err(anyhow::anyhow!("the arp thread ended unexpectedly")),
+    }
+}
+
+/// Hands over, within a limit; then lets the disk cache be written.
+async fn drain(
+    commands: &mpsc::Sender<Command>,
+    writer: JoinHandle<anyhow::Result<()>>,
+    tasks: &mut JoinSet<anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let (done, drained) = oneshot::channel();
+    let hand_over = async {
+        if commands.send(Command::Drain(done)).await.is_ok() {
+            // An error means that the engine ended: nothing is left to hand over.
+            let _ = drained.await;
+        }
+    };
+    if tokio::time::timeout(DRAIN_LIMIT, hand_over).await.is_err() {
+        tracing::warn!("not everything could be handed over in time");
+    }
+    if tokio::time::timeout(RETRY, writer).await.is_err() {
+        tracing::warn!("the assignments could not be written to the disk in time");
+    }
+    tracing::info!("stopped");
+    tasks.abort_all();
+    Ok(())
+}
+
+/// Tasks that end well are done with their work; one that fails is the end of the process.
+async fn first_failure(tasks: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Error {
+    while let Some(ended) = tasks.join_next().await {
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return error,
+            Err(error) => return error.into(),
+        }
+    }
+    anyhow::anyhow!("every task has ended")
+}
+
+/// Without a usable directory the announcer works, but does not survive a restart alone.
+fn open_cache(config: &Config) -> anyhow::Result<Option<Cache>> {
+    let identity = Identity {
+        cluster: config.cluster.clone(),
+        node: config.node.clone(),
+        boot_id: cache::boot_id(),
+    };
+    match Cache::open(&config.state_dir, identity) {
+        Ok(cache) => Ok(Some(cache)),
+        Err(error) => {
+            let directory = config.state_dir.display();
+            let reason = format!("--state-dir {directory}: cannot create it: {error}");
+            Err(pharos_process::UsageError(reason).into())
+        }
+    }
+}
+
+fn load(cache: Option<&Cache>) -> Option<cache::Kept> {
+    let cache = cache?;
+    match cache.load() {
+        Ok(kept) => kept,
+        Err(error) => {
+            let path = cache.path();
+            tracing::warn!(path = %path.display(), %error, "ignoring the assignments on the disk");
+            None
+        }
+    }
+}
+
+/// Tells the engine what the disk has, and whether it may only be acted on later.
+async fn begin(
+    cluster: &str,
+    kept: Option<cache::Kept>,
+    commands: &mpsc::Sender<Command>,
+    readiness: &Readiness,
+    synced: &watch::Sender<bool>,
+) -> anyhow::Result<(SharedBook, bool)> {
+    let Some(kept) = kept else {
+        return Ok((SharedBook::new(Book::new(cluster)), false));
+    };
+    let book = Book::restore(cluster, kept.contents);
+    tracing::info!(
+        addresses = book.len(),
+        same_boot = kept.same_boot,
+        "starting with the assignments on the disk"
+    );
+    let difference = Difference {
+        upserts: book.assigned(),
+        members: Some(book.members().to_vec()),
+        ..Difference::default()
+    };
+    commands.send(Command::Assignments(difference)).await?;
+    if kept.same_boot {
+        commands.send(Command::Ready).await?;
+        synced.send_replace(true);
+        if !book.is_empty() {
+            readiness.ready("assignments");
+        }
+    }
+    Ok((SharedBook::new(book), !kept.same_boot))
+}
+
+/// Assignments kept before a reboot are acted on when the stream confirmed them, or after a while
+/// without it: until then this host may not forward what it would attract.
+async fn act_after_boot(
+    wait: Duration,
+    mut synced: watch::Receiver<bool>,
+    commands: mpsc::Sender<Command>,
+) -> anyhow::Result<()> {
+    let confirmed = async { synced.wait_for(|synced| *synced).await.is_ok() };
+    if tokio::time::timeout(wait, confirmed).await.is_err() {
+        tracing::warn!("ipam-service is away: acting on what was assigned before the reboot");
+        commands.send(Command::Ready).await?;
+    }
+    Ok(())
+}
+
+/// How the place is found where others reach this node.
+struct Place {
+    listen: SocketAddr,
+    fixed: bool,
+    ipam: Vec<tonic::transport::Endpoint>,
+    rules: InterfaceRules,
+    moved: watch::Sender<SocketAddr>,
+}
+
+/// Tells the engine which interfaces can answer. While others are told a loopback address, because
+/// there was no other yet, a better one is looked for with each change.
+async fn pass_links(
+    mut links: watch::Receiver<Option<Links>>,
+    place: Place,
+    commands: mpsc::Sender<Command>,
+) -> anyhow::Result<()> {
+    let mut told = None;
+    loop {
+        let current = links.borrow_and_update().clone();
+        if let Some(current) = current {
+            let ports = place.rules.usable(&current);
+            if told.as_ref() != Some(&ports) {
+                told = Some(ports.clone());
+                commands.send(Command::Ports(ports)).await?;
+            }
+        }
+        let waits_for_address =
+            !place.fixed && place.listen.ip().is_unspecified() && place.is_loopback();
+        if waits_for_address {
+            place.look_again(&commands).await?;
+        }
+        tokio::select! {
+            changed = links.changed() => changed?,
+            // Addresses come without an event of the interface.
+            () = tokio::time::sleep(RETRY), if waits_for_address => {}
+        }
+    }
+}
+
+impl Place {
+    fn is_loopback(&self) -> bool {
+        self.moved.borrow().ip().is_loopback()
+    }
+
+    async fn look_again(&self, commands: &mpsc::Sender<Command>) -> anyhow::Result<()> {
+        let found = endpoint::advertised(self.listen, &self.ipam, &self.rules);
+        if !found.ip().is_loopback() {
+            self.moved.send_replace(found);
+            commands.send(Command::Endpoint(found)).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Looks up the members to join, again and again: their names may get other addresses.
+async fn pass_joins(names: Vec<String>, commands: mpsc::Sender<Command>) -> anyhow::Result<()> {
+    let mut told = Vec::new();
+    while !names.is_empty() {
+        let mut found = Vec::new();
+        for name in &names {
+            match tokio::net::lookup_host(name).await {
+                Ok(addresses) => found.extend(addresses),
+                Err(error) => tracing::debug!(name, %error, "cannot look up a member to join"),
+            }
+        }
+        found.sort();
+        found.dedup();
+        if found != told {
+            commands.send(Command::Joins(found.clone())).await?;
+            told = found;
+        }
+        tokio::time::sleep(LOOKUP_INTERVAL).await;
+    }
+    Ok(())
+}
+
+/// Keeps the disk in step with the book. A disk that fails costs only a restart without
+/// ipam-service.
+async fn write_cache(
+    cache: Option<Cache>,
+    book: SharedBook,
+    shutdown: Shutdown,
+) -> anyhow::Result<()> {
+    let Some(cache) = cache else { return Ok(()) };
+    let mut changes = book.changes();
+    let mut failed = false;
+    loop {
+        tokio::select! {
+            // A change that is there is written, also when the process is about to stop.
+            biased;
+            changed = changes.changed() => changed?,
+            () = tokio::time::sleep(WRITE_AGAIN), if failed => {}
+            () = shutdown.stopping() => return Ok(()),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(WRITE_PAUSE) => {}
+            () = shutdown.stopping() => {}
+        }
+        changes.mark_unchanged();
+        let contents = book.lock().contents();
+        let writer = cache.clone();
+        let written = tokio::task::spawn_blocking(move || writer.save(contents)).await?;
+        failed = written.is_err();
+        if let Err(error) = written {
+            let path = cache.path();
+            tracing::error!(path = %path.display(), %error, "cannot keep the assignments on disk");
+        }
+    }
+}
+
+/// Serves the admin listener. A busy port is tried again for ever: it stops no announcement.
+async fn admin(address: SocketAddr, health: Health, shutdown: Shutdown) -> anyhow::Result<()> {
+    let listener = loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => break listener,
+            Err(error) => {
+                tracing::warn!(%address, %error, "cannot open the admin listener, trying again");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    };
+    serve_admin(listener, health, axum::Router::new(), shutdown).await?;
+    Ok(())
+}

@@ -1,0 +1,30 @@
+//! Who lives: the announcers of a cluster watch one another over UDP, without any control plane.
+//!
+//! - [`wire`]: the datagrams; [`seal`]: their encryption.
+//! - [`swim`]: the SWIM protocol (`foca`): random probes, suspicion, gossip.
+//! - [`peers`]: whom to greet: members that are presumed to live, and those believed dead.
+//! - [`reports`]: what each of them says about itself.
+//! - [`errors`]: datagrams that a host refused, which only shortens suspicion.
+//!
+//! All of them are driven by [`crate::engine`].
+
+pub mod errors;
+pub mod peers;
+pub mod reports;
+pub mod seal;
+pub mod swim;
+pub mod wire;
+
+use std::net::SocketAddr;
+
+use crate::election::NodeName;
+
+/// One run of an announcer on a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Peer {
+    pub node: NodeName,
+    /// Where it is reached.
+    pub endpoint: SocketAddr,
+    /// Grows with each start of the process, and when others wrongly declared it dead.
+    pub epoch: u64,
+}

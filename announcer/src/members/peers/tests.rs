@@ -1,0 +1,127 @@
+use super::*;
+
+const ENDPOINT: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
+
+fn node() -> NodeName {
+    NodeName::from("b")
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "any instant serves as the start of a test"
+)]
+fn start() -> Instant {
+    Instant::now()
+}
+
+/// Runs the table until so many milliseconds after the start; gives what it asked for.
+fn run(peers: &mut Peers, start: Instant, until: u64) -> Vec<(u128, Event)> {
+    let mut seen = Vec::new();
+    while let Some(at) = peers.next_deadline() {
+        if at > start + Duration::from_millis(until) {
+            break;
+        }
+        let events = peers.tick(at).into_iter();
+        seen.extend(events.map(|event| ((at - start).as_millis(), event)));
+    }
+    seen
+}
+
+#[test]
+fn a_named_node_is_presumed_to_live_until_it_was_greeted_in_vain() {
+    let start = start();
+    let mut peers = Peers::default();
+    assert!(peers.name(&node(), ENDPOINT, start));
+    assert!(!peers.name(&node(), ENDPOINT, start));
+    let greet = |ms| (ms, Event::Greet(ENDPOINT));
+    let failed = (350, Event::Failed(node()));
+    let expected = [
+        greet(0),
+        greet(20),
+        greet(70),
+        greet(150),
+        greet(250),
+        failed,
+        greet(850),
+    ];
+    assert_eq!(run(&mut peers, start, 1000), expected);
+}
+
+#[test]
+fn a_named_node_whose_host_refuses_twice_has_failed() {
+    let start = start();
+    let mut peers = Peers::default();
+    peers.name(&node(), ENDPOINT, start);
+    run(&mut peers, start, 25);
+    assert_eq!(peers.refused(ENDPOINT, start), []);
+    assert_eq!(peers.refused(ENDPOINT, start), [Event::Failed(node())]);
+}
+
+#[test]
+fn one_refusal_kills_no_member() {
+    let start = start();
+    let mut peers = Peers::default();
+    peers.up(&node(), ENDPOINT);
+    // Several datagrams were under way when it died, or only restarted.
+    for _ in 0..3 {
+        assert_eq!(peers.refused(ENDPOINT, start), []);
+    }
+    assert_eq!(run(&mut peers, start, 20), [(10, Event::Greet(ENDPOINT))]);
+    peers.answered(&node());
+    assert_eq!(run(&mut peers, start, 1000), []);
+    assert_eq!(peers.live().count(), 1);
+}
+
+#[test]
+fn a_member_that_refuses_the_next_greeting_too_is_dead() {
+    let start = start();
+    let mut peers = Peers::default();
+    peers.up(&node(), ENDPOINT);
+    peers.refused(ENDPOINT, start);
+    run(&mut peers, start, 20);
+    assert_eq!(peers.refused(ENDPOINT, start), [Event::Killed(node())]);
+    assert_eq!(peers.live().count(), 0);
+}
+
+#[test]
+fn a_member_that_refuses_once_and_then_says_nothing_is_dead() {
+    let start = start();
+    let mut peers = Peers::default();
+    peers.up(&node(), ENDPOINT);
+    peers.refused(ENDPOINT, start);
+    let expected = [(10, Event::Greet(ENDPOINT)), (70, Event::Killed(node()))];
+    assert_eq!(run(&mut peers, start, 100), expected);
+}
+
+#[test]
+fn a_dead_member_is_greeted_twice_a_second_until_it_is_forgotten() {
+    let start = start();
+    let mut peers = Peers::default();
+    peers.up(&node(), ENDPOINT);
+    peers.down(&node(), start);
+    let greeted = run(&mut peers, start, 5000);
+    assert_eq!(greeted.len(), 10);
+    assert_eq!(peers.keep_only(|_| true), []);
+    assert_eq!(peers.keep_only(|_| false), [node()]);
+    assert_eq!(peers.next_deadline(), None);
+}
+
+#[test]
+fn a_live_member_is_kept_although_the_stream_does_not_name_it() {
+    let mut peers = Peers::default();
+    peers.up(&node(), ENDPOINT);
+    assert_eq!(peers.keep_only(|_| false), []);
+    assert_eq!(peers.len(), 1);
+}
+
+#[test]
+fn an_address_to_join_is_greeted_until_a_member_lives_there() {
+    let start = start();
+    let mut peers = Peers::default();
+    peers.set_joins(&[ENDPOINT], start);
+    let greet = |ms| (ms, Event::Greet(ENDPOINT));
+    assert_eq!(run(&mut peers, start, 600), [greet(0), greet(500)]);
+    peers.up(&node(), ENDPOINT);
+    assert_eq!(run(&mut peers, start, 3000), []);
+}

@@ -1,0 +1,260 @@
+//! What each living node says about itself, put together from datagrams that may be lost, late or
+//! repeated.
+//!
+//! A node's report has a version that grows with each change. Changes are sent to everybody
+//! directly; whoever misses one learns of the version by gossip, and asks for the whole. Pure.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use super::wire::{Delta, State, Version, WireStatement, cut};
+use crate::election::{Condition, NodeName, Statement};
+
+#[cfg(test)]
+mod tests;
+
+/// How long a node may take to say what it owns before it counts as saying nothing.
+pub const PATIENCE: Duration = Duration::from_millis(300);
+/// How often it is asked until then.
+const ASK_INTERVAL: Duration = Duration::from_millis(50);
+/// How often a node is asked whose report is merely old.
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// Most parts of a report: some 100,000 groups owned by one node.
+const MAX_PARTS: u32 = 4_000;
+
+/// Something learnt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Learnt {
+    /// All that a node says.
+    Whole(Condition, Vec<Statement>),
+    /// Its condition, and what it says anew.
+    Changed(Condition, Vec<Statement>),
+    /// Nothing new.
+    Nothing,
+}
+
+/// What is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Due {
+    /// Ask this node for its state.
+    Ask(NodeName),
+    /// It does not say anything: go on without.
+    GaveUp(NodeName),
+}
+
+#[derive(Debug)]
+struct Report {
+    epoch: u64,
+    /// The version that is known whole; `None`: nothing yet.
+    version: Option<u64>,
+    /// The newest version heard of.
+    newest: u64,
+    parts: BTreeMap<u32, Vec<WireStatement>>,
+    parts_of: u64,
+    since: Instant,
+    gave_up: bool,
+    next_ask: Option<Instant>,
+}
+
+/// The reports of all living nodes.
+#[derive(Debug, Default)]
+pub struct Reports {
+    nodes: BTreeMap<NodeName, Report>,
+}
+
+impl Reports {
+    /// A run of a node began to live.
+    pub fn up(&mut self, node: &NodeName, epoch: u64, now: Instant) {
+        let report = Report {
+            epoch,
+            version: None,
+            newest: 0,
+            parts: BTreeMap::new(),
+            parts_of: 0,
+            since: now,
+            gave_up: false,
+            next_ask: Some(now),
+        };
+        self.nodes.insert(node.clone(), report);
+    }
+
+    /// A node died.
+    pub fn down(&mut self, node: &str) {
+        self.nodes.remove(node);
+    }
+
+    /// A part of a report came in.
+    pub fn state(&mut self, state: State) -> Learnt {
+        let Some(report) = self.of(&state.version) else {
+            return Learnt::Nothing;
+        };
+        let version = state.version.version;
+        let is_old = report.version.is_some_and(|known| version <= known);
+        if is_old || state.parts == 0 || state.parts > MAX_PARTS || state.part >= state.parts {
+            return Learnt::Nothing;
+        }
+        if report.parts_of != version {
+            report.parts.clear();
+            report.parts_of = version;
+        }
+        report.parts.insert(state.part, state.statements);
+        if report.parts.len() < state.parts as usize {
+            return Learnt::Nothing;
+        }
+        let parts = std::mem::take(&mut report.parts);
+        report.accept(version);
+        let statements = parts.into_values().flatten().map(Statement::from);
+        Learnt::Whole(state.condition.into(), statements.collect())
+    }
+
+    /// A change came in.
+    pub fn delta(&mut self, delta: Delta, now: Instant) -> Learnt {
+        let Some(report) = self.of(&delta.version) else {
+            return Learnt::Nothing;
+        };
+        let version = delta.version.version;
+        match report.version {
+            Some(known) if version == known + 1 => {
+                report.accept(version);
+                let statements = delta.statements.into_iter().map(Statement::from);
+                Learnt::Changed(delta.condition.into(), statements.collect())
+            }
+            // One in between is missing, or the whole: ask.
+            Some(_) | None => {
+                report.heard_of(version, now);
+                Learnt::Nothing
+            }
+        }
+    }
+
+    /// A version was gossiped.
+    pub fn news(&mut self, node: &str, epoch: u64, version: u64, now: Instant) {
+        if let Some(report) = self.nodes.get_mut(node)
+            && report.epoch == epoch
+        {
+            report.heard_of(version, now);
+        }
+    }
+
+    /// When [`Self::tick`] is to be called next.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.nodes
+            .values()
+            .filter_map(|report| report.next_ask)
+            .min()
+    }
+
+    /// What is due.
+    pub fn tick(&mut self, now: Instant) -> Vec<Due> {
+        let mut due = Vec::new();
+        for (node, report) in &mut self.nodes {
+            if report.next_ask.is_none_or(|at| at > now) {
+                continue;
+            }
+            let silent = report.version.is_none();
+            if silent && !report.gave_up && now >= report.since + PATIENCE {
+                report.gave_up = true;
+                due.push(Due::GaveUp(node.clone()));
+            }
+            let interval = if silent && !report.gave_up {
+                ASK_INTERVAL
+            } else {
+                ASK_AGAIN
+            };
+            report.next_ask = Some(now + interval);
+            due.push(Due::Ask(node.clone()));
+        }
+        due
+    }
+
+    fn of(&mut self, version: &Version) -> Option<&mut Report> {
+        let report = self.nodes.get_mut(version.node.as_str())?;
+        (report.epoch == version.epoch).then_some(report)
+    }
+}
+
+impl Report {
+    fn accept(&mut self, version: u64) {
+        self.version = Some(version);
+        self.newest = self.newest.max(version);
+        if self.newest == version {
+            self.next_ask = None;
+        }
+    }
+
+    /// Asks a little later: what is missing may be under way.
+    fn heard_of(&mut self, version: u64, now: Instant) {
+        if self.version.is_none_or(|known| version > known) {
+            self.newest = self.newest.max(version);
+            self.next_ask.get_or_insert(now + ASK_INTERVAL);
+        }
+    }
+}
+
+/// What this node says about itself.
+#[derive(Debug)]
+pub struct OwnReport {
+    node: NodeName,
+    epoch: u64,
+    version: u64,
+}
+
+impl OwnReport {
+    /// Nothing said yet.
+    pub fn new(node: NodeName, epoch: u64) -> Self {
+        Self {
+            node,
+            epoch,
+            version: 1,
+        }
+    }
+
+    /// The version that is current.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// This node goes on under another epoch.
+    pub fn renew(&mut self, epoch: u64) {
+        self.epoch = epoch;
+    }
+
+    /// The whole, in parts.
+    pub fn whole(&self, condition: &Condition, statements: &[Statement]) -> Vec<State> {
+        let cut = cut(statements);
+        let parts = u32::try_from(cut.len()).unwrap_or(u32::MAX);
+        (0..)
+            .zip(cut)
+            .map(|(part, statements)| State {
+                version: self.tag(),
+                part,
+                parts,
+                condition: condition.into(),
+                statements,
+            })
+            .collect()
+    }
+
+    /// Changes, each under a version of its own.
+    pub fn changes(&mut self, condition: &Condition, statements: &[Statement]) -> Vec<Delta> {
+        cut(statements)
+            .into_iter()
+            .map(|statements| {
+                self.version += 1;
+                Delta {
+                    version: self.tag(),
+                    condition: condition.into(),
+                    statements,
+                }
+            })
+            .collect()
+    }
+
+    fn tag(&self) -> Version {
+        Version {
+            node: self.node.to_string(),
+            epoch: self.epoch,
+            version: self.version,
+        }
+    }
+}

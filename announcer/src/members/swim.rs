@@ -1,0 +1,510 @@
+//! The SWIM protocol: one random probe per period and node, whatever the size of the cluster.
+//!
+//! This wraps `foca`, which is a pure state machine: bytes and time go in; datagrams, and who came
+//! and went, come out. It also gossips the version of what each node says about itself, so that
+//! whoever missed a change asks for it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::num::{NonZeroU8, NonZeroUsize};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BufMut};
+use foca::{
+    AccumulatingRuntime, BroadcastHandler, Config, Foca, Header, Identity, Invalidates, Member,
+    Message, OwnedNotification, PeriodicParams, State, Timer,
+};
+use prost::Message as _;
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+
+use super::Peer;
+use super::wire::{Version, WirePeer};
+use crate::election::NodeName;
+
+#[cfg(test)]
+mod tests;
+
+/// One probe per period. With the two below a node that falls silent in a cluster of three is
+/// replaced after 420 ms on average and 540 ms at worst, and one that is merely slow may be silent
+/// for 240 ms without being suspected for long.
+const PROBE_PERIOD: Duration = Duration::from_millis(120);
+/// How long a probe may take before others are asked to try; hundreds of LAN round trips.
+const PROBE_RTT: Duration = Duration::from_millis(50);
+/// How long a suspected node may object.
+const SUSPICION: Duration = Duration::from_millis(180);
+/// How long a dead run of a node is remembered; a new run has a new epoch and is not affected.
+const FORGET_DEAD: Duration = Duration::from_secs(24 * 3600);
+/// Most bytes of one message: leaves room for the seal within an Ethernet frame.
+const MAX_PACKET: NonZeroUsize = NonZeroUsize::new(1300).unwrap();
+
+/// Something that SWIM asks for or tells.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// Send these bytes.
+    Send(Peer, Vec<u8>),
+    /// A node lives.
+    Up(Peer),
+    /// A node is dead.
+    Down(Peer),
+    /// A node said something new about itself.
+    News {
+        node: NodeName,
+        epoch: u64,
+        version: u64,
+    },
+    /// Others believed this node dead: it goes on under this epoch.
+    Renewed(u64),
+}
+
+type Machine = Foca<Peer, Codec, StdRng, Gossip>;
+
+/// The machine and its timers.
+pub struct Swim {
+    foca: Machine,
+    runtime: AccumulatingRuntime<Peer>,
+    timers: BTreeMap<(Instant, u64), Timer<Peer>>,
+    sequence: u64,
+    gossip: Arc<Mutex<Heard>>,
+}
+
+impl std::fmt::Debug for Swim {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Swim")
+            .field("me", self.foca.identity())
+            .field("members", &self.foca.num_members())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Swim {
+    /// A node that knows nobody.
+    pub fn new(me: Peer, seed: u64) -> Self {
+        let gossip = Arc::new(Mutex::new(Heard::default()));
+        let handler = Gossip(gossip.clone());
+        let rng = StdRng::seed_from_u64(seed);
+        Self {
+            foca: Foca::with_custom_broadcast(me, config(), rng, Codec, handler),
+            runtime: AccumulatingRuntime::new(),
+            timers: BTreeMap::new(),
+            sequence: 0,
+            gossip,
+        }
+    }
+
+    /// This node's own run.
+    pub fn me(&self) -> &Peer {
+        self.foca.identity()
+    }
+
+    /// When [`Self::tick`] is to be called next.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.timers.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// A node made itself known.
+    pub fn introduce(&mut self, peer: Peer, now: Instant) -> Vec<Event> {
+        let alive = std::iter::once(Member::alive(peer));
+        let result = self.foca.apply_many(alive, true, &mut self.runtime);
+        self.drain(result, now)
+    }
+
+    /// A node is dead beyond doubt.
+    pub fn declare_dead(&mut self, node: &str, now: Instant) -> Vec<Event> {
+        let Some(peer) = self.active(node) else {
+            return Vec::new();
+        };
+        let dead = std::iter::once(Member::down(peer));
+        let mut result = self.foca.apply_many(dead, true, &mut self.runtime);
+        if result.is_ok() {
+            result = self.foca.gossip(&mut self.runtime);
+        }
+        self.drain(result, now)
+    }
+
+    /// The epoch up to which a node is believed dead; 0 if it lives or is not known.
+    pub fn dead_epoch(&self, node: &str) -> u64 {
+        let known = self
+            .foca
+            .iter_membership_state()
+            .find(|member| &*member.id().node == node);
+        known
+            .filter(|member| member.state() == State::Down)
+            .map_or(0, |member| member.id().epoch)
+    }
+
+    /// The running epoch of a member that lives.
+    pub fn active(&self, node: &str) -> Option<Peer> {
+        let mut members = self.foca.iter_members();
+        members
+            .find(|member| &*member.id().node == node)
+            .map(|member| member.id().clone())
+    }
+
+    /// Somebody believes this node dead up to this epoch: go on under a later one.
+    pub fn outlive(&mut self, epoch: u64, now: Instant) -> Vec<Event> {
+        if epoch < self.me().epoch {
+            return Vec::new();
+        }
+        let renewed = Peer {
+            epoch: epoch + 1,
+            ..self.me().clone()
+        };
+        self.change(renewed, now)
+    }
+
+    /// This node is reached elsewhere now.
+    pub fn set_endpoint(&mut self, endpoint: std::net::SocketAddr, now: Instant) -> Vec<Event> {
+        let moved = Peer {
+            endpoint,
+            epoch: self.me().epoch + 1,
+            node: self.me().node.clone(),
+        };
+        self.change(moved, now)
+    }
+
+    /// Tells everybody that this node leaves.
+    pub fn leave(&mut self, now: Instant) -> Vec<Event> {
+        let result = self.foca.leave_cluster(&mut self.runtime);
+        self.drain(result, now)
+    }
+
+    /// Bytes came in.
+    pub fn receive(&mut self, bytes: &[u8], now: Instant) -> Vec<Event> {
+        let result = self.foca.handle_data(bytes, &mut self.runtime);
+        self.drain(result, now)
+    }
+
+    /// This node has something new to say about itself.
+    pub fn announce_version(&mut self, version: u64, now: Instant) -> Vec<Event> {
+        let me = self.me();
+        let item = Version {
+            node: me.node.to_string(),
+            epoch: me.epoch,
+            version,
+        };
+        let result = self.foca.add_broadcast(&item.encode_to_vec()).map(|_| ());
+        self.drain(result, now)
+    }
+
+    /// Time passed.
+    pub fn tick(&mut self, now: Instant) -> Vec<Event> {
+        let mut events = Vec::new();
+        while let Some(((at, sequence), _)) = self.timers.first_key_value() {
+            let key = (*at, *sequence);
+            if key.0 > now {
+                break;
+            }
+            if let Some(timer) = self.timers.remove(&key) {
+                let result = self.foca.handle_timer(timer, &mut self.runtime);
+                events.extend(self.drain(result, now));
+            }
+        }
+        events
+    }
+
+    /// Shifts all timers: for so long this process did not run, and nobody's silence in that time
+    /// means anything.
+    pub fn postpone(&mut self, by: Duration) {
+        let timers = std::mem::take(&mut self.timers);
+        self.timers = timers
+            .into_iter()
+            .map(|((at, sequence), timer)| ((at + by, sequence), timer))
+            .collect();
+    }
+
+    fn change(&mut self, identity: Peer, now: Instant) -> Vec<Event> {
+        let epoch = identity.epoch;
+        let mut result = self.foca.change_identity(identity, &mut self.runtime);
+        if result.is_ok() {
+            // It begins to probe again only when it looks at its members.
+            result = self
+                .foca
+                .apply_many(std::iter::empty(), false, &mut self.runtime);
+        }
+        let mut events = self.drain(result, now);
+        events.push(Event::Renewed(epoch));
+        events
+    }
+
+    fn drain(&mut self, result: Result<(), foca::Error>, now: Instant) -> Vec<Event> {
+        if let Err(error) = result {
+            // Old datagrams, and probes cut short by a renewal, are part of normal life.
+            tracing::debug!(%error, "membership protocol");
+        }
+        let mut events = Vec::new();
+        while let Some((to, bytes)) = self.runtime.to_send() {
+            events.push(Event::Send(to, bytes.to_vec()));
+        }
+        while let Some((after, timer)) = self.runtime.to_schedule() {
+            self.sequence += 1;
+            self.timers.insert((now + after, self.sequence), timer);
+        }
+        while let Some(notification) = self.runtime.to_notify() {
+            match notification {
+                OwnedNotification::MemberUp(peer) => events.push(Event::Up(peer)),
+                OwnedNotification::MemberDown(peer) => events.push(Event::Down(peer)),
+                OwnedNotification::Rename(_, peer) => {
+                    // A new run of a node: if it lives it is news like any other.
+                    if self.active(&peer.node).as_ref() == Some(&peer) {
+                        events.push(Event::Up(peer));
+                    }
+                }
+                OwnedNotification::Rejoin(peer) => events.push(Event::Renewed(peer.epoch)),
+                OwnedNotification::Active
+                | OwnedNotification::Idle
+                | OwnedNotification::Defunct => {}
+            }
+        }
+        let mut heard = self.gossip.lock().unwrap_or_else(PoisonError::into_inner);
+        events.append(&mut heard.news);
+        events
+    }
+}
+
+fn config() -> Config {
+    Config {
+        probe_period: PROBE_PERIOD,
+        probe_rtt: PROBE_RTT,
+        num_indirect_probes: NonZeroUsize::new(3).unwrap_or(NonZeroUsize::MIN),
+        // log10(1000 nodes) x 4, and a little.
+        max_transmissions: NonZeroU8::new(15).unwrap_or(NonZeroU8::MIN),
+        suspect_to_down_after: SUSPICION,
+        remove_down_after: Some(FORGET_DEAD),
+        max_packet_size: MAX_PACKET,
+        notify_down_members: true,
+        periodic_announce: Some(periodic(30_000, 1)),
+        // Nodes believed dead are greeted by `peers`.
+        periodic_announce_to_down_members: None,
+        periodic_gossip: Some(periodic(100, 3)),
+    }
+}
+
+fn periodic(millis: u64, members: usize) -> PeriodicParams {
+    PeriodicParams {
+        frequency: Duration::from_millis(millis),
+        num_members: NonZeroUsize::new(members).unwrap_or(NonZeroUsize::MIN),
+    }
+}
+
+impl Identity for Peer {
+    type Addr = NodeName;
+
+    fn renew(&self) -> Option<Self> {
+        Some(Self {
+            epoch: self.epoch + 1,
+            ..self.clone()
+        })
+    }
+
+    fn addr(&self) -> NodeName {
+        self.node.clone()
+    }
+
+    fn win_addr_conflict(&self, adversary: &Self) -> bool {
+        self.epoch > adversary.epoch
+    }
+}
+
+/// What is known of the versions that nodes gossip.
+#[derive(Debug, Default)]
+struct Heard {
+    latest: HashMap<String, (u64, u64)>,
+    news: Vec<Event>,
+}
+
+struct Gossip(Arc<Mutex<Heard>>);
+
+/// Newer news of the same node replace older ones.
+struct About(String);
+
+impl Invalidates for About {
+    fn invalidates(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+impl BroadcastHandler<Peer> for Gossip {
+    type Key = About;
+    type Error = prost::DecodeError;
+
+    fn receive_item(
+        &mut self,
+        data: &[u8],
+        sender: Option<&Peer>,
+    ) -> Result<Option<About>, prost::DecodeError> {
+        let item = Version::decode(data)?;
+        let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = (item.epoch, item.version);
+        let latest = heard.latest.entry(item.node.clone()).or_default();
+        if told <= *latest {
+            return Ok(None);
+        }
+        *latest = told;
+        if sender.is_some() {
+            heard.news.push(Event::News {
+                node: item.node.as_str().into(),
+                epoch: item.epoch,
+                version: item.version,
+            });
+        }
+        Ok(Some(About(item.node)))
+    }
+}
+
+/// Messages of SWIM as protobuf.
+struct Codec;
+
+#[derive(Debug, thiserror::Error)]
+enum CodecError {
+    #[error(transparent)]
+    Encode(#[from] prost::EncodeError),
+    #[error(transparent)]
+    Decode(#[from] prost::DecodeError),
+    #[error("unknown message or state")]
+    Unknown,
+    #[error(transparent)]
+    BadPeer(#[from] super::wire::BadPeer),
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireHeader {
+    #[prost(message, required, tag = "1")]
+    src: WirePeer,
+    #[prost(uint32, tag = "2")]
+    src_incarnation: u32,
+    #[prost(message, required, tag = "3")]
+    dst: WirePeer,
+    #[prost(uint32, tag = "4")]
+    kind: u32,
+    #[prost(uint32, tag = "5")]
+    probe: u32,
+    #[prost(message, optional, tag = "6")]
+    third: Option<WirePeer>,
+}
+
+#[derive(Clone, PartialEq, prost::Message)]
+struct WireMember {
+    #[prost(message, required, tag = "1")]
+    peer: WirePeer,
+    #[prost(uint32, tag = "2")]
+    incarnation: u32,
+    #[prost(uint32, tag = "3")]
+    state: u32,
+}
+
+impl foca::Codec<Peer> for Codec {
+    type Error = CodecError;
+
+    fn encode_header(
+        &mut self,
+        header: &Header<Peer>,
+        mut buffer: impl BufMut,
+    ) -> Result<(), CodecError> {
+        let (kind, probe, third) = match &header.message {
+            Message::Ping(probe) => (1, *probe, None),
+            Message::Ack(probe) => (2, *probe, None),
+            Message::PingReq {
+                target,
+                probe_number,
+            } => (3, *probe_number, Some(target)),
+            Message::IndirectPing {
+                origin,
+                probe_number,
+            } => (4, *probe_number, Some(origin)),
+            Message::IndirectAck {
+                target,
+                probe_number,
+            } => (5, *probe_number, Some(target)),
+            Message::ForwardedAck {
+                origin,
+                probe_number,
+            } => (6, *probe_number, Some(origin)),
+            Message::Announce => (7, 0, None),
+            Message::Feed => (8, 0, None),
+            Message::Gossip => (9, 0, None),
+            Message::Broadcast => (10, 0, None),
+            Message::TurnUndead => (11, 0, None),
+        };
+        let wire = WireHeader {
+            src: (&header.src).into(),
+            src_incarnation: header.src_incarnation.into(),
+            dst: (&header.dst).into(),
+            kind,
+            probe: probe.into(),
+            third: third.map(WirePeer::from),
+        };
+        Ok(wire.encode_length_delimited(&mut buffer)?)
+    }
+
+    fn decode_header(&mut self, mut buffer: impl Buf) -> Result<Header<Peer>, CodecError> {
+        let wire = WireHeader::decode_length_delimited(&mut buffer)?;
+        let probe = u8::try_from(wire.probe).map_err(|_| CodecError::Unknown)?;
+        let third = || {
+            let peer = wire.third.clone().ok_or(CodecError::Unknown)?;
+            Ok::<Peer, CodecError>(peer.try_into()?)
+        };
+        let message = match wire.kind {
+            1 => Message::Ping(probe),
+            2 => Message::Ack(probe),
+            3 => Message::PingReq {
+                target: third()?,
+                probe_number: probe,
+            },
+            4 => Message::IndirectPing {
+                origin: third()?,
+                probe_number: probe,
+            },
+            5 => Message::IndirectAck {
+                target: third()?,
+                probe_number: probe,
+            },
+            6 => Message::ForwardedAck {
+                origin: third()?,
+                probe_number: probe,
+            },
+            7 => Message::Announce,
+            8 => Message::Feed,
+            9 => Message::Gossip,
+            10 => Message::Broadcast,
+            11 => Message::TurnUndead,
+            _ => return Err(CodecError::Unknown),
+        };
+        Ok(Header {
+            src: wire.src.try_into()?,
+            src_incarnation: u16::try_from(wire.src_incarnation)
+                .map_err(|_| CodecError::Unknown)?,
+            dst: wire.dst.try_into()?,
+            message,
+        })
+    }
+
+    fn encode_member(
+        &mut self,
+        member: &Member<Peer>,
+        mut buffer: impl BufMut,
+    ) -> Result<(), CodecError> {
+        let wire = WireMember {
+            peer: member.id().into(),
+            incarnation: member.incarnation().into(),
+            state: match member.state() {
+                State::Alive => 1,
+                State::Suspect => 2,
+                State::Down => 3,
+            },
+        };
+        Ok(wire.encode_length_delimited(&mut buffer)?)
+    }
+
+    fn decode_member(&mut self, mut buffer: impl Buf) -> Result<Member<Peer>, CodecError> {
+        let wire = WireMember::decode_length_delimited(&mut buffer)?;
+        let state = match wire.state {
+            1 => State::Alive,
+            2 => State::Suspect,
+            3 => State::Down,
+            _ => return Err(CodecError::Unknown),
+        };
+        let incarnation = u16::try_from(wire.incarnation).map_err(|_| CodecError::Unknown)?;
+        Ok(Member::new(wire.peer.try_into()?, incarnation, state))
+    }
+}

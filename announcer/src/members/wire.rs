@@ -1,0 +1,458 @@
+//! The datagrams between announcers, before they are sealed: protobuf, written by hand because no
+//! other program reads them.
+//!
+//! Field numbers are kept for ever: during an upgrade old and new announcers talk to each other.
+
+use std::collections::BTreeSet;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use pnet_base::MacAddr;
+use prost::{Message, Oneof};
+
+use super::Peer;
+use crate::election::{Claim, Condition, GroupId, Statement};
+use crate::handover;
+use crate::l2::hold::{Answered, Report};
+
+/// Most bytes of a datagram before it is sealed: with the seal, UDP, IPv6 and Ethernet headers it
+/// fits into 1500.
+pub const MAX_DATAGRAM: usize = 1350;
+/// Most bytes of statements in one part of a state, if it has more than one: leaves room for the
+/// longest name and some dozens of interfaces.
+pub const STATEMENTS_PER_PART: usize = 700;
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Datagram {
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7")]
+    pub body: Option<Body>,
+}
+
+#[derive(Clone, PartialEq, Oneof)]
+pub enum Body {
+    /// Bytes of the SWIM protocol.
+    #[prost(bytes, tag = "1")]
+    Swim(Vec<u8>),
+    /// Who are you? Answered by a welcome.
+    #[prost(message, tag = "2")]
+    Hello(Greeting),
+    #[prost(message, tag = "3")]
+    Welcome(Greeting),
+    /// All that a node says about itself, or a part of it.
+    #[prost(message, tag = "4")]
+    State(State),
+    /// What changed in it.
+    #[prost(message, tag = "5")]
+    Delta(Delta),
+    /// Send me your state.
+    #[prost(message, tag = "6")]
+    Ask(Greeting),
+    /// Of the handshake by which a group changes its owner.
+    #[prost(message, tag = "7")]
+    Handover(Handover),
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct WirePeer {
+    #[prost(string, tag = "1")]
+    pub node: String,
+    /// `address:port`.
+    #[prost(string, tag = "2")]
+    pub endpoint: String,
+    #[prost(uint64, tag = "3")]
+    pub epoch: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Greeting {
+    #[prost(message, required, tag = "1")]
+    pub from: WirePeer,
+    /// The epoch of the receiver up to which the sender believes it dead; 0 if not at all.
+    #[prost(uint64, tag = "2")]
+    pub dead_epoch: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct WireStatement {
+    #[prost(uint64, tag = "1")]
+    pub group: u64,
+    /// 0: given up.
+    #[prost(uint64, tag = "2")]
+    pub claim: u64,
+    /// Empty: the sender.
+    #[prost(string, tag = "3")]
+    pub holder: String,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct WireCondition {
+    #[prost(bool, tag = "1")]
+    pub ready: bool,
+    #[prost(bool, tag = "2")]
+    pub hold_down: bool,
+    #[prost(bool, tag = "3")]
+    pub draining: bool,
+    #[prost(string, repeated, tag = "4")]
+    pub interfaces: Vec<String>,
+}
+
+/// The version of what a node says about itself: (epoch, version) grows with each change.
+#[derive(Clone, PartialEq, Message)]
+pub struct Version {
+    #[prost(string, tag = "1")]
+    pub node: String,
+    #[prost(uint64, tag = "2")]
+    pub epoch: u64,
+    #[prost(uint64, tag = "3")]
+    pub version: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct State {
+    #[prost(message, required, tag = "1")]
+    pub version: Version,
+    /// This part of so many, from 0.
+    #[prost(uint32, tag = "2")]
+    pub part: u32,
+    #[prost(uint32, tag = "3")]
+    pub parts: u32,
+    #[prost(message, required, tag = "4")]
+    pub condition: WireCondition,
+    #[prost(message, repeated, tag = "5")]
+    pub statements: Vec<WireStatement>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Delta {
+    #[prost(message, required, tag = "1")]
+    pub version: Version,
+    #[prost(message, required, tag = "2")]
+    pub condition: WireCondition,
+    #[prost(message, repeated, tag = "3")]
+    pub statements: Vec<WireStatement>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Handover {
+    #[prost(string, tag = "1")]
+    pub node: String,
+    #[prost(message, repeated, tag = "2")]
+    pub steps: Vec<Step>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct Step {
+    #[prost(uint64, tag = "1")]
+    pub group: u64,
+    #[prost(uint64, tag = "2")]
+    pub claim: u64,
+    #[prost(enumeration = "StepKind", tag = "3")]
+    pub kind: i32,
+    #[prost(message, repeated, tag = "4")]
+    pub answered: Vec<WireAnswered>,
+    #[prost(bool, tag = "5")]
+    pub truncated: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
+#[repr(i32)]
+pub enum StepKind {
+    Unspecified = 0,
+    Prepare = 1,
+    Ack = 2,
+    Go = 3,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
+pub struct WireAnswered {
+    /// The 48 bits of the asker's MAC address.
+    #[prost(uint64, tag = "1")]
+    pub asker: u64,
+    #[prost(fixed32, tag = "2")]
+    pub target: u32,
+    #[prost(uint32, tag = "3")]
+    pub age_micros: u32,
+}
+
+impl From<&Peer> for WirePeer {
+    fn from(peer: &Peer) -> Self {
+        Self {
+            node: peer.node.to_string(),
+            endpoint: peer.endpoint.to_string(),
+            epoch: peer.epoch,
+        }
+    }
+}
+
+/// A peer whose endpoint is no `address:port`, or that has no name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a peer")]
+pub struct BadPeer;
+
+impl TryFrom<WirePeer> for Peer {
+    type Error = BadPeer;
+
+    fn try_from(wire: WirePeer) -> Result<Self, BadPeer> {
+        if wire.node.is_empty() || wire.node.len() > 253 {
+            return Err(BadPeer);
+        }
+        Ok(Self {
+            node: wire.node.into(),
+            endpoint: wire.endpoint.parse().map_err(|_| BadPeer)?,
+            epoch: wire.epoch,
+        })
+    }
+}
+
+impl From<&Condition> for WireCondition {
+    fn from(condition: &Condition) -> Self {
+        Self {
+            ready: condition.ready,
+            hold_down: condition.hold_down,
+            draining: condition.draining,
+            interfaces: condition.interfaces.iter().cloned().collect(),
+        }
+    }
+}
+
+impl From<WireCondition> for Condition {
+    fn from(wire: WireCondition) -> Self {
+        Self {
+            ready: wire.ready,
+            hold_down: wire.hold_down,
+            draining: wire.draining,
+            interfaces: wire.interfaces.into_iter().collect::<BTreeSet<_>>(),
+        }
+    }
+}
+
+impl From<&Statement> for WireStatement {
+    fn from(statement: &Statement) -> Self {
+        Self {
+            group: statement.group.0,
+            claim: statement.claim.unwrap_or_default().0,
+            holder: statement.holder.as_deref().unwrap_or_default().to_owned(),
+        }
+    }
+}
+
+impl From<WireStatement> for Statement {
+    fn from(wire: WireStatement) -> Self {
+        Self {
+            group: GroupId(wire.group),
+            holder: (!wire.holder.is_empty()).then(|| wire.holder.into()),
+            claim: (wire.claim != 0).then_some(Claim(wire.claim)),
+        }
+    }
+}
+
+/// Cuts statements into parts that fit into a datagram each; at least one part.
+pub fn cut(statements: &[Statement]) -> Vec<Vec<WireStatement>> {
+    let mut parts = vec![Vec::new()];
+    let mut size = 0;
+    for statement in statements {
+        let wire = WireStatement::from(statement);
+        let length = wire.encoded_len() + 3;
+        if size + length > STATEMENTS_PER_PART && size > 0 {
+            parts.push(Vec::new());
+            size = 0;
+        }
+        size += length;
+        if let Some(part) = parts.last_mut() {
+            part.push(wire);
+        }
+    }
+    parts
+}
+
+impl Step {
+    /// A message about a group.
+    pub fn new(group: GroupId, message: &handover::Message) -> Self {
+        let nothing = Report::default();
+        let (kind, claim, report) = match message {
+            handover::Message::Prepare(claim) => (StepKind::Prepare, claim, &nothing),
+            handover::Message::Ack(claim) => (StepKind::Ack, claim, &nothing),
+            handover::Message::Go(claim, report) => (StepKind::Go, claim, report),
+        };
+        Self {
+            group: group.0,
+            claim: claim.0,
+            kind: kind.into(),
+            answered: report.answered.iter().map(WireAnswered::from).collect(),
+            truncated: report.truncated,
+        }
+    }
+
+    /// The message; `None` if it is of a kind that this version does not know.
+    pub fn read(self) -> Option<(GroupId, handover::Message)> {
+        let claim = Claim(self.claim);
+        let message = match StepKind::try_from(self.kind).ok()? {
+            StepKind::Unspecified => return None,
+            StepKind::Prepare => handover::Message::Prepare(claim),
+            StepKind::Ack => handover::Message::Ack(claim),
+            StepKind::Go => {
+                let report = Report {
+                    answered: self.answered.into_iter().map(Answered::from).collect(),
+                    truncated: self.truncated,
+                };
+                handover::Message::Go(claim, report)
+            }
+        };
+        Some((GroupId(self.group), message))
+    }
+}
+
+impl From<&Answered> for WireAnswered {
+    fn from(answered: &Answered) -> Self {
+        let asker = answered.asker.octets();
+        Self {
+            asker: asker
+                .iter()
+                .fold(0, |bits, octet| bits << 8 | u64::from(*octet)),
+            target: answered.target.into(),
+            age_micros: u32::try_from(answered.age.as_micros()).unwrap_or(u32::MAX),
+        }
+    }
+}
+
+impl From<WireAnswered> for Answered {
+    fn from(wire: WireAnswered) -> Self {
+        let [_, _, a, b, c, d, e, f] = wire.asker.to_be_bytes();
+        Self {
+            asker: MacAddr(a, b, c, d, e, f),
+            target: Ipv4Addr::from(wire.target),
+            age: Duration::from_micros(wire.age_micros.into()),
+        }
+    }
+}
+
+/// Packs steps for one node into as few datagrams as they fit into.
+pub fn pack_steps(node: &str, steps: Vec<Step>) -> Vec<Datagram> {
+    let mut datagrams = Vec::new();
+    let mut pending: Vec<Step> = Vec::new();
+    // The name, and the headers of the enclosing messages.
+    let base = node.len() + 16;
+    let mut size = base;
+    for step in steps {
+        // A key and a length of two bytes each come on top.
+        let length = step.encoded_len() + 4;
+        if size + length > MAX_DATAGRAM && !pending.is_empty() {
+            datagrams.push(handover_datagram(node, std::mem::take(&mut pending)));
+            size = base;
+        }
+        size += length;
+        pending.push(step);
+    }
+    if !pending.is_empty() {
+        datagrams.push(handover_datagram(node, pending));
+    }
+    datagrams
+}
+
+fn handover_datagram(node: &str, steps: Vec<Step>) -> Datagram {
+    Datagram {
+        body: Some(Body::Handover(Handover {
+            node: node.to_owned(),
+            steps,
+        })),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_survive_the_wire_and_every_datagram_fits() {
+        let answered = Answered {
+            asker: MacAddr(2, 0, 0xff, 0, 0, 9),
+            target: Ipv4Addr::new(192, 0, 2, 1),
+            age: Duration::from_micros(1234),
+        };
+        let messages: Vec<(GroupId, handover::Message)> = (0..300)
+            .map(|number| {
+                let claim = Claim(u64::MAX - number);
+                let message = match number % 3 {
+                    0 => handover::Message::Prepare(claim),
+                    1 => handover::Message::Ack(claim),
+                    _ => {
+                        let report = Report {
+                            answered: vec![answered; 32],
+                            truncated: true,
+                        };
+                        handover::Message::Go(claim, report)
+                    }
+                };
+                (GroupId(u64::MAX - number), message)
+            })
+            .collect();
+        let steps = messages
+            .iter()
+            .map(|(group, message)| Step::new(*group, message))
+            .collect();
+        let mut read = Vec::new();
+        for datagram in pack_steps("node-with-a-name", steps) {
+            let bytes = datagram.encode_to_vec();
+            assert!(bytes.len() <= MAX_DATAGRAM, "{} bytes", bytes.len());
+            let back = Datagram::decode(bytes.as_slice()).expect("decodes");
+            if let Some(Body::Handover(handover)) = back.body {
+                read.extend(handover.steps.into_iter().filter_map(Step::read));
+            }
+        }
+        assert_eq!(read, messages);
+    }
+
+    #[test]
+    fn every_part_of_a_state_fits() {
+        let statements: Vec<Statement> = (0..300)
+            .map(|number| Statement {
+                group: GroupId(u64::MAX),
+                holder: (number % 7 == 0).then(|| "h".repeat(number).into()),
+                claim: Some(Claim(u64::MAX)),
+            })
+            .collect();
+        let mut read = Vec::new();
+        for part in cut(&statements) {
+            read.extend(part.iter().cloned().map(Statement::from));
+            let state = State {
+                version: Version {
+                    node: "n".repeat(253),
+                    epoch: u64::MAX,
+                    version: u64::MAX,
+                },
+                part: u32::MAX,
+                parts: u32::MAX,
+                condition: WireCondition {
+                    interfaces: vec!["interface-name1".to_owned(); 10],
+                    ..WireCondition::default()
+                },
+                statements: part,
+            };
+            let datagram = Datagram {
+                body: Some(Body::State(state)),
+            };
+            let length = datagram.encoded_len();
+            assert!(length <= MAX_DATAGRAM, "{length} bytes");
+        }
+        let named = |one: &Statement| one.holder.as_deref().unwrap_or_default().len();
+        assert_eq!(read.len(), 300);
+        assert!(
+            read.iter()
+                .zip(&statements)
+                .all(|(a, b)| named(a) == named(b))
+        );
+        assert_eq!(cut(&[]).len(), 1);
+    }
+
+    #[test]
+    fn a_peer_without_a_usable_endpoint_is_refused() {
+        for endpoint in ["", "192.0.2.1", "name:7946", "192.0.2.1:70000"] {
+            let wire = WirePeer {
+                node: "a".to_owned(),
+                endpoint: endpoint.to_owned(),
+                epoch: 1,
+            };
+            assert_eq!(Peer::try_from(wire), Err(BadPeer), "{endpoint}");
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! The groups of a node: one [`Seat`] each, the [`Roster`] that they share, and their timers.
+//!
+//! Pure. The driver hands in what happened and performs the [`Effect`]s, in order.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
+
+use crate::election::{
+    Candidacy, Claim, Condition, GroupId, NodeName, Roster, Standing, Statement,
+};
+use crate::handover::{Action, Event, Message, Scene, Seat};
+
+#[cfg(test)]
+mod tests;
+
+/// Something to be done about a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Effect {
+    pub group: GroupId,
+    pub action: Action,
+}
+
+/// What this node owns, and what it knows.
+#[derive(Debug)]
+pub struct Ownership {
+    roster: Roster,
+    seats: BTreeMap<GroupId, (Candidacy, Seat)>,
+    timers: BTreeSet<(Instant, GroupId)>,
+    effects: Vec<Effect>,
+}
+
+impl Ownership {
+    /// Owns nothing and knows nobody.
+    pub fn new(me: NodeName, own: Condition) -> Self {
+        Self {
+            roster: Roster::new(me, own),
+            seats: BTreeMap::new(),
+            timers: BTreeSet::new(),
+            effects: Vec::new(),
+        }
+    }
+
+    /// What is known of the cluster.
+    pub fn roster(&self) -> &Roster {
+        &self.roster
+    }
+
+    /// What is to be done now; to be asked for after every call.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// When [`Self::tick`] is to be called at the latest.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// What others are told about who owns what.
+    pub fn statements(&self) -> Vec<Statement> {
+        let all = self.seats.iter();
+        all.filter_map(|(group, (_, seat))| seat.statement(*group))
+            .collect()
+    }
+
+    /// A group is to be announced, or who may announce it changed.
+    pub fn set_group(&mut self, candidacy: Candidacy, now: Instant) {
+        let group = candidacy.id;
+        let (old, seat) = self
+            .seats
+            .entry(group)
+            .or_insert_with(|| (candidacy.clone(), Seat::default()));
+        *old = candidacy;
+        seat.retry_now();
+        self.event(group, Event::Look, now);
+    }
+
+    /// A group is not to be announced any more.
+    pub fn remove_group(&mut self, group: GroupId) {
+        if let Some((_, seat)) = self.seats.remove(&group) {
+            if let Some(at) = seat.deadline() {
+                self.timers.remove(&(at, group));
+            }
+            let actions = seat.dissolve();
+            self.perform(group, actions);
+            self.roster.forget_group(group);
+        }
+    }
+
+    /// This node's own condition changed.
+    pub fn set_own(&mut self, own: Condition, now: Instant) {
+        if self.roster.own != own {
+            self.roster.own = own;
+            for (_, seat) in self.seats.values_mut() {
+                seat.retry_now();
+            }
+            self.look_at_all(now);
+        }
+    }
+
+    /// The network carried something from another node.
+    pub fn set_reached(&mut self, now: Instant) {
+        if !self.roster.reached_anyone {
+            self.roster.reached_anyone = true;
+            self.look_at_all(now);
+        }
+    }
+
+    /// What is known of another node changed.
+    pub fn set_standing(&mut self, node: &NodeName, standing: Standing, now: Instant) {
+        if self.roster.standing(node) != Some(&standing) {
+            self.roster.set_standing(node.clone(), standing);
+            for (_, seat) in self.seats.values_mut() {
+                seat.retry_now();
+            }
+            self.look_at_all(now);
+        }
+    }
+
+    /// A node is no member any more.
+    pub fn forget(&mut self, node: &str, now: Instant) {
+        self.roster.forget(node);
+        self.look_at_all(now);
+    }
+
+    /// A node told all about itself.
+    pub fn learn_whole(
+        &mut self,
+        node: &NodeName,
+        condition: Condition,
+        statements: &[Statement],
+        now: Instant,
+    ) {
+        let own = statements.iter().filter(|one| one.holder.is_none());
+        let claims: BTreeMap<GroupId, Claim> = own
+            .filter_map(|one| Some((one.group, one.claim?)))
+            .collect();
+        let mut changed = self.roster.replace_claims(node, &claims);
+        for one in statements.iter().filter(|one| one.holder.is_some()) {
+            self.learn(node, one, now);
+            changed.insert(one.group);
+        }
+        self.learnt(node, condition, changed, now);
+    }
+
+    /// A node told what changed about it.
+    pub fn learn_changes(
+        &mut self,
+        node: &NodeName,
+        condition: Condition,
+        statements: &[Statement],
+        now: Instant,
+    ) {
+        for one in statements {
+            self.learn(node, one, now);
+        }
+        let changed = statements.iter().map(|one| one.group).collect();
+        self.learnt(node, condition, changed, now);
+    }
+
+    fn learn(&mut self, node: &NodeName, statement: &Statement, now: Instant) {
+        match (&statement.holder, statement.claim) {
+            (Some(holder), Some(claim)) => {
+                let group = statement.group;
+                if let Some(until) = self.roster.testify(group, holder.clone(), claim, now) {
+                    self.timers.insert((until, group));
+                }
+            }
+            (None, claim) => self.roster.set_claim(statement.group, node.clone(), claim),
+            (Some(_), None) => {}
+        }
+    }
+
+    /// Claims were noted first: while a node counts as silent nobody acts on half of what it says.
+    fn learnt(
+        &mut self,
+        node: &NodeName,
+        condition: Condition,
+        changed: BTreeSet<GroupId>,
+        now: Instant,
+    ) {
+        self.set_standing(node, Standing::Known(Some(condition)), now);
+        for group in changed {
+            self.event(group, Event::Look, now);
+        }
+    }
+
+    /// A node said something about a group. Groups that this node does not know are ignored: it
+    /// could not answer for them.
+    pub fn hear(&mut self, group: GroupId, from: NodeName, message: Message, now: Instant) {
+        if let Message::Prepare(claim) | Message::Ack(claim) = &message {
+            self.roster.raise_peak(group, *claim);
+        }
+        self.event(group, Event::Heard(from, message), now);
+    }
+
+    /// Time passed.
+    pub fn tick(&mut self, now: Instant) {
+        while let Some((at, group)) = self.timers.first().copied() {
+            if at > now {
+                return;
+            }
+            self.timers.remove(&(at, group));
+            self.roster.forget_testimony(group, now);
+            self.event(group, Event::Look, now);
+        }
+    }
+
+    /// Whether no handover is under way or waiting to be tried: what is still owned stays here
+    /// until the process ends, because nobody else can have it.
+    pub fn is_settled(&self, now: Instant) -> bool {
+        self.seats.values().all(|(candidacy, seat)| {
+            let scene = Scene {
+                candidacy,
+                roster: &self.roster,
+                now,
+            };
+            !seat.is_moving(&scene)
+        })
+    }
+
+    fn look_at_all(&mut self, now: Instant) {
+        let groups: Vec<GroupId> = self.seats.keys().copied().collect();
+        for group in groups {
+            self.event(group, Event::Look, now);
+        }
+    }
+
+    fn event(&mut self, group: GroupId, event: Event, now: Instant) {
+        let Some((candidacy, seat)) = self.seats.get_mut(&group) else {
+            return;
+        };
+        if let Some(at) = seat.deadline() {
+            self.timers.remove(&(at, group));
+        }
+        let scene = Scene {
+            candidacy,
+            roster: &self.roster,
+            now,
+        };
+        let actions = seat.handle(event, &scene);
+        if let Some(at) = seat.deadline() {
+            self.timers.insert((at, group));
+        }
+        self.perform(group, actions);
+    }
+
+    fn perform(&mut self, group: GroupId, actions: Vec<Action>) {
+        for action in actions {
+            match &action {
+                Action::Claim(claim, _) => self.roster.raise_peak(group, *claim),
+                Action::Release(_, claim) => self.roster.raise_peak(group, *claim),
+                Action::Send(..)
+                | Action::Duty(_)
+                | Action::RepeatGo(..)
+                | Action::Unclaim(_)
+                | Action::Inform(_) => {}
+            }
+            self.effects.push(Effect { group, action });
+        }
+    }
+}

@@ -1,0 +1,570 @@
+//! Nodes on a lossy, reordering link, in virtual time. A client asks for the address all the time;
+//! each request is seen by every node, and every answer is counted.
+
+use std::collections::BinaryHeap;
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pnet_base::MacAddr;
+use rand::rngs::StdRng;
+use rand::{RngExt as _, SeedableRng as _};
+
+use super::*;
+use crate::election::Wanted;
+use crate::handover::{Duty, Message};
+use crate::l2::arp::{Arp, Operation};
+use crate::l2::hold::{Held, Noted, Report};
+
+const GROUP: GroupId = GroupId(7);
+const STEP: Duration = Duration::from_micros(100);
+const NAMES: [&str; 3] = ["a", "b", "c"];
+
+fn name(index: usize) -> NodeName {
+    Arc::from(NAMES[index])
+}
+
+fn condition() -> Condition {
+    Condition {
+        ready: true,
+        hold_down: false,
+        draining: false,
+        interfaces: BTreeSet::from(["eth0".to_owned()]),
+    }
+}
+
+fn candidacy(order: &[usize]) -> Candidacy {
+    let nodes: Vec<NodeName> = order.iter().map(|index| name(*index)).collect();
+    Candidacy {
+        id: GROUP,
+        listed: nodes.clone(),
+        candidates: nodes.into(),
+        wanted: Wanted::Any,
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Packet {
+    Step(Message),
+    /// Version, condition and claims: what `members` spreads.
+    State(u64, Condition, Vec<Statement>),
+    Request(u32),
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Delivery {
+    at: Instant,
+    sequence: u64,
+    from: usize,
+    to: usize,
+    packet: Packet,
+}
+
+impl Ord for Delivery {
+    fn cmp(&self, other: &Self) -> std::cmp::Ordering {
+        // The heap gives the greatest first.
+        (other.at, other.sequence).cmp(&(self.at, self.sequence))
+    }
+}
+
+impl PartialOrd for Delivery {
+    fn partial_cmp(&self, other: &Self) -> Option<std::cmp::Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+struct Node {
+    ownership: Ownership,
+    own: Condition,
+    duty: Option<Duty>,
+    held: Vec<Held>,
+    noted: Vec<Noted>,
+    handed: Vec<Noted>,
+    version: u64,
+    heard: BTreeMap<usize, u64>,
+    runs: bool,
+}
+
+struct World {
+    now: Instant,
+    nodes: Vec<Node>,
+    wire: BinaryHeap<Delivery>,
+    sequence: u64,
+    chance: StdRng,
+    loss: f64,
+    /// Pairs that cannot hear each other.
+    cut: BTreeSet<(usize, usize)>,
+    asked: u32,
+    next_request: Instant,
+    answers: BTreeMap<u32, Vec<usize>>,
+}
+
+fn request(number: u32) -> Arp {
+    let asker = MacAddr(2, 0, 0, 0, 0, 99);
+    Arp {
+        destination: MacAddr::broadcast(),
+        source: asker,
+        operation: Operation::Request,
+        sender_mac: asker,
+        // The number of the request, so that answers can be counted; the nodes do not look at it.
+        sender_ip: Ipv4Addr::from(number),
+        target_mac: MacAddr::zero(),
+        target_ip: Ipv4Addr::new(192, 0, 2, 1),
+    }
+}
+
+impl World {
+    /// All nodes know each other; nobody owns anything yet.
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "any instant serves as the start of a test"
+    )]
+    fn new(seed: u64, loss: f64) -> Self {
+        let now = Instant::now();
+        let mut world = Self {
+            now,
+            nodes: (0..NAMES.len())
+                .map(|index| Node::new(index, now))
+                .collect(),
+            wire: BinaryHeap::new(),
+            sequence: 0,
+            chance: StdRng::seed_from_u64(seed),
+            loss,
+            cut: BTreeSet::new(),
+            asked: 0,
+            next_request: now,
+            answers: BTreeMap::new(),
+        };
+        for index in 0..NAMES.len() {
+            world.act(index, |node, now| {
+                node.ownership.set_group(candidacy(&[0, 1, 2]), now)
+            });
+        }
+        world
+    }
+
+    fn act(&mut self, index: usize, action: impl FnOnce(&mut Node, Instant)) {
+        let now = self.now;
+        let node = &mut self.nodes[index];
+        action(node, now);
+        self.settle(index);
+    }
+
+    /// Performs what follows, as the engine does.
+    fn settle(&mut self, index: usize) {
+        let now = self.now;
+        let mut spread = false;
+        let node = &mut self.nodes[index];
+        if node.ownership.roster().own != node.own {
+            node.ownership.set_own(node.own.clone(), now);
+            spread = true;
+        }
+        for effect in self.nodes[index].ownership.take_effects() {
+            let node = &mut self.nodes[index];
+            match effect.action {
+                Action::Send(to, message) => self.send(index, &to, Packet::Step(message)),
+                Action::Duty(duty) => self.set_duty(index, duty),
+                Action::Release(to, claim) => {
+                    spread = true;
+                    node.duty = None;
+                    node.handed = std::mem::take(&mut node.noted);
+                    let told = Report::new(&node.handed, now);
+                    self.send(index, &to, Packet::Step(Message::Go(claim, told)));
+                }
+                Action::RepeatGo(to, claim) => {
+                    let told = Report::new(&node.handed, now);
+                    self.send(index, &to, Packet::Step(Message::Go(claim, told)));
+                }
+                Action::Claim(..) | Action::Unclaim(_) | Action::Inform(_) => spread = true,
+            }
+        }
+        if spread {
+            self.nodes[index].version += 1;
+            self.spread(index);
+        }
+    }
+
+    fn set_duty(&mut self, index: usize, duty: Duty) {
+        let now = self.now;
+        let node = &mut self.nodes[index];
+        match &duty {
+            Duty::Silent => {
+                node.held.clear();
+                node.duty = None;
+                return;
+            }
+            Duty::Answer(report) => {
+                let held = std::mem::take(&mut node.held);
+                for one in report.unanswered(held, now) {
+                    let number = u32::from(one.request.sender_ip);
+                    self.answers.entry(number).or_default().push(index);
+                }
+            }
+            Duty::Hold => node.held.clear(),
+            Duty::Record => node.noted.clear(),
+        }
+        self.nodes[index].duty = Some(duty);
+    }
+
+    fn send(&mut self, from: usize, to: &NodeName, packet: Packet) {
+        let to = NAMES
+            .iter()
+            .position(|known| *known == &**to)
+            .expect("a known node");
+        if self.cut.contains(&(from, to)) || self.chance.random_bool(self.loss) {
+            return;
+        }
+        let delay = Duration::from_micros(self.chance.random_range(50..600));
+        self.deliver(from, to, delay, packet);
+    }
+
+    fn deliver(&mut self, from: usize, to: usize, delay: Duration, packet: Packet) {
+        self.sequence += 1;
+        self.wire.push(Delivery {
+            at: self.now + delay,
+            sequence: self.sequence,
+            from,
+            to,
+            packet,
+        });
+    }
+
+    fn spread(&mut self, from: usize) {
+        let node = &self.nodes[from];
+        let statements = node.ownership.statements();
+        let packet = Packet::State(node.version, node.own.clone(), statements);
+        for to in (0..NAMES.len()).filter(|to| *to != from) {
+            self.send(from, &name(to), packet.clone());
+        }
+    }
+
+    fn run(&mut self, millis: u64) {
+        let end = self.now + Duration::from_millis(millis);
+        let mut next_repair = self.now;
+        while self.now < end {
+            self.now += STEP;
+            if self.now >= self.next_request {
+                self.next_request += Duration::from_millis(10);
+                self.ask();
+            }
+            // What was lost is asked for: here it is simply said again.
+            if self.now >= next_repair {
+                next_repair += Duration::from_millis(50);
+                for index in 0..NAMES.len() {
+                    if self.nodes[index].runs {
+                        self.spread(index);
+                    }
+                }
+            }
+            while self
+                .wire
+                .peek()
+                .is_some_and(|delivery| delivery.at <= self.now)
+            {
+                if let Some(delivery) = self.wire.pop() {
+                    self.receive(delivery);
+                }
+            }
+            for index in 0..NAMES.len() {
+                if self.nodes[index].runs {
+                    self.act(index, |node, now| node.ownership.tick(now));
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self) {
+        self.asked += 1;
+        for to in 0..NAMES.len() {
+            let delay = Duration::from_micros(self.chance.random_range(10..80));
+            self.deliver(0, to, delay, Packet::Request(self.asked));
+        }
+    }
+
+    fn receive(&mut self, delivery: Delivery) {
+        let Delivery {
+            from, to, packet, ..
+        } = delivery;
+        if !self.nodes[to].runs {
+            return;
+        }
+        match packet {
+            Packet::Step(message) => {
+                self.act(to, |node, now| {
+                    node.ownership.hear(GROUP, name(from), message, now)
+                });
+            }
+            Packet::State(version, condition, statements) => {
+                let node = &mut self.nodes[to];
+                let known = node.heard.insert(from, version);
+                let dead = node.ownership.roster().standing(NAMES[from]) == Some(&Standing::Dead);
+                if known.is_some_and(|known| known > version) || dead {
+                    node.heard
+                        .insert(from, known.unwrap_or(version).max(version));
+                    return;
+                }
+                self.act(to, |node, now| {
+                    let from = name(from);
+                    node.ownership
+                        .learn_whole(&from, condition, &statements, now);
+                });
+            }
+            Packet::Request(number) => self.on_request(to, number),
+        }
+    }
+
+    fn on_request(&mut self, to: usize, number: u32) {
+        let at = self.now;
+        let node = &mut self.nodes[to];
+        match &node.duty {
+            Some(Duty::Hold) => node.held.push(Held {
+                at,
+                interface: 2,
+                request: request(number),
+            }),
+            Some(Duty::Answer(_)) => self.answers.entry(number).or_default().push(to),
+            Some(Duty::Record) => {
+                node.noted.push(Noted {
+                    at,
+                    request: request(number),
+                });
+                self.answers.entry(number).or_default().push(to);
+            }
+            Some(Duty::Silent) | None => {}
+        }
+    }
+
+    /// Others find a node dead, each after some time.
+    fn kill(&mut self, index: usize) {
+        self.nodes[index].runs = false;
+        self.nodes[index].duty = None;
+    }
+
+    fn find_dead(&mut self, index: usize) {
+        for other in (0..NAMES.len()).filter(|other| *other != index) {
+            self.act(other, |node, now| {
+                node.ownership
+                    .set_standing(&name(index), Standing::Dead, now);
+            });
+        }
+    }
+
+    fn find_alive(&mut self, index: usize, by: &[usize]) {
+        for other in by {
+            self.act(*other, |node, now| {
+                node.ownership
+                    .set_standing(&name(index), Standing::Silent, now);
+                node.heard.clear();
+            });
+        }
+    }
+
+    fn owners(&self) -> Vec<usize> {
+        (0..NAMES.len())
+            .filter(|index| {
+                let node = &self.nodes[*index];
+                node.runs && matches!(node.duty, Some(Duty::Answer(_) | Duty::Record))
+            })
+            .collect()
+    }
+
+    /// Requests since number `from` that were answered so often.
+    fn answered(&self, from: u32, times: usize) -> Vec<u32> {
+        // The last ones may still be under way or held.
+        (from..self.asked.saturating_sub(2))
+            .filter(|number| self.answers.get(number).map_or(0, Vec::len) == times)
+            .collect()
+    }
+
+    fn assert_each_answered_once(&self, from: u32, what: &str) {
+        assert_eq!(self.answered(from, 0), [0_u32; 0], "{what}: lost");
+        for times in 2..=NAMES.len() {
+            assert_eq!(
+                self.answered(from, times),
+                [0_u32; 0],
+                "{what}: answered {times} times"
+            );
+        }
+    }
+}
+
+impl Node {
+    fn new(index: usize, now: Instant) -> Self {
+        let mut ownership = Ownership::new(name(index), condition());
+        ownership.set_reached(now);
+        for other in (0..NAMES.len()).filter(|other| *other != index) {
+            ownership.set_standing(&name(other), Standing::Silent, now);
+        }
+        Self {
+            ownership,
+            own: condition(),
+            duty: None,
+            held: Vec::new(),
+            noted: Vec::new(),
+            handed: Vec::new(),
+            version: 1,
+            heard: BTreeMap::new(),
+            runs: true,
+        }
+    }
+}
+
+/// Runs a scenario under many seeds, without and with loss.
+fn with_seeds(scenario: impl Fn(&mut World, &str)) {
+    for loss in [0.0, 0.1, 0.3] {
+        for seed in 0..20 {
+            let mut world = World::new(seed, loss);
+            world.run(400);
+            let what = format!("seed {seed}, loss {loss}");
+            assert_eq!(world.owners(), [0], "{what}");
+            scenario(&mut world, &what);
+        }
+    }
+}
+
+#[test]
+fn a_cold_start_of_all_nodes_gives_one_owner_and_never_two() {
+    for seed in 0..40 {
+        let mut world = World::new(seed, 0.3);
+        world.run(500);
+        assert_eq!(world.owners(), [0], "seed {seed}");
+        assert_eq!(world.answered(1, 2), [0_u32; 0], "seed {seed}");
+        assert_eq!(world.answered(1, 3), [0_u32; 0], "seed {seed}");
+    }
+}
+
+#[test]
+fn a_drain_loses_no_request_and_no_two_nodes_answer_one() {
+    with_seeds(|world, what| {
+        let from = world.asked + 1;
+        world.act(0, |node, _| node.own.draining = true);
+        world.run(3000);
+        assert!(world.nodes[0].ownership.is_settled(world.now), "{what}");
+        let owners = world.owners();
+        assert!(owners.len() == 1 && owners != [0], "{what}: {owners:?}");
+        world.assert_each_answered_once(from, what);
+    });
+}
+
+#[test]
+fn without_loss_a_drain_takes_a_few_milliseconds_and_goes_to_the_next_node() {
+    for seed in 0..20 {
+        let mut world = World::new(seed, 0.0);
+        world.run(400);
+        world.act(0, |node, _| node.own.draining = true);
+        world.run(5);
+        assert_eq!(world.owners(), [1], "seed {seed}");
+        assert!(
+            world.nodes[0].ownership.is_settled(world.now),
+            "seed {seed}"
+        );
+    }
+}
+
+#[test]
+fn all_nodes_draining_one_after_the_other_lose_no_request() {
+    with_seeds(|world, what| {
+        let from = world.asked + 1;
+        for index in [0, 1, 2] {
+            world.act(index, |node, _| node.own.draining = true);
+            world.run(2500);
+            world.act(index, |node, _| node.own.draining = false);
+            world.run(2500);
+        }
+        assert_eq!(world.owners(), [0], "{what}");
+        world.assert_each_answered_once(from, what);
+    });
+}
+
+#[test]
+fn a_new_list_moves_the_group_without_a_lost_answer_whoever_learns_of_it_first() {
+    with_seeds(|world, what| {
+        let from = world.asked + 1;
+        for index in [2, 0, 1] {
+            world.act(index, |node, now| {
+                node.ownership.set_group(candidacy(&[1, 2]), now)
+            });
+            world.run(30);
+        }
+        world.run(2500);
+        let owners = world.owners();
+        assert!(owners == [1] || owners == [2], "{what}: {owners:?}");
+        world.assert_each_answered_once(from, what);
+    });
+}
+
+#[test]
+fn a_killed_owner_is_replaced_and_takes_back_after_its_hold_down_without_a_lost_answer() {
+    with_seeds(|world, what| {
+        world.kill(0);
+        world.run(150);
+        world.find_dead(0);
+        world.run(20);
+        assert_eq!(world.owners(), [1], "{what}");
+        let from = world.asked + 1;
+        // It comes back with nothing, and knows nobody yet.
+        let now = world.now;
+        world.nodes[0] = Node::new(0, now);
+        world.nodes[0].own.hold_down = true;
+        world.nodes[0].version = 100;
+        world.act(0, |node, now| {
+            node.ownership.set_group(candidacy(&[0, 1, 2]), now)
+        });
+        world.find_alive(0, &[1, 2]);
+        world.run(1000);
+        assert_eq!(world.owners(), [1], "{what}: still held down");
+        world.act(0, |node, _| node.own.hold_down = false);
+        world.run(2500);
+        assert_eq!(world.owners(), [0], "{what}");
+        world.assert_each_answered_once(from, what);
+    });
+}
+
+#[test]
+fn after_a_partition_one_owner_is_left_and_the_group_goes_home() {
+    with_seeds(|world, what| {
+        for other in [1, 2] {
+            world.cut.extend([(0, other), (other, 0)]);
+        }
+        world.run(200);
+        world.find_dead(0);
+        for other in [1, 2] {
+            world.act(0, |node, now| {
+                node.ownership
+                    .set_standing(&name(other), Standing::Dead, now);
+            });
+        }
+        world.run(500);
+        assert_eq!(world.owners(), [0, 1], "{what}: both sides answer");
+        world.cut.clear();
+        world.find_alive(0, &[1, 2]);
+        world.find_alive(1, &[0]);
+        world.find_alive(2, &[0]);
+        world.run(500);
+        assert_eq!(world.owners().len(), 1, "{what}");
+        let from = world.asked + 1;
+        world.run(3000);
+        assert_eq!(world.owners(), [0], "{what}");
+        world.assert_each_answered_once(from, what);
+    });
+}
+
+#[test]
+fn a_group_that_is_gone_is_answered_by_nobody() {
+    let mut world = World::new(1, 0.0);
+    world.run(400);
+    for index in 0..NAMES.len() {
+        world.act(index, |node, _| node.ownership.remove_group(GROUP));
+    }
+    world.run(50);
+    let from = world.asked + 1;
+    world.run(300);
+    let all = world.asked.saturating_sub(2) - from;
+    assert_eq!(world.answered(from, 0).len(), all as usize);
+    assert!(
+        world
+            .nodes
+            .iter()
+            .all(|node| node.ownership.next_deadline().is_none())
+    );
+}

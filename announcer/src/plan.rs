@@ -1,0 +1,187 @@
+//! Assignments and interfaces -> which addresses of which group are to be answered where.
+//!
+//! Pure. It gathers addresses into election groups, and knows their spots: each address of a group
+//! on each usable interface on which it is wanted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use crate::book::{Assigned, Key};
+use crate::election::{Candidacy, GroupId, Wanted};
+use crate::l2::burst::Spot;
+use crate::l2::responder::Port;
+
+#[cfg(test)]
+mod tests;
+
+/// An address of a group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Address {
+    ip: IpAddr,
+    wanted: Wanted,
+    owners: Vec<String>,
+}
+
+/// What is to be announced by layer 2, by group.
+#[derive(Debug, Default)]
+pub struct Plan {
+    groups: BTreeMap<GroupId, Group>,
+    group_of: BTreeMap<Key, GroupId>,
+    ports: Vec<Port>,
+}
+
+#[derive(Debug)]
+struct Group {
+    addresses: BTreeMap<Key, Address>,
+    candidacy: Candidacy,
+}
+
+/// An address of a group with those who use it, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Used {
+    pub address: IpAddr,
+    pub owners: Vec<String>,
+}
+
+impl Plan {
+    /// Answers on these interfaces from now on.
+    pub fn set_ports(&mut self, ports: Vec<Port>) {
+        self.ports = ports;
+    }
+
+    /// The interfaces that are answered on.
+    pub fn ports(&self) -> &[Port] {
+        &self.ports
+    }
+
+    /// Every group.
+    pub fn groups(&self) -> impl Iterator<Item = GroupId> {
+        self.groups.keys().copied()
+    }
+
+    /// How many groups there are.
+    pub fn len(&self) -> usize {
+        self.groups.len()
+    }
+
+    /// Whether there is nothing to announce.
+    pub fn is_empty(&self) -> bool {
+        self.groups.is_empty()
+    }
+
+    /// Who may own a group; `None`: there is no such group (any more).
+    pub fn candidacy(&self, group: GroupId) -> Option<&Candidacy> {
+        self.groups.get(&group).map(|group| &group.candidacy)
+    }
+
+    /// The addresses of a group with those who use them.
+    pub fn used(&self, group: GroupId) -> Vec<Used> {
+        let addresses = self
+            .groups
+            .get(&group)
+            .map(|group| group.addresses.values());
+        addresses
+            .into_iter()
+            .flatten()
+            .map(|address| Used {
+                address: address.ip,
+                owners: address.owners.clone(),
+            })
+            .collect()
+    }
+
+    /// Where a group is to be answered. IPv6 addresses have no spot: they are not answered by ARP.
+    pub fn spots(&self, group: GroupId) -> Vec<Spot> {
+        let Some(group) = self.groups.get(&group) else {
+            return Vec::new();
+        };
+        let mut spots = BTreeSet::new();
+        for address in group.addresses.values() {
+            let IpAddr::V4(ip) = address.ip else { continue };
+            let ports = self
+                .ports
+                .iter()
+                .filter(|port| address.wanted.includes(&port.name));
+            spots.extend(ports.map(|port| Spot {
+                interface: port.index,
+                address: ip,
+            }));
+        }
+        spots.into_iter().collect()
+    }
+
+    /// Takes in changes; gives the groups that they touched, also those that are gone.
+    pub fn apply(&mut self, upserts: &[Assigned], removals: &[Key]) -> BTreeSet<GroupId> {
+        let mut touched = BTreeSet::new();
+        for key in removals {
+            touched.extend(self.remove(key));
+        }
+        for assigned in upserts {
+            touched.extend(self.upsert(assigned));
+        }
+        touched
+    }
+
+    fn upsert(&mut self, assigned: &Assigned) -> BTreeSet<GroupId> {
+        let mut touched = BTreeSet::new();
+        let moved = self
+            .group_of
+            .get(&assigned.key)
+            .is_some_and(|old| *old != assigned.group);
+        if moved || assigned.wanted.is_none() || assigned.key.address.is_ipv6() {
+            touched.extend(self.remove(&assigned.key));
+        }
+        let Some(wanted) = assigned
+            .wanted
+            .clone()
+            .filter(|_| assigned.key.address.is_ipv4())
+        else {
+            return touched;
+        };
+        let group = self.groups.entry(assigned.group).or_insert_with(|| Group {
+            addresses: BTreeMap::new(),
+            candidacy: Candidacy {
+                id: assigned.group,
+                listed: Vec::new(),
+                candidates: [].into(),
+                wanted: wanted.clone(),
+            },
+        });
+        // The addresses of a group come with the same nodes; while they change, the last one rules.
+        group.candidacy.listed.clone_from(&assigned.listed);
+        group.candidacy.candidates = assigned.candidates.clone();
+        let address = Address {
+            ip: assigned.key.address,
+            wanted,
+            owners: assigned.owners.clone(),
+        };
+        group.addresses.insert(assigned.key.clone(), address);
+        group.gather_wanted();
+        self.group_of.insert(assigned.key.clone(), assigned.group);
+        touched.insert(assigned.group);
+        touched
+    }
+
+    fn remove(&mut self, key: &Key) -> Option<GroupId> {
+        let id = self.group_of.remove(key)?;
+        let group = self.groups.get_mut(&id)?;
+        group.addresses.remove(key);
+        group.gather_wanted();
+        if group.addresses.is_empty() {
+            self.groups.remove(&id);
+        }
+        Some(id)
+    }
+}
+
+impl Group {
+    fn gather_wanted(&mut self) {
+        let wanted = self
+            .addresses
+            .values()
+            .map(|address| address.wanted.clone());
+        if let Some(all) = wanted.reduce(|all, one| all.union(&one)) {
+            self.candidacy.wanted = all;
+        }
+    }
+}

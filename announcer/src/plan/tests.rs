@@ -1,0 +1,132 @@
+use std::net::Ipv4Addr;
+
+use pnet_base::MacAddr;
+
+use super::*;
+use crate::election::NodeName;
+
+fn key(address: &str) -> Key {
+    Key {
+        space: "default".to_owned(),
+        address: address.parse().expect("valid"),
+    }
+}
+
+fn assigned(address: &str, group: u64, interfaces: Option<&[&str]>) -> Assigned {
+    let names = |interfaces: &[&str]| {
+        if interfaces.is_empty() {
+            Wanted::Any
+        } else {
+            Wanted::Named(interfaces.iter().map(ToString::to_string).collect())
+        }
+    };
+    Assigned {
+        key: key(address),
+        group: GroupId(group),
+        listed: vec![NodeName::from("a")],
+        candidates: [NodeName::from("a")].into(),
+        wanted: interfaces.map(names),
+        owners: vec!["east/default/web".to_owned()],
+    }
+}
+
+fn port(index: u32, name: &str) -> Port {
+    Port {
+        index,
+        name: name.to_owned(),
+        mac: MacAddr(2, 0, 0, 0, 0, 1),
+    }
+}
+
+fn spot(interface: u32, last: u8) -> Spot {
+    Spot {
+        interface,
+        address: Ipv4Addr::new(192, 0, 2, last),
+    }
+}
+
+fn plan() -> Plan {
+    let mut plan = Plan::default();
+    plan.set_ports(vec![port(2, "eth0"), port(3, "eth1")]);
+    plan
+}
+
+#[test]
+fn each_address_is_answered_on_the_interfaces_where_it_is_wanted() {
+    let mut plan = plan();
+    let touched = plan.apply(
+        &[
+            assigned("192.0.2.1", 7, Some(&[])),
+            assigned("192.0.2.2", 7, Some(&["eth1", "eth9"])),
+        ],
+        &[],
+    );
+    assert_eq!(touched, BTreeSet::from([GroupId(7)]));
+    assert_eq!(plan.spots(GroupId(7)), [spot(2, 1), spot(3, 1), spot(3, 2)]);
+}
+
+#[test]
+fn the_candidacy_wants_what_any_address_wants() {
+    let mut plan = plan();
+    plan.apply(&[assigned("192.0.2.1", 7, Some(&["eth0"]))], &[]);
+    plan.apply(&[assigned("192.0.2.2", 7, Some(&["eth1"]))], &[]);
+    let wanted = plan
+        .candidacy(GroupId(7))
+        .map(|candidacy| candidacy.wanted.clone());
+    let both = BTreeSet::from(["eth0".to_owned(), "eth1".to_owned()]);
+    assert_eq!(wanted, Some(Wanted::Named(both)));
+}
+
+#[test]
+fn an_address_that_moves_to_another_group_touches_both() {
+    let mut plan = plan();
+    plan.apply(
+        &[
+            assigned("192.0.2.1", 7, Some(&[])),
+            assigned("192.0.2.2", 8, Some(&[])),
+        ],
+        &[],
+    );
+    let touched = plan.apply(&[assigned("192.0.2.2", 7, Some(&[]))], &[]);
+    assert_eq!(touched, BTreeSet::from([GroupId(7), GroupId(8)]));
+    assert_eq!(plan.candidacy(GroupId(8)), None);
+    assert_eq!(plan.used(GroupId(7)).len(), 2);
+}
+
+#[test]
+fn what_is_not_announced_by_arp_has_no_group() {
+    let mut plan = plan();
+    plan.apply(
+        &[
+            assigned("192.0.2.1", 7, None),
+            assigned("2001:db8::1", 8, Some(&[])),
+        ],
+        &[],
+    );
+    assert!(plan.is_empty());
+    plan.apply(&[assigned("192.0.2.1", 7, Some(&[]))], &[]);
+    assert_eq!(plan.len(), 1);
+    let touched = plan.apply(&[assigned("192.0.2.1", 7, None)], &[]);
+    assert_eq!(touched, BTreeSet::from([GroupId(7)]));
+    assert!(plan.is_empty(), "its advertisement went away");
+}
+
+#[test]
+fn a_removed_address_leaves_its_group_and_the_last_one_ends_it() {
+    let mut plan = plan();
+    plan.apply(
+        &[
+            assigned("192.0.2.1", 7, Some(&[])),
+            assigned("192.0.2.2", 7, Some(&[])),
+        ],
+        &[],
+    );
+    plan.apply(&[], &[key("192.0.2.1")]);
+    assert_eq!(plan.spots(GroupId(7)), [spot(2, 2), spot(3, 2)]);
+    assert_eq!(
+        plan.apply(&[], &[key("192.0.2.2")]),
+        BTreeSet::from([GroupId(7)])
+    );
+    assert_eq!(plan.apply(&[], &[key("192.0.2.2")]), BTreeSet::new());
+    assert!(plan.is_empty());
+}
