@@ -3,5 +3,7 @@
 //!
 //! The scenarios themselves are in `tests/`; the prefix of each file names the boundary it meets.
 
+pub mod adapters;
+pub mod ipam;
 pub mod site;
 pub mod workload;

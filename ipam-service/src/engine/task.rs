@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pharos_process::Readiness;
+use pharos_process::{Readiness, Shutdown};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
@@ -42,6 +42,9 @@ pub struct EngineParts {
     pub feeds: Feeds,
     pub metrics: EngineMetrics,
     pub readiness: Readiness,
+    /// When it fires, the writer serves what is in its queue, takes no more, and ends. A client
+    /// that never closes its connection keeps a handle for ever.
+    pub stop: Shutdown,
 }
 
 /// Makes the handle and the task behind it.
@@ -76,7 +79,7 @@ pub struct EngineTask {
 }
 
 impl EngineTask {
-    /// Runs until every handle is gone and every request is answered.
+    /// Runs until every handle is gone or it is told to stop, and every request is answered.
     ///
     /// Not cancel safe: dropped, it leaves the outcome of the last batch unknown to its callers.
     pub async fn run(mut self) {
@@ -114,6 +117,10 @@ impl EngineTask {
         tokio::select! {
             biased;
             count = self.queue.recv_many(requests, BATCH) => count > 0,
+            () = self.parts.stop.stopping(), if !self.queue.is_closed() => {
+                self.queue.close();
+                true
+            }
             () = tokio::time::sleep_until(observe_at), if self.unobserved => {
                 self.observe();
                 true

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pharos_process::Readiness;
+use pharos_process::{Readiness, Shutdown};
 use prometheus_client::registry::Registry;
 use sqlx::ConnectOptions as _;
 use tokio::task::JoinHandle;
@@ -49,6 +49,7 @@ impl Running {
             writer: store.writer,
             metrics: EngineMetrics::register(&mut registry),
             readiness: readiness.clone(),
+            stop: Shutdown::default(),
         });
         Self {
             engine,

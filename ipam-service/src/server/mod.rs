@@ -40,9 +40,9 @@ const MAX_PENDING_RESETS: usize = 20;
 /// Longest header list in bytes.
 const MAX_HEADERS: u32 = 16 * 1024;
 
-/// How long calls may go on after the stop signal. Watches end at once; unary calls are over long
-/// before.
-const DRAIN: Duration = Duration::from_secs(10);
+/// How long calls may go on after the stop signal. Streams end at once and unary calls are over long
+/// before; only a client that does not answer any more takes all of it.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// Runs ipam-service: serves until `shutdown`, or carries out a subcommand.
 pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
@@ -94,6 +94,7 @@ struct Started {
     created: bool,
     revision: u64,
     writer: JoinHandle<()>,
+    stop_writer: Shutdown,
     checkpoints: JoinHandle<()>,
 }
 
@@ -124,6 +125,7 @@ impl Started {
             assignments: AssignmentFeed::new(store_id.clone(), &announcements.everything()),
         };
         let revision = state.revision();
+        let stop_writer = Shutdown::default();
         let (engine, task) = engine::start(EngineParts {
             state,
             announcements,
@@ -133,6 +135,7 @@ impl Started {
             feeds: feeds.clone(),
             metrics: EngineMetrics::register(registry),
             readiness: readiness.clone(),
+            stop: stop_writer.clone(),
         });
         let api = Api {
             engine,
@@ -146,6 +149,7 @@ impl Started {
             created,
             revision,
             writer: tokio::spawn(task.run()),
+            stop_writer,
             checkpoints: tokio::spawn(checkpointer.run()),
         })
     }
@@ -161,6 +165,7 @@ impl Started {
         let Self {
             api,
             mut writer,
+            stop_writer,
             checkpoints,
             ..
         } = self;
@@ -184,16 +189,16 @@ impl Started {
         };
         tokio::select! {
             served = server => served.context("gRPC listener")?,
-            () = drain => tracing::warn!("some calls did not end in time and are cut off"),
+            () = drain => tracing::warn!("some clients did not let go in time and are cut off"),
             ended = &mut writer => {
                 ended.context("the writer failed")?;
                 anyhow::bail!("the writer ended");
             }
         }
-        // With the server its handles are gone: the writer ends when all is answered.
         checkpoints.abort();
-        tokio::time::timeout(DRAIN, writer)
-            .await
+        stop_writer.stop();
+        let ended = tokio::time::timeout(DRAIN, writer).await;
+        ended
             .context("the writer did not end")?
             .context("the writer failed")?;
         tracing::info!("stopped");

@@ -1,0 +1,199 @@
+//! ipam-service alone on loopback, on a database of its own: no cluster, no announcer.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use pharos_proto::v1;
+use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
+use pharos_proto::v1::history_service_client::HistoryServiceClient;
+use pharos_proto::v1::pool_service_client::PoolServiceClient;
+use pharos_testbed::kube::cache_directory;
+use pharos_testbed::{Launch, Program, free_port, skip};
+use tempfile::TempDir;
+use tonic::transport::{Channel, Endpoint};
+
+/// Generous: the machine may be building something else.
+pub const SOON: Duration = Duration::from_secs(20);
+
+/// A server that can be stopped, killed and started again on what it has on disk.
+#[derive(Debug)]
+pub struct Ipam {
+    program: Program,
+    folder: TempDir,
+    listen: SocketAddr,
+    admin: SocketAddr,
+}
+
+impl Ipam {
+    /// On an empty database.
+    pub fn start() -> anyhow::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("ipam-").tempdir()?;
+        let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+        let program = launch(&database_in(folder.path()), listen, admin)?;
+        Ok(Self {
+            program,
+            folder,
+            listen,
+            admin,
+        })
+    }
+
+    /// `kill -9`.
+    pub fn kill(&mut self) -> anyhow::Result<()> {
+        self.program.kill()
+    }
+
+    /// SIGTERM; the exit code.
+    pub fn terminate(&mut self) -> anyhow::Result<Option<i32>> {
+        Ok(self.program.terminate(SOON)?.code())
+    }
+
+    /// Starts it again on the same database and the same ports.
+    pub fn restart(&mut self) -> anyhow::Result<()> {
+        self.program.kill()?;
+        self.program = launch(&self.database(), self.listen, self.admin)?;
+        Ok(())
+    }
+
+    /// Path of the database file.
+    pub fn database(&self) -> PathBuf {
+        database_in(self.folder.path())
+    }
+
+    /// Address of the gRPC listener.
+    pub fn address(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Address of the admin listener.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
+    /// The process.
+    pub fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// A connection that is made with the first call, and again when it breaks.
+    pub fn channel(&self) -> anyhow::Result<Channel> {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.listen))?;
+        Ok(endpoint.tcp_nodelay(true).connect_lazy())
+    }
+
+    /// Client of AllocationService.
+    pub fn allocations(&self) -> anyhow::Result<AllocationServiceClient<Channel>> {
+        Ok(AllocationServiceClient::new(self.channel()?))
+    }
+
+    /// Client of PoolService.
+    pub fn pools(&self) -> anyhow::Result<PoolServiceClient<Channel>> {
+        Ok(PoolServiceClient::new(self.channel()?))
+    }
+
+    /// Client of HistoryService.
+    pub fn history(&self) -> anyhow::Result<HistoryServiceClient<Channel>> {
+        Ok(HistoryServiceClient::new(self.channel()?))
+    }
+
+    /// Makes an operator's pool.
+    pub async fn apply_pool(&self, name: &str, ranges: &[&str]) -> anyhow::Result<()> {
+        let pool = v1::Pool {
+            name: name.to_owned(),
+            addresses: ranges.iter().map(|range| (*range).to_owned()).collect(),
+            ..v1::Pool::default()
+        };
+        let request = v1::ApplyPoolRequest {
+            pool: Some(pool),
+            ..v1::ApplyPoolRequest::default()
+        };
+        self.pools()?.apply_pool(request).await?;
+        Ok(())
+    }
+
+    /// `grpcurl -plaintext -d DATA ADDRESS METHOD`; the JSON that it prints.
+    pub fn grpcurl(&self, data: Option<&str>, method: &str) -> anyhow::Result<serde_json::Value> {
+        let mut command = Command::new(grpcurl().context("no grpcurl")?);
+        command.arg("-plaintext");
+        if let Some(data) = data {
+            command.args(["-d", data]);
+        }
+        let output = command.arg(self.listen.to_string()).arg(method).output()?;
+        if !output.status.success() {
+            bail!("{}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(serde_json::from_slice(&output.stdout)?)
+    }
+}
+
+/// `cluster/namespace/name`.
+pub fn owner(text: &str) -> v1::Owner {
+    let mut parts = text.split('/').map(str::to_owned);
+    let mut next = || parts.next().unwrap_or_default();
+    v1::Owner {
+        cluster: next(),
+        namespace: next(),
+        name: next(),
+        uid: String::new(),
+    }
+}
+
+/// A claim of `owner` for TCP port 80.
+pub fn claim(text: &str) -> v1::AllocateRequest {
+    v1::AllocateRequest {
+        owner: Some(owner(text)),
+        ports: vec![tcp(80)],
+        ..v1::AllocateRequest::default()
+    }
+}
+
+/// A TCP port.
+pub fn tcp(port: u32) -> v1::Port {
+    v1::Port {
+        protocol: v1::port::Protocol::Tcp.into(),
+        port,
+    }
+}
+
+/// A release by `owner`.
+pub fn release(text: &str) -> v1::ReleaseRequest {
+    v1::ReleaseRequest {
+        owner: Some(owner(text)),
+        ..v1::ReleaseRequest::default()
+    }
+}
+
+/// grpcurl on the `PATH` or in the cache; `None`, after a loud line, where there is none.
+pub fn grpcurl() -> Option<PathBuf> {
+    let cached = cache_directory().join("bin/grpcurl");
+    let found = skip::find_program("grpcurl").or_else(|| cached.is_file().then_some(cached));
+    if found.is_none() {
+        skip::skip("needs grpcurl");
+    }
+    found
+}
+
+/// A launch of ipam-service with these flags and nothing else.
+pub fn command(database: &Path, listen: SocketAddr, admin: SocketAddr) -> anyhow::Result<Launch> {
+    Ok(Launch::workspace("ipam-service")?
+        .arg("--listen")
+        .arg(listen.to_string())
+        .arg("--admin")
+        .arg(admin.to_string())
+        .arg("--database")
+        .arg(format!("sqlite:{}", database.display())))
+}
+
+fn launch(database: &Path, listen: SocketAddr, admin: SocketAddr) -> anyhow::Result<Program> {
+    let mut program = command(database, listen, admin)?.start()?;
+    program.wait_ready(None, admin, SOON)?;
+    Ok(program)
+}
+
+fn database_in(folder: &Path) -> PathBuf {
+    folder.join("pharos.db")
+}
