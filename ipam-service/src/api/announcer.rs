@@ -90,8 +90,17 @@ impl AnnouncerApi {
         Ok(Response::new(Box::pin(frames)))
     }
 
-    /// Makes the node a candidate and a member.
+    /// Makes the node a candidate and a member. One that is known needs no write, so that streams
+    /// go on when nothing can be written.
     async fn register(&self, call: &Call, hello: &AnnouncerHello) -> Result<(), Status> {
+        let (key, announcer) = (hello.key.clone(), hello.announcer.clone());
+        let known = self.api.engine.read(move |state| {
+            let node = state.node(&key);
+            node.is_some_and(|node| node.announcer.as_ref() == Some(&announcer))
+        });
+        if known.await.map_err(|error| status::of_submit(&error))? {
+            return Ok(());
+        }
         let command = Command::Facts {
             cluster: hello.key.cluster.clone(),
             facts: vec![Fact::Announcer {
@@ -154,14 +163,7 @@ impl Connection {
                 },
                 frame = self.subscription.next() => return match frame {
                     Ok(frame) => Step::Frame(frame),
-                    Err(Ended::FellBehind) => {
-                        let message = Ended::FellBehind.to_string();
-                        Step::Refuse(status::unavailable("FELL_BEHIND", message))
-                    }
-                    Err(Ended::Stopped) => {
-                        let message = Ended::Stopped.to_string();
-                        Step::Refuse(status::unavailable("STOPPING", message))
-                    }
+                    Err(end) => Step::Refuse(status::unavailable(reason_of(end), end.to_string())),
                 },
             }
         }
@@ -178,6 +180,13 @@ impl Connection {
             }
             None => Err(status::invalid("report", "is required")),
         }
+    }
+}
+
+fn reason_of(end: Ended) -> &'static str {
+    match end {
+        Ended::FellBehind => "FELL_BEHIND",
+        Ended::ClusterDeleted => "CLUSTER_DELETED",
     }
 }
 

@@ -54,8 +54,8 @@ struct Channel {
 pub enum Ended {
     #[error("the subscriber fell behind; connect again, with digests")]
     FellBehind,
-    #[error("the server is stopping")]
-    Stopped,
+    #[error("the cluster was deleted; introduce yourself again")]
+    ClusterDeleted,
 }
 
 /// What one announcer still has to be sent.
@@ -86,6 +86,10 @@ impl AssignmentFeed {
             for frame in channel.book.apply(delta) {
                 // An error means that nobody listens.
                 let _nobody = channel.live.send(frame);
+            }
+            if delta.deleted {
+                // With the channel the subscriptions end, once they are read to the end.
+                lock(&self.shared.clusters).remove(cluster);
             }
         }
     }
@@ -132,7 +136,7 @@ impl Subscription {
         }
         self.live.recv().await.map_err(|error| match error {
             broadcast::error::RecvError::Lagged(_) => Ended::FellBehind,
-            broadcast::error::RecvError::Closed => Ended::Stopped,
+            broadcast::error::RecvError::Closed => Ended::ClusterDeleted,
         })
     }
 }

@@ -93,6 +93,8 @@ pub struct ClusterDelta {
     pub removals: Vec<AssignmentKey>,
     /// Ids of the sets that no assignment refers to any more.
     pub unused_node_sets: Vec<u64>,
+    /// The cluster was deleted: its announcers have to introduce themselves again.
+    pub deleted: bool,
 }
 
 impl ClusterDelta {
@@ -190,6 +192,7 @@ impl Announcements {
             assignments.refresh(state, &cluster, dirt, &mut refresh);
             if state.cluster(&cluster).is_none() && assignments.is_empty() {
                 self.clusters.remove(&cluster);
+                refresh.deltas.entry(cluster).or_default().deleted = true;
             }
         }
         refresh

@@ -11,6 +11,7 @@ use futures::FutureExt as _;
 use pharos_proto::v1;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, Streaming};
+use tracing::Instrument as _;
 
 use super::sessions::{SessionId, Sessions};
 use crate::api::call::Api;
@@ -92,7 +93,8 @@ impl FactStreams {
             }
         };
         tracing::info!(cluster = %session.name, session = %hello.session, "facts are reported");
-        let end = tokio::spawn(session.run(messages, hello.session)).await;
+        let run = session.run(messages, hello.session);
+        let end = tokio::spawn(run.in_current_span()).await;
         match end {
             Ok(End::Closed) => Ok(()),
             Ok(End::Failed(status)) => Err(status),

@@ -308,6 +308,22 @@ fn a_subscriber_that_falls_behind_is_ended_and_catches_up_with_its_digests() {
 }
 
 #[test]
+fn when_a_cluster_is_deleted_its_last_changes_arrive_and_the_subscription_ends() {
+    let feed = feed(&[upserts(1..=5)]);
+    let mut client = Client::default();
+    let mut subscription = connect(&mut client, &feed);
+    let delta = ClusterDelta {
+        removals: (1..=5).map(key).collect(),
+        deleted: true,
+        ..ClusterDelta::default()
+    };
+    publish(&feed, &delta);
+    let ended = drain(&mut client, &mut subscription);
+    assert_eq!(ended, Err(Ended::ClusterDeleted));
+    assert!(client.assignments.is_empty());
+}
+
+#[test]
 fn clusters_do_not_see_each_other() {
     let feed = feed(&[upserts(1..=5)]);
     assert_eq!(feed.list(&name("west")).assignments.len(), 0);

@@ -475,6 +475,28 @@ fn whether_a_stream_is_authoritative_follows_the_inventory() {
 }
 
 #[test]
+fn a_cluster_that_is_deleted_ends_and_may_begin_again() {
+    let mut world = World::east(&["a"]);
+    world.hold("east", "web", held(&[A1]));
+    let deleted = Change::Cluster(Edit {
+        before: world.state.cluster("east").cloned(),
+        after: None,
+    });
+    let gone = world.node_edit("east", "a", |node| node.announcer = None);
+    let released = world.hold_edit("east", "web", None);
+    world.batch(vec![released, gone, deleted]);
+    let delta = &world.last[&name("east")];
+    assert!(delta.deleted);
+    assert_eq!(delta.removals.len(), 1);
+    assert!(world.announcements.cluster("east").is_none());
+    world.followed.clear();
+    world.cluster("east");
+    world.announcer("east", "a");
+    world.hold("east", "web", held(&[A1]));
+    assert_eq!(world.list("east", A1), ["a"]);
+}
+
+#[test]
 fn an_allocation_that_loses_its_address_is_withdrawn() {
     let mut world = World::east(&["a"]);
     world.hold("east", "web", held(&[A1]));
