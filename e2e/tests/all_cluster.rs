@@ -25,6 +25,9 @@ const NODES: [&str; 3] = ["n1", "n2", "n3"];
 /// How long exactly one node must answer: 100 requests for each address.
 const WATCH: Duration = Duration::from_secs(1);
 
+/// A machine busy with something else may hold back an answer this long.
+const SILENT: Duration = Duration::from_millis(250);
+
 #[test]
 fn the_manifests_of_an_existing_user_lead_to_answered_requests() {
     let Some(mut site) = Site::start().unwrap() else {
@@ -244,11 +247,14 @@ fn losing_every_control_plane_changes_nothing(mut site: Site, prober: &Prober) {
     site.stop_cluster("east").unwrap();
     one_node_answers_for_each(&site, prober);
     for address in [ENVOY, SHARED, PINNED] {
-        let gap = prober.record().longest_gap(address, before, prober.now());
+        let (record, after) = (prober.record(), prober.now());
+        let gap = record.longest_gap(address, before, after);
+        let allowed = SILENT + record.longest_unasked(before, after);
+        let timeline = record.timeline(address);
         assert!(
-            gap < Duration::from_millis(250),
-            "{address} was silent for {gap:?}"
+            gap < allowed,
+            "{address} was silent for {gap:?} after {before:?}:\n{timeline}"
         );
-        assert_eq!(prober.record().overlaps(address), []);
+        assert_eq!(record.overlaps(address), [], "{timeline}");
     }
 }

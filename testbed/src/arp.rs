@@ -74,6 +74,8 @@ pub struct Prober {
 struct Shared {
     stopping: AtomicBool,
     frames: Mutex<Vec<Frame>>,
+    /// When a round of requests went out.
+    asked: Mutex<Vec<Duration>>,
     failure: Mutex<Option<String>>,
 }
 
@@ -138,7 +140,8 @@ impl Prober {
                 mac: frame.sender_mac,
             })
             .collect();
-        Record { answers }
+        let asked = lock(&self.shared.asked).clone();
+        Record { answers, asked }
     }
 
     /// Waits for an answer for `address`, received after `since`, from another than `not_from`;
@@ -199,6 +202,8 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 pub struct Record {
     /// In order of arrival.
     pub answers: Vec<Answer>,
+    /// When requests, one for each address, went out.
+    pub asked: Vec<Duration>,
 }
 
 /// A time during which two nodes answered for one address.
@@ -231,17 +236,35 @@ impl Record {
 
     /// The longest time without an answer between two moments, their edges included.
     pub fn longest_gap(&self, address: Ipv4Addr, from: Duration, to: Duration) -> Duration {
-        let inside = self
-            .of(address)
-            .map(|answer| answer.at)
-            .filter(|at| *at >= from && *at <= to);
-        let mut last = from;
-        let mut longest = Duration::ZERO;
-        for at in inside.chain([to]) {
-            longest = longest.max(at.saturating_sub(last));
-            last = at;
+        longest_pause(self.of(address).map(|answer| answer.at), from, to)
+    }
+
+    /// The longest time in which the prober itself asked nothing, because the machine was busy. A
+    /// gap of that length says nothing about those who answer.
+    pub fn longest_unasked(&self, from: Duration, to: Duration) -> Duration {
+        longest_pause(self.asked.iter().copied(), from, to)
+    }
+
+    /// For people: who answered from when to when, how often, and what lay between.
+    pub fn timeline(&self, address: Ipv4Addr) -> String {
+        let mut text = String::new();
+        let mut answers = self.of(address).peekable();
+        while let Some(first) = answers.next() {
+            let (mut last, mut count) = (first.at, 1);
+            while let Some(next) = answers.next_if(|next| {
+                // Ten requests without an answer are worth a line of their own.
+                next.mac == first.mac && next.at <= last + 10 * INTERVAL
+            }) {
+                last = next.at;
+                count += 1;
+            }
+            let line = format!(
+                "{:?} to {last:?}: {} ({count} answers)\n",
+                first.at, first.mac
+            );
+            text.push_str(&line);
         }
-        longest
+        text
     }
 
     /// Times during which an old owner still answered after a new one had begun. An orderly
@@ -273,6 +296,17 @@ impl Record {
     }
 }
 
+fn longest_pause(times: impl Iterator<Item = Duration>, from: Duration, to: Duration) -> Duration {
+    let inside = times.filter(|at| *at >= from && *at <= to);
+    let mut last = from;
+    let mut longest = Duration::ZERO;
+    for at in inside.chain([to]) {
+        longest = longest.max(at.saturating_sub(last));
+        last = at;
+    }
+    longest
+}
+
 fn listen(socket: &Socket, own: MacAddr, started: Instant, shared: &Shared) -> std::io::Result<()> {
     let mut buffer = [0_u8; 2048];
     while !shared.stopping.load(Ordering::Relaxed) {
@@ -292,6 +326,7 @@ fn listen(socket: &Socket, own: MacAddr, started: Instant, shared: &Shared) -> s
 fn ask(mut socket: Socket, requests: &[Vec<u8>], started: Instant, shared: &Shared) {
     let mut next = started.elapsed();
     while !shared.stopping.load(Ordering::Relaxed) {
+        lock(&shared.asked).push(started.elapsed());
         for request in requests {
             // A link that is down loses the request, as a client's would be.
             let _ = socket.write(request);
@@ -359,7 +394,10 @@ mod tests {
                 mac: MacAddr::new(2, 0, 0, 0, 0, *node),
             })
             .collect();
-        Record { answers }
+        Record {
+            answers,
+            asked: vec![Duration::from_millis(10), Duration::from_millis(70)],
+        }
     }
 
     #[test]
@@ -396,6 +434,17 @@ mod tests {
         assert_eq!(gap(10, 80), Duration::from_millis(50));
         assert_eq!(gap(10, 200), Duration::from_millis(130));
         assert_eq!(gap(300, 400), Duration::from_millis(100));
+    }
+
+    #[test]
+    fn a_pause_of_the_prober_is_told_apart_and_a_timeline_names_the_gap() {
+        let record = record(&[(10, 1), (20, 1), (70, 2), (300, 2)]);
+        let pause = record.longest_unasked(Duration::from_millis(10), Duration::from_millis(80));
+        assert_eq!(pause, Duration::from_millis(60));
+        let timeline = record.timeline(ADDRESS);
+        let lines: Vec<&str> = timeline.lines().collect();
+        assert_eq!(lines.len(), 3, "{timeline}");
+        assert_eq!(lines[0], "10ms to 20ms: 02:00:00:00:00:01 (2 answers)");
     }
 
     #[test]
