@@ -1,5 +1,6 @@
 //! A small world in which the tests make facts and look at assignments.
 
+mod groups;
 mod properties;
 mod table;
 
@@ -24,6 +25,10 @@ fn name(text: &str) -> Name {
 
 fn names(texts: &[&str]) -> BTreeSet<Name> {
     texts.iter().map(|text| name(text)).collect()
+}
+
+fn owned(list: Vec<&str>) -> Vec<String> {
+    list.into_iter().map(str::to_owned).collect()
 }
 
 fn labels(pairs: &[(&str, &str)]) -> Labels {
