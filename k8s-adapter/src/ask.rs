@@ -35,19 +35,21 @@ pub async fn adopt(
         }
         Err(again @ CallError::Again(_)) => return Err(again),
     };
-    if let Some(why) = conflict(&would, held) {
+    if !gives(&would, held) {
+        let why = why_not(context, claim, held, &would).await?;
         refused(context, claim, Outcome::AdoptionRefused(why));
         return Ok(());
     }
     match context.ipam.allocate(claim, held, false).await {
-        Ok(answer) => match conflict(&answer, held) {
-            None => context.world().book.answered(Arc::clone(claim), answer),
-            // Somebody was faster between the two calls.
-            Some(why) => {
-                context.ipam.release(&claim.key, &claim.uid).await?;
-                refused(context, claim, Outcome::AdoptionRefused(why));
-            }
-        },
+        Ok(answer) if gives(&answer, held) => {
+            context.world().book.answered(Arc::clone(claim), answer);
+        }
+        // Somebody was faster between the two calls.
+        Ok(answer) => {
+            context.ipam.release(&claim.key, &claim.uid).await?;
+            let why = why_not(context, claim, held, &answer).await?;
+            refused(context, claim, Outcome::AdoptionRefused(why));
+        }
         Err(CallError::Refused(why)) => refused(context, claim, Outcome::AdoptionRefused(why)),
         Err(again @ CallError::Again(_)) => return Err(again),
     }
@@ -58,19 +60,38 @@ fn refused(context: &Context, claim: &Arc<Claim>, outcome: Outcome) {
     context.world().book.refused(Arc::clone(claim), outcome);
 }
 
-/// Why an answer is not what the Service has; `None` if it is. One more address is no conflict.
-fn conflict(answer: &Answer, held: &[IpAddr]) -> Option<String> {
+/// Whether an answer is what the Service has. One more address is no conflict.
+fn gives(answer: &Answer, held: &[IpAddr]) -> bool {
     let given = answer.addresses();
-    if held.iter().all(|address| given.contains(address)) {
-        return None;
-    }
-    Some(match &answer.verdict {
-        Verdict::Pending(refused) | Verdict::Stale(_, refused) => refused.message.clone(),
-        Verdict::Assigned(other) => {
-            format!(
-                "the address book would give {} instead",
-                quoted(&other.addresses)
-            )
+    held.iter().all(|address| given.contains(address))
+}
+
+/// Why the Service cannot have what it has. An answer that gives other addresses does not say so:
+/// then those of the Service are asked for by name, without taking them.
+async fn why_not(
+    context: &Context,
+    claim: &Claim,
+    held: &[IpAddr],
+    answer: &Answer,
+) -> Result<String, CallError> {
+    let other = match &answer.verdict {
+        Verdict::Pending(refused) | Verdict::Stale(_, refused) => {
+            return Ok(refused.message.clone());
         }
+        Verdict::Assigned(other) => other,
+    };
+    let by_name = Claim {
+        addresses: held.to_vec(),
+        ..claim.clone()
+    };
+    let answer = context.ipam.allocate(&by_name, &[], true).await;
+    Ok(match answer.map(|answer| answer.verdict) {
+        Ok(Verdict::Pending(refused) | Verdict::Stale(_, refused)) => refused.message,
+        // It can be had by name, but not by this claim.
+        Ok(Verdict::Assigned(_)) => {
+            format!("the address book gives {}", quoted(&other.addresses))
+        }
+        Err(CallError::Refused(why)) => why,
+        Err(again @ CallError::Again(_)) => return Err(again),
     })
 }

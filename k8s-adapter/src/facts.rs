@@ -38,6 +38,7 @@ struct Sent {
 
 /// Reports until the process stops.
 pub async fn run(context: Arc<Context>, shutdown: Shutdown) {
+    context.readiness.not_ready("facts", "not reported yet");
     let mut wait = BACKOFF.0;
     loop {
         let opened = tokio::time::Instant::now();

@@ -294,4 +294,6 @@ pub fn patch(service: &ServiceState, target: &Target) -> serde_json::Value {
 }
 
 #[cfg(test)]
+mod sequences;
+#[cfg(test)]
 mod tests;

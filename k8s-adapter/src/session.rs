@@ -65,6 +65,7 @@ pub async fn run(context: Arc<Context>, shutdown: Shutdown) {
     context.readiness.not_ready("ipam", "not connected yet");
     let mut wait = BACKOFF.0;
     let mut lost = Instant::now();
+    let mut told = None;
     loop {
         let error = tokio::select! {
             () = shutdown.stopping() => return,
@@ -74,8 +75,14 @@ pub async fn run(context: Arc<Context>, shutdown: Shutdown) {
         if was_up {
             wait = BACKOFF.0;
             lost = Instant::now();
+            told = None;
         }
-        fail(&context, &error, lost);
+        tracing::warn!(%error, "no connection to ipam-service");
+        context.metrics.connected.set(0);
+        context.readiness.not_ready("ipam", error.to_string());
+        if lost.elapsed() >= GRACE {
+            tell_everybody(&context, error.to_string(), &mut told);
+        }
         tokio::select! {
             () = shutdown.stopping() => return,
             () = tokio::time::sleep(wait) => {}
@@ -84,16 +91,16 @@ pub async fn run(context: Arc<Context>, shutdown: Shutdown) {
     }
 }
 
-fn fail(context: &Context, error: &SessionError, lost: Instant) {
-    tracing::warn!(%error, "no connection to ipam-service");
-    context.metrics.connected.set(0);
-    context.readiness.not_ready("ipam", error.to_string());
-    if lost.elapsed() >= GRACE {
-        let mut world = context.world();
-        world.link = Link::Down(error.to_string());
+/// From now on Services that wait are told why. They look at it once for each reason, not at every
+/// attempt.
+fn tell_everybody(context: &Context, why: String, told: &mut Option<String>) {
+    let mut world = context.world();
+    world.link = Link::Down(why.clone());
+    if told.as_ref() != Some(&why) {
         let everything = world.everything();
         drop(world);
         context.queue.push(everything);
+        *told = Some(why);
     }
 }
 

@@ -31,6 +31,8 @@ use crate::service::{ServiceKey, ServiceState};
 const WATCH_SECONDS: u32 = 60;
 /// First and longest wait after an error.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// After this long without an error the waits are small again.
+const CALM: Duration = Duration::from_secs(15);
 /// How often the API server is asked whether it is there.
 const PROBE: Duration = Duration::from_secs(5);
 
@@ -105,7 +107,8 @@ fn complain<K: Watched>(context: &Context, error: &watcher::Error) {
     let kind = K::KIND.as_str();
     match error {
         watcher::Error::InitialListFailed(cause) => {
-            let missing = matches!(cause, kube::Error::Api(status) if status.is_not_found());
+            // Without a CRD the answer is no Status but a plain 404.
+            let missing = matches!(cause, kube::Error::Api(status) if status.code == 404);
             let reason = if missing {
                 "the API server does not know this kind; apply k8s-adapter/crds".to_owned()
             } else {
@@ -156,13 +159,20 @@ pub async fn probe(context: Arc<Context>, shutdown: Shutdown) {
     }
 }
 
-/// Waits that double up to a limit, and start small again after a success.
+/// Waits that double up to a limit. Only time without an error makes them small again: a list
+/// that begins well may still fail, again and again.
 #[derive(Debug)]
-struct Doubling(Duration);
+struct Doubling {
+    next: Duration,
+    last: Option<tokio::time::Instant>,
+}
 
 impl Default for Doubling {
     fn default() -> Self {
-        Self(BACKOFF.0)
+        Self {
+            next: BACKOFF.0,
+            last: None,
+        }
     }
 }
 
@@ -170,16 +180,19 @@ impl Iterator for Doubling {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
-        let wait = self.0;
-        self.0 = (wait * 2).min(BACKOFF.1);
+        if self.last.is_some_and(|last| last.elapsed() > CALM) {
+            self.next = BACKOFF.0;
+        }
+        self.last = Some(tokio::time::Instant::now());
+        let wait = self.next;
+        self.next = (wait * 2).min(BACKOFF.1);
         Some(wait)
     }
 }
 
 impl Backoff for Doubling {
-    fn reset(&mut self) {
-        *self = Self::default();
-    }
+    /// Called at every sign of life, which is too early.
+    fn reset(&mut self) {}
 }
 
 // === the kinds ===

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::claim::{Labels, Settings, claim};
 
-fn settings() -> Settings {
+pub(super) fn settings() -> Settings {
     Settings {
         cluster: "east".to_owned(),
         lb_class: None,
@@ -13,7 +13,7 @@ fn settings() -> Settings {
     }
 }
 
-fn ips(texts: &[&str]) -> Vec<IpAddr> {
+pub(super) fn ips(texts: &[&str]) -> Vec<IpAddr> {
     texts
         .iter()
         .map(|text| text.parse().expect("an address"))
@@ -21,7 +21,7 @@ fn ips(texts: &[&str]) -> Vec<IpAddr> {
 }
 
 /// A Service with these addresses in its status, marked with the pool they came from.
-fn service(ingress: &[&str], mark: Option<&str>, spec: Value) -> ServiceState {
+pub(super) fn service(ingress: &[&str], mark: Option<&str>, spec: Value) -> ServiceState {
     let mut whole =
         json!({ "type": "LoadBalancer", "clusterIPs": ["10.0.0.1"], "ports": [{ "port": 80 }] });
     for (name, value) in spec.as_object().expect("an object") {
@@ -42,7 +42,7 @@ fn service(ingress: &[&str], mark: Option<&str>, spec: Value) -> ServiceState {
     ServiceState::parse(&service.expect("a Service")).expect("with a name")
 }
 
-fn answer(uid: &str, verdict: Verdict) -> Answer {
+pub(super) fn answer(uid: &str, verdict: Verdict) -> Answer {
     let (_, mut answer) = Answer::parse(&v1::Allocation {
         owner: Some(v1::Owner {
             uid: uid.to_owned(),
@@ -56,18 +56,18 @@ fn answer(uid: &str, verdict: Verdict) -> Answer {
     answer
 }
 
-fn assigned(addresses: &[&str]) -> Verdict {
+pub(super) fn assigned(addresses: &[&str]) -> Verdict {
     Verdict::Assigned(held(addresses))
 }
 
-fn held(addresses: &[&str]) -> Held {
+pub(super) fn held(addresses: &[&str]) -> Held {
     Held {
         addresses: ips(addresses),
         pool: "p".to_owned(),
     }
 }
 
-fn refused(reason: v1::refusal::Reason) -> Refused {
+pub(super) fn refused(reason: v1::refusal::Reason) -> Refused {
     Refused {
         reason,
         message: "because".to_owned(),
@@ -167,8 +167,8 @@ fn failed(why: &str) -> Notice {
     Notice::AllocationFailed(why.to_owned())
 }
 
-const A: &[&str] = &["192.0.2.1"];
-const B: &[&str] = &["192.0.2.2"];
+pub(super) const A: &[&str] = &["192.0.2.1"];
+pub(super) const B: &[&str] = &["192.0.2.2"];
 
 #[test]
 fn a_new_service_asks() {

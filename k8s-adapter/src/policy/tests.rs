@@ -1,5 +1,6 @@
 //! What an IPAddressPool and an L2Advertisement become, and what is refused.
 
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
@@ -326,5 +327,30 @@ fn bad_l2_advertisements_are_refused_with_their_field() {
             (field, message)
         );
         assert_eq!(errors.len(), 1);
+    }
+}
+
+proptest! {
+    /// Against the plain definition: two ranges overlap if each begins before the other ends.
+    #[test]
+    fn a_set_is_refused_exactly_if_two_of_its_ranges_overlap(
+        ranges in proptest::collection::vec((0..400_u32, 0..20_u32), 1..12),
+    ) {
+        let address = |number: u32| std::net::Ipv4Addr::from_bits(0xc000_0200 + number);
+        let sets: Vec<Declared<PoolSpec>> = ranges
+            .iter()
+            .enumerate()
+            .map(|(index, (first, length))| {
+                let text = format!("{}-{}", address(*first), address(first + length));
+                // Several ranges share a pool.
+                declared(&format!("p{}", index / 2), json!({ "addresses": [text] }))
+            })
+            .collect();
+        let overlap = ranges.iter().enumerate().any(|(index, (first, length))| {
+            ranges[..index]
+                .iter()
+                .any(|(other, its)| first <= &(other + its) && other <= &(first + length))
+        });
+        prop_assert_eq!(pools(&sets, &settings()).is_err(), overlap);
     }
 }

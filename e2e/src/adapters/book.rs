@@ -1,0 +1,109 @@
+//! Calls of ipam-service: what the adapters have made of it, and what others do to it.
+
+use std::collections::BTreeMap;
+
+use anyhow::bail;
+use pharos_proto::v1;
+use pharos_testbed::wait;
+
+use super::Stage;
+use crate::site::DEADLINE;
+
+impl Stage {
+    /// Calls ipam-service.
+    pub fn call<T, E: Into<anyhow::Error>, F: Future<Output = Result<T, E>>>(
+        &self,
+        call: impl FnOnce(tonic::transport::Channel) -> F,
+    ) -> anyhow::Result<T> {
+        self.runtime.block_on(async {
+            let endpoint = format!("http://{}", self.book_address);
+            let channel = tonic::transport::Endpoint::new(endpoint)?.connect().await?;
+            call(channel).await.map_err(Into::into)
+        })
+    }
+
+    /// What a cluster holds or waits for, by `namespace/name`.
+    pub fn allocations(&self, cluster: &str) -> anyhow::Result<BTreeMap<String, v1::Allocation>> {
+        let request = v1::ListAllocationsRequest {
+            cluster: cluster.to_owned(),
+            page_size: 1000,
+            ..v1::ListAllocationsRequest::default()
+        };
+        let response = self.call(|channel| async move {
+            let mut client = v1::allocation_service_client::AllocationServiceClient::new(channel);
+            client.list_allocations(request).await
+        })?;
+        let allocations = response.into_inner().allocations.into_iter();
+        Ok(allocations
+            .map(|allocation| {
+                let owner = allocation.owner.clone().unwrap_or_default();
+                (format!("{}/{}", owner.namespace, owner.name), allocation)
+            })
+            .collect())
+    }
+
+    /// Waits until a cluster holds, or waits for, exactly these, by `namespace/name`.
+    pub fn wait_owners(&self, cluster: &str, owners: &[&str]) -> anyhow::Result<()> {
+        wait::until_ok(
+            &format!("owners of {cluster} are {owners:?}"),
+            DEADLINE,
+            || {
+                let found: Vec<String> = self.allocations(cluster)?.into_keys().collect();
+                if found != owners {
+                    bail!("they are {found:?}");
+                }
+                Ok(())
+            },
+        )
+    }
+
+    /// Which nodes are to announce each address of a cluster.
+    pub fn assignments(&self, cluster: &str) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
+        let request = v1::ListAssignmentsRequest {
+            cluster: cluster.to_owned(),
+        };
+        let response = self.call(|channel| async move {
+            let mut client = v1::announcer_service_client::AnnouncerServiceClient::new(channel);
+            client.list_assignments(request).await
+        })?;
+        let assignments = response.into_inner().assignments.into_iter();
+        Ok(assignments
+            .map(|mut assignment| {
+                assignment.nodes.sort();
+                (assignment.address, assignment.nodes)
+            })
+            .collect())
+    }
+
+    /// Says that an announcer runs on this node of a cluster, as long as the answer lives.
+    pub fn pretend_announcer(&self, cluster: &str, node: &str) -> anyhow::Result<Pretender> {
+        let hello = v1::AnnouncerReport {
+            report: Some(v1::announcer_report::Report::Hello(
+                v1::announcer_report::Hello {
+                    cluster: cluster.to_owned(),
+                    node: node.to_owned(),
+                    member_endpoint: "192.0.2.200:7946".to_owned(),
+                    ..v1::announcer_report::Hello::default()
+                },
+            )),
+        };
+        let (sender, receiver) = tokio::sync::mpsc::channel(1);
+        sender.try_send(hello)?;
+        let reports = tokio_stream::wrappers::ReceiverStream::new(receiver);
+        let updates = self.call(|channel| async move {
+            let mut client = v1::announcer_service_client::AnnouncerServiceClient::new(channel);
+            client.announce(reports).await
+        })?;
+        Ok(Pretender {
+            _sender: sender,
+            _updates: updates.into_inner(),
+        })
+    }
+}
+
+/// See [`Stage::pretend_announcer`].
+#[derive(Debug)]
+pub struct Pretender {
+    _sender: tokio::sync::mpsc::Sender<v1::AnnouncerReport>,
+    _updates: tonic::Streaming<v1::AssignmentUpdate>,
+}

@@ -1,0 +1,213 @@
+//! Topology: one Kubernetes API, one adapter, one ipam-service (e2e/src/adapters.rs).
+//!
+//! 1. Without the custom resources' definitions the adapter says so, and serves once they come.
+//! 2. A pool that comes after a Service serves it; so does one that grows.
+//! 3. A bad pool leaves the whole earlier configuration in force, and says so in a metric.
+//! 4. A pool that goes takes its addresses with it; a renamed pool moves no address.
+//! 5. Labels of namespaces and Services decide who may use a pool, and are followed.
+//! 6. `--lb-class` serves that class only.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use e2e::adapters::{Stage, addresses, annotation};
+use e2e::site::DEADLINE;
+use pharos_testbed::wait;
+use serde_json::{Value, json};
+
+const EAST: &str = "east";
+
+fn none() -> Value {
+    json!({})
+}
+
+fn wait_metric(stage: &Stage, line: &str) {
+    wait::until_ok(&format!("metric {line}"), DEADLINE, || {
+        let (_, text) = stage.admin(EAST, "/metrics")?;
+        let name = line.split([' ', '{']).next().unwrap_or(line);
+        let found: Vec<&str> = text
+            .lines()
+            .filter(|found| found.starts_with(name))
+            .collect();
+        anyhow::ensure!(found.contains(&line), "{found:?}");
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn pools_come_change_and_go() {
+    let Some(mut stage) = Stage::start().unwrap() else {
+        return;
+    };
+    stage.add_cluster(EAST).unwrap();
+    stage.start_adapter_as(EAST, EAST, &[]).unwrap();
+    stage
+        .wait_readiness(
+            EAST,
+            "ipaddresspools: the API server does not know this kind",
+        )
+        .unwrap();
+    stage
+        .apply_service(EAST, "early", &none(), &none())
+        .unwrap();
+    stage
+        .wait_event(EAST, "early", "AllocationFailed", &["no available IPs"])
+        .unwrap();
+    stage.apply_crds(EAST).unwrap();
+    stage.wait_readiness(EAST, "ok").unwrap();
+    stage.apply_pool(EAST, "pool", &["192.0.2.8/32"]).unwrap();
+    stage.wait_addresses(EAST, "early", &["192.0.2.8"]).unwrap();
+    stage
+        .apply_service(EAST, "second", &none(), &none())
+        .unwrap();
+    stage
+        .wait_event(EAST, "second", "AllocationFailed", &["no available IPs"])
+        .unwrap();
+    stage
+        .apply_pool(EAST, "pool", &["192.0.2.8/32", "192.0.2.16/31"])
+        .unwrap();
+    stage
+        .wait_addresses(EAST, "second", &["192.0.2.16"])
+        .unwrap();
+    wait_metric(&stage, "metallb_k8s_client_config_loaded_bool 1");
+    wait_metric(&stage, "metallb_k8s_client_config_stale_bool 0");
+    a_bad_pool_changes_nothing(&stage);
+    a_renamed_pool_moves_nothing(&stage);
+    // The pool goes: nothing may be shown that is not held.
+    stage
+        .kubectl(
+            EAST,
+            &["delete", "ipaddresspool", "renamed", "-n", "metallb-system"],
+        )
+        .unwrap();
+    stage.wait_addresses(EAST, "early", &[]).unwrap();
+    stage
+        .wait_event(EAST, "early", "ClearAssignment", &["192.0.2.8"])
+        .unwrap();
+    stage.apply_pool(EAST, "pool", &["192.0.2.32/31"]).unwrap();
+    stage.wait_any_address(EAST, "early").unwrap();
+    stage.wait_any_address(EAST, "second").unwrap();
+}
+
+fn a_bad_pool_changes_nothing(stage: &Stage) {
+    stage.apply_pool(EAST, "bad", &["192.0.2.0/24"]).unwrap();
+    wait_metric(stage, "metallb_k8s_client_config_stale_bool 1");
+    stage.apply_pool(EAST, "bad", &["not an address"]).unwrap();
+    stage
+        .apply_service(EAST, "third", &none(), &none())
+        .unwrap();
+    stage
+        .wait_addresses(EAST, "third", &["192.0.2.17"])
+        .unwrap();
+    assert_eq!(
+        addresses(&stage.service(EAST, "early").unwrap()),
+        ["192.0.2.8"]
+    );
+    stage
+        .kubectl(
+            EAST,
+            &["delete", "ipaddresspool", "bad", "-n", "metallb-system"],
+        )
+        .unwrap();
+    wait_metric(stage, "metallb_k8s_client_config_stale_bool 0");
+    stage
+        .kubectl(EAST, &["delete", "service", "third"])
+        .unwrap();
+}
+
+/// The old name goes and the new one comes in one look of the adapter, which is what GitOps does;
+/// here the adapter sleeps meanwhile.
+fn a_renamed_pool_moves_nothing(stage: &Stage) {
+    let overlapping = ["192.0.2.8/32", "192.0.2.16/31"];
+    stage.apply_pool(EAST, "renamed", &overlapping).unwrap();
+    wait_metric(stage, "metallb_k8s_client_config_stale_bool 1");
+    stage
+        .kubectl(
+            EAST,
+            &["delete", "ipaddresspool", "pool", "-n", "metallb-system"],
+        )
+        .unwrap();
+    wait_metric(stage, "metallb_k8s_client_config_stale_bool 0");
+    for (name, address) in [("early", "192.0.2.8"), ("second", "192.0.2.16")] {
+        wait::until_ok("the annotation names the new pool", DEADLINE, || {
+            let service = stage.service(EAST, name)?;
+            let pool = annotation(&service, "metallb.io/ip-allocated-from-pool");
+            anyhow::ensure!(pool == Some("renamed"), "{pool:?}");
+            anyhow::ensure!(addresses(&service) == [address]);
+            Ok(())
+        })
+        .unwrap();
+        let events = stage.events(EAST, name).unwrap();
+        assert!(
+            !events
+                .iter()
+                .any(|(_, reason, _, _)| reason == "ClearAssignment"),
+            "{events:?}"
+        );
+    }
+}
+
+#[test]
+fn labels_decide_who_may_use_a_pool() {
+    let Some(stage) = Stage::with_cluster(EAST).unwrap() else {
+        return;
+    };
+    let pool = json!({
+        "apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
+        "metadata": { "name": "team", "namespace": "metallb-system" },
+        "spec": {
+            "addresses": ["192.0.2.0/30"],
+            "serviceAllocation": { "namespaceSelectors": [{ "matchLabels": { "team": "a" } }] },
+        },
+    });
+    stage.apply(EAST, &pool.to_string()).unwrap();
+    stage.apply_service(EAST, "web", &none(), &none()).unwrap();
+    stage
+        .wait_event(EAST, "web", "AllocationFailed", &["no available IPs"])
+        .unwrap();
+    stage
+        .kubectl(EAST, &["label", "namespace", "default", "team=a"])
+        .unwrap();
+    stage.wait_addresses(EAST, "web", &["192.0.2.0"]).unwrap();
+    // Pools of other namespaces are none of the adapter's business.
+    let mut elsewhere = pool;
+    elsewhere["metadata"]["namespace"] = json!("default");
+    elsewhere["spec"] = json!({ "addresses": ["198.51.100.0/30"] });
+    stage.apply(EAST, &elsewhere.to_string()).unwrap();
+    let other = json!({ "metallb.io/loadBalancerIPs": "198.51.100.1" });
+    stage.apply_service(EAST, "other", &other, &none()).unwrap();
+    stage
+        .wait_event(EAST, "other", "AllocationFailed", &["198.51.100.1"])
+        .unwrap();
+}
+
+#[test]
+fn a_class_is_served_alone() {
+    let Some(mut stage) = Stage::start().unwrap() else {
+        return;
+    };
+    stage.add_cluster(EAST).unwrap();
+    stage.apply_crds(EAST).unwrap();
+    stage.apply_pool(EAST, "pool", &["192.0.2.0/30"]).unwrap();
+    let flags = ["--lb-class", "example.com/pharos"];
+    stage.start_adapter(EAST, &flags).unwrap();
+    stage
+        .apply_service(EAST, "classless", &none(), &none())
+        .unwrap();
+    let class = json!({ "loadBalancerClass": "example.com/pharos" });
+    stage.apply_service(EAST, "ours", &none(), &class).unwrap();
+    stage.wait_addresses(EAST, "ours", &["192.0.2.0"]).unwrap();
+    stage.wait_owners(EAST, &["default/ours"]).unwrap();
+    assert!(addresses(&stage.service(EAST, "classless").unwrap()).is_empty());
+    // It loses its class with its type, and gives its address back all the same.
+    let patch = [
+        "patch",
+        "service",
+        "ours",
+        "--type=merge",
+        "-p",
+        r#"{"spec":{"type":"ClusterIP"}}"#,
+    ];
+    stage.kubectl(EAST, &patch).unwrap();
+    stage.wait_owners(EAST, &[]).unwrap();
+    stage.wait_addresses(EAST, "ours", &[]).unwrap();
+}

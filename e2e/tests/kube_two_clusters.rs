@@ -1,0 +1,59 @@
+//! Topology: two Kubernetes APIs, an adapter each, one ipam-service (e2e/src/adapters.rs).
+//!
+//! 1. Both apply the same pool; no address is given twice.
+//! 2. A Service that asks for what the other cluster holds is told who holds it.
+//! 3. What one releases the other gets, without a hand.
+//! 4. A second installation under a known name is refused, and says so.
+
+use e2e::adapters::{Stage, addresses};
+use serde_json::json;
+
+#[test]
+fn two_clusters_draw_from_one_range() {
+    let Some(mut stage) = Stage::start().unwrap() else {
+        return;
+    };
+    for cluster in ["east", "west"] {
+        stage.add_cluster(cluster).unwrap();
+        stage.apply_crds(cluster).unwrap();
+        stage.start_adapter(cluster, &[]).unwrap();
+        stage
+            .apply_pool(cluster, "default-pool", &["192.0.2.0/30"])
+            .unwrap();
+    }
+    let mut all = Vec::new();
+    for (cluster, name) in [("east", "a"), ("west", "a"), ("east", "b"), ("west", "b")] {
+        stage
+            .apply_service(cluster, name, &json!({}), &json!({}))
+            .unwrap();
+        all.push(stage.wait_any_address(cluster, name).unwrap());
+    }
+    all.sort();
+    assert_eq!(all, ["192.0.2.0", "192.0.2.1", "192.0.2.2", "192.0.2.3"]);
+
+    let wanted = addresses(&stage.service("east", "b").unwrap()).remove(0);
+    let pinned = json!({ "metallb.io/loadBalancerIPs": wanted });
+    stage
+        .apply_service("west", "late", &pinned, &json!({}))
+        .unwrap();
+    let words = ["held by cluster east", wanted.as_str()];
+    let told = stage
+        .wait_event("west", "late", "AllocationFailed", &words)
+        .unwrap();
+    eprintln!("west is told: {told}");
+    assert!(
+        !told.contains("default/b"),
+        "another cluster's Service is named: {told}"
+    );
+    stage.kubectl("east", &["delete", "service", "b"]).unwrap();
+    stage.wait_addresses("west", "late", &[&wanted]).unwrap();
+
+    stage.stop_adapter("west").unwrap();
+    stage.start_adapter_as("west", "east", &[]).unwrap();
+    stage
+        .wait_readiness("west", "two installations use one name")
+        .unwrap();
+    assert_eq!(addresses(&stage.service("west", "late").unwrap()), [wanted]);
+    assert_eq!(stage.allocations("west").unwrap().len(), 3);
+    assert_eq!(stage.allocations("east").unwrap().len(), 1);
+}
