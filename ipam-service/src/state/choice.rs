@@ -42,6 +42,13 @@ pub(super) struct Grant {
     pub(super) pool: PoolKey,
 }
 
+impl Grant {
+    /// Whether it is all of these addresses and more.
+    pub(super) fn adds_to(&self, held: &[Address]) -> bool {
+        held.len() < self.addresses.len() && held.iter().all(|a| self.addresses.contains(a))
+    }
+}
+
 /// Why a pool has no address of a family for this claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Lack {
@@ -92,7 +99,9 @@ impl<'a> Asking<'a> {
         match self.claim.families {
             Families::One(family) => self.search(named, |pool| self.one(pool, family)),
             Families::Any => self.search(named, |pool| self.either(pool, Family::ALL)),
-            Families::Both => self.search(named, |pool| self.both(pool)),
+            Families::Both => self
+                .search(named, |pool| self.both(pool))
+                .or_else(|refusal| self.adopt_part().ok_or(refusal)),
             Families::PreferBoth { first } => {
                 let dual = self.search(named, |pool| self.both(pool));
                 if let Some(grant) = dual.ok().or_else(|| self.adopt_part()) {
@@ -133,28 +142,33 @@ impl<'a> Asking<'a> {
                         let pair = [v4, v6];
                         self.home(&pair).map(|pool| grant(pool, &pair))
                     }
-                    (Some(one), None) | (None, Some(one)) => {
-                        let pool = self.home(&[one])?;
-                        match self.candidate(pool, other(one.family())) {
-                            Ok(added) => Some(grant(pool, &[one, added])),
-                            Err(_) if self.claim.families == Families::Both => None,
-                            Err(_) => Some(grant(pool, &[one])),
-                        }
-                    }
+                    (Some(one), None) | (None, Some(one)) => self.with_second(one),
                     (None, None) => None,
                 }
             }
         }
     }
 
-    /// For a claim that would like both families but need not have them: one address that is the
-    /// owner's or wished for.
+    /// For a claim of both families that has lost one: one address that is the owner's or wished
+    /// for, and another from its pool.
     fn adopt_part(&self) -> Option<Grant> {
-        if !matches!(self.claim.families, Families::PreferBoth { .. }) {
-            return None;
+        match self.claim.families {
+            Families::Both | Families::PreferBoth { .. } => {
+                let mut known = self.current.iter().chain(self.wished);
+                known.find_map(|one| self.with_second(*one))
+            }
+            Families::One(_) | Families::Any => None,
         }
-        self.first_at_home(self.current, &Family::ALL)
-            .or_else(|| self.first_at_home(self.wished, &Family::ALL))
+    }
+
+    /// An address with one of the other family from its pool; alone if the claim allows that.
+    fn with_second(&self, one: Address) -> Option<Grant> {
+        let pool = self.home(&[one])?;
+        match self.candidate(pool, other(one.family())) {
+            Ok(added) => Some(grant(pool, &[one, added])),
+            Err(_) if self.claim.families == Families::Both => None,
+            Err(_) => Some(grant(pool, &[one])),
+        }
     }
 
     fn first_at_home(&self, from: &[Address], families: &[Family]) -> Option<Grant> {
@@ -260,10 +274,11 @@ impl<'a> Asking<'a> {
     fn either(&self, pool: &Pool, families: [Family; 2]) -> Result<Vec<Address>, (Family, Lack)> {
         let [first, second] = families;
         self.one(pool, first).or_else(|why| {
-            self.one(pool, second).map_err(|why_second| match why {
-                (_, Lack::Family) => why_second,
-                (_, Lack::FreeAddress | Lack::BehindOlder | Lack::Recovering) => why,
-            })
+            self.one(pool, second)
+                .map_err(|why_second| match (why.1, why_second.1) {
+                    (Lack::Family, _) | (_, Lack::BehindOlder) => why_second,
+                    (Lack::FreeAddress | Lack::BehindOlder | Lack::Recovering, _) => why,
+                })
         })
     }
 

@@ -83,7 +83,8 @@ pub(super) fn redecide(draft: &mut Draft<'_>, owner: &OwnerKey) {
     };
     let answer = Asking::again(draft.state, held).choose();
     let renewed = match (permitted_by, answer) {
-        (Some(_), Ok(grant)) if held.addresses.iter().all(|a| grant.addresses.contains(a)) => {
+        // Only a second family from the same pool is better than what it has.
+        (Some(pool), Ok(grant)) if grant.pool == pool.key && grant.adds_to(&held.addresses) => {
             answered(draft.state, held, held.claim.clone(), Ok(grant))
         }
         (Some(pool), _) => Allocation {

@@ -20,7 +20,6 @@ use super::command::Command;
 use super::model::{Allocation, AllocationId, Families, OwnerKey, Pool, PoolKey, Standing};
 use super::names::Name;
 use super::pool::{self, Holding};
-use super::refusal::{Reason, Refusal};
 use super::sharing::ShareKey;
 
 type Ids = BTreeSet<AllocationId>;
@@ -69,7 +68,11 @@ struct WaitsFor<'a> {
     /// Those that it asks for, and one that is held under an earlier claim: there it may fit once
     /// the others who share it have changed.
     addresses: Vec<Address>,
-    pool: Option<&'a Name>,
+    /// For what any pool may give.
+    any_pool: bool,
+    /// For what these pools may give: the one that it names, and the one that has given one family
+    /// and may give the other.
+    pools: Vec<&'a Name>,
     share_key: Option<ShareKey>,
 }
 
@@ -77,11 +80,11 @@ struct WaitsFor<'a> {
 /// would like both families and has one, for the other from the same pool.
 fn waits_for(allocation: &Allocation) -> Option<WaitsFor<'_>> {
     let claim = &allocation.claim;
-    let pool = match allocation.standing {
-        Standing::Pending(_) | Standing::Stale { .. } => claim.pool.as_ref(),
-        Standing::Assigned => Some(&lacks_second_family(allocation)?.name),
-    };
-    let share_key = ShareKey::of(&allocation.owner.key, claim);
+    let is_content = allocation.standing == Standing::Assigned;
+    let half = lacks_second_family(allocation);
+    if is_content && half.is_none() {
+        return None;
+    }
     let mut addresses = claim.addresses.clone();
     if let Standing::Stale { .. } = allocation.standing {
         let held = allocation
@@ -90,19 +93,34 @@ fn waits_for(allocation: &Allocation) -> Option<WaitsFor<'_>> {
             .filter(|pool| pool.space == claim.space);
         addresses.extend(held.map_or(&[][..], |_| &allocation.addresses));
     }
+    let named = claim.pool.as_ref().filter(|_| !is_content);
+    let half = half
+        .map(|pool| &pool.name)
+        .filter(|name| Some(*name) != named);
+    let share_key = ShareKey::of(&allocation.owner.key, claim);
     Some(WaitsFor {
         addresses,
-        pool,
+        any_pool: !is_content && claim.pool.is_none() && claim.addresses.is_empty(),
+        pools: named.into_iter().chain(half).collect(),
         share_key: share_key.filter(|_| claim.addresses.is_empty()),
     })
 }
 
-/// The pool of an assigned allocation that would like a second address from it.
+/// The pool that has given one address to a claim that has a use for a second one from it.
 fn lacks_second_family(allocation: &Allocation) -> Option<&PoolKey> {
     let claim = &allocation.claim;
-    let wants_two = matches!(claim.families, Families::PreferBoth { .. });
-    let wants_more = wants_two && claim.addresses.is_empty() && allocation.addresses.len() == 1;
-    allocation.pool.as_ref().filter(|_| wants_more)
+    let wants_two = match claim.families {
+        Families::PreferBoth { .. } => true,
+        Families::Both => allocation.standing != Standing::Assigned,
+        Families::One(_) | Families::Any => false,
+    };
+    let pool = allocation.pool.as_ref();
+    pool.filter(|pool| {
+        wants_two
+            && pool.space == claim.space
+            && claim.addresses.is_empty()
+            && allocation.addresses.len() == 1
+    })
 }
 
 impl Lists {
@@ -117,14 +135,16 @@ impl Lists {
             let key = (space.clone(), address);
             self.by_address.entry(key).or_default().insert(id);
         }
-        if allocation.claim.addresses.is_empty() || waits.pool.is_some() {
+        if waits.any_pool || !waits.pools.is_empty() {
             let clusters = self.by_cluster.entry(space.clone()).or_default();
             let cluster = allocation.owner.key.cluster.clone();
             let list = clusters.entry(cluster).or_default();
-            match waits.pool {
-                None => list.any_pool.insert(id),
-                Some(pool) => list.by_pool.entry(pool.clone()).or_default().insert(id),
-            };
+            if waits.any_pool {
+                list.any_pool.insert(id);
+            }
+            for pool in waits.pools {
+                list.by_pool.entry(pool.clone()).or_default().insert(id);
+            }
         }
         if let Some(key) = waits.share_key {
             let key = (space.clone(), key);
@@ -145,9 +165,9 @@ impl Lists {
         if let Some(clusters) = self.by_cluster.get_mut(space) {
             let cluster = &allocation.owner.key.cluster;
             if let Some(list) = clusters.get_mut(cluster) {
-                match waits.pool {
-                    None => drop(list.any_pool.remove(&id)),
-                    Some(pool) => take_out(&mut list.by_pool, pool, id),
+                list.any_pool.remove(&id);
+                for pool in waits.pools {
+                    take_out(&mut list.by_pool, pool, id);
                 }
                 if *list == ClusterList::default() {
                     clusters.remove(cluster);
@@ -182,11 +202,20 @@ impl Waiting {
             self.lists.insert(after);
         }
         match (before, after) {
-            // Behind older claims, and they are decided first: then it is this one's turn.
-            (_, Some(after)) if is_behind_older(after) => drop(self.marks.again.insert(after.id)),
+            // Older claims are decided first, and then it is this one's turn.
+            (_, Some(after)) if self.stood_behind_older(after) => self.mark(after.id),
             (Some(before), None) => drop(self.marks.again.remove(&before.id)),
             (_, _) => {}
         }
+    }
+
+    /// Whether an answer that leaves something to wait for may be due to older claims that are
+    /// about to be decided.
+    fn stood_behind_older(&self, answered: &Allocation) -> bool {
+        let offer = self.marks.offers.first();
+        let older_is_marked = offer.is_some_and(|(next, _, _)| *next < answered.id)
+            || self.marked_before(answered.id).next().is_some();
+        older_is_marked && waits_for(answered).is_some()
     }
 
     /// Marks one allocation for a new decision.
@@ -231,17 +260,6 @@ impl Waiting {
         let everyone = self.marks.everyone.then(|| self.lists.all.range(..id));
         let again = self.marks.again.range(..id);
         again.chain(everyone.into_iter().flatten()).copied()
-    }
-}
-
-fn is_behind_older(allocation: &Allocation) -> bool {
-    match &allocation.standing {
-        Standing::Pending(Refusal { reason, .. })
-        | Standing::Stale {
-            refusal: Refusal { reason, .. },
-            ..
-        } => *reason == Reason::BehindOlderClaims,
-        Standing::Assigned => false,
     }
 }
 
@@ -401,11 +419,9 @@ impl State {
         let view = self.pools.view(&claim.space, &owner.cluster);
         let mut pools = view.containing(address).filter(|pool| {
             let is_meant = match (&one.standing, &claim.pool) {
-                (Standing::Assigned, _) if lacks_second_family(one).is_some() => {
-                    one.pool.as_ref() == Some(&pool.key)
-                }
+                (Standing::Assigned, _) => lacks_second_family(one) == Some(&pool.key),
                 (_, Some(name)) => pool.key.name == *name,
-                (_, None) => pool.auto_assign,
+                (_, None) => pool.auto_assign || lacks_second_family(one) == Some(&pool.key),
             };
             is_meant && pool::may_give(pool, address) && pool::admits(pool, owner, claim)
         });

@@ -34,7 +34,8 @@ impl<'a> Asking<'a> {
     }
 
     fn check_families(&self) -> Result<(), Refusal> {
-        let given: Vec<Family> = self.claim.addresses.iter().map(|a| a.family()).collect();
+        let mut given: Vec<Family> = self.claim.addresses.iter().map(|a| a.family()).collect();
+        given.sort();
         let fits = match self.claim.families {
             Families::Any | Families::PreferBoth { .. } => true,
             Families::One(family) => given == [family],

@@ -1,6 +1,7 @@
 use crate::state::address::Family;
 use crate::state::command::{Allocate, Command, InUse};
 use crate::state::model::{Claim, Families, Pool};
+use crate::state::refusal::Reason;
 use crate::state::testing::*;
 
 use super::*;

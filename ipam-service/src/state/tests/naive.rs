@@ -1,0 +1,289 @@
+//! The rules once more, written from the specification by plain loops over all rows: slow, without
+//! a single index, and sharing nothing with the rooms but the values and whom a pool admits.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use crate::state::State;
+use crate::state::address::{Address, Family};
+use crate::state::model::*;
+use crate::state::names::Name;
+use crate::state::pool::{PoolUsage, admits};
+
+/// All rows that rules look at.
+pub(super) struct Naive {
+    pub(super) allocations: Vec<Arc<Allocation>>,
+    pub(super) pools: Vec<Arc<Pool>>,
+}
+
+/// An owner that asks.
+pub(super) struct Question<'a> {
+    pub(super) owner: &'a OwnerKey,
+    pub(super) claim: &'a Claim,
+    pub(super) current: &'a [Address],
+    pub(super) current_pool: Option<&'a PoolKey>,
+    pub(super) wished: &'a [Address],
+}
+
+impl<'a> Question<'a> {
+    pub(super) fn again(one: &'a Allocation) -> Self {
+        Self {
+            owner: &one.owner.key,
+            claim: &one.claim,
+            current: &one.addresses,
+            current_pool: one.pool.as_ref(),
+            wished: &[],
+        }
+    }
+}
+
+type Answer = Option<(Vec<Address>, PoolKey)>;
+
+fn all_of(pool: &Pool) -> impl Iterator<Item = Address> {
+    pool.ranges
+        .iter()
+        .flat_map(|range| (range.first().bits()..=range.last().bits()).map(Address::from_bits))
+}
+
+fn gives(pool: &Pool, address: Address) -> bool {
+    let buggy = pool.avoid_buggy_ips && address.is_buggy();
+    !buggy && all_of(pool).any(|one| one == address)
+}
+
+impl Naive {
+    pub(super) fn of(state: &State) -> Self {
+        Self {
+            allocations: state.allocations().cloned().collect(),
+            pools: state.pools().cloned().collect(),
+        }
+    }
+
+    fn holders(&self, address: Address) -> impl Iterator<Item = &Arc<Allocation>> {
+        let all = self.allocations.iter();
+        all.filter(move |one| one.addresses.contains(&address))
+    }
+
+    fn may_join(&self, owner: &OwnerKey, claim: &Claim, address: Address) -> bool {
+        let mut others = self.holders(address).filter(|one| one.owner.key != *owner);
+        others.all(|other| {
+            let theirs = other.effective_claim();
+            other.owner.key.cluster == owner.cluster
+                && !claim.sharing_key.is_empty()
+                && claim.sharing_key == theirs.sharing_key
+                && claim.backend_key == theirs.backend_key
+                && claim.ports.iter().all(|port| !theirs.ports.contains(port))
+        })
+    }
+
+    /// The pools that a cluster sees, its own first.
+    fn visible(&self, cluster: &Name) -> Vec<&Arc<Pool>> {
+        let own = self
+            .pools
+            .iter()
+            .filter(|pool| pool.key.cluster.as_ref() == Some(cluster));
+        let own: Vec<&Arc<Pool>> = own.collect();
+        let names: BTreeSet<&Name> = own.iter().map(|pool| &pool.key.name).collect();
+        let operators = self.pools.iter().filter(|pool| pool.key.cluster.is_none());
+        let operators = operators.filter(|pool| !names.contains(&pool.key.name));
+        own.iter().copied().chain(operators).collect()
+    }
+
+    /// The pool under which somebody may hold these addresses, as far as pools are concerned.
+    pub(super) fn permits(
+        &self,
+        owner: &OwnerKey,
+        claim: &Claim,
+        addresses: &[Address],
+        current_pool: Option<&PoolKey>,
+    ) -> Option<PoolKey> {
+        let mut pools = self.visible(&owner.cluster);
+        pools.retain(|pool| admits(pool, owner, claim));
+        pools.retain(|pool| addresses.iter().all(|address| gives(pool, *address)));
+        pools.sort_by_key(|pool| Some(&pool.key) != current_pool);
+        pools.first().map(|pool| pool.key.clone())
+    }
+
+    /// What the owner should get.
+    pub(super) fn answer(&self, question: &Question<'_>) -> Answer {
+        let Question { owner, claim, .. } = question;
+        let visible = self.visible(&owner.cluster);
+        let named = claim.pool.as_ref();
+        let pools: Vec<&Arc<Pool>> = match named {
+            Some(name) => {
+                let found = visible.iter().filter(|pool| pool.key.name == *name);
+                found
+                    .copied()
+                    .filter(|pool| admits(pool, owner, claim))
+                    .collect()
+            }
+            None => {
+                let mut auto = visible.clone();
+                auto.retain(|pool| pool.auto_assign && admits(pool, owner, claim));
+                auto.sort_by_key(|pool| (pool.key.name.clone(), pool.key.cluster.is_none()));
+                auto.sort_by_key(|pool| pool.priority);
+                auto.sort_by_key(|pool| pool.priority == 0);
+                let is_plain = |pool: &Arc<Pool>| {
+                    pool.priority == 0
+                        && pool.namespaces.is_empty()
+                        && pool.namespace_selectors.is_empty()
+                        && pool.service_selectors.is_empty()
+                };
+                auto.sort_by_key(|pool| is_plain(pool));
+                auto
+            }
+        };
+        if !claim.addresses.is_empty() {
+            return self.exactly(question);
+        }
+        if named.is_some() && pools.is_empty() {
+            return None;
+        }
+        self.stay(question, question.current)
+            .or_else(|| self.stay(question, question.wished))
+            .or_else(|| self.search(question, &pools))
+    }
+
+    fn exactly(&self, question: &Question<'_>) -> Answer {
+        let Question { owner, claim, .. } = question;
+        let families: Vec<Family> = claim.addresses.iter().map(|a| a.family()).collect();
+        let right_families = match claim.families {
+            Families::One(family) => families == [family],
+            Families::Both => families == [Family::V4, Family::V6],
+            Families::Any | Families::PreferBoth { .. } => true,
+        };
+        let free = claim
+            .addresses
+            .iter()
+            .all(|a| self.may_join(owner, claim, *a));
+        let pool = self.permitted_as_asked(question, &claim.addresses)?;
+        (right_families && free).then(|| (claim.addresses.clone(), pool))
+    }
+
+    /// As [`Naive::permits`], and the pool is the one that the claim names.
+    fn permitted_as_asked(&self, question: &Question<'_>, some: &[Address]) -> Option<PoolKey> {
+        let Question { owner, claim, .. } = question;
+        match &claim.pool {
+            None => self.permits(owner, claim, some, question.current_pool),
+            Some(name) => {
+                let visible = self.visible(&owner.cluster);
+                let named = visible.iter().find(|pool| pool.key.name == *name)?;
+                let fits = admits(named, owner, claim) && some.iter().all(|a| gives(named, *a));
+                fits.then(|| named.key.clone())
+            }
+        }
+    }
+
+    /// Keeping (or adopting) addresses as they are, with a second family added where wanted.
+    fn stay(&self, question: &Question<'_>, from: &[Address]) -> Answer {
+        let Question { owner, claim, .. } = question;
+        let fits = |some: &[Address]| {
+            let free = some.iter().all(|a| self.may_join(owner, claim, *a));
+            self.permitted_as_asked(question, some).filter(|_| free)
+        };
+        let single = |families: &[Family]| {
+            let sorted = families
+                .iter()
+                .flat_map(|family| from.iter().copied().filter(move |a| a.family() == *family));
+            sorted
+                .into_iter()
+                .find_map(|a| Some((vec![a], fits(&[a])?)))
+        };
+        let first_of = |family| from.iter().copied().find(|a| a.family() == family);
+        match (claim.families, first_of(Family::V4), first_of(Family::V6)) {
+            (Families::One(family), ..) => single(&[family]),
+            (Families::Any, ..) => single(&[Family::V4, Family::V6]),
+            (_, Some(v4), Some(v6)) => Some((vec![v4, v6], fits(&[v4, v6])?)),
+            (_, None, None) => None,
+            (_, v4, v6) => self.with_second(question, v4.or(v6)?),
+        }
+    }
+
+    /// An address and one of the other family from the same pool; alone if that will do.
+    fn with_second(&self, question: &Question<'_>, one: Address) -> Answer {
+        let Question { owner, claim, .. } = question;
+        let key = self.permitted_as_asked(question, &[one])?;
+        if !self.may_join(owner, claim, one) {
+            return None;
+        }
+        let pool = self.pools.iter().find(|pool| pool.key == key)?;
+        let missing = match one.family() {
+            Family::V4 => Family::V6,
+            Family::V6 => Family::V4,
+        };
+        let mut all = vec![one];
+        all.extend(self.pick(question, pool, missing));
+        all.sort_by_key(|a| a.family());
+        (all.len() == 2 || claim.families != Families::Both).then_some((all, key))
+    }
+
+    fn search(&self, question: &Question<'_>, pools: &[&Arc<Pool>]) -> Answer {
+        let one = |family: Family| {
+            pools.iter().find_map(|pool| {
+                let picked = self.pick(question, pool, family)?;
+                Some((vec![picked], pool.key.clone()))
+            })
+        };
+        let both = || {
+            pools.iter().find_map(|pool| {
+                let v4 = self.pick(question, pool, Family::V4)?;
+                let v6 = self.pick(question, pool, Family::V6)?;
+                Some((vec![v4, v6], pool.key.clone()))
+            })
+        };
+        match question.claim.families {
+            Families::One(family) => one(family),
+            Families::Any => pools.iter().find_map(|pool| {
+                let v4 = self.pick(question, pool, Family::V4);
+                let picked = v4.or_else(|| self.pick(question, pool, Family::V6))?;
+                Some((vec![picked], pool.key.clone()))
+            }),
+            Families::Both => both().or_else(|| self.keep_part(question)),
+            Families::PreferBoth { first } => both()
+                .or_else(|| self.keep_part(question))
+                .or_else(|| one(first))
+                .or_else(|| one(Family::V4))
+                .or_else(|| one(Family::V6)),
+        }
+    }
+
+    fn keep_part(&self, question: &Question<'_>) -> Answer {
+        let known = question.current.iter().chain(question.wished);
+        known
+            .copied()
+            .find_map(|one| self.with_second(question, one))
+    }
+
+    /// The address that a pool gives, by scanning it.
+    fn pick(&self, question: &Question<'_>, pool: &Pool, family: Family) -> Option<Address> {
+        let Question { owner, claim, .. } = question;
+        let fits = |address: &Address| {
+            address.family() == family
+                && gives(pool, *address)
+                && self.may_join(owner, claim, *address)
+        };
+        let known = question.current.iter().chain(question.wished);
+        let known = known.copied().find(|address| fits(address));
+        known.or_else(|| all_of(pool).find(fits))
+    }
+
+    /// How full a pool is, by counting.
+    pub(super) fn usage(&self, pool: &Pool) -> PoolUsage {
+        let mut usage = PoolUsage::default();
+        for address in all_of(pool).filter(|address| gives(pool, *address)) {
+            let family = match address.family() {
+                Family::V4 => &mut usage.v4,
+                Family::V6 => &mut usage.v6,
+            };
+            family.total += 1;
+            let through = |one: &Arc<Allocation>| one.pool.as_ref() == Some(&pool.key);
+            if self.holders(address).any(through) {
+                family.held += 1;
+            } else if self.holders(address).next().is_some() {
+                family.held_by_others += 1;
+            } else {
+                family.free += 1;
+            }
+        }
+        usage
+    }
+}

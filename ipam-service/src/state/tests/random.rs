@@ -1,0 +1,397 @@
+//! Random sequences of commands. After each the state is compared with the naive model.
+
+use proptest::prelude::*;
+
+use super::naive::{Naive, Question};
+use crate::state::State;
+use crate::state::address::Family;
+use crate::state::change::Change;
+use crate::state::command::{Allocate, Command, IfRefused, InUse};
+use crate::state::model::*;
+use crate::state::refusal::{Reason, Rejection};
+use crate::state::testing::*;
+
+const OWNERS: [&str; 10] = [
+    "east/red/a",
+    "east/red/b",
+    "east/red/c",
+    "east/blue/d",
+    "east/blue/e",
+    "west/red/a",
+    "west/red/b",
+    "west/blue/c",
+    "west/blue/d",
+    "west/blue/e",
+];
+
+/// Blocks of a few addresses, so that sequences fill them; some with .0 and .255.
+const BLOCKS: [&str; 7] = [
+    "10.0.0.253-10.0.1.1",
+    "10.0.2.1-10.0.2.2",
+    "10.0.2.2-10.0.2.4",
+    "10.0.3.0/32",
+    "2001:db8::1-2001:db8::2",
+    "2001:db8::2-2001:db8::4",
+    "10.0.1.2-10.0.1.3",
+];
+
+const POOLS: [&str; 3] = ["p", "q", "r"];
+
+#[derive(Debug, Clone)]
+enum Step {
+    Allocate(Box<Allocate>),
+    Release(usize),
+    ApplyPool(Box<Pool>, InUse),
+    DeletePool(usize, InUse),
+    SyncPools(&'static str, Vec<Pool>),
+    DeleteCluster(&'static str),
+    /// Only so many follow-ups are decided before the next command.
+    Hurry(Box<Step>, usize),
+    /// The command is taken back, as after a commit that failed, and then given again.
+    FailFirst(Box<Step>),
+}
+
+fn some_families() -> impl Strategy<Value = Families> {
+    prop_oneof![
+        6 => Just(Families::One(Family::V4)),
+        2 => Just(Families::One(Family::V6)),
+        2 => Just(Families::Any),
+        2 => Just(Families::Both),
+        2 => Just(Families::PreferBoth { first: Family::V4 }),
+        1 => Just(Families::PreferBoth { first: Family::V6 }),
+    ]
+}
+
+fn some_addresses() -> impl Strategy<Value = Vec<&'static str>> {
+    prop_oneof![
+        10 => Just(vec![]),
+        1 => Just(vec!["10.0.0.254"]),
+        1 => Just(vec!["10.0.0.255"]),
+        1 => Just(vec!["10.0.2.2"]),
+        1 => Just(vec!["2001:db8::2"]),
+        1 => Just(vec!["10.0.2.2", "2001:db8::2"]),
+        1 => Just(vec!["10.9.9.9"]),
+    ]
+}
+
+prop_compose! {
+    fn some_claim()(
+        families in some_families(),
+        pool in prop_oneof![5 => Just(None), 2 => (0..POOLS.len()).prop_map(Some)],
+        addresses in some_addresses(),
+        ports in proptest::collection::btree_set(1_u16..4, 0..3),
+        key in prop_oneof![3 => Just(""), 3 => Just("k"), 1 => Just("l")],
+        backend in prop_oneof![5 => Just(""), 1 => Just("b")],
+        team in prop_oneof![Just("red"), Just("blue")],
+    ) -> Claim {
+        Claim {
+            families,
+            pool: pool.map(|index| name(POOLS[index])),
+            addresses: super::super::testing::addresses(&addresses),
+            ports: ports.into_iter().map(tcp).collect(),
+            sharing_key: key.to_owned(),
+            backend_key: backend.to_owned(),
+            namespace_labels: labels(&[("team", team)]),
+            ..claim()
+        }
+    }
+}
+
+prop_compose! {
+    fn some_pool(cluster: Option<&'static str>)(
+        index in 0..POOLS.len(),
+        blocks in proptest::collection::vec(0..BLOCKS.len(), 1..4),
+        auto_assign in prop_oneof![4 => Just(true), 1 => Just(false)],
+        avoid_buggy_ips in any::<bool>(),
+        priority in prop_oneof![4 => Just(0), 1 => Just(1), 1 => Just(2)],
+        for_red in prop_oneof![5 => Just(0), 1 => Just(1), 1 => Just(2)],
+    ) -> Pool {
+        let key = match cluster {
+            Some(cluster) => format!("{cluster}/{}", POOLS[index]),
+            None => POOLS[index].to_owned(),
+        };
+        let ranges: Vec<&str> = blocks.into_iter().map(|block| BLOCKS[block]).collect();
+        let mut pool = Pool {
+            auto_assign,
+            avoid_buggy_ips,
+            priority,
+            ..pool(&key, &ranges)
+        };
+        match for_red {
+            1 => drop(pool.namespaces.insert(name("red"))),
+            2 => pool.namespace_selectors.push(selector(&[("team", "red")])),
+            _ => {}
+        }
+        pool
+    }
+}
+
+fn some_pools(cluster: &'static str) -> impl Strategy<Value = Step> {
+    proptest::collection::vec(some_pool(Some(cluster)), 0..3)
+        .prop_map(move |pools| Step::SyncPools(cluster, pools))
+}
+
+prop_compose! {
+    fn some_allocate()(
+        owner in 0..OWNERS.len(),
+        claim in some_claim(),
+        queue in prop_oneof![3 => Just(true), 1 => Just(false)],
+        held in prop_oneof![4 => Just(vec![]), 1 => some_addresses()],
+        uid in prop_oneof![6 => Just(""), 1 => Just("one"), 1 => Just("two")],
+    ) -> Step {
+        let mut command = allocate(OWNERS[owner], claim);
+        command.owner.uid = uid.to_owned();
+        command.held = super::super::testing::addresses(&held);
+        if queue {
+            command.if_refused = IfRefused::Queue;
+        }
+        Step::Allocate(Box::new(command))
+    }
+}
+
+fn some_step() -> impl Strategy<Value = Step> {
+    let in_use = || prop_oneof![Just(InUse::Refuse), Just(InUse::Move)];
+    let plain = prop_oneof![
+        12 => some_allocate(),
+        5 => (0..OWNERS.len()).prop_map(Step::Release),
+        3 => (some_pool(None), in_use()).prop_map(|(pool, in_use)| {
+            Step::ApplyPool(Box::new(pool), in_use)
+        }),
+        1 => (0..POOLS.len(), in_use()).prop_map(|(pool, in_use)| Step::DeletePool(pool, in_use)),
+        1 => some_pools("east"),
+        1 => some_pools("west"),
+        1 => prop_oneof![Just("east"), Just("west")].prop_map(Step::DeleteCluster),
+    ];
+    (plain, 0_usize..10).prop_map(|(step, luck)| match luck {
+        0 => Step::FailFirst(Box::new(step)),
+        1 => Step::Hurry(Box::new(step), 0),
+        2 => Step::Hurry(Box::new(step), 1),
+        _ => step,
+    })
+}
+
+fn command(step: &Step) -> Command {
+    match step {
+        Step::Allocate(allocate) => Command::Allocate(allocate.clone()),
+        Step::Release(index) => release(OWNERS[*index]).into(),
+        Step::ApplyPool(pool, in_use) => Command::ApplyPool {
+            pool: pool.clone(),
+            in_use: *in_use,
+        },
+        Step::DeletePool(index, in_use) => Command::DeletePool {
+            key: pool_key(POOLS[*index]),
+            in_use: *in_use,
+        },
+        Step::SyncPools(cluster, pools) => Command::SyncPools {
+            cluster: name(cluster),
+            pools: pools.clone(),
+            fence: 0,
+        },
+        Step::DeleteCluster(cluster) => Command::DeleteCluster {
+            cluster: name(cluster),
+        },
+        Step::Hurry(inner, _) | Step::FailFirst(inner) => command(inner),
+    }
+}
+
+/// What an Allocate does in a state in which nothing is left to do, from the naive model.
+fn check_allocate(before: &Naive, command: &Allocate, after: &State, done: bool) {
+    let owner = &command.owner.key;
+    let mut known = before.allocations.iter();
+    let known = known.find(|one| one.owner.key == *owner);
+    let other_uid = |stored: &str| {
+        !stored.is_empty() && !command.owner.uid.is_empty() && stored != command.owner.uid
+    };
+    if known.is_some_and(|known| other_uid(&known.owner.uid)) {
+        // Whether it gets its predecessor's address depends on who waits; the invariants hold.
+        return;
+    }
+    let now = after.allocation(owner);
+    if let Some(known) = known
+        && known.claim == command.claim
+        && known.standing == Standing::Assigned
+    {
+        let now = now.expect("still there");
+        assert_eq!((&now.addresses, &now.pool), (&known.addresses, &known.pool));
+        return;
+    }
+    let question = Question {
+        owner,
+        claim: &command.claim,
+        current: known.map_or(&[], |known| &known.addresses),
+        current_pool: known.and_then(|known| known.pool.as_ref()),
+        wished: &command.held,
+    };
+    match before.answer(&question) {
+        Some((addresses, pool)) => {
+            let now = now.expect("granted");
+            assert_eq!(
+                (&now.addresses, now.pool.as_ref()),
+                (&addresses, Some(&pool))
+            );
+            assert_eq!(now.standing, Standing::Assigned);
+        }
+        None if command.if_refused == IfRefused::Fail => {
+            assert!(!done, "{command:?} should be refused");
+            assert_eq!(now, known, "a refusal changes nothing");
+        }
+        None => check_refused(before, known.map(|known| &**known), now.expect("queued")),
+    }
+}
+
+/// A refused claim leaves what its owner had, as far as the pools permit it.
+fn check_refused(before: &Naive, known: Option<&Allocation>, now: &Allocation) {
+    let kept = known.and_then(|known| {
+        let pool = known.pool.as_ref();
+        let held = known.addresses.as_slice();
+        let permitted = before.permits(&known.owner.key, &now.claim, held, pool);
+        permitted.filter(|_| !held.is_empty()).map(|_| held)
+    });
+    assert_eq!(now.addresses, kept.unwrap_or_default());
+    let is_stale = matches!(now.standing, Standing::Stale { .. });
+    assert_eq!(is_stale, kept.is_some(), "{now:?}");
+}
+
+/// Nobody waits for what could be had, and everybody may hold what is held.
+fn check_settled(state: &State) {
+    assert_sound(state);
+    let naive = Naive::of(state);
+    for one in &naive.allocations {
+        let pool = one.pool.as_ref();
+        if let Some(pool) = pool {
+            let held = naive.permits(&one.owner.key, &one.claim, &one.addresses, Some(pool));
+            assert_eq!(held.as_ref(), Some(pool), "{one:?}");
+        }
+        let answer = naive.answer(&Question::again(one));
+        match &one.standing {
+            Standing::Assigned => {
+                let more = answer.filter(|(found, found_in)| {
+                    found.len() > one.addresses.len() && Some(found_in) == pool
+                });
+                assert_eq!(more, None, "a second family was missed: {one:?}");
+            }
+            Standing::Pending(refusal) | Standing::Stale { refusal, .. } => {
+                assert_eq!(answer, None, "a wake-up was lost: {one:?}");
+                assert_ne!(refusal.reason, Reason::BehindOlderClaims, "{one:?}");
+            }
+        }
+    }
+    for pool in &naive.pools {
+        let usage = state.pool_usage(&pool.key);
+        assert_eq!(usage, Some(naive.usage(pool)), "{:?}", pool.key);
+    }
+}
+
+fn is_permitted_rejection(rejection: &Rejection, step: &Step) -> bool {
+    match rejection {
+        Rejection::Refused(_) => matches!(step, Step::Allocate(_)),
+        Rejection::UnknownOwner(_) => matches!(step, Step::Release(_)),
+        Rejection::UnknownPool(_) => matches!(step, Step::DeletePool(..)),
+        Rejection::PoolInUse { .. } => matches!(step, Step::ApplyPool(..) | Step::DeletePool(..)),
+        Rejection::Invalid(_) => matches!(step, Step::ApplyPool(..) | Step::SyncPools(..)),
+        Rejection::UnknownCluster(_) => matches!(step, Step::DeleteCluster(_)),
+        Rejection::UnknownAdvertisement(_)
+        | Rejection::ClusterUidMismatch { .. }
+        | Rejection::NotSyncing(_)
+        | Rejection::StaleRevision { .. }
+        | Rejection::StaleFence { .. } => false,
+    }
+}
+
+/// One command on a settled book, with all that follows, compared with the model.
+fn run_settled(book: &mut Book, step: &Step) -> Vec<Change> {
+    let before = Naive::of(&book.state);
+    let result = book.step(command(step));
+    if let Step::Allocate(allocate) = step {
+        check_allocate(&before, allocate, &book.state, result.is_ok());
+    }
+    match result {
+        Ok(mut changes) => {
+            book.settle(&mut changes);
+            changes
+        }
+        Err(rejection) => {
+            assert!(is_permitted_rejection(&rejection, step), "{rejection:?}");
+            assert_eq!(
+                book.settle(&mut Vec::new()),
+                0,
+                "a rejected command changes nothing"
+            );
+            Vec::new()
+        }
+    }
+}
+
+/// A claim that waits may be told a newer reason when it is decided again for another one.
+fn says_only_why(change: &Change) -> bool {
+    let Change::Allocation(edit) = change else {
+        return false;
+    };
+    let (Some(before), Some(after)) = (&edit.before, &edit.after) else {
+        return false;
+    };
+    let kinds = (&before.standing, &after.standing);
+    let both_wait = !matches!(kinds, (Standing::Assigned, _) | (_, Standing::Assigned));
+    both_wait && before.addresses == after.addresses && before.pool == after.pool
+}
+
+fn run(book: &mut Book, step: &Step) {
+    match step {
+        Step::FailFirst(inner) => {
+            let before = rows(&book.state);
+            let revision = book.state.revision();
+            for change in run_settled(book, inner).iter().rev() {
+                book.state.undo(change);
+            }
+            assert_same_book(&book.state, &State::restore(revision, before));
+            let mut more = Vec::new();
+            book.settle(&mut more);
+            assert!(more.iter().all(says_only_why), "settled before: {more:?}");
+            run_settled(book, inner);
+        }
+        Step::Hurry(inner, follow_ups) => {
+            if book.step(command(inner)).is_ok() {
+                for _ in 0..*follow_ups {
+                    if let Some(command) = book.state.follow_up() {
+                        book.step(command).expect("follow-ups are never rejected");
+                    }
+                }
+            }
+        }
+        Step::Allocate(_)
+        | Step::Release(_)
+        | Step::ApplyPool(..)
+        | Step::DeletePool(..)
+        | Step::SyncPools(..)
+        | Step::DeleteCluster(_) => drop(run_settled(book, step)),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_state_does_what_a_naive_model_does(
+        pools in proptest::collection::vec(some_pool(None), 1..4),
+        steps in proptest::collection::vec(some_step(), 1..80),
+    ) {
+        let mut book = Book::default();
+        for pool in pools {
+            run(&mut book, &Step::ApplyPool(Box::new(pool), InUse::Move));
+        }
+        let mut hurried = false;
+        for step in steps {
+            if hurried && !matches!(step, Step::Hurry(..)) {
+                book.settle(&mut Vec::new());
+                check_settled(&book.state);
+            }
+            hurried = matches!(step, Step::Hurry(..));
+            run(&mut book, &step);
+            if !hurried {
+                check_settled(&book.state);
+            }
+        }
+        book.settle(&mut Vec::new());
+        check_settled(&book.state);
+    }
+}
