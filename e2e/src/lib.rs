@@ -4,6 +4,8 @@
 //! The scenarios themselves are in `tests/`; the prefix of each file names the boundary it meets.
 
 pub mod adapters;
+pub mod crash;
 pub mod ipam;
+pub mod segment;
 pub mod site;
 pub mod workload;

@@ -15,21 +15,24 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 const LOAD_BYTE: u16 = 0x30;
 const LOAD_HALF: u16 = 0x28;
 const JUMP_IF_EQUAL: u16 = 0x15;
+const JUMP_IF_AT_LEAST: u16 = 0x35;
 const RETURN: u16 = 0x06;
 // Loads from here on read what the kernel knows about the frame instead of its bytes.
 const ANCILLARY: u32 = 0xffff_f000;
 const PACKET_TYPE: u32 = ANCILLARY + 4;
 const VLAN_TAG_PRESENT: u32 = ANCILLARY + 48;
-const PACKET_OUTGOING: u32 = 4;
+/// Not for this host (packet(7)); those above it were sent by this host or looped back. A frame
+/// with a tag of a VLAN that this host does not have is of this type too: the kernel takes the tag
+/// out before the socket sees the frame, and leaves only this trace of it.
+const PACKET_OTHERHOST: u32 = 3;
 const ETHERTYPE_OFFSET: u32 = 12;
 const ETHERTYPE_ARP: u32 = 0x0806;
 const WHOLE_FRAME: u32 = 0xffff;
 
-/// Passes ARP that came in without a VLAN tag. Tags that the card has taken out of the frame are
-/// seen as well; a frame that we sent ourselves is not passed.
+/// Passes ARP that is for this host or for everybody and has no VLAN tag.
 const FILTER: [SockFilter; 8] = [
     SockFilter::new(LOAD_BYTE, 0, 0, PACKET_TYPE),
-    SockFilter::new(JUMP_IF_EQUAL, 5, 0, PACKET_OUTGOING),
+    SockFilter::new(JUMP_IF_AT_LEAST, 5, 0, PACKET_OTHERHOST),
     SockFilter::new(LOAD_BYTE, 0, 0, VLAN_TAG_PRESENT),
     SockFilter::new(JUMP_IF_EQUAL, 0, 3, 0),
     SockFilter::new(LOAD_HALF, 0, 0, ETHERTYPE_OFFSET),

@@ -1,0 +1,117 @@
+//! Announcers without ipam-service: what was assigned stays announced.
+//!
+//! Topology: `e2e::segment`.
+//!
+//! 1. When the server goes away every address is still answered; when it comes back only what
+//!    changed is sent.
+//! 2. An announcer that starts without it answers from its disk within half a second.
+//! 3. A corrupt file on the disk is noticed and ignored.
+//! 4. A server that does not know everything yet removes nothing.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use e2e::segment::{SOON, Segment};
+use pharos_testbed::{skip, wait};
+
+const FIRST: Ipv4Addr = Ipv4Addr::new(192, 168, 12, 100);
+const SECOND: Ipv4Addr = Ipv4Addr::new(192, 168, 12, 101);
+
+#[test]
+fn losing_the_server_withdraws_nothing() -> anyhow::Result<()> {
+    if !skip::can_use_namespaces() {
+        return Ok(());
+    }
+    let mut segment = Segment::start(&["n1", "n2"], &["--hold-down", "0"])?;
+    let prober = segment.probe(&[FIRST, SECOND])?;
+    segment.peer.assign(FIRST, 1, &["n1", "n2"]);
+    segment.wait_owner(&prober, FIRST, "n1")?;
+    let before = segment.unanswered(&prober, FIRST)?;
+    segment.peer.stop();
+    segment.wait_metric("n1", "pharos_announcer_stream_connected", "0")?;
+    let lost = prober.now();
+    wait::until("a second without the server", SOON, || {
+        (prober.now() > lost + Duration::from_secs(1)).then_some(())
+    })?;
+    assert_eq!(segment.admin("n1", "/readyz")?.0, 200, "it does its job");
+    // A change while it is away reaches the announcers when it is back.
+    segment.peer.assign(SECOND, 2, &["n2", "n1"]);
+    segment.peer.start_again(segment.lan.host("ipam")?)?;
+    segment.wait_owner(&prober, SECOND, "n2")?;
+    let lost = segment.unanswered(&prober, FIRST)? - before;
+    assert_eq!(lost, 0, "requests not answered while the server was away");
+    let digests = segment
+        .peer
+        .hellos()
+        .iter()
+        .map(|hello| hello.digests.len())
+        .max();
+    assert_eq!(digests, Some(2048), "the second stream begins with digests");
+
+    segment.peer.stop();
+    segment.peer.forget();
+    segment.peer.start_again(segment.lan.host("ipam")?)?;
+    segment.wait_metric("n1", "pharos_announcer_stream_connected", "1")?;
+    segment.wait_metric("n2", "pharos_announcer_stream_connected", "1")?;
+    let again = prober.now();
+    for address in [FIRST, SECOND] {
+        prober.wait_answer(address, again + Duration::from_millis(300), None, SOON)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_announcer_that_starts_without_the_server_answers_from_its_disk() -> anyhow::Result<()> {
+    if !skip::can_use_namespaces() {
+        return Ok(());
+    }
+    let mut segment = Segment::start(&["n1", "n2"], &[])?;
+    let prober = segment.probe(&[FIRST])?;
+    segment.peer.assign(FIRST, 1, &["n1"]);
+    segment.wait_owner(&prober, FIRST, "n1")?;
+    let file = segment.state_directory("n1")?.join("assignments.bin");
+    wait::until("the assignment is on the disk", SOON, || {
+        let bytes = std::fs::read(&file).ok()?;
+        let text = FIRST.to_string();
+        bytes
+            .windows(text.len())
+            .any(|window| window == text.as_bytes())
+            .then_some(())
+    })?;
+    segment.peer.stop();
+    segment.announcer("n1")?.kill()?;
+    let started = prober.now();
+    segment.start_announcer("n1")?;
+    let answer = prober.wait_answer(FIRST, started, None, SOON)?;
+    eprintln!(
+        "start to first answer from the disk: {:?}",
+        answer.at - started
+    );
+    let limit = Duration::from_millis(500);
+    assert!(answer.at - started <= limit, "{:?}", answer.at - started);
+
+    segment.announcer("n1")?.kill()?;
+    let mut bytes = std::fs::read(&file)?;
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 0x10;
+    std::fs::write(&file, &bytes)?;
+    segment.start_announcer("n1")?;
+    let announcer = segment.announcer("n1")?;
+    announcer.wait_log("ignoring the assignments on the disk", SOON)?;
+    announcer.wait_log("not following ipam-service", SOON)?;
+    let silent = prober.now();
+    wait::until("half a second", SOON, || {
+        (prober.now() > silent + Duration::from_millis(500)).then_some(())
+    })?;
+    let answerers = prober.record().answerers(FIRST, silent, prober.now());
+    assert!(
+        answerers.is_empty(),
+        "answers what it cannot know: {answerers:?}"
+    );
+    let (code, reason) = segment.admin("n1", "/readyz")?;
+    assert_eq!(code, 503);
+    assert!(reason.contains("ipam-service not reached"), "{reason}");
+    segment.peer.start_again(segment.lan.host("ipam")?)?;
+    segment.wait_owner(&prober, FIRST, "n1")?;
+    Ok(())
+}
