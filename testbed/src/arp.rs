@@ -128,6 +128,11 @@ impl Prober {
         lock(&self.shared.frames).clone()
     }
 
+    /// How many requests for each address have gone out so far.
+    pub fn asked(&self) -> usize {
+        lock(&self.shared.asked).len()
+    }
+
     /// Who answered so far.
     pub fn record(&self) -> Record {
         let frames = self.frames();
