@@ -229,6 +229,12 @@ impl Stage {
             .program)
     }
 
+    /// The process of a cluster's API server, to pause it.
+    pub fn apiserver(&mut self, cluster: &str) -> anyhow::Result<&mut Program> {
+        let cluster = self.clusters.get_mut(cluster).context("no such cluster")?;
+        Ok(cluster.kube.apiserver())
+    }
+
     /// What the adapter's admin port says at `path`: status and text.
     pub fn admin(&self, cluster: &str, path: &str) -> anyhow::Result<(u16, String)> {
         let adapter = self.adapters.get(cluster).context("no such adapter")?;

@@ -8,12 +8,14 @@
 //! 6. An adoption that is refused never clears a status.
 //! 7. Allocations that people made under the cluster's name are left alone.
 //! 8. Two replicas at once write nothing twice and do no harm.
+//! 9. An API server that falls silent costs nobody anything, not even across a restart.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
 
 use e2e::adapters::{Stage, addresses};
 use e2e::site::DEADLINE;
+use nix::sys::signal::Signal;
 use pharos_proto::v1;
 use pharos_testbed::wait;
 use serde_json::{Value, json};
@@ -391,4 +393,43 @@ fn two_replicas_at_once_do_no_harm() {
             "{name} was written without need"
         );
     }
+}
+
+#[test]
+fn a_silent_api_server_frees_nothing() {
+    let Some(mut stage) = Stage::with_cluster(EAST).unwrap() else {
+        return;
+    };
+    stage.apply_pool(EAST, "pool", &["192.0.2.0/28"]).unwrap();
+    for name in ["a", "b"] {
+        stage.apply_service(EAST, name, &none(), &none()).unwrap();
+        stage.wait_any_address(EAST, name).unwrap();
+    }
+    let held = stage.allocations(EAST).unwrap();
+    let before = versions(&stage);
+    stage
+        .apiserver(EAST)
+        .unwrap()
+        .signal(Signal::SIGSTOP)
+        .unwrap();
+    stage.wait_readiness(EAST, "kubernetes: ").unwrap();
+    assert_eq!(stage.allocations(EAST).unwrap(), held);
+    // One that starts now knows nothing, and does nothing.
+    stage.stop_adapter(EAST).unwrap();
+    stage.start_adapter_as(EAST, EAST, &[]).unwrap();
+    stage
+        .wait_readiness(EAST, "services: not listed yet")
+        .unwrap();
+    stage.wait_readiness(EAST, "kubernetes: ").unwrap();
+    assert_eq!(stage.allocations(EAST).unwrap(), held);
+    stage
+        .apiserver(EAST)
+        .unwrap()
+        .signal(Signal::SIGCONT)
+        .unwrap();
+    stage.wait_readiness(EAST, "ok").unwrap();
+    assert_eq!(versions(&stage), before);
+    assert_eq!(stage.allocations(EAST).unwrap(), held);
+    stage.apply_service(EAST, "c", &none(), &none()).unwrap();
+    stage.wait_any_address(EAST, "c").unwrap();
 }
