@@ -153,7 +153,7 @@ create table node (
     cluster text not null,
     node text not null,
     seq integer not null,
-    -- NodeFact, null while no adapter reports the node.
+    -- SyncFactsRequest: the last that an adapter said of the node; null if none ever did.
     reported blob,
     -- AnnouncerReport.Hello with labels and member_endpoint, null while no announcer has called.
     announcer blob,

@@ -7,7 +7,7 @@ use super::State;
 use super::cluster;
 use super::command::Fact;
 use super::draft::Draft;
-use super::model::{Backends, Node, NodeKey, OwnerKey};
+use super::model::{Backends, Node, NodeKey, OwnerKey, ReportedNode};
 use super::names::Name;
 use super::refusal::Rejection;
 
@@ -57,7 +57,7 @@ impl News<'_> {
     fn take_in(&mut self, cluster: &Name, fact: &Fact) {
         match fact {
             Fact::Node { key, reported } => {
-                self.edit_node(key, |node| node.reported.clone_from(reported));
+                self.edit_node(key, |node| report_node(node, reported.as_ref()));
             }
             Fact::Announcer { key, announcer } => {
                 self.edit_node(key, |node| node.announcer = Some(announcer.clone()));
@@ -84,7 +84,7 @@ impl News<'_> {
             .cloned()
             .collect();
         for key in unnamed {
-            self.edit_node(&key, |node| node.reported = None);
+            self.edit_node(&key, |node| report_node(node, None));
         }
         let stored = self.state.backends_of(cluster).map(|one| &one.owner);
         let unnamed: BTreeSet<OwnerKey> = stored
@@ -104,12 +104,19 @@ impl News<'_> {
         let mut node = known.unwrap_or_else(|| Node {
             key: key.clone(),
             reported: None,
+            removed: false,
             announcer: None,
         });
         change(&mut node);
         let is_known = node.reported.is_some() || node.announcer.is_some();
         self.nodes.insert(key.clone(), is_known.then_some(node));
     }
+}
+
+/// What an adapter says of a node; `None`: it is gone.
+fn report_node(node: &mut Node, reported: Option<&ReportedNode>) {
+    node.removed = reported.is_none() && (node.removed || node.reported.is_some());
+    node.reported = reported.cloned();
 }
 
 #[cfg(test)]

@@ -284,6 +284,9 @@ pub struct Node {
     pub key: NodeKey,
     /// As an adapter reports it; `None`: no adapter does.
     pub reported: Option<ReportedNode>,
+    /// An adapter reported it and then said that it is gone: neither a candidate nor a member,
+    /// whatever its announcer says, until an adapter reports it again.
+    pub removed: bool,
     /// As its own announcer told; `None`: none ever called.
     pub announcer: Option<Announcer>,
 }

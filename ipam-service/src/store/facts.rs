@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use pharos_proto::v1;
 use pharos_proto::v1::announcer_report::Hello;
+use pharos_proto::v1::sync_facts_request;
 use prost::{DecodeError, Message as _};
 
 use crate::api::convert::{labels_to_wire, owner_key_to_wire};
@@ -21,19 +22,26 @@ pub(super) enum BadFact {
 
 /// `node.reported` and `node.announcer`.
 pub(super) fn encode_node(node: &Node) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+    let name = || node.key.node.as_str().to_owned();
     let reported = node.reported.as_ref().map(|reported| {
-        let fact = v1::NodeFact {
-            name: node.key.node.as_str().to_owned(),
+        sync_facts_request::Fact::Node(v1::NodeFact {
+            name: name(),
             labels: labels_to_wire(&reported.labels),
             unavailable_reason: reported.unavailable_reason.clone(),
-        };
-        fact.encode_to_vec()
+        })
     });
+    let removed = || {
+        node.removed
+            .then(|| sync_facts_request::Fact::NodeRemoved(name()))
+    };
+    let reported = reported
+        .or_else(removed)
+        .map(|fact| v1::SyncFactsRequest { fact: Some(fact) }.encode_to_vec());
     let announcer = node.announcer.as_ref().map(|announcer| {
         // The name keeps the bytes from being empty: an empty blob is bound as null, and would say
         // that the node has no announcer.
         let hello = Hello {
-            node: node.key.node.as_str().to_owned(),
+            node: name(),
             labels: labels_to_wire(&announcer.labels),
             member_endpoint: announcer.member_endpoint.clone(),
             ..Hello::default()
@@ -43,12 +51,22 @@ pub(super) fn encode_node(node: &Node) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
     (reported, announcer)
 }
 
-/// `node.reported`.
-pub(super) fn decode_reported(bytes: &[u8]) -> Result<ReportedNode, BadFact> {
-    let fact = v1::NodeFact::decode(bytes)?;
-    Ok(ReportedNode {
-        labels: Labels::from_iter(fact.labels),
-        unavailable_reason: fact.unavailable_reason,
+/// `node.reported`: the last thing that an adapter said of the node; `None`: that it is gone.
+pub(super) fn decode_reported(bytes: &[u8]) -> Result<Option<ReportedNode>, BadFact> {
+    let request = v1::SyncFactsRequest::decode(bytes)?;
+    Ok(match request.fact {
+        Some(sync_facts_request::Fact::Node(fact)) => Some(ReportedNode {
+            labels: Labels::from_iter(fact.labels),
+            unavailable_reason: fact.unavailable_reason,
+        }),
+        Some(
+            sync_facts_request::Fact::NodeRemoved(_)
+            | sync_facts_request::Fact::Hello(_)
+            | sync_facts_request::Fact::Backends(_)
+            | sync_facts_request::Fact::BackendsRemoved(_)
+            | sync_facts_request::Fact::Complete(_),
+        )
+        | None => None,
     })
 }
 
@@ -99,4 +117,44 @@ pub(super) fn decode_placement(bytes: &[u8]) -> Result<Vec<Name>, BadFact> {
     let set = v1::NodeSet::decode(bytes)?;
     let nodes: Result<Vec<Name>, _> = set.nodes.iter().map(|it| Name::parse(it)).collect();
     Ok(nodes?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::model::NodeKey;
+
+    fn name(text: &str) -> Name {
+        Name::parse(text).expect("a name")
+    }
+
+    #[test]
+    fn what_is_known_of_a_node_reads_back_as_it_was_written() {
+        let reported = ReportedNode {
+            labels: Labels::new(),
+            unavailable_reason: String::new(),
+        };
+        let announcer = Announcer {
+            labels: Labels::new(),
+            member_endpoint: String::new(),
+        };
+        for (reported, removed) in [(Some(reported), false), (None, true), (None, false)] {
+            let node = Node {
+                key: NodeKey {
+                    cluster: name("east"),
+                    node: name("a"),
+                },
+                reported,
+                removed,
+                announcer: Some(announcer.clone()),
+            };
+            let (said, called) = encode_node(&node);
+            let called = called.expect("an announcer called");
+            assert!(!called.is_empty(), "an empty blob would be bound as null");
+            assert_eq!(decode_announcer(&called).ok(), node.announcer);
+            let said = said.map(|bytes| decode_reported(&bytes).expect("just written"));
+            assert_eq!(said == Some(None), node.removed);
+            assert_eq!(said.flatten(), node.reported);
+        }
+    }
 }

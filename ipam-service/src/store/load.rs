@@ -197,15 +197,15 @@ fn allocation(row: &SqliteRow, names: &mut Names) -> Result<Change, ReadError> {
 fn node(row: &SqliteRow, names: &mut Names) -> Result<Change, ReadError> {
     let reported: Option<&[u8]> = row.try_get(2)?;
     let announcer: Option<&[u8]> = row.try_get(3)?;
+    let said = reported.map(facts::decode_reported).transpose();
+    let said = said.map_err(corrupt)?;
     Ok(Change::Node(loaded(Node {
         key: NodeKey {
             cluster: names.get(row.try_get(0)?)?,
             node: names.get(row.try_get(1)?)?,
         },
-        reported: reported
-            .map(facts::decode_reported)
-            .transpose()
-            .map_err(corrupt)?,
+        removed: said == Some(None),
+        reported: said.flatten(),
         announcer: announcer
             .map(facts::decode_announcer)
             .transpose()

@@ -324,8 +324,15 @@ async fn backends_that_are_reported_become_candidates() {
     };
     adapter.say(Fact::Node(node)).await;
     announced_by(&server, &["b"]).await;
+    let back = v1::NodeFact {
+        name: "a".to_owned(),
+        ..v1::NodeFact::default()
+    };
     adapter.say(Fact::NodeRemoved("a".to_owned())).await;
-    announced_by(&server, &["a", "b"]).await;
+    adapter.serve("web", &["a", "b", "c"]).await;
+    announced_by(&server, &["b", "c"]).await;
+    adapter.say(Fact::Node(back)).await;
+    announced_by(&server, &["a", "b", "c"]).await;
     adapter.say(Fact::BackendsRemoved(owner("web"))).await;
     announced_by(&server, &[]).await;
     adapter.end().await.expect("a good end");

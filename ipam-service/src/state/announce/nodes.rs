@@ -46,6 +46,7 @@ impl Nodes {
     /// Takes in the newest value of a node; `None`: it is gone.
     pub(super) fn update(&mut self, name: &Name, node: Option<&Node>) -> NodeEffect {
         let endpoint = node
+            .filter(|node| !node.removed)
             .and_then(|node| node.announcer.as_ref())
             .map(|announcer| announcer.member_endpoint.clone());
         let available = node.filter(|node| may_announce(node)).map(Node::labels);
@@ -121,6 +122,7 @@ impl Nodes {
 
 fn may_announce(node: &Node) -> bool {
     node.announcer.is_some()
+        && !node.removed
         && node
             .reported
             .as_ref()

@@ -340,6 +340,7 @@ impl World {
         let mut after = before.as_deref().cloned().unwrap_or(Node {
             key,
             reported: None,
+            removed: false,
             announcer: None,
         });
         edit(&mut after);

@@ -97,6 +97,14 @@ fn a_node_stays_known_as_long_as_somebody_knows_it() {
         (node.reported.is_none(), node.announcer.is_some()),
         (true, true)
     );
+    assert!(node.removed, "its announcer alone does not bring it back");
+    report(&mut book, vec![called("n1"), removed("n1")]);
+    assert!(book.state.node(&key("n1")).expect("known").removed);
+    report(&mut book, vec![reported("n1", "")]);
+    assert!(!book.state.node(&key("n1")).expect("known").removed);
+    report(&mut book, vec![called("host"), removed("host")]);
+    let host = book.state.node(&key("host")).expect("its announcer called");
+    assert!(!host.removed, "no adapter ever reported it");
     report(&mut book, vec![reported("n2", ""), removed("n2")]);
     assert!(book.state.node(&key("n2")).is_none());
     report(&mut book, vec![reported("n3", "")]);

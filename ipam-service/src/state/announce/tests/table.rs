@@ -66,6 +66,20 @@ fn an_unavailable_node_is_no_candidate_and_still_a_member() {
 }
 
 #[test]
+fn a_node_that_its_adapter_removed_is_neither_a_candidate_nor_a_member() {
+    let mut world = World::east(&["a", "b"]);
+    world.hold("east", "web", held(&[A1]));
+    let change = world.node_edit("east", "a", |node| node.removed = true);
+    world.one(change);
+    assert_eq!(world.candidates("east", A1), ["b"]);
+    let east = world.announcements.cluster("east").expect("known");
+    assert_eq!(east.members().len(), 1);
+    let change = world.node_edit("east", "a", |node| node.removed = false);
+    world.one(change);
+    assert_eq!(world.candidates("east", A1), ["a", "b"]);
+}
+
+#[test]
 fn without_any_node_nothing_is_announced() {
     let mut world = World::east(&["a"]);
     world.hold("east", "web", held(&[A1]));
