@@ -76,6 +76,58 @@ fn reflection_and_health_answer() {
     assert!(info["storeId"].as_str().unwrap().len() > 30, "{info}");
 }
 
+/// What older clients ask; the messages are those of v1.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_old_reflection_answers_too() {
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Request {
+        #[prost(string, tag = "7")]
+        list_services: String,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Answer {
+        #[prost(message, optional, tag = "6")]
+        services: Option<Services>,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Services {
+        #[prost(message, repeated, tag = "1")]
+        service: Vec<Service>,
+    }
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct Service {
+        #[prost(string, tag = "1")]
+        name: String,
+    }
+    let ipam = Ipam::start().unwrap();
+    let mut client = tonic::client::Grpc::new(ipam.channel().unwrap());
+    client.ready().await.unwrap();
+    let request = Request {
+        list_services: "*".to_owned(),
+    };
+    let path = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo";
+    let answers = client
+        .streaming(
+            tonic::Request::new(tokio_stream::once(request)),
+            path.parse().unwrap(),
+            tonic_prost::ProstCodec::<Request, Answer>::default(),
+        )
+        .await;
+    let answer = answers
+        .unwrap()
+        .into_inner()
+        .message()
+        .await
+        .unwrap()
+        .expect("an answer");
+    let services = answer.services.expect("a list").service;
+    let names: Vec<&str> = services
+        .iter()
+        .map(|service| service.name.as_str())
+        .collect();
+    assert!(names.contains(&"pharos.v1.AllocationService"), "{names:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_id_comes_back_and_is_in_the_history() {
     let ipam = Ipam::start().unwrap();

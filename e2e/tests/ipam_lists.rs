@@ -6,6 +6,8 @@
 //!    restart, and refuses a revision that is not its own.
 //! 4. Pages and a watch from their revision together miss nothing.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -281,7 +283,7 @@ async fn a_watch_is_a_snapshot_and_every_change_and_resumes_after_a_restart() {
         ..v1::WatchAllocationsRequest::default()
     };
     let foreign = ipam.allocations().unwrap().watch_allocations(foreign).await;
-    assert_eq!(foreign.err().expect("foreign").code(), Code::OutOfRange);
+    assert_eq!(foreign.expect_err("foreign").code(), Code::OutOfRange);
 }
 
 #[tokio::test(flavor = "multi_thread")]

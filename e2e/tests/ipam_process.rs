@@ -6,6 +6,8 @@
 //! 4. `init` and `check` do what they say.
 //! 5. A full disk refuses writes and goes on reading, and is over when there is space.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;

@@ -5,6 +5,8 @@
 //! 3. A claim, a release or a leader that is out of date does nothing.
 //! 4. What is only validated changes nothing.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use e2e::ipam::{Ipam, claim, owner, release, tcp};
 use pharos_proto::v1;
 use tonic::Code;

@@ -150,10 +150,10 @@ fn code_of(headers: &HeaderMap) -> Code {
 
 /// A line per call is for those who look for it; what is our own fault is for everybody.
 fn log(code: Code, after: Duration) {
-    let ms = after.as_secs_f64() * 1000.0;
+    let us = after.as_micros();
     match code {
         Code::Internal | Code::DataLoss | Code::Unknown => {
-            tracing::warn!(?code, ms, "call failed");
+            tracing::warn!(?code, us, "call failed");
         }
         Code::Ok
         | Code::Cancelled
@@ -168,7 +168,7 @@ fn log(code: Code, after: Duration) {
         | Code::OutOfRange
         | Code::Unimplemented
         | Code::Unavailable
-        | Code::Unauthenticated => tracing::debug!(?code, ms, "call answered"),
+        | Code::Unauthenticated => tracing::debug!(?code, us, "call answered"),
     }
 }
 
