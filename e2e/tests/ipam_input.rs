@@ -122,6 +122,11 @@ fn bad_claims() -> Vec<BadClaim> {
             "at most 128",
         ),
         (
+            edited(|it| it.fence = u64::MAX),
+            &["fence"],
+            "less than 2^63",
+        ),
+        (
             edited(|it| it.if_refused = 9),
             &["if_refused"],
             "unknown value 9",

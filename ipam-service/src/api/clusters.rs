@@ -120,6 +120,7 @@ impl Clusters {
     ) -> Result<v1::BeginSyncResponse, Status> {
         let mut errors = FieldErrors::new();
         errors.request_id(&message.request_id);
+        errors.fence(message.fence);
         let cluster = errors.name("cluster", &message.cluster);
         let uid = errors.text("cluster_uid", &message.cluster_uid, MAX_NAME_BYTES);
         let (cluster, uid) = errors
@@ -142,7 +143,13 @@ impl Clusters {
         call: &Call,
         message: &v1::EndSyncRequest,
     ) -> Result<v1::EndSyncResponse, Status> {
-        let cluster = one_name("cluster", &message.cluster, &message.request_id)?;
+        let mut errors = FieldErrors::new();
+        errors.request_id(&message.request_id);
+        errors.fence(message.fence);
+        let cluster = errors.name("cluster", &message.cluster);
+        let cluster = errors
+            .finish(cluster)
+            .map_err(|error| status::of_rejection(&error))?;
         let command = Command::EndSync {
             cluster,
             fence: message.fence,

@@ -78,6 +78,7 @@ pub fn owner_key_to_wire(key: &OwnerKey) -> v1::Owner {
 pub fn allocate_from_wire(wire: &v1::AllocateRequest) -> Result<Allocate, Rejection> {
     let mut errors = FieldErrors::new();
     errors.request_id(&wire.request_id);
+    errors.fence(wire.fence);
     let owner = owner_from_wire(&mut errors, "owner", wire.owner.as_ref());
     let claim = claim_fields(&mut errors, &ClaimFields::of_request(wire));
     if wire.held_addresses.len() > MAX_HELD {
@@ -103,6 +104,7 @@ pub fn allocate_from_wire(wire: &v1::AllocateRequest) -> Result<Allocate, Reject
 pub fn release_from_wire(wire: &v1::ReleaseRequest) -> Result<Release, Rejection> {
     let mut errors = FieldErrors::new();
     errors.request_id(&wire.request_id);
+    errors.fence(wire.fence);
     let owner = owner_from_wire(&mut errors, "owner", wire.owner.as_ref());
     let if_revision = errors.if_revision(wire.if_revision);
     let release = (|| {

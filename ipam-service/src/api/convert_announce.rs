@@ -209,6 +209,7 @@ pub fn advertisement_set(
 ) -> Result<(Name, Vec<Advertisement>), Rejection> {
     let mut errors = FieldErrors::new();
     errors.request_id(&wire.request_id);
+    errors.fence(wire.fence);
     let cluster = errors.name("cluster", &wire.cluster);
     let mut seen = BTreeSet::new();
     let mut set = Vec::with_capacity(wire.advertisements.len());

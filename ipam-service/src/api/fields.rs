@@ -231,6 +231,13 @@ impl FieldErrors {
         Some(wire)
     }
 
+    /// Checks `fence`: a table holds it as a signed number.
+    pub fn fence(&mut self, fence: u64) {
+        if i64::try_from(fence).is_err() {
+            self.add("fence", "must be less than 2^63");
+        }
+    }
+
     /// Checks `request_id`.
     pub fn request_id(&mut self, text: &str) {
         self.text("request_id", text, MAX_REQUEST_ID_BYTES);

@@ -73,6 +73,7 @@ impl TestServer {
             feeds: feeds.clone(),
             metrics: EngineMetrics::register(&mut Registry::default()),
             readiness: Readiness::default(),
+            stop: Shutdown::default(),
         });
         let shutdown = Shutdown::default();
         let api = Api {

@@ -183,6 +183,7 @@ impl EngineTask {
                 }
             }
         }
+        self.more_follow_ups = true;
     }
 
     /// Decides, writes and answers one batch. `Err`: the database refused a row; the batch has

@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use pharos_process::{Health, Readiness, Shutdown, UsageError, serve_admin};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tokio::task::JoinHandle;
+use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
@@ -81,11 +81,17 @@ async fn serve(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     // The admin listener outlives the drain, so that it can be watched.
     let admin_stop = Shutdown::default();
     let admin = serve_admin(admin, health, Default::default(), admin_stop.clone());
-    let admin = tokio::spawn(admin);
-    let outcome = started.serve(listener, methods, readiness, shutdown).await;
+    let mut admin = AbortOnDropHandle::new(tokio::spawn(admin));
+    tokio::select! {
+        outcome = started.serve(listener, methods, readiness, shutdown) => outcome?,
+        ended = &mut admin => {
+            ended.context("the admin listener failed")??;
+            anyhow::bail!("the admin listener ended");
+        }
+    }
     admin_stop.stop();
-    admin.await.context("the admin listener")??;
-    outcome
+    admin.await.context("the admin listener failed")??;
+    Ok(())
 }
 
 /// A server whose state is loaded and whose writer runs.
@@ -93,9 +99,9 @@ struct Started {
     api: Api,
     created: bool,
     revision: u64,
-    writer: JoinHandle<()>,
+    writer: AbortOnDropHandle<()>,
     stop_writer: Shutdown,
-    checkpoints: JoinHandle<()>,
+    checkpoints: AbortOnDropHandle<()>,
 }
 
 impl Started {
@@ -148,9 +154,9 @@ impl Started {
             api,
             created,
             revision,
-            writer: tokio::spawn(task.run()),
+            writer: AbortOnDropHandle::new(tokio::spawn(task.run())),
             stop_writer,
-            checkpoints: tokio::spawn(checkpointer.run()),
+            checkpoints: AbortOnDropHandle::new(tokio::spawn(checkpointer.run())),
         })
     }
 
@@ -195,7 +201,7 @@ impl Started {
                 anyhow::bail!("the writer ended");
             }
         }
-        checkpoints.abort();
+        drop(checkpoints);
         stop_writer.stop();
         let ended = tokio::time::timeout(DRAIN, writer).await;
         ended
@@ -219,6 +225,7 @@ fn usage(error: OpenError) -> anyhow::Error {
         | OpenError::Lock(_)
         | OpenError::File { .. }
         | OpenError::NotOurs(_)
+        | OpenError::Unusable { .. }
         | OpenError::Newer { .. } => UsageError(error.to_string()).into(),
         OpenError::Sql { .. } | OpenError::Schema { .. } => error.into(),
     }

@@ -99,6 +99,9 @@ pub enum OpenError {
     },
     #[error("{} is not a database of ipam-service", .0.display())]
     NotOurs(PathBuf),
+    /// For example: no permission, or a file system that is mounted read-only.
+    #[error("database {} cannot be opened for writing: {reason}", .path.display())]
+    Unusable { path: PathBuf, reason: String },
     #[error("database {} was written by a newer version of ipam-service (schema {version})",
         .path.display())]
     Newer { path: PathBuf, version: i64 },
@@ -183,6 +186,11 @@ fn sql_error(path: &Path, source: sqlx::Error) -> OpenError {
     match code {
         // SQLITE_NOTADB
         Some(26) => OpenError::NotOurs(path.to_owned()),
+        // SQLITE_READONLY, SQLITE_CANTOPEN, and what they consist of
+        Some(code) if matches!(code & 0xff, 8 | 14) => OpenError::Unusable {
+            path: path.to_owned(),
+            reason: source.to_string(),
+        },
         Some(_) | None => OpenError::Sql {
             path: path.to_owned(),
             source,
