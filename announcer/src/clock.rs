@@ -1,6 +1,6 @@
 //! The clock of the drivers. What decides is handed the time and never asks for it.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Now, on the monotonic clock.
 #[expect(
@@ -11,14 +11,17 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
-/// Milliseconds since 1970, for what must grow from one process to the next.
+/// Time since 1970 on the wall clock.
 #[expect(
     clippy::disallowed_methods,
     reason = "the one place where drivers read the wall clock"
 )]
-pub fn unix_millis() -> u64 {
+pub fn since_epoch() -> Duration {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| {
-        u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
-    })
+    since.unwrap_or_default()
+}
+
+/// Milliseconds since 1970, for what must grow from one process to the next.
+pub fn unix_millis() -> u64 {
+    u64::try_from(since_epoch().as_millis()).unwrap_or(u64::MAX)
 }

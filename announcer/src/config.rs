@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use pharos_process::{Flags, LogOptions, UsageError};
@@ -119,7 +120,7 @@ pub struct Config {
     pub members_listen: SocketAddr,
     /// `HOST:PORT` each.
     pub members_join: Vec<String>,
-    pub seal: Seal,
+    pub seal: Arc<Seal>,
     pub members_advertise: Option<SocketAddr>,
     pub labels: BTreeMap<String, String>,
     pub hold_down: Duration,
@@ -177,7 +178,7 @@ impl Config {
                 .iter()
                 .map(|text| join(text))
                 .collect::<Result<_, _>>()?,
-            seal,
+            seal: Arc::new(seal),
             members_advertise,
             labels: label
                 .iter()

@@ -7,18 +7,16 @@
 //! No node's choice for one group depends on another group, so nodes with different views disagree
 //! as little as possible.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use pharos_proto::digest::rendezvous_rank;
 
+mod roster;
 #[cfg(test)]
 mod tests;
 
-/// How long it is believed that a node got a group by handover, without hearing it from that node.
-/// Several times as long as a lost report takes to be repeated.
-const TESTIMONY_LIFETIME: Duration = Duration::from_secs(2);
+pub use roster::{Roster, Statement};
 
 /// Name of a node of the cluster.
 pub type NodeName = Arc<str>;
@@ -204,40 +202,6 @@ impl Standing {
     }
 }
 
-/// What a node says about who owns a group.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Statement {
-    pub group: GroupId,
-    /// `None`: the node itself. It names another one when it has handed the group to that one and
-    /// has not heard from it yet: so nobody believes the group unowned in between.
-    pub holder: Option<NodeName>,
-    /// `None`: given up.
-    pub claim: Option<Claim>,
-}
-
-/// What another node said about who owns a group.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Testimony {
-    holder: NodeName,
-    claim: Claim,
-    until: Instant,
-}
-
-/// Everything one node knows about the cluster.
-#[derive(Debug, Clone)]
-pub struct Roster {
-    /// The node itself.
-    pub me: NodeName,
-    /// What it says about itself.
-    pub own: Condition,
-    /// Whether the network has carried anything from another node since this process started.
-    pub reached_anyone: bool,
-    others: BTreeMap<NodeName, Standing>,
-    claims: BTreeMap<(GroupId, NodeName), Claim>,
-    testimonies: BTreeMap<GroupId, Testimony>,
-    peaks: BTreeMap<GroupId, Claim>,
-}
-
 /// What a node should do about one group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
@@ -271,155 +235,10 @@ pub enum Leave {
 }
 
 impl Roster {
-    /// A roster that knows only of this node.
-    pub fn new(me: NodeName, own: Condition) -> Self {
-        Self {
-            me,
-            own,
-            reached_anyone: false,
-            others: BTreeMap::new(),
-            claims: BTreeMap::new(),
-            testimonies: BTreeMap::new(),
-            peaks: BTreeMap::new(),
-        }
-    }
-
-    /// What is known of another node; `None` if it was never named.
-    pub fn standing(&self, node: &str) -> Option<&Standing> {
-        self.others.get(node)
-    }
-
-    /// All other nodes.
-    pub fn others(&self) -> impl Iterator<Item = (&NodeName, &Standing)> {
-        self.others.iter()
-    }
-
-    /// Notes what is known of another node. Its claims stay: a dead owner's number must be beaten.
-    pub fn set_standing(&mut self, node: NodeName, standing: Standing) {
-        if node != self.me {
-            self.others.insert(node, standing);
-        }
-    }
-
-    /// Forgets a node that is no longer a member.
-    pub fn forget(&mut self, node: &str) {
-        self.others.remove(node);
-        self.claims.retain(|(_, claimant), _| &**claimant != node);
-    }
-
-    /// Notes a claim of any node, or with `None` that it has given it up.
-    pub fn set_claim(&mut self, group: GroupId, node: NodeName, claim: Option<Claim>) {
-        match claim {
-            Some(claim) => {
-                self.raise_peak(group, claim);
-                self.claims.insert((group, node), claim);
-            }
-            None => {
-                let told_otherwise = |testimony: &Testimony| testimony.holder == node;
-                if self.testimonies.get(&group).is_some_and(told_otherwise) {
-                    self.testimonies.remove(&group);
-                }
-                self.claims.remove(&(group, node));
-            }
-        }
-    }
-
-    /// Notes that a node is said to own a group; gives until when that is believed.
-    pub fn testify(
-        &mut self,
-        group: GroupId,
-        holder: NodeName,
-        claim: Claim,
-        now: Instant,
-    ) -> Option<Instant> {
-        let known = self
-            .testimonies
-            .get(&group)
-            .map(|testimony| testimony.claim);
-        if holder == self.me || known.is_some_and(|known| known >= claim) {
-            return None;
-        }
-        self.raise_peak(group, claim);
-        let until = now + TESTIMONY_LIFETIME;
-        let testimony = Testimony {
-            holder,
-            claim,
-            until,
-        };
-        self.testimonies.insert(group, testimony);
-        Some(until)
-    }
-
-    /// Forgets what was said about a group, if it is old.
-    pub fn forget_testimony(&mut self, group: GroupId, now: Instant) {
-        let is_old = |testimony: &Testimony| testimony.until <= now;
-        if self.testimonies.get(&group).is_some_and(is_old) {
-            self.testimonies.remove(&group);
-        }
-    }
-
-    /// Replaces all claims of a node; tells which groups changed.
-    pub fn replace_claims(
-        &mut self,
-        node: &NodeName,
-        claims: &BTreeMap<GroupId, Claim>,
-    ) -> BTreeSet<GroupId> {
-        let before: BTreeMap<GroupId, Claim> = self
-            .claims
-            .iter()
-            .filter(|((_, claimant), _)| claimant == node)
-            .map(|((group, _), claim)| (*group, *claim))
-            .collect();
-        let mut changed = BTreeSet::new();
-        for group in before.keys().chain(claims.keys()) {
-            if before.get(group) != claims.get(group) {
-                changed.insert(*group);
-                self.set_claim(*group, node.clone(), claims.get(group).copied());
-            }
-        }
-        changed
-    }
-
-    /// Whether a node lives, as far as is known.
-    pub fn lives(&self, node: &str) -> bool {
-        self.others.get(node).is_some_and(Standing::lives)
-    }
-
-    /// Whether this node may own a group and could answer for it.
-    pub fn can_serve(&self, candidacy: &Candidacy) -> bool {
-        candidacy.includes(&self.me) && self.own.can_serve(&candidacy.wanted)
-    }
-
-    /// The highest claim ever heard of.
-    pub fn peak(&self, group: GroupId) -> Claim {
-        self.peaks.get(&group).copied().unwrap_or_default()
-    }
-
-    /// Notes that a claim of this number exists.
-    pub fn raise_peak(&mut self, group: GroupId, claim: Claim) {
-        let peak = self.peaks.entry(group).or_default();
-        *peak = claim.max(*peak);
-    }
-
-    /// Forgets a group that is gone for good: ids are never used again.
-    pub fn forget_group(&mut self, group: GroupId) {
-        self.peaks.remove(&group);
-        self.testimonies.remove(&group);
-        let of_group: Vec<_> = self
-            .claims_of(group)
-            .map(|(node, _)| node.clone())
-            .collect();
-        for node in of_group {
-            self.claims.remove(&(group, node));
-        }
-    }
-
     /// The living node, other than this one, with the strongest claim.
     pub fn strongest_other(&self, candidacy: &Candidacy) -> Option<(&NodeName, Claim)> {
-        let said = self.testimonies.get(&candidacy.id);
-        let said = said.map(|testimony| (&testimony.holder, testimony.claim));
         self.claims_of(candidacy.id)
-            .chain(said)
+            .chain(self.said_of(candidacy.id))
             .filter(|(node, _)| self.others.get(*node).is_some_and(Standing::lives))
             .reduce(|best, next| {
                 if is_stronger(candidacy, next, best) {
@@ -488,14 +307,6 @@ impl Roster {
             0 => Verdict::Take,
             ahead => Verdict::Queue(ahead),
         }
-    }
-
-    fn claims_of(&self, group: GroupId) -> impl Iterator<Item = (&NodeName, Claim)> {
-        let lowest: NodeName = Arc::from("");
-        self.claims
-            .range((group, lowest)..)
-            .take_while(move |((id, _), _)| *id == group)
-            .map(|((_, node), claim)| (node, *claim))
     }
 }
 

@@ -35,6 +35,7 @@ use crate::members::{Peer, errors};
 use crate::metrics::Metrics;
 use crate::ownership::Ownership;
 use crate::plan::Plan;
+use crate::stamped;
 
 /// Commands that may wait: a synchronisation is one, so this is far more than a burst of events.
 const COMMANDS: usize = 256;
@@ -71,7 +72,7 @@ pub enum Command {
 pub struct Settings {
     pub me: Peer,
     pub listen: SocketAddr,
-    pub seal: Seal,
+    pub seal: Arc<Seal>,
     /// How long this node takes nothing back after it came (back).
     pub hold_down: Duration,
     pub metrics: Metrics,
@@ -136,7 +137,7 @@ impl Drop for EngineThread {
 
 struct Engine {
     listen: SocketAddr,
-    seal: Seal,
+    seal: Arc<Seal>,
     hold_down: Duration,
     metrics: Metrics,
     readiness: Readiness,
@@ -275,9 +276,9 @@ impl Engine {
             self.ownership.set_own(self.own.clone(), now);
             self.output.condition_changed = true;
         }
-        self.perform(now);
+        self.perform();
         self.publish(now);
-        self.flush(now);
+        self.flush();
         self.observe();
     }
 
@@ -311,7 +312,7 @@ impl Engine {
                 None => self.ownership.remove_group(group),
             }
             // Effects first: they need the spots as they were.
-            self.perform(now);
+            self.perform();
             self.reapply(group);
         }
     }
@@ -397,8 +398,11 @@ impl Engine {
         };
         let mut buffer = vec![0; LARGEST_DATAGRAM];
         for _ in 0..READ_BATCH {
-            match socket.try_recv_from(&mut buffer) {
-                Ok((length, from)) => self.on_datagram(&buffer[..length], from, now),
+            let received = socket.try_io(Interest::READABLE, || {
+                stamped::receive(&*socket, &mut buffer)
+            });
+            match received {
+                Ok(received) => self.on_datagram(&buffer[..received.length], received, now),
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
                 // An error of an earlier datagram: it is in the queue that is read below.
                 Err(_) => {}
@@ -425,7 +429,7 @@ impl Engine {
         let now = clock::now();
         let events = self.swim.leave(now);
         self.on_swim(events, now);
-        self.flush(now);
+        self.flush();
         if let Some(drain) = self.drain.take() {
             // Nobody waits any more if the time for a drain is over.
             let _ = drain.done.send(());
@@ -449,6 +453,7 @@ fn open(listen: SocketAddr) -> std::io::Result<UdpSocket> {
     let socket = std::net::UdpSocket::bind(listen)?;
     socket.set_nonblocking(true)?;
     errors::enable(&socket, listen)?;
+    stamped::enable(&socket)?;
     socket2::SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER)?;
     UdpSocket::from_std(socket)
 }

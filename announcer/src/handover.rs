@@ -22,8 +22,11 @@ use std::time::{Duration, Instant};
 use crate::election::{Candidacy, Claim, GroupId, Leave, NodeName, Roster, Statement, Verdict};
 use crate::l2::hold::Report;
 
+mod action;
 #[cfg(test)]
 mod tests;
+
+pub use action::{Action, Duty, Event, Gained, Lost, Message};
 
 /// How long an owner waits for an ack before it tries the next node.
 pub const ACK_TIMEOUT: Duration = Duration::from_millis(300);
@@ -43,84 +46,6 @@ const RETRY: Duration = Duration::from_secs(1);
 pub const QUEUE_STEP: Duration = Duration::from_secs(1);
 /// How long an owner that is no candidate any more answers at most.
 pub const UNLISTED_LIMIT: Duration = Duration::from_secs(2);
-
-/// What nodes say to each other about one group.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Message {
-    /// From the owner by this claim: get ready.
-    Prepare(Claim),
-    /// Ready: requests are held.
-    Ack(Claim),
-    /// The old owner has stopped; own it by this claim.
-    Go(Claim, Report),
-}
-
-/// What a node does with requests for a group.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Duty {
-    /// Nothing.
-    Silent,
-    /// Keep them.
-    Hold,
-    /// Answer them. On the way from another duty: first those that are held, except what the
-    /// former owner answered; then announce.
-    Answer(Report),
-    /// Answer them, and note which.
-    Record,
-}
-
-/// Why a node became the owner.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Gained {
-    /// Nobody ever owned it.
-    Unowned,
-    /// The owner died or left.
-    Orphaned,
-    /// The owner handed it over.
-    HandedOver(NodeName),
-}
-
-/// Why a node is no longer the owner.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Lost {
-    /// It handed it over.
-    HandedOver(NodeName),
-    /// Another node owns it by a stronger claim.
-    Outbid(NodeName),
-    /// It is no candidate any more, and nobody took it within [`UNLISTED_LIMIT`].
-    Unlisted,
-    /// There is nothing to announce any more.
-    Removed,
-}
-
-/// Everything that the machine asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Action {
-    /// Send to a node.
-    Send(NodeName, Message),
-    /// From now on do this.
-    Duty(Duty),
-    /// Fall silent; then send `Go` by this claim with what was answered while recording, and tell
-    /// everybody who owns the group now.
-    Release(NodeName, Claim),
-    /// Send the same `Go` again.
-    RepeatGo(NodeName, Claim),
-    /// Tell everybody of this claim of ours.
-    Claim(Claim, Gained),
-    /// Tell everybody that it is given up.
-    Unclaim(Lost),
-    /// Tell this node what we own: it seems not to know.
-    Inform(NodeName),
-}
-
-/// What can happen.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// Time passed, or the candidacy or the roster changed.
-    Look,
-    /// A node said something.
-    Heard(NodeName, Message),
-}
 
 /// Where an event happens.
 #[derive(Debug, Clone, Copy)]

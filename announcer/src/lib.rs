@@ -29,6 +29,7 @@ pub mod members;
 pub mod metrics;
 pub mod ownership;
 pub mod plan;
+pub mod stamped;
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -44,7 +45,8 @@ use assignments::{Follower, SharedBook};
 use book::{Book, Difference};
 use cache::{Cache, Identity};
 use config::{Args, Config};
-use engine::Command;
+use engine::{Command, EngineThread};
+use l2::responder::Responder;
 use links::{InterfaceRules, Links};
 use members::Peer;
 use metrics::Metrics;
@@ -79,20 +81,8 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let advertised = config.members_advertise.unwrap_or_else(|| {
         endpoint::advertised(config.members_listen, &config.ipam, &config.interfaces)
     });
-    let mut engine = engine::start(engine::Settings {
-        me: Peer {
-            node: config.node.as_str().into(),
-            endpoint: advertised,
-            epoch: clock::unix_millis(),
-        },
-        listen: config.members_listen,
-        seal: config.seal,
-        hold_down: config.hold_down,
-        metrics: metrics.clone(),
-        readiness: readiness.clone(),
-        responder,
-    })
-    .context("cannot start the engine")?;
+    let parts = (responder, metrics.clone(), readiness.clone());
+    let mut engine = start_engine(&config, advertised, parts)?;
     let commands = engine
         .commands()
         .context("the engine has just been started")?;
@@ -145,6 +135,27 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         () = engine.ended() => Err(anyhow::anyhow!("the engine ended unexpectedly")),
         () = responder_thread.ended() => Err(anyhow::anyhow!("the arp thread ended unexpectedly")),
     }
+}
+
+fn start_engine(
+    config: &Config,
+    advertised: SocketAddr,
+    (responder, metrics, readiness): (Responder, Metrics, Readiness),
+) -> anyhow::Result<EngineThread> {
+    engine::start(engine::Settings {
+        me: Peer {
+            node: config.node.as_str().into(),
+            endpoint: advertised,
+            epoch: clock::unix_millis(),
+        },
+        listen: config.members_listen,
+        seal: config.seal.clone(),
+        hold_down: config.hold_down,
+        metrics,
+        readiness,
+        responder,
+    })
+    .context("cannot start the engine")
 }
 
 /// Hands over, within a limit; then lets the disk cache be written.

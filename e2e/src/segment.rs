@@ -75,7 +75,10 @@ impl Peer {
 
     /// Starts it again after [`Self::stop`], with what it knew.
     pub fn start_again(&mut self, host: &Host) -> anyhow::Result<()> {
-        let listener = host.namespace.run(|| TcpListener::bind(self.address))??;
+        // The former one may be closing still.
+        let listener = wait::until_ok("the port of the peer is free", SOON, || {
+            Ok(host.namespace.run(|| TcpListener::bind(self.address))??)
+        })?;
         listener.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
@@ -346,6 +349,11 @@ impl Segment {
             .start_in(&host.namespace)?;
         self.announcers.insert(node.to_owned(), program);
         Ok(())
+    }
+
+    /// Announcers that are started from now on get these flags instead.
+    pub fn set_flags(&mut self, flags: &[&str]) {
+        self.flags = flags.iter().map(ToString::to_string).collect();
     }
 
     /// Where a node keeps its state.

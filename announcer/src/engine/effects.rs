@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
 
 use super::Engine;
+use crate::clock;
 use crate::election::{Claim, GroupId, NodeName, Standing, Statement};
 use crate::handover::{Action, Duty, Gained, Lost, Message};
 use crate::l2::burst::Spot;
@@ -11,6 +12,9 @@ use crate::l2::hold::Report;
 use crate::l2::reply::AddressDuty;
 use crate::members::wire::{Body, Datagram, Step, pack_steps};
 use crate::ownership::Effect;
+
+/// Steps of a handover that are packed together: about a datagram of them.
+const STEPS_AT_ONCE: usize = 50;
 
 /// What the responder does for a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +26,7 @@ pub(super) struct Applied {
 /// What is to be sent once everything has been performed.
 #[derive(Debug, Default)]
 pub(super) struct Output {
-    steps: BTreeMap<NodeName, Vec<Step>>,
+    steps: BTreeMap<NodeName, Vec<(GroupId, Message)>>,
     statements: BTreeMap<GroupId, Statement>,
     inform: BTreeSet<NodeName>,
     pub(super) condition_changed: bool,
@@ -30,19 +34,19 @@ pub(super) struct Output {
 
 impl Engine {
     /// Performs all effects that are there.
-    pub(super) fn perform(&mut self, now: Instant) {
+    pub(super) fn perform(&mut self) {
         for Effect { group, action } in self.ownership.take_effects() {
             match action {
-                Action::Send(to, message) => self.step(to, group, &message),
+                Action::Send(to, message) => self.step(to, group, message),
                 Action::Duty(duty) => self.set_duty(group, duty),
                 Action::Release(to, claim) => {
                     // From here on nothing is answered any more: only now may the other begin.
                     let noted = self.silence(group);
                     self.noted.insert(group, noted);
                     self.state(group, Some(to.clone()), Some(claim));
-                    self.send_go(to, group, claim, now);
+                    self.send_go(to, group, claim);
                 }
-                Action::RepeatGo(to, claim) => self.send_go(to, group, claim, now),
+                Action::RepeatGo(to, claim) => self.send_go(to, group, claim),
                 Action::Claim(claim, why) => self.on_gained(group, claim, &why),
                 Action::Unclaim(why) => self.on_lost(group, &why),
                 Action::Inform(node) => {
@@ -110,15 +114,15 @@ impl Engine {
         }
     }
 
-    fn send_go(&mut self, to: NodeName, group: GroupId, claim: Claim, now: Instant) {
+    fn send_go(&mut self, to: NodeName, group: GroupId, claim: Claim) {
         let noted = self.noted.get(&group).map_or([].as_slice(), Vec::as_slice);
-        let message = Message::Go(claim, Report::new(noted, now));
-        self.step(to, group, &message);
+        let message = Message::Go(claim, Report::new(noted));
+        self.step(to, group, message);
     }
 
-    fn step(&mut self, to: NodeName, group: GroupId, message: &Message) {
+    fn step(&mut self, to: NodeName, group: GroupId, message: Message) {
         let steps = self.output.steps.entry(to).or_default();
-        steps.push(Step::new(group, message));
+        steps.push((group, message));
     }
 
     fn state(&mut self, group: GroupId, holder: Option<NodeName>, claim: Option<Claim>) {
@@ -221,7 +225,7 @@ impl Engine {
     }
 
     /// Sends everything that waits.
-    pub(super) fn flush(&mut self, _now: Instant) {
+    pub(super) fn flush(&mut self) {
         self.flush_steps();
         for node in std::mem::take(&mut self.output.inform) {
             if let Some(endpoint) = self.peers.endpoint(&node) {
@@ -236,8 +240,13 @@ impl Engine {
             let Some(endpoint) = self.peers.endpoint(&to) else {
                 continue;
             };
-            for datagram in pack_steps(&me, steps) {
-                self.send(endpoint, &datagram);
+            // A few at a time, so that the ages in them are those at which they are sent.
+            for some in steps.chunks(STEPS_AT_ONCE) {
+                let now = clock::now();
+                let step = |(group, message): &(GroupId, Message)| Step::new(*group, message, now);
+                for datagram in pack_steps(&me, some.iter().map(step).collect()) {
+                    self.send(endpoint, &datagram);
+                }
             }
         }
     }

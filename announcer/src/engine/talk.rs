@@ -8,22 +8,23 @@ use prost::Message as _;
 use super::Engine;
 use crate::election::{NodeName, Standing};
 use crate::members::reports::{Due, Learnt};
-use crate::members::wire::{Body, Datagram, Greeting, Handover, Step};
+use crate::members::wire::{Body, Datagram, Greeting, Handover};
 use crate::members::{Peer, peers, swim};
+use crate::stamped::Received;
 
 impl Engine {
-    pub(super) fn on_datagram(&mut self, bytes: &[u8], from: SocketAddr, now: Instant) {
+    pub(super) fn on_datagram(&mut self, bytes: &[u8], received: Received, now: Instant) {
         let plain = match self.seal.open(bytes) {
             Ok(plain) => plain,
             Err(error) => {
                 self.metrics.members_rejected.inc();
-                tracing::debug!(%from, %error, "datagram not accepted");
+                tracing::debug!(from = ?received.from, %error, "datagram not accepted");
                 return;
             }
         };
         let Ok(Datagram { body: Some(body) }) = Datagram::decode(plain.as_slice()) else {
             self.metrics.members_rejected.inc();
-            tracing::debug!(%from, "datagram not understood");
+            tracing::debug!(from = ?received.from, "datagram not understood");
             return;
         };
         match body {
@@ -57,7 +58,7 @@ impl Engine {
                     self.send_state(peer.endpoint);
                 }
             }
-            Body::Handover(handover) => self.on_handover(handover, now),
+            Body::Handover(handover) => self.on_handover(handover, received.at, now),
         }
     }
 
@@ -82,15 +83,15 @@ impl Engine {
         Some(peer)
     }
 
-    fn on_handover(&mut self, handover: Handover, now: Instant) {
+    fn on_handover(&mut self, handover: Handover, at: Instant, now: Instant) {
         let from = NodeName::from(handover.node.as_str());
         if from == self.swim.me().node {
             return;
         }
-        for (group, message) in handover.steps.into_iter().filter_map(Step::read) {
+        for (group, message) in handover.steps.into_iter().filter_map(|step| step.read(at)) {
             self.ownership.hear(group, from.clone(), message, now);
         }
-        self.perform(now);
+        self.perform();
     }
 
     fn on_learnt(&mut self, node: &NodeName, learnt: Learnt, now: Instant) {
@@ -105,7 +106,7 @@ impl Engine {
             }
             Learnt::Nothing => {}
         }
-        self.perform(now);
+        self.perform();
     }
 
     /// A node is presumed to live: the stream or the disk named it.
@@ -146,7 +147,7 @@ impl Engine {
                 }
             }
         }
-        self.perform(now);
+        self.perform();
     }
 
     pub(super) fn on_peers(&mut self, events: Vec<peers::Event>, now: Instant) {
@@ -168,7 +169,7 @@ impl Engine {
                 }
             }
         }
-        self.perform(now);
+        self.perform();
     }
 
     pub(super) fn on_report_due(&mut self, due: Due, now: Instant) {
@@ -185,7 +186,7 @@ impl Engine {
                     .set_standing(&node, Standing::Known(None), now);
             }
         }
-        self.perform(now);
+        self.perform();
     }
 
     /// All that this node says about itself.

@@ -17,9 +17,10 @@ use super::arp::Arp;
 pub const HELD_LIMIT: usize = 1024;
 /// Most answers that are reported per group: as many as fit into one datagram.
 pub const ANSWERED_LIMIT: usize = 32;
-/// Two nodes see one frame, and note it, less than this apart, unless one of them is starved. A
-/// client repeats a request later than that.
-const SAME_REQUEST: Duration = Duration::from_millis(8);
+/// One frame arrives at two nodes less than this apart, as far as their clocks can be compared: the
+/// error is the time that the report takes from one to the other. A client repeats a request
+/// later than that.
+const SAME_REQUEST: Duration = Duration::from_millis(4);
 
 /// A request that waits for its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,8 +43,8 @@ pub struct Noted {
 pub struct Answered {
     pub asker: MacAddr,
     pub target: Ipv4Addr,
-    /// How long before it was told.
-    pub age: Duration,
+    /// When, by the clock of whoever holds this value.
+    pub at: Instant,
 }
 
 /// What the old owner tells the new one when it has stopped.
@@ -56,13 +57,13 @@ pub struct Report {
 }
 
 impl Report {
-    /// What it noted, as told now.
-    pub fn new(noted: &[Noted], now: Instant) -> Self {
+    /// What it noted.
+    pub fn new(noted: &[Noted]) -> Self {
         let newest = noted.iter().rev().take(ANSWERED_LIMIT);
         let answered = newest.map(|one| Answered {
             asker: one.request.sender_mac,
             target: one.request.target_ip,
-            age: now.saturating_duration_since(one.at),
+            at: one.at,
         });
         Self {
             answered: answered.collect(),
@@ -71,18 +72,16 @@ impl Report {
     }
 
     /// The held requests that the old owner did not answer. Each of its answers accounts for the
-    /// one that is nearest in time; what is older than a truncated report was answered.
-    pub fn unanswered(&self, held: Vec<Held>, now: Instant) -> Vec<Held> {
-        let ages: Vec<Duration> = held
-            .iter()
-            .map(|one| now.saturating_duration_since(one.at))
-            .collect();
+    /// one that is nearest in time, except those that it gave before `holding_since`: they belong
+    /// to requests that are not held. What is older than a truncated report was answered.
+    pub fn unanswered(&self, held: Vec<Held>, holding_since: Instant) -> Vec<Held> {
         let mut pairs = Vec::new();
         for (index, one) in held.iter().enumerate() {
             for (answer, answered) in self.answered.iter().enumerate() {
-                let apart = answered.age.abs_diff(ages[index]);
+                let apart = distance(answered.at, one.at);
                 let same = answered.asker == one.request.sender_mac
-                    && answered.target == one.request.target_ip;
+                    && answered.target == one.request.target_ip
+                    && answered.at >= holding_since;
                 if same && apart < SAME_REQUEST {
                     pairs.push((apart, index, answer));
                 }
@@ -96,17 +95,21 @@ impl Report {
                 accounted.insert(index);
             }
         }
-        let oldest = self.answered.iter().map(|answered| answered.age).max();
-        let before_report = oldest.filter(|_| self.truncated);
+        let oldest = self.answered.iter().map(|answered| answered.at).min();
+        let report_begins = oldest.filter(|_| self.truncated);
         let indexed = held.into_iter().enumerate();
         indexed
-            .filter(|(index, _)| {
-                let is_old = before_report.is_some_and(|oldest| ages[*index] > oldest);
+            .filter(|(index, one)| {
+                let is_old = report_begins.is_some_and(|begin| one.at < begin);
                 !is_old && !accounted.contains(index)
             })
             .map(|(_, one)| one)
             .collect()
     }
+}
+
+fn distance(a: Instant, b: Instant) -> Duration {
+    a.max(b) - a.min(b)
 }
 
 #[cfg(test)]
@@ -156,11 +159,8 @@ mod tests {
             held(51, 2, 100),
             held(50, 1, 101),
         ];
-        let told = Report::new(
-            &[noted(39, 1, 100), noted(50, 1, 100), noted(51, 2, 100)],
-            at(61),
-        );
-        let left = told.unanswered(seen, at(62));
+        let told = Report::new(&[noted(39, 1, 100), noted(50, 1, 100), noted(51, 2, 100)]);
+        let left = told.unanswered(seen, start);
         assert_eq!(left, [held(60, 1, 100), held(50, 1, 101)]);
     }
 
@@ -176,7 +176,7 @@ mod tests {
             answered: vec![Answered {
                 asker: MacAddr(2, 0, 0, 0, 0, 1),
                 target: Ipv4Addr::new(192, 0, 2, 100),
-                age: Duration::ZERO,
+                at: start,
             }],
             truncated: false,
         };
@@ -185,6 +185,25 @@ mod tests {
             Report::default().unanswered(vec![one, one], start),
             [one, one]
         );
+    }
+
+    #[test]
+    fn an_answer_from_before_the_holding_accounts_for_nothing() {
+        let start = start();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        // A client that asks again after 3 ms: the first request came before the holding began.
+        let noted = [Noted {
+            at: at(1),
+            request: request(1, 100),
+        }];
+        let held = Held {
+            at: at(4),
+            interface: 1,
+            request: request(1, 100),
+        };
+        let told = Report::new(&noted);
+        assert_eq!(told.unanswered(vec![held], at(2)), [held]);
+        assert_eq!(told.unanswered(vec![held], at(0)), []);
     }
 
     #[test]
@@ -197,9 +216,9 @@ mod tests {
                 request: request(1, 100),
             })
             .collect();
-        let told = Report::new(&noted, at(1000));
+        let told = Report::new(&noted);
         assert_eq!(told.answered.len(), ANSWERED_LIMIT);
-        assert_eq!(told.answered[0].age, Duration::from_millis(10));
+        assert_eq!(told.answered[0].at, at(990));
         let held: Vec<Held> = (0..=100)
             .map(|number| Held {
                 at: at(number * 10),
@@ -208,6 +227,6 @@ mod tests {
             })
             .collect();
         let newest = held[100];
-        assert_eq!(told.unanswered(held, at(1000)), [newest]);
+        assert_eq!(told.unanswered(held, start), [newest]);
     }
 }

@@ -25,6 +25,7 @@ use super::reply::{AddressDuty, Decision, Ignored, decide};
 use super::socket::ArpSocket;
 use crate::clock;
 use crate::metrics::{AddressCounters, Metrics};
+use crate::stamped::Received;
 
 /// Frames read from one socket before the others get their turn.
 const READ_BATCH: usize = 64;
@@ -82,6 +83,7 @@ struct OpenPort {
 #[derive(Debug)]
 struct Entry {
     duty: AddressDuty,
+    since: Instant,
     counters: AddressCounters,
 }
 
@@ -186,6 +188,8 @@ impl Responder {
     /// Keeps requests for these, or goes on answering them while noting which.
     pub fn set(&self, spots: &[Spot], duty: AddressDuty) {
         let mut table = self.shared.lock();
+        // What was noted before belongs to an earlier attempt.
+        table.take_noted(spots);
         for spot in spots {
             table.assign(*spot, duty, &self.shared.metrics);
         }
@@ -198,15 +202,21 @@ impl Responder {
         let now = clock::now();
         let mut table = self.shared.lock();
         let mut new = Vec::new();
+        let mut holding_since = now;
         for spot in spots {
             let before = table.assign(*spot, AddressDuty::Answer, &self.shared.metrics);
             match before {
-                Some(AddressDuty::Answer | AddressDuty::Record) => {}
-                Some(AddressDuty::Hold) | None => new.push(*spot),
+                Some((AddressDuty::Answer | AddressDuty::Record, _)) => {}
+                Some((AddressDuty::Hold, since)) => {
+                    holding_since = holding_since.min(since);
+                    new.push(*spot);
+                }
+                None => new.push(*spot),
             }
         }
+        table.take_noted(spots);
         let held = table.take_held(spots);
-        for one in report.unanswered(held, now) {
+        for one in report.unanswered(held, holding_since) {
             table.send_answer(one.interface, &one.request);
         }
         for spot in new {
@@ -295,7 +305,7 @@ impl Shared {
         let mut buffer = [0; FRAME_BUFFER];
         for _ in 0..READ_BATCH {
             match socket.receive(&mut buffer) {
-                Ok(length) => self.on_frame(interface, &buffer[..length.min(FRAME_BUFFER)]),
+                Ok(Received { length, at, .. }) => self.on_frame(interface, &buffer[..length], at),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // The interface went down or away; its link event takes it out of the table.
                 Err(error) => {
@@ -306,7 +316,7 @@ impl Shared {
         }
     }
 
-    fn on_frame(&self, interface: u32, frame: &[u8]) {
+    fn on_frame(&self, interface: u32, frame: &[u8], at: Instant) {
         let mut table = self.lock();
         let Some(open) = table.ports.get(&interface) else {
             return;
@@ -316,15 +326,13 @@ impl Shared {
             Decision::Answer(request, note) => {
                 open.count_request(request.target_ip);
                 table.send_answer(interface, &request);
-                if note && table.noted.len() < HELD_LIMIT {
-                    let at = clock::now();
-                    table.noted.push(Noted { at, request });
+                if note {
+                    table.note(Noted { at, request });
                 }
             }
             Decision::Hold(request) => {
                 open.count_request(request.target_ip);
                 if table.held.len() < HELD_LIMIT {
-                    let at = clock::now();
                     table.held.push(Held {
                         at,
                         interface,
@@ -371,13 +379,29 @@ fn timeout_until(deadline: Instant) -> PollTimeout {
 }
 
 impl Table {
-    fn assign(&mut self, spot: Spot, duty: AddressDuty, metrics: &Metrics) -> Option<AddressDuty> {
+    /// Gives the duty before, and since when it was.
+    fn assign(
+        &mut self,
+        spot: Spot,
+        duty: AddressDuty,
+        metrics: &Metrics,
+    ) -> Option<(AddressDuty, Instant)> {
+        let since = clock::now();
         let open = self.ports.get_mut(&spot.interface)?;
         match open.duties.get_mut(&spot.address) {
-            Some(entry) => Some(std::mem::replace(&mut entry.duty, duty)),
+            Some(entry) => {
+                let before = (entry.duty, entry.since);
+                (entry.duty, entry.since) = (duty, since);
+                Some(before)
+            }
             None => {
                 let counters = metrics.of_address(IpAddr::V4(spot.address));
-                open.duties.insert(spot.address, Entry { duty, counters });
+                let entry = Entry {
+                    duty,
+                    since,
+                    counters,
+                };
+                open.duties.insert(spot.address, entry);
                 None
             }
         }
@@ -400,6 +424,14 @@ impl Table {
         });
         self.held = rest;
         taken
+    }
+
+    /// The newest answers are those that matter.
+    fn note(&mut self, noted: Noted) {
+        if self.noted.len() >= HELD_LIMIT {
+            self.noted.drain(..HELD_LIMIT / 2);
+        }
+        self.noted.push(noted);
     }
 
     fn take_noted(&mut self, spots: &[Spot]) -> Vec<Noted> {

@@ -3,10 +3,12 @@
 //! The kernel filter is attached before the socket is bound, so that nothing but ARP ever wakes the
 //! process. Needs the capability NET_RAW.
 
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, SockFilter, Socket, Type};
+
+use crate::stamped::{self, Received};
 
 /// Room for a storm of some thousand requests while the thread does not run.
 const RECEIVE_BUFFER: usize = 1 << 20;
@@ -58,13 +60,14 @@ impl ArpSocket {
         )?;
         socket.attach_filter(&FILTER)?;
         socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+        stamped::enable(&socket)?;
         socket.bind(&link_address(interface)?)?;
         Ok(Self { socket })
     }
 
     /// Reads one frame; `WouldBlock` when there is none.
-    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<usize> {
-        (&self.socket).read(buffer)
+    pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
+        stamped::receive(&self.socket, buffer)
     }
 
     /// Sends one frame.

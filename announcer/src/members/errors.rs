@@ -13,6 +13,8 @@ use nix::sys::socket::{
     ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, setsockopt, sockopt,
 };
 
+use crate::stamped;
+
 /// Errors read at once; the queue of the kernel is bounded by the receive buffer.
 const BATCH: usize = 64;
 
@@ -53,16 +55,8 @@ fn take_one(socket: &impl AsRawFd) -> nix::Result<Option<SocketAddr>> {
             is_refusal = i32::try_from(error.ee_errno) == Ok(Errno::ECONNREFUSED as i32);
         }
     }
-    let sent_to = message.address.as_ref().and_then(to_std);
+    let sent_to = message.address.as_ref().and_then(stamped::address);
     Ok(sent_to.filter(|_| is_refusal))
-}
-
-fn to_std(address: &SockaddrStorage) -> Option<SocketAddr> {
-    if let Some(v4) = address.as_sockaddr_in() {
-        return Some(SocketAddr::from((v4.ip(), v4.port())));
-    }
-    let v6 = address.as_sockaddr_in6()?;
-    Some(SocketAddr::from((v6.ip(), v6.port())))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pnet_base::MacAddr;
 use prost::{Message, Oneof};
@@ -266,8 +266,8 @@ pub fn cut(statements: &[Statement]) -> Vec<Vec<WireStatement>> {
 }
 
 impl Step {
-    /// A message about a group.
-    pub fn new(group: GroupId, message: &handover::Message) -> Self {
+    /// A message about a group that is sent now. Clocks differ: times go as ages.
+    pub fn new(group: GroupId, message: &handover::Message, now: Instant) -> Self {
         let nothing = Report::default();
         let (kind, claim, report) = match message {
             handover::Message::Prepare(claim) => (StepKind::Prepare, claim, &nothing),
@@ -278,13 +278,18 @@ impl Step {
             group: group.0,
             claim: claim.0,
             kind: kind.into(),
-            answered: report.answered.iter().map(WireAnswered::from).collect(),
+            answered: report
+                .answered
+                .iter()
+                .map(|one| WireAnswered::new(one, now))
+                .collect(),
             truncated: report.truncated,
         }
     }
 
-    /// The message; `None` if it is of a kind that this version does not know.
-    pub fn read(self) -> Option<(GroupId, handover::Message)> {
+    /// The message that arrived at this time; `None` if it is of a kind that this version does not
+    /// know.
+    pub fn read(self, at: Instant) -> Option<(GroupId, handover::Message)> {
         let claim = Claim(self.claim);
         let message = match StepKind::try_from(self.kind).ok()? {
             StepKind::Unspecified => return None,
@@ -292,7 +297,7 @@ impl Step {
             StepKind::Ack => handover::Message::Ack(claim),
             StepKind::Go => {
                 let report = Report {
-                    answered: self.answered.into_iter().map(Answered::from).collect(),
+                    answered: self.answered.iter().map(|one| one.read(at)).collect(),
                     truncated: self.truncated,
                 };
                 handover::Message::Go(claim, report)
@@ -302,26 +307,26 @@ impl Step {
     }
 }
 
-impl From<&Answered> for WireAnswered {
-    fn from(answered: &Answered) -> Self {
+impl WireAnswered {
+    fn new(answered: &Answered, now: Instant) -> Self {
         let asker = answered.asker.octets();
+        let age = now.saturating_duration_since(answered.at);
         Self {
             asker: asker
                 .iter()
                 .fold(0, |bits, octet| bits << 8 | u64::from(*octet)),
             target: answered.target.into(),
-            age_micros: u32::try_from(answered.age.as_micros()).unwrap_or(u32::MAX),
+            age_micros: u32::try_from(age.as_micros()).unwrap_or(u32::MAX),
         }
     }
-}
 
-impl From<WireAnswered> for Answered {
-    fn from(wire: WireAnswered) -> Self {
-        let [_, _, a, b, c, d, e, f] = wire.asker.to_be_bytes();
-        Self {
+    fn read(&self, arrived: Instant) -> Answered {
+        let [_, _, a, b, c, d, e, f] = self.asker.to_be_bytes();
+        let age = Duration::from_micros(self.age_micros.into());
+        Answered {
             asker: MacAddr(a, b, c, d, e, f),
-            target: Ipv4Addr::from(wire.target),
-            age: Duration::from_micros(wire.age_micros.into()),
+            target: Ipv4Addr::from(self.target),
+            at: arrived.checked_sub(age).unwrap_or(arrived),
         }
     }
 }
@@ -363,11 +368,16 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "any instant serves as the start of a test"
+    )]
     fn steps_survive_the_wire_and_every_datagram_fits() {
+        let now = Instant::now();
         let answered = Answered {
             asker: MacAddr(2, 0, 0xff, 0, 0, 9),
             target: Ipv4Addr::new(192, 0, 2, 1),
-            age: Duration::from_micros(1234),
+            at: now - Duration::from_micros(1234),
         };
         let messages: Vec<(GroupId, handover::Message)> = (0..300)
             .map(|number| {
@@ -388,7 +398,7 @@ mod tests {
             .collect();
         let steps = messages
             .iter()
-            .map(|(group, message)| Step::new(*group, message))
+            .map(|(group, message)| Step::new(*group, message, now))
             .collect();
         let mut read = Vec::new();
         for datagram in pack_steps("node-with-a-name", steps) {
@@ -396,7 +406,7 @@ mod tests {
             assert!(bytes.len() <= MAX_DATAGRAM, "{} bytes", bytes.len());
             let back = Datagram::decode(bytes.as_slice()).expect("decodes");
             if let Some(Body::Handover(handover)) = back.body {
-                read.extend(handover.steps.into_iter().filter_map(Step::read));
+                read.extend(handover.steps.into_iter().filter_map(|step| step.read(now)));
             }
         }
         assert_eq!(read, messages);

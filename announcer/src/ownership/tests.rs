@@ -77,6 +77,7 @@ struct Node {
     ownership: Ownership,
     own: Condition,
     duty: Option<Duty>,
+    since: Instant,
     held: Vec<Held>,
     noted: Vec<Noted>,
     handed: Vec<Noted>,
@@ -168,11 +169,11 @@ impl World {
                     spread = true;
                     node.duty = None;
                     node.handed = std::mem::take(&mut node.noted);
-                    let told = Report::new(&node.handed, now);
+                    let told = Report::new(&node.handed);
                     self.send(index, &to, Packet::Step(Message::Go(claim, told)));
                 }
                 Action::RepeatGo(to, claim) => {
-                    let told = Report::new(&node.handed, now);
+                    let told = Report::new(&node.handed);
                     self.send(index, &to, Packet::Step(Message::Go(claim, told)));
                 }
                 Action::Claim(..) | Action::Unclaim(_) | Action::Inform(_) => spread = true,
@@ -195,12 +196,15 @@ impl World {
             }
             Duty::Answer(report) => {
                 let held = std::mem::take(&mut node.held);
-                for one in report.unanswered(held, now) {
+                for one in report.unanswered(held, node.since) {
                     let number = u32::from(one.request.sender_ip);
                     self.answers.entry(number).or_default().push(index);
                 }
             }
-            Duty::Hold => node.held.clear(),
+            Duty::Hold => {
+                node.since = now;
+                node.held.clear();
+            }
             Duty::Record => node.noted.clear(),
         }
         self.nodes[index].duty = Some(duty);
@@ -399,6 +403,7 @@ impl Node {
             ownership,
             own: condition(),
             duty: None,
+            since: now,
             held: Vec::new(),
             noted: Vec::new(),
             handed: Vec::new(),

@@ -1,0 +1,163 @@
+//! Announcers that find and trust one another, and those that do not.
+//!
+//! Topology: `e2e::segment`.
+//!
+//! 1. With a key file they talk sealed: nothing readable is on the wire, and a failover works.
+//! 2. One with another key is not heard: it counts as dead, and the metric shows what was refused.
+//! 3. A mistake in a flag is one line on stderr and exit code 2.
+//! 4. A busy port stops nothing: addresses are answered, and /readyz says what is wrong.
+//! 5. Hundreds of addresses are handed over at once without a lost answer.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use e2e::segment::{SOON, Segment};
+use pharos_testbed::{Launch, skip, wait};
+
+const FIRST: Ipv4Addr = Ipv4Addr::new(192, 168, 12, 100);
+const KEYS: [&str; 2] = [
+    "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
+    "//////////////////////////////////////////8=",
+];
+
+#[test]
+fn with_keys_the_members_talk_sealed_and_a_stranger_is_not_heard() -> anyhow::Result<()> {
+    if !skip::can_use_namespaces() {
+        return Ok(());
+    }
+    let folder = tempfile::tempdir()?;
+    let file = |name: &str, keys: &[&str]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, keys.join("\n"))?;
+        anyhow::Ok(path.display().to_string())
+    };
+    let good = file("good", &KEYS)?;
+    let other = file("other", &[KEYS[1], KEYS[0]])?;
+    let bad = file("bad", &["AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE="])?;
+    let mut segment = Segment::start(&["n1", "n2"], &["--members-key-file", &good])?;
+    let prober = segment.probe(&[FIRST])?;
+    segment.peer.assign(FIRST, 1, &["n1", "n2"]);
+    segment.wait_owner(&prober, FIRST, "n1")?;
+
+    // Rotation: one that encrypts with the second key is understood all the same.
+    segment.announcer("n2")?.terminate(SOON)?;
+    segment.set_flags(&["--members-key-file", &other]);
+    segment.start_announcer("n2")?;
+    segment.wait_metric("n2", "pharos_announcer_members_alive", "1")?;
+    segment.wait_metric("n1", "pharos_announcer_members_alive", "1")?;
+    segment.announcer("n1")?.kill()?;
+    segment.wait_owner(&prober, FIRST, "n2")?;
+
+    segment.set_flags(&["--members-key-file", &bad]);
+    segment.start_announcer("n1")?;
+    wait::until("n2 refuses what n1 says", SOON, || {
+        let (_, text) = segment.admin("n2", "/metrics").ok()?;
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix("pharos_announcer_members_rejected_total "))?;
+        (line.parse::<u64>().ok()? > 0).then_some(())
+    })?;
+    segment.wait_metric("n2", "pharos_announcer_members_alive", "0")?;
+    wait::until("n1 says that it reaches nobody", SOON, || {
+        let (code, reason) = segment.admin("n1", "/readyz").ok()?;
+        (code == 503 && reason.contains("members_unreachable")).then_some(())
+    })?;
+    Ok(())
+}
+
+#[test]
+fn a_mistake_in_a_flag_is_one_line_and_exit_code_2() -> anyhow::Result<()> {
+    for flag in [
+        "--ipam=nonsense",
+        "--interface=(",
+        "--label=x",
+        "--no-such-flag",
+    ] {
+        let mut program = Launch::workspace("announcer")?
+            .args(["--node", "a", flag])
+            .start()?;
+        let status = program.wait(SOON)?;
+        assert_eq!(status.code(), Some(2), "{flag}");
+        assert_eq!(program.log().lines().count(), 1, "{}", program.log());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_busy_port_stops_no_announcement() -> anyhow::Result<()> {
+    if !skip::can_use_namespaces() {
+        return Ok(());
+    }
+    let mut segment = Segment::start(&["n1"], &[])?;
+    segment.announcer("n1")?.kill()?;
+    let node = segment.lan.host("n1")?;
+    let busy = node
+        .namespace
+        .run(|| std::net::UdpSocket::bind("0.0.0.0:7946"))??;
+    let prober = segment.probe(&[FIRST])?;
+    segment.peer.assign(FIRST, 1, &["n1"]);
+    segment.start_announcer("n1")?;
+    segment.wait_owner(&prober, FIRST, "n1")?;
+    let (code, reason) = segment.admin("n1", "/readyz")?;
+    assert_eq!(code, 503);
+    assert!(reason.contains("cannot listen on 0.0.0.0:7946"), "{reason}");
+    drop(busy);
+    wait::until("it listens after all", SOON, || {
+        (segment.admin("n1", "/readyz").ok()?.0 == 200).then_some(())
+    })?;
+    Ok(())
+}
+
+#[test]
+fn hundreds_of_addresses_are_handed_over_at_once() -> anyhow::Result<()> {
+    if !skip::can_use_namespaces() {
+        return Ok(());
+    }
+    let mut segment = Segment::start(&["n1", "n2", "n3"], &[])?;
+    let addresses: Vec<Ipv4Addr> = (0..500_u16)
+        .map(|number| {
+            let [high, low] = number.to_be_bytes();
+            Ipv4Addr::new(192, 168, 20 + high, low)
+        })
+        .collect();
+    for (group, address) in (1..).zip(&addresses) {
+        segment.peer.assign(*address, group, &["n1", "n2", "n3"]);
+    }
+    segment.wait_metric("n1", "pharos_announcer_owned_groups", "500")?;
+    let rss = segment.announcer("n1")?.resident_bytes()? / 1024;
+    eprintln!("resident with 500 addresses: {rss} KiB");
+    // Probing all of them would measure the prober: some stand for the rest.
+    let sample: Vec<Ipv4Addr> = addresses.iter().step_by(100).copied().collect();
+    let prober = segment.probe(&sample)?;
+    for address in &sample {
+        segment.wait_owner(&prober, *address, "n1")?;
+    }
+    let before: Vec<i64> = sample
+        .iter()
+        .map(|address| segment.unanswered(&prober, *address))
+        .collect::<Result<_, _>>()?;
+    let stopped = prober.now();
+    let status = segment.announcer("n1")?.terminate(SOON)?;
+    eprintln!(
+        "SIGTERM to exit with 500 addresses: {:?}",
+        prober.now() - stopped
+    );
+    assert!(status.success(), "{status}");
+    segment.wait_metric("n2", "pharos_announcer_owned_groups", "500")?;
+    for (address, before) in sample.iter().zip(before) {
+        let lost = segment.unanswered(&prober, *address)? - before;
+        assert_eq!(lost, 0, "{address}: lost (or, if negative, answered twice)");
+        assert_eq!(prober.record().overlaps(*address), []);
+    }
+    let killed = prober.now();
+    let old = segment.lan.host("n2")?.mac;
+    segment.announcer("n2")?.kill()?;
+    let mut slowest = Duration::ZERO;
+    for address in &sample {
+        let answer = prober.wait_answer(*address, killed, Some(old), SOON)?;
+        slowest = slowest.max(answer.at - killed);
+    }
+    eprintln!("failover of 500 addresses after kill -9: {slowest:?}");
+    segment.wait_metric("n3", "pharos_announcer_owned_groups", "500")?;
+    Ok(())
+}
