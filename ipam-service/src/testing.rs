@@ -47,8 +47,14 @@ pub(crate) fn wire_owner(text: &str) -> v1::Owner {
 
 /// An operator's pool.
 pub(crate) fn apply_pool(name: &str, ranges: &[&str]) -> Command {
+    apply_pool_in("", name, ranges)
+}
+
+/// An operator's pool of an address space.
+pub(crate) fn apply_pool_in(space: &str, name: &str, ranges: &[&str]) -> Command {
     let wire = v1::Pool {
         name: name.to_owned(),
+        address_space: space.to_owned(),
         addresses: ranges.iter().map(|range| (*range).to_owned()).collect(),
         ..v1::Pool::default()
     };

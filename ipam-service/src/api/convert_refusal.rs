@@ -3,14 +3,12 @@
 use pharos_proto::v1;
 
 use super::fields::FieldErrors;
-use crate::state::model::{OwnerKey, PoolKey};
-use crate::state::names::Name;
 use crate::state::refusal::{Attempt, Reason, Refusal};
 
 /// A refusal, to the wire.
 pub fn refusal_to_wire(refusal: &Refusal) -> v1::Refusal {
     let attempt = |attempt: &Attempt| v1::refusal::Attempt {
-        pool: attempt.pool.to_string(),
+        pool: attempt.pool.clone(),
         reason: reason_to_wire(attempt.reason).into(),
         message: attempt.message.clone(),
     };
@@ -21,17 +19,12 @@ pub fn refusal_to_wire(refusal: &Refusal) -> v1::Refusal {
     }
 }
 
-/// A refusal as it was stored with the claim of `owner` in `space`.
-pub fn refusal_from_wire(
-    errors: &mut FieldErrors,
-    wire: &v1::Refusal,
-    owner: &OwnerKey,
-    space: &Name,
-) -> Option<Refusal> {
+/// A refusal as it was stored with its claim.
+pub fn refusal_from_wire(errors: &mut FieldErrors, wire: &v1::Refusal) -> Option<Refusal> {
     let mut attempts = Vec::with_capacity(wire.attempts.len());
     for attempt in &wire.attempts {
         attempts.push(Attempt {
-            pool: attempted_pool(errors, &attempt.pool, owner, space)?,
+            pool: attempt.pool.clone(),
             reason: reason_from_wire(errors, attempt.reason)?,
             message: attempt.message.clone(),
         });
@@ -40,24 +33,6 @@ pub fn refusal_from_wire(
         reason: reason_from_wire(errors, wire.reason)?,
         message: wire.message.clone(),
         attempts,
-    })
-}
-
-/// Reads `cluster/name` or `name` back: a claim can only have tried its own cluster's pools and
-/// the operator's.
-fn attempted_pool(
-    errors: &mut FieldErrors,
-    text: &str,
-    owner: &OwnerKey,
-    space: &Name,
-) -> Option<PoolKey> {
-    let own = text
-        .strip_prefix(owner.cluster.as_str())
-        .and_then(|rest| rest.strip_prefix('/'));
-    Some(PoolKey {
-        space: space.clone(),
-        cluster: own.map(|_| owner.cluster.clone()),
-        name: errors.name("refusal.attempts.pool", own.unwrap_or(text))?,
     })
 }
 

@@ -9,6 +9,7 @@ pub mod announcer;
 pub mod call;
 pub mod clusters;
 pub mod convert;
+pub mod convert_allocation;
 pub mod convert_announce;
 pub mod convert_history;
 pub mod convert_pool;

@@ -219,7 +219,7 @@ impl<'a> Asking<'a> {
             };
             if tried.len() < MAX_ATTEMPTS {
                 tried.push(Attempt {
-                    pool: pool.key.clone(),
+                    pool: pool.key.to_string(),
                     reason,
                     message,
                 });
@@ -380,7 +380,7 @@ impl<'a> Asking<'a> {
             let (conflict, holder) = self.admitted(*address).err()?;
             let (reason, message) = self.conflict(*address, pool, conflict, holder);
             Some(Attempt {
-                pool: pool.clone(),
+                pool: pool.to_string(),
                 reason,
                 message,
             })

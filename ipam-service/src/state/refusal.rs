@@ -17,7 +17,8 @@ pub struct Refusal {
 /// One pool that was tried for a claim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
-    pub pool: PoolKey,
+    /// As people read it: what a [`PoolKey`] displays. The pool may be gone since.
+    pub pool: String,
     pub reason: Reason,
     pub message: String,
 }

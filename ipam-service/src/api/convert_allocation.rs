@@ -1,0 +1,117 @@
+//! Allocations: wire <-> domain. What is stored of one is its wire form and [`AllocationExtras`].
+
+use pharos_proto::v1;
+
+use super::convert::{
+    FieldErrors, addresses, claim_from_wire, claim_to_wire, owner_from_wire, owner_to_wire,
+};
+use super::convert_history::{time_from_wire, time_to_wire};
+use super::convert_refusal::{refusal_from_wire, refusal_to_wire};
+use crate::state::address::Address;
+use crate::state::model::{Allocation, PoolKey, Standing, Timestamp};
+use crate::state::refusal::Rejection;
+
+/// An allocation, as answers, streams, history and the store have it.
+pub fn allocation_to_wire(allocation: &Allocation) -> v1::Allocation {
+    use v1::allocation::State;
+    let (state, refusal) = match &allocation.standing {
+        Standing::Assigned => (State::Assigned, None),
+        Standing::Pending(refusal) => (State::Pending, Some(refusal)),
+        Standing::Stale { refusal, .. } => (State::AssignedStale, Some(refusal)),
+    };
+    v1::Allocation {
+        owner: Some(owner_to_wire(&allocation.owner)),
+        state: state.into(),
+        addresses: allocation
+            .addresses
+            .iter()
+            .map(Address::to_string)
+            .collect(),
+        pool: allocation
+            .pool
+            .as_ref()
+            .map_or_else(String::new, |pool| pool.name.as_str().to_owned()),
+        refusal: refusal.map(refusal_to_wire),
+        revision: allocation.revision,
+        create_time: Some(time_to_wire(allocation.create_time)),
+        claim: Some(claim_to_wire(&allocation.claim)),
+        id: allocation.id,
+        address_space: allocation.claim.space.as_str().to_owned(),
+    }
+}
+
+/// What an allocation holds beside its wire form: the parts that the API does not show.
+#[derive(Debug, Default)]
+pub struct AllocationExtras {
+    /// Cluster of the pool; empty for an operator's pool.
+    pub pool_cluster: String,
+    /// The claim under which a stale allocation holds its addresses.
+    pub held_claim: Option<v1::Claim>,
+}
+
+/// An allocation as it was stored.
+pub fn allocation_from_wire(
+    wire: &v1::Allocation,
+    extras: &AllocationExtras,
+) -> Result<Allocation, Rejection> {
+    let mut errors = FieldErrors::new();
+    let allocation = stored_allocation(&mut errors, wire, extras);
+    errors.finish(allocation)
+}
+
+fn stored_allocation(
+    errors: &mut FieldErrors,
+    wire: &v1::Allocation,
+    extras: &AllocationExtras,
+) -> Option<Allocation> {
+    use v1::allocation::State;
+    let owner = owner_from_wire(errors, "owner", wire.owner.as_ref())?;
+    let claim = errors.required("claim", wire.claim.as_ref())?;
+    let claim = claim_from_wire(errors, claim)?;
+    let addresses = addresses(errors, "addresses", &wire.addresses)?;
+    let refusal = match &wire.refusal {
+        Some(refusal) => Some(refusal_from_wire(errors, refusal)?),
+        None => None,
+    };
+    let held_claim = match &extras.held_claim {
+        Some(held) => Some(Box::new(claim_from_wire(errors, held)?)),
+        None => None,
+    };
+    let pool = match errors.optional_name("pool", &wire.pool)? {
+        None => None,
+        // The newest claim may be for another space than the one in which something is held.
+        Some(name) => Some(PoolKey {
+            space: held_claim.as_deref().unwrap_or(&claim).space.clone(),
+            cluster: errors.optional_name("pool_cluster", &extras.pool_cluster)?,
+            name,
+        }),
+    };
+    let standing = match (State::try_from(wire.state), refusal, held_claim) {
+        (Ok(State::Assigned), None, None) => Standing::Assigned,
+        (Ok(State::Pending), Some(refusal), None) => Standing::Pending(refusal),
+        (Ok(State::AssignedStale), Some(refusal), Some(held_claim)) => Standing::Stale {
+            refusal,
+            held_claim,
+        },
+        (Ok(_) | Err(_), _, _) => {
+            errors.add("state", "does not agree with refusal and held claim");
+            return None;
+        }
+    };
+    Some(Allocation {
+        id: wire.id,
+        owner,
+        claim,
+        standing,
+        addresses,
+        pool,
+        revision: wire.revision,
+        create_time: wire
+            .create_time
+            .as_ref()
+            .map_or(Timestamp(0), time_from_wire),
+    })
+}
+
+#[cfg(test)]
+mod tests;
