@@ -156,8 +156,9 @@ impl State {
         self.make_true(change);
     }
 
-    /// Takes the newest change back. Afterwards everything that waits is decided again, as marks
-    /// may have been used up since.
+    /// Takes the newest change back. That is a change like any other, and wakes whom it can concern;
+    /// so it does not matter which marks were used up since. The allocation that is restored is
+    /// decided again, as it may have been changed by the use of one.
     pub fn undo(&mut self, change: &Change) {
         if change.is_decision() {
             self.revision -= 1;
@@ -168,7 +169,6 @@ impl State {
         {
             self.waiting.mark(restored.id);
         }
-        self.waiting.mark_everyone();
     }
 
     /// The next internal command that applied changes made necessary, in arrival order; pops it.

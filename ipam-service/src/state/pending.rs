@@ -7,7 +7,7 @@
 //! one decision, however many claims wait.
 //!
 //! Arrival order is the order of allocation ids. The marks are not part of the store: after a
-//! restart, and after a batch that was undone, everything that waits is marked.
+//! restart everything that waits is marked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};

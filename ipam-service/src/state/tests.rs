@@ -124,3 +124,25 @@ fn trying_a_command_out_leaves_nothing_behind() {
         assert_eq!(more, [], "and it is settled as before");
     }
 }
+
+#[test]
+fn trying_out_what_concerns_nobody_who_waits_costs_them_nothing() {
+    let mut book = Book::with_pools(&[pool("p", &["192.0.2.0/31"]), pool("q", &["192.0.2.8/29"])]);
+    book.take("east/x/a", from_pool("p"));
+    book.take("east/x/b", from_pool("p"));
+    for index in 0..20 {
+        book.queue(&format!("east/x/{index}"), from_pool("p"));
+    }
+    let mut trial = |command: Command| {
+        let mut changes = book.step(command).expect("decided");
+        book.settle(&mut changes);
+        for change in changes.iter().rev() {
+            book.state.undo(change);
+        }
+        book.settle(&mut Vec::new())
+    };
+    assert_eq!(trial(allocate("east/x/new", from_pool("q")).into()), 0);
+    assert_eq!(trial(queued("east/x/new", from_pool("p")).into()), 0);
+    // The one who got the address, and the one who had it.
+    assert_eq!(trial(release("east/x/a").into()), 2);
+}

@@ -49,6 +49,8 @@ enum Step {
     Hurry(Box<Step>, usize),
     /// The command is taken back, as after a commit that failed, and then given again.
     FailFirst(Box<Step>),
+    /// The command and so many follow-ups are taken back, while others may still be due.
+    TakeBack(Box<Step>, usize),
 }
 
 fn some_families() -> impl Strategy<Value = Families> {
@@ -162,10 +164,13 @@ fn some_step() -> impl Strategy<Value = Step> {
         1 => some_pools("west"),
         1 => prop_oneof![Just("east"), Just("west")].prop_map(Step::DeleteCluster),
     ];
-    (plain, 0_usize..10).prop_map(|(step, luck)| match luck {
+    (plain, 0_usize..16).prop_map(|(step, luck)| match luck {
         0 => Step::FailFirst(Box::new(step)),
         1 => Step::Hurry(Box::new(step), 0),
         2 => Step::Hurry(Box::new(step), 1),
+        3 => Step::TakeBack(Box::new(step), 0),
+        4 => Step::TakeBack(Box::new(step), 2),
+        5 => Step::TakeBack(Box::new(step), 100),
         _ => step,
     })
 }
@@ -190,7 +195,7 @@ fn command(step: &Step) -> Command {
         Step::DeleteCluster(cluster) => Command::DeleteCluster {
             cluster: name(cluster),
         },
-        Step::Hurry(inner, _) | Step::FailFirst(inner) => command(inner),
+        Step::Hurry(inner, _) | Step::FailFirst(inner) | Step::TakeBack(inner, _) => command(inner),
     }
 }
 
@@ -335,6 +340,17 @@ fn says_only_why(change: &Change) -> bool {
     both_wait && before.addresses == after.addresses && before.pool == after.pool
 }
 
+/// Decides a command and at most so many follow-ups.
+fn hurry(book: &mut Book, step: &Step, follow_ups: usize) -> Vec<Change> {
+    let mut changes = book.step(command(step)).unwrap_or_default();
+    for _ in 0..follow_ups {
+        if let Some(command) = book.state.follow_up() {
+            changes.extend(book.step(command).expect("follow-ups are never rejected"));
+        }
+    }
+    changes
+}
+
 fn run(book: &mut Book, step: &Step) {
     match step {
         Step::FailFirst(inner) => {
@@ -349,14 +365,14 @@ fn run(book: &mut Book, step: &Step) {
             assert!(more.iter().all(says_only_why), "settled before: {more:?}");
             run_settled(book, inner);
         }
-        Step::Hurry(inner, follow_ups) => {
-            if book.step(command(inner)).is_ok() {
-                for _ in 0..*follow_ups {
-                    if let Some(command) = book.state.follow_up() {
-                        book.step(command).expect("follow-ups are never rejected");
-                    }
-                }
+        Step::Hurry(inner, follow_ups) => drop(hurry(book, inner, *follow_ups)),
+        Step::TakeBack(inner, follow_ups) => {
+            let before = rows(&book.state);
+            let revision = book.state.revision();
+            for change in hurry(book, inner, *follow_ups).iter().rev() {
+                book.state.undo(change);
             }
+            assert_same_book(&book.state, &State::restore(revision, before));
         }
         Step::Allocate(_)
         | Step::Release(_)
@@ -381,11 +397,12 @@ proptest! {
         }
         let mut hurried = false;
         for step in steps {
-            if hurried && !matches!(step, Step::Hurry(..)) {
+            let hurries = matches!(step, Step::Hurry(..) | Step::TakeBack(..));
+            if hurried && !hurries {
                 book.settle(&mut Vec::new());
                 check_settled(&book.state);
             }
-            hurried = matches!(step, Step::Hurry(..));
+            hurried = hurries;
             run(&mut book, &step);
             if !hurried {
                 check_settled(&book.state);
