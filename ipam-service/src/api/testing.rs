@@ -10,6 +10,8 @@ use pharos_proto::v1::advertisement_service_server::AdvertisementServiceServer;
 use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
 use pharos_proto::v1::allocation_service_server::AllocationServiceServer;
 use pharos_proto::v1::announcer_service_client::AnnouncerServiceClient;
+use pharos_proto::v1::cluster_service_client::ClusterServiceClient;
+use pharos_proto::v1::cluster_service_server::ClusterServiceServer;
 use pharos_proto::v1::pool_service_client::PoolServiceClient;
 use pharos_proto::v1::pool_service_server::PoolServiceServer;
 use prometheus_client::registry::Registry;
@@ -22,6 +24,7 @@ use super::advertisements::Advertisements;
 use super::allocations::Allocations;
 use super::announcer::{AnnouncerApi, AnnouncerServer, Connections};
 use super::call::Api;
+use super::clusters::Clusters;
 use super::pools::Pools;
 use crate::engine::{self, EngineMetrics, EngineParts};
 use crate::feed::Feeds;
@@ -93,6 +96,7 @@ impl TestServer {
                 api.clone(),
             )))
             .add_service(AllocationServiceServer::new(Allocations(api.clone())))
+            .add_service(ClusterServiceServer::new(Clusters(api.clone())))
             .add_service(PoolServiceServer::new(Pools(api)))
             .serve_with_incoming_shutdown(TcpIncoming::from(listener), shutdown.stopping_owned());
         Self {
@@ -131,6 +135,10 @@ impl TestServer {
 
     pub(super) async fn announcers(&self) -> AnnouncerServiceClient<Channel> {
         AnnouncerServiceClient::new(self.channel().await)
+    }
+
+    pub(super) async fn clusters(&self) -> ClusterServiceClient<Channel> {
+        ClusterServiceClient::new(self.channel().await)
     }
 
     pub(super) async fn advertisements(&self) -> AdvertisementServiceClient<Channel> {

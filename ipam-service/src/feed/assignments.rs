@@ -16,6 +16,7 @@ use bytes::Bytes;
 use pharos_proto::digest::Digests;
 use pharos_proto::v1;
 use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
 
 use self::book::Book;
 use crate::state::announce::ClusterDelta;
@@ -47,6 +48,7 @@ struct Shared {
 struct Channel {
     book: Book,
     live: broadcast::Sender<Frame>,
+    deleted: CancellationToken,
 }
 
 /// Why a subscription ended.
@@ -90,6 +92,7 @@ impl AssignmentFeed {
             if delta.deleted {
                 // With the channel the subscriptions end, once they are read to the end.
                 lock(&self.shared.clusters).remove(cluster);
+                channel.deleted.cancel();
             }
         }
     }
@@ -103,6 +106,12 @@ impl AssignmentFeed {
             snapshot: channel.book.snapshot(digests).into(),
             live: channel.live.subscribe(),
         }
+    }
+
+    /// Is cancelled when the cluster is deleted, and with it all that was said of it.
+    pub fn deletion(&self, cluster: &Name) -> CancellationToken {
+        let channel = self.channel(cluster);
+        lock(&channel).deleted.clone()
     }
 
     /// The same set once.
@@ -122,6 +131,7 @@ impl AssignmentFeed {
             Arc::new(Mutex::new(Channel {
                 book,
                 live: broadcast::Sender::new(LIVE_FRAMES),
+                deleted: CancellationToken::new(),
             }))
         });
         Arc::clone(channel)

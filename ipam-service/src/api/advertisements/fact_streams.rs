@@ -18,6 +18,7 @@ use crate::api::call::Api;
 use crate::api::convert_announce::{FactsHello, Said, said_from_wire};
 use crate::api::status;
 use crate::engine::{Meta, SubmitError};
+use crate::feed::assignments::Ended;
 use crate::state::command::{Command, Fact};
 use crate::state::names::Name;
 
@@ -55,6 +56,8 @@ struct Session {
     id: SessionId,
     actor: String,
     start_again: CancellationToken,
+    /// The cluster is gone, and with it what this stream has said.
+    deleted: CancellationToken,
 }
 
 /// Why a session ended.
@@ -81,6 +84,7 @@ impl FactStreams {
         messages: Streaming<v1::SyncFactsRequest>,
     ) -> Result<(), Status> {
         let cluster = self.cluster(&hello.cluster);
+        let deleted = self.api.feeds.assignments.deletion(&hello.cluster);
         let session = {
             let mut talk = cluster.talk.lock().await;
             Session {
@@ -90,6 +94,7 @@ impl FactStreams {
                 id: talk.sessions.open(),
                 actor,
                 start_again: talk.start_again.clone(),
+                deleted,
             }
         };
         tracing::info!(cluster = %session.name, session = %hello.session, "facts are reported");
@@ -144,6 +149,10 @@ impl Session {
                 biased;
                 () = shutdown.stopping() => {
                     return failed(status::unavailable("STOPPING", "the server is stopping"));
+                }
+                () = self.deleted.cancelled() => {
+                    let end = Ended::ClusterDeleted;
+                    return failed(status::unavailable("CLUSTER_DELETED", end.to_string()));
                 }
                 () = self.start_again.cancelled() => {
                     let message = "facts could not be stored; report them again";
@@ -200,11 +209,11 @@ impl Session {
         })
     }
 
-    /// Gives the word to the others.
+    /// Gives the word to the others, unless what they have said counts no more.
     async fn close(&self) {
         let mut talk = self.cluster.talk.lock().await;
         let facts = talk.sessions.close(self.id);
-        if self.streams.api.shutdown.is_stopping() {
+        if self.streams.api.shutdown.is_stopping() || self.deleted.is_cancelled() {
             return;
         }
         if let Err(error) = self.submit(facts).await {

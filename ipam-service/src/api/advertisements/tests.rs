@@ -428,6 +428,36 @@ async fn a_bad_fact_ends_the_stream_with_its_field() {
     server.stopped().await;
 }
 
+/// What they have said is forgotten with the cluster, so they have to say it again.
+#[tokio::test]
+async fn fact_streams_end_with_their_cluster() {
+    let (server, announcers) = with_nodes().await;
+    let old = Adapter::connect(&server, "uid-1").await;
+    old.serve("web", &["a"]).await;
+    old.complete().await;
+    announced_by(&server, &["a"]).await;
+    let new = Adapter::connect(&server, "uid-1").await;
+    new.serve("web", &["b"]).await;
+    announced_by(&server, &["b"]).await;
+    let mut clusters = server.clusters().await;
+    let delete = v1::DeleteClusterRequest {
+        name: "east".to_owned(),
+        ..v1::DeleteClusterRequest::default()
+    };
+    clusters.delete_cluster(delete).await.expect("deleted");
+    for adapter in [old, new] {
+        let ended = within(adapter.call).await.expect("no panic");
+        let ended = ended.expect_err("the cluster is gone");
+        assert_eq!(ended.code(), Code::Unavailable);
+        assert!(ended.message().contains("deleted"), "{ended}");
+    }
+    // Neither of them has made the cluster known again by giving the word to the other.
+    let all = clusters.list_clusters(v1::ListClustersRequest::default());
+    assert_eq!(all.await.expect("listed").into_inner().clusters, []);
+    drop(announcers);
+    server.stopped().await;
+}
+
 #[tokio::test]
 async fn fact_streams_end_as_unavailable_when_the_server_stops() {
     let server = TestServer::start().await;
