@@ -322,8 +322,7 @@ pub(super) fn inventory_code(inventory: Inventory) -> i64 {
     }
 }
 
-// === Facts ===
-
+/// Facts.
 impl Plan {
     fn write_facts(&mut self, coalesced: &Coalesced, fact_seq: u64) {
         for (key, edit) in &coalesced.nodes {
