@@ -17,12 +17,20 @@ const DOMAIN: &str = "pharos.io";
 /// person notices.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
-/// Most field errors of one answer: details travel in HTTP/2 headers, of which clients take 8 to
-/// 16 KiB.
+/// Most field errors of one answer: nobody reads further.
 const MAX_VIOLATIONS: usize = 32;
 
-/// Longest message in bytes, for the same reason.
-const MAX_MESSAGE_BYTES: usize = 2048;
+// A status travels in HTTP/2 headers, of which clients take 8 to 16 KiB: the message up to three
+// times as long for its percent-encoding, and the details, which repeat it, in base64.
+
+/// Longest message in bytes.
+const MAX_MESSAGE_BYTES: usize = 1024;
+
+/// Longest description of one bad field in bytes.
+const MAX_DESCRIPTION_BYTES: usize = 256;
+
+/// Most bytes of bad fields in the details; the first is there in any case.
+const MAX_FIELDS_BYTES: usize = 2048;
 
 /// A command that the rules turn down.
 pub fn of_rejection(rejection: &Rejection) -> Status {
@@ -92,19 +100,24 @@ pub fn of_read(error: &ReadError) -> Status {
 /// Field errors.
 pub fn of_invalid(invalid: &[InvalidField]) -> Status {
     let mut details = info("INVALID_REQUEST", HashMap::new());
+    let mut shown = Vec::new();
+    let mut bytes = 0;
     for bad in invalid.iter().take(MAX_VIOLATIONS) {
-        details.add_bad_request_violation(&bad.field, shortened(&bad.message));
+        let description = cut(&bad.message, MAX_DESCRIPTION_BYTES);
+        bytes += bad.field.len() + description.len();
+        if bytes > MAX_FIELDS_BYTES && !shown.is_empty() {
+            break;
+        }
+        shown.push(format!("{}: {description}", bad.field));
+        details.add_bad_request_violation(&bad.field, description);
     }
-    let shown: Vec<String> = invalid
-        .iter()
-        .take(MAX_VIOLATIONS)
-        .map(|bad| format!("{}: {}", bad.field, bad.message))
-        .collect();
-    let mut message = shown.join("; ");
-    if invalid.len() > MAX_VIOLATIONS {
-        message.push_str(&format!("; and {} more", invalid.len() - MAX_VIOLATIONS));
-    }
-    Status::with_error_details(Code::InvalidArgument, shortened(&message), details)
+    let more = match invalid.len() - shown.len() {
+        0 => String::new(),
+        more => format!("; and {more} more"),
+    };
+    // Cut before the end, so that the number of those that are left out is told in any case.
+    let message = cut(&shown.join("; "), MAX_MESSAGE_BYTES - more.len()) + &more;
+    Status::with_error_details(Code::InvalidArgument, message, details)
 }
 
 /// One bad field.
@@ -180,15 +193,17 @@ fn info(reason: &str, metadata: HashMap<String, String>) -> ErrorDetails {
     ErrorDetails::with_error_info(reason, DOMAIN, metadata)
 }
 
-/// At most [`MAX_MESSAGE_BYTES`], cut at a character.
+/// At most [`MAX_MESSAGE_BYTES`].
 fn shortened(text: &str) -> String {
-    if text.len() <= MAX_MESSAGE_BYTES {
+    cut(text, MAX_MESSAGE_BYTES)
+}
+
+/// At most so many bytes, and dots where something is left out.
+fn cut(text: &str, most: usize) -> String {
+    if text.len() <= most {
         return text.to_owned();
     }
-    let mut end = MAX_MESSAGE_BYTES;
-    while !text.is_char_boundary(end) {
-        end -= 1;
-    }
+    let end = text.floor_char_boundary(most - 3);
     format!("{}...", &text[..end])
 }
 
@@ -217,15 +232,46 @@ mod tests {
         assert_eq!(details.error_info().expect("ErrorInfo").domain, DOMAIN);
     }
 
+    /// What a status takes in headers: its message is percent-encoded, its details are base64.
+    fn header_bytes(status: &Status) -> usize {
+        let plain = |byte: &u8| matches!(byte, 0x20..=0x7e if *byte != b'%');
+        let message = status.message().bytes();
+        let message: usize = message.map(|b| if plain(&b) { 1 } else { 3 }).sum();
+        message + status.details().len() * 4 / 3
+    }
+
     #[test]
-    fn an_answer_about_thousands_of_fields_stays_small_enough_for_headers() {
-        let many: Vec<InvalidField> = (0..5000)
-            .map(|index| InvalidField {
-                field: format!("pool.addresses[{index}]"),
-                message: "invalid CIDR".to_owned(),
-            })
-            .collect();
-        let status = of_invalid(&many);
-        assert!(status.message().len() + status.details().len() < 8 * 1024);
+    fn the_longest_answers_stay_small_enough_for_headers() {
+        const MOST: usize = 8 * 1024;
+        let invalid = |message: &str| {
+            let bad = |index| InvalidField {
+                field: format!("pools[{index}].addresses[0]"),
+                message: message.to_owned(),
+            };
+            of_invalid(&(0..5000).map(bad).collect::<Vec<_>>())
+        };
+        let name = "\u{fc}".repeat(126);
+        let pool = format!("{name}/{name}");
+        let attempt = crate::state::refusal::Attempt {
+            pool: pool.clone(),
+            reason: Reason::PoolNotForOwner,
+            message: String::new(),
+        };
+        let refusal = Refusal {
+            reason: Reason::PoolNotForOwner,
+            message: pool.repeat(20),
+            attempts: vec![attempt; 100],
+        };
+        let message = shortened(&pool.repeat(20));
+        for status in [
+            invalid("invalid CIDR"),
+            invalid(&pool.repeat(20)),
+            of_rejection(&refusal.into()),
+            precondition("POOL_IN_USE", format!("pools/{pool}"), message),
+        ] {
+            let bytes = header_bytes(&status);
+            assert!(bytes < MOST, "{bytes} bytes: {:?}", status.code());
+        }
+        assert!(invalid("bad").message().ends_with("; and 4968 more"));
     }
 }
