@@ -17,10 +17,12 @@ use super::arp::Arp;
 pub const HELD_LIMIT: usize = 1024;
 /// Most answers that are reported per group: as many as fit into one datagram.
 pub const ANSWERED_LIMIT: usize = 32;
-/// One frame arrives at two nodes less than this apart, as far as their clocks can be compared: the
-/// error is the time that the report takes from one to the other. A client repeats a request
-/// later than that.
-const SAME_REQUEST: Duration = Duration::from_millis(4);
+/// An answer belongs to a held request that arrived up to this much before it: the old owner tells
+/// how long ago the request came, so what the report takes on its way makes it look younger. A
+/// client repeats a request later than that.
+const REPORT_DELAY: Duration = Duration::from_millis(9);
+/// And up to this much after it: one frame is stamped by two kernels at almost the same time.
+const STAMPS_APART: Duration = Duration::from_millis(2);
 
 /// A request that waits for its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,12 +80,13 @@ impl Report {
         let mut pairs = Vec::new();
         for (index, one) in held.iter().enumerate() {
             for (answer, answered) in self.answered.iter().enumerate() {
-                let apart = distance(answered.at, one.at);
+                let late = answered.at.saturating_duration_since(one.at);
+                let early = one.at.saturating_duration_since(answered.at);
                 let same = answered.asker == one.request.sender_mac
                     && answered.target == one.request.target_ip
                     && answered.at >= holding_since;
-                if same && apart < SAME_REQUEST {
-                    pairs.push((apart, index, answer));
+                if same && late < REPORT_DELAY && early < STAMPS_APART {
+                    pairs.push((late.max(early), index, answer));
                 }
             }
         }
@@ -106,10 +109,6 @@ impl Report {
             .map(|(_, one)| one)
             .collect()
     }
-}
-
-fn distance(a: Instant, b: Instant) -> Duration {
-    a.max(b) - a.min(b)
 }
 
 #[cfg(test)]
@@ -165,6 +164,23 @@ mod tests {
     }
 
     #[test]
+    fn a_report_that_was_slow_on_its_way_still_accounts_for_the_right_request() {
+        let start = start();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let held = |ms: u64| Held {
+            at: at(ms),
+            interface: 1,
+            request: request(1, 100),
+        };
+        // The request of 50 was answered; the report of it took 7 ms.
+        let told = Report::new(&[Noted {
+            at: at(57),
+            request: request(1, 100),
+        }]);
+        assert_eq!(told.unanswered(vec![held(50), held(60)], start), [held(60)]);
+    }
+
+    #[test]
     fn one_answer_accounts_for_one_request_only() {
         let start = start();
         let one = Held {
@@ -203,7 +219,8 @@ mod tests {
         };
         let told = Report::new(&noted);
         assert_eq!(told.unanswered(vec![held], at(2)), [held]);
-        assert_eq!(told.unanswered(vec![held], at(0)), []);
+        let first = Held { at: at(1), ..held };
+        assert_eq!(told.unanswered(vec![first, held], at(0)), [held]);
     }
 
     #[test]
