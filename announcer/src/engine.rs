@@ -306,6 +306,7 @@ impl Engine {
             self.on_members(members, now);
         }
         let touched = self.plan.apply(&difference.upserts, &difference.removals);
+        let moved = self.detach_moved(&touched);
         for group in touched {
             match self.plan.candidacy(group) {
                 Some(candidacy) => self.ownership.set_group(candidacy.clone(), now),
@@ -315,6 +316,7 @@ impl Engine {
             self.perform();
             self.reapply(group);
         }
+        self.silence_moved(&moved);
     }
 
     fn on_members(&mut self, members: &[Member], now: Instant) {

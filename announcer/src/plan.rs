@@ -90,6 +90,12 @@ impl Plan {
             .collect()
     }
 
+    /// The addresses of a group.
+    pub fn addresses(&self, group: GroupId) -> impl Iterator<Item = IpAddr> {
+        let group = self.groups.get(&group).into_iter();
+        group.flat_map(|group| group.addresses.values().map(|address| address.ip))
+    }
+
     /// Where a group is to be answered. IPv6 addresses have no spot: they are not answered by ARP.
     pub fn spots(&self, group: GroupId) -> Vec<Spot> {
         let Some(group) = self.groups.get(&group) else {

@@ -9,6 +9,7 @@
 //! 5. An owner cut off from the others is replaced within a second; when the cut heals one is left.
 //! 6. A new list moves an address without a lost answer; a removed one falls silent.
 //! 7. An owner whose cable is pulled is replaced, and announces itself when it is back.
+//! 8. An address that changes its election group is answered all the time.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -233,4 +234,29 @@ fn an_owner_whose_cable_is_pulled_is_replaced_and_comes_back() -> anyhow::Result
             .then_some(())
     })?;
     Ok(())
+}
+
+#[test]
+fn an_address_that_joins_and_leaves_groups_of_its_owner_is_answered_all_the_time()
+-> anyhow::Result<()> {
+    if !skip::can_use_namespaces() {
+        return Ok(());
+    }
+    let segment = Segment::start(&NODES, &["--hold-down", "0"])?;
+    let prober = segment.probe(&[FIRST])?;
+    segment.peer.assign(SECOND, 5, &NODES);
+    segment.peer.assign(FIRST, 7, &NODES);
+    segment.wait_owner(&prober, FIRST, "n1")?;
+    let before = segment.unanswered(&prober, FIRST)?;
+    // It joins a group and parts from it, and its own gets a higher and a lower number.
+    for group in [5, 9, 3, 5, 7] {
+        segment.peer.assign(FIRST, group, &NODES);
+        segment.peer.wait_applied("n1")?;
+        prober.wait_answer(FIRST, prober.now(), None, SOON)?;
+    }
+    let announced = "metallb_speaker_announced{service=\"default/web-7\",protocol=\"layer2\",\
+                     node=\"n1\",ip=\"192.168.12.100\"}";
+    segment.wait_metric("n1", announced, "1")?;
+    segment.wait_metric("n1", "pharos_announcer_owned_groups", "2")?;
+    assert_each_answered_once(&segment, &prober, before)
 }

@@ -1,6 +1,7 @@
 //! Performing what [`crate::ownership`] asks for, and telling the others.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use super::Engine;
@@ -80,6 +81,52 @@ impl Engine {
         if self.shown.contains_key(&group) {
             self.show(group, true);
         }
+    }
+
+    /// Takes what went from one of these groups to another of them out of the one that had it, so
+    /// that nothing which becomes of that one concerns it any more. Its spots are still answered:
+    /// to be handed to [`Self::silence_moved`] when all of the groups have been looked at.
+    pub(super) fn detach_moved(&mut self, touched: &BTreeSet<GroupId>) -> Vec<(GroupId, Spot)> {
+        let mut home = BTreeMap::new();
+        for group in touched {
+            home.extend(self.plan.addresses(*group).map(|address| (address, *group)));
+        }
+        let new_home = |group: GroupId, address: IpAddr| {
+            let found = home.get(&address).copied();
+            found.filter(|new| *new != group)
+        };
+        let node = self.swim.me().node.clone();
+        let mut moved = Vec::new();
+        for group in touched {
+            if let Some(applied) = self.applied.get_mut(group) {
+                applied.spots.retain(|spot| {
+                    let new = new_home(*group, IpAddr::V4(spot.address));
+                    moved.extend(new.map(|new| (new, *spot)));
+                    new.is_none()
+                });
+            }
+            if let Some(shown) = self.shown.get_mut(group) {
+                shown.retain(|used| {
+                    let stays = new_home(*group, used.address).is_none();
+                    if !stays {
+                        self.metrics
+                            .set_announced(&node, used.address, &used.owners, false);
+                    }
+                    stays
+                });
+            }
+        }
+        moved
+    }
+
+    /// Silences those spots that their new group did not take up.
+    pub(super) fn silence_moved(&mut self, moved: &[(GroupId, Spot)]) {
+        let unused = moved.iter().filter(|(group, spot)| {
+            let applied = self.applied.get(group);
+            !applied.is_some_and(|applied| applied.spots.contains(spot))
+        });
+        let unused: Vec<Spot> = unused.map(|(_, spot)| *spot).collect();
+        self.responder.silence(&unused);
     }
 
     fn set_duty(&mut self, group: GroupId, duty: Duty) {
