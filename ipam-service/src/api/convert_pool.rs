@@ -11,6 +11,9 @@ use crate::state::model::{Pool, PoolKey};
 use crate::state::names::Name;
 use crate::state::refusal::Rejection;
 
+/// Longest range in bytes: two IPv6 addresses have 79 with the `-` between them.
+const MAX_RANGE_BYTES: usize = 128;
+
 /// Most ranges of one pool. A pool is read as a whole at every edit; a larger set is several pools.
 const MAX_RANGES: usize = 1000;
 
@@ -68,12 +71,16 @@ fn ranges(errors: &mut FieldErrors, field: &str, wire: &[String]) -> Option<Vec<
     let mut ranges: Vec<AddressRange> = Vec::with_capacity(wire.len());
     let mut good = true;
     for (index, text) in wire.iter().enumerate() {
-        match AddressRange::parse(text) {
-            Ok(range) => ranges.push(range),
-            Err(error) => {
-                errors.add(format!("{field}[{index}]"), error);
+        let path = format!("{field}[{index}]");
+        // What is written is kept and shown: it must not be longer than the range that it means.
+        let text = errors.text(&path, text.trim(), MAX_RANGE_BYTES);
+        match text.map(|text| AddressRange::parse(&text)) {
+            Some(Ok(range)) => ranges.push(range),
+            Some(Err(error)) => {
+                errors.add(path, error);
                 good = false;
             }
+            None => good = false,
         }
     }
     if !good {
@@ -149,5 +156,38 @@ pub fn pool_to_wire(pool: &Pool) -> v1::Pool {
         labels: labels_to_wire(&pool.labels),
         usage: None,
         revision: pool.revision,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_bad_range_is_named() {
+        let padded = format!("192.0.2.1{}-192.0.2.2", " ".repeat(1000));
+        let texts = [
+            "192.0.2.0/33",
+            &padded,
+            "192.0.2.8-\n192.0.2.9",
+            " 192.0.2.4/30\n",
+        ];
+        let wire = v1::Pool {
+            name: "p".to_owned(),
+            addresses: texts.map(str::to_owned).to_vec(),
+            ..v1::Pool::default()
+        };
+        let mut errors = FieldErrors::new();
+        let pool = pool_from_wire(&mut errors, "pool", Some(&wire));
+        let Err(Rejection::Invalid(bad)) = errors.finish(pool) else {
+            panic!("three of them are bad");
+        };
+        let fields: Vec<&str> = bad.iter().map(|bad| bad.field.as_str()).collect();
+        let expected = [
+            "pool.addresses[0]",
+            "pool.addresses[1]",
+            "pool.addresses[2]",
+        ];
+        assert_eq!(fields, expected);
     }
 }

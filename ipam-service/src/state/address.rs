@@ -129,6 +129,8 @@ pub enum InvalidRange {
     MixedFamilies(String),
     #[error("invalid range {0:?}: start is after end")]
     StartAfterEnd(String),
+    #[error("invalid range {0:?}: the IPv4-mapped addresses (::ffff:0:0/96) lie within it")]
+    AroundIpv4(String),
 }
 
 impl AddressRange {
@@ -160,8 +162,10 @@ impl AddressRange {
             if start.is_ipv4() != end.is_ipv4() {
                 return Err(InvalidRange::MixedFamilies(shown()));
             }
-            return Self::new(start.into(), end.into())
-                .ok_or_else(|| InvalidRange::StartAfterEnd(shown()));
+            return Self::new(start.into(), end.into()).ok_or_else(|| match start <= end {
+                true => InvalidRange::AroundIpv4(shown()),
+                false => InvalidRange::StartAfterEnd(shown()),
+            });
         }
         if !text.contains('/') {
             return Err(InvalidRange::NotARange(shown()));
@@ -252,6 +256,8 @@ mod tests {
             ("192.0.2.0/33", "invalid CIDR"),
             ("192.0.2/24", "invalid CIDR"),
             ("192.0.2.9-192.0.2.1", "start is after end"),
+            ("2001:db8::2-2001:db8::1", "start is after end"),
+            ("::1-2001:db8::1", "IPv4-mapped"),
             ("x-192.0.2.1", "invalid start IP"),
             ("192.0.2.1-192.0.2.256", "invalid end IP"),
             ("192.0.2.1-2001:db8::1", "one address family"),
