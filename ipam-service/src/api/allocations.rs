@@ -64,7 +64,7 @@ impl AllocationService for Allocations {
             .await;
         let found = found.map_err(|error| status::of_submit(&error))?;
         // Another incarnation is another owner.
-        let found = found.filter(|it| owner.uid.is_empty() || it.owner.uid == owner.uid);
+        let found = found.filter(|it| it.owner.is_incarnation(&owner.uid));
         let Some(allocation) = found else {
             return Err(status::of_rejection(&Rejection::UnknownOwner(owner.key)));
         };
@@ -259,4 +259,41 @@ fn list_filter(message: &v1::ListAllocationsRequest) -> Result<AllocationFilter,
         state: message.state,
     };
     errors.finish(Some(filter))
+}
+
+#[cfg(test)]
+mod tests {
+    use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
+    use pharos_proto::v1::claim::Backends;
+
+    use super::*;
+    use crate::api::testing::{TestServer, owner};
+
+    #[tokio::test]
+    async fn a_uid_that_one_side_does_not_know_finds_the_allocation() {
+        let server = TestServer::start().await.with_pool().await;
+        let with_uid = |name: &str, uid: &str| v1::Owner {
+            uid: uid.to_owned(),
+            ..owner(name)
+        };
+        server.allocate(owner("unknown"), Backends::Unmanaged).await;
+        let known = with_uid("known", "one");
+        server.allocate(known, Backends::Unmanaged).await;
+        let mut client = AllocationServiceClient::new(server.channel().await);
+        for (name, uid, expected) in [
+            ("unknown", "", Code::Ok),
+            ("unknown", "one", Code::Ok),
+            ("known", "", Code::Ok),
+            ("known", "one", Code::Ok),
+            ("known", "two", Code::NotFound),
+        ] {
+            let request = v1::GetAllocationRequest {
+                owner: Some(with_uid(name, uid)),
+            };
+            let got = client.get_allocation(request).await;
+            let code = got.map_or_else(|status| status.code(), |_| Code::Ok);
+            assert_eq!(code, expected, "{name} {uid:?}");
+        }
+        server.stopped().await;
+    }
 }

@@ -8,7 +8,7 @@ use super::choice::{Asking, Grant, NEWCOMER};
 use super::cluster;
 use super::command::{Allocate, IfRefused, Release};
 use super::draft::Draft;
-use super::model::{Allocation, Claim, Owner, OwnerKey, Pool, Revision, Standing};
+use super::model::{Allocation, Claim, OwnerKey, Pool, Revision, Standing};
 use super::pool::Holding;
 use super::refusal::{Refusal, Rejection};
 
@@ -24,7 +24,7 @@ pub(super) fn allocate(draft: &mut Draft<'_>, command: &Allocate) -> Result<(), 
     let existing = draft.state.allocation(&owner.key);
     check_revision(&owner.key, existing, command.if_revision)?;
     match existing {
-        Some(held) if same_incarnation(&held.owner, owner) => renew(draft, held, command),
+        Some(held) if held.owner.is_incarnation(&owner.uid) => renew(draft, held, command),
         Some(former) => {
             let pool = former.pool.as_ref();
             let vacated = pool.is_some_and(|pool| pool.space == command.claim.space);
@@ -60,7 +60,7 @@ pub(super) fn release(draft: &mut Draft<'_>, command: &Release) -> Result<(), Re
             Err(Rejection::UnknownOwner(owner.key.clone()))
         };
     };
-    if !same_incarnation(&held.owner, owner) {
+    if !held.owner.is_incarnation(&owner.uid) {
         return Ok(());
     }
     check_revision(&owner.key, Some(held), command.if_revision)?;
@@ -205,11 +205,6 @@ fn create(draft: &mut Draft<'_>, command: &Allocate, answer: Result<Grant, Refus
         create_time: draft.now,
     };
     draft.put_allocation(None, allocation);
-}
-
-/// A uid that is not known equals any.
-fn same_incarnation(stored: &Owner, given: &Owner) -> bool {
-    stored.uid.is_empty() || given.uid.is_empty() || stored.uid == given.uid
 }
 
 fn check_revision(

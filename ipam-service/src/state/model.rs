@@ -46,6 +46,13 @@ pub struct Owner {
     pub uid: String,
 }
 
+impl Owner {
+    /// Whether a uid is that of this incarnation.
+    pub fn is_incarnation(&self, uid: &str) -> bool {
+        self.uid.is_empty() || uid.is_empty() || self.uid == uid
+    }
+}
+
 /// Transport protocol of a port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
