@@ -3,7 +3,7 @@
 mod fact_streams;
 mod sessions;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use super::convert_announce::{
 use super::fields::FieldErrors;
 use super::paging::{PageToken, page_size};
 use super::status;
+use crate::engine::Reply;
 use crate::state::State;
 use crate::state::change::Change;
 use crate::state::command::Command;
@@ -63,12 +64,9 @@ impl Advertisements {
         let command = Command::ApplyAdvertisement(Box::new(wanted));
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.api, command, id, validate_only).await?;
-        let applied = match applied(&reply.changes, &key) {
-            Some(applied) => Some(applied),
-            None => self.find(key).await?,
-        };
+        let mut applied = self.answered(&reply, vec![key]).await?;
         Ok(v1::ApplyAdvertisementResponse {
-            advertisement: applied.as_deref().map(advertisement_to_wire),
+            advertisement: applied.pop(),
         })
     }
 
@@ -82,26 +80,16 @@ impl Advertisements {
         }
         let read = advertisement_set(message);
         let (cluster, advertisements) = read.map_err(|bad| status::of_rejection(&bad))?;
-        let wanted: Vec<_> = advertisements.iter().map(advertisement_to_wire).collect();
+        let keys = advertisements.iter().map(|one| one.key.clone()).collect();
         let command = Command::SyncAdvertisements {
-            cluster: cluster.clone(),
+            cluster,
             advertisements,
             fence: message.fence,
         };
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.api, command, id, validate_only).await?;
-        let advertisements = if validate_only {
-            wanted
-        } else {
-            let of_cluster = move |state: &State| page(state, cluster.as_str(), None, usize::MAX);
-            let stored = self.read(of_cluster).await?;
-            stored
-                .iter()
-                .map(|one| advertisement_to_wire(one))
-                .collect()
-        };
         Ok(v1::SyncAdvertisementsResponse {
-            advertisements,
+            advertisements: self.answered(&reply, keys).await?,
             revision: reply.revision,
         })
     }
@@ -177,6 +165,24 @@ impl Advertisements {
         let actor = call.meta("", false).actor;
         self.fact_streams.follow(hello, actor, messages).await?;
         Ok(v1::SyncFactsResponse {})
+    }
+
+    /// The advertisements after a command that named them, or as it would leave them.
+    async fn answered(
+        &self,
+        reply: &Reply,
+        keys: Vec<AdvertisementKey>,
+    ) -> Result<Vec<v1::Advertisement>, Status> {
+        let changed = changed(&reply.changes);
+        let read = move |state: &State| {
+            let all = keys.iter().map(|key| match changed.get(key) {
+                Some(changed) => Some(Arc::clone(changed)),
+                None => state.advertisement(key).cloned(),
+            });
+            all.flatten().collect::<Vec<_>>()
+        };
+        let all = self.read(read).await?;
+        Ok(all.iter().map(|one| advertisement_to_wire(one)).collect())
     }
 
     async fn find(&self, key: AdvertisementKey) -> Result<Option<Arc<Advertisement>>, Status> {
@@ -273,17 +279,19 @@ fn refuse_what_is_not_offered(field: &str, wire: Option<&v1::Advertisement>) -> 
     ))
 }
 
-/// An advertisement after a command that changed it, or would have.
-fn applied(changes: &[Change], key: &AdvertisementKey) -> Option<Arc<Advertisement>> {
-    changes.iter().find_map(|change| match change {
-        Change::Advertisement(edit) => edit.after.clone().filter(|after| after.key == *key),
+/// Advertisements as a command leaves them.
+fn changed(changes: &[Change]) -> BTreeMap<AdvertisementKey, Arc<Advertisement>> {
+    let advertisements = changes.iter().filter_map(|change| match change {
+        Change::Advertisement(edit) => edit.after.clone(),
         Change::Allocation(_)
         | Change::Pool(_)
         | Change::Cluster(_)
         | Change::Node(_)
         | Change::Backends(_)
         | Change::Placement(_) => None,
-    })
+    });
+    let keyed = advertisements.map(|one| (one.key.clone(), one));
+    keyed.collect()
 }
 
 /// Advertisements by key; of one cluster, unless `cluster` is empty.

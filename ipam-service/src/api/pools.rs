@@ -1,6 +1,6 @@
 //! PoolService.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -14,6 +14,7 @@ use super::convert::{
 };
 use super::paging::{PageToken, page_size};
 use super::status;
+use crate::engine::Reply;
 use crate::state::change::Change;
 use crate::state::command::Command;
 use crate::state::model::{Allocation, Pool, PoolKey};
@@ -129,23 +130,14 @@ impl Pools {
             .finish(read)
             .map_err(|error| status::of_rejection(&error))?;
         let key = pool.key.clone();
-        let wanted = pool_to_wire(&pool);
         let command = Command::ApplyPool {
             pool: Box::new(pool),
             in_use,
         };
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.0, command, id, validate_only).await?;
-        let pool = if validate_only {
-            // Usage is that of now, so it is left out of what would be.
-            v1::Pool {
-                revision: reply.revision,
-                ..wanted
-            }
-        } else {
-            self.used(key).await?.as_ref().map_or(wanted, used_to_wire)
-        };
-        Ok(v1::ApplyPoolResponse { pool: Some(pool) })
+        let mut pools = self.answered(&reply, vec![key], validate_only).await?;
+        Ok(v1::ApplyPoolResponse { pool: pools.pop() })
     }
 
     async fn delete(
@@ -173,10 +165,7 @@ impl Pools {
         message: &v1::SyncPoolsRequest,
     ) -> Result<v1::SyncPoolsResponse, Status> {
         let (cluster, pools) = pool_set(message).map_err(|error| status::of_rejection(&error))?;
-        let wanted: Vec<(PoolKey, v1::Pool)> = pools
-            .iter()
-            .map(|pool| (pool.key.clone(), pool_to_wire(pool)))
-            .collect();
+        let keys: Vec<PoolKey> = pools.iter().map(|pool| pool.key.clone()).collect();
         let command = Command::SyncPools {
             cluster,
             pools,
@@ -184,21 +173,32 @@ impl Pools {
         };
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.0, command, id, validate_only).await?;
-        let pools = if validate_only {
-            wanted.into_iter().map(|(_, pool)| pool).collect()
-        } else {
-            let keys: Vec<PoolKey> = wanted.into_iter().map(|(key, _)| key).collect();
-            let read = move |state: &State| {
-                let used = keys.iter().filter_map(|key| used_pool(state, key));
-                used.collect::<Vec<Used>>()
-            };
-            self.read(read).await?.iter().map(used_to_wire).collect()
-        };
         Ok(v1::SyncPoolsResponse {
-            pools,
+            pools: self.answered(&reply, keys, validate_only).await?,
             revision: reply.revision,
             moved: moved(&reply.changes),
         })
+    }
+
+    /// The pools after a command that named them; those that it only would change without usage.
+    async fn answered(
+        &self,
+        reply: &Reply,
+        keys: Vec<PoolKey>,
+        validate_only: bool,
+    ) -> Result<Vec<v1::Pool>, Status> {
+        let would_be = match validate_only {
+            true => changed(&reply.changes),
+            false => BTreeMap::new(),
+        };
+        let read = move |state: &State| {
+            let pools = keys.iter().map(|key| match would_be.get(key) {
+                Some(pool) => Some((Arc::clone(pool), None)),
+                None => used_pool(state, key),
+            });
+            pools.flatten().collect::<Vec<Used>>()
+        };
+        Ok(self.read(read).await?.iter().map(used_to_wire).collect())
     }
 
     async fn used(&self, key: PoolKey) -> Result<Option<Used>, Status> {
@@ -272,6 +272,20 @@ fn moved(changes: &[Change]) -> Vec<v1::Owner> {
     owners.take(MAX_MOVED).collect()
 }
 
+/// Pools as a command leaves them.
+fn changed(changes: &[Change]) -> BTreeMap<PoolKey, Arc<Pool>> {
+    let pools = changes.iter().filter_map(|change| match change {
+        Change::Pool(edit) => edit.after.clone(),
+        Change::Allocation(_)
+        | Change::Advertisement(_)
+        | Change::Cluster(_)
+        | Change::Node(_)
+        | Change::Backends(_)
+        | Change::Placement(_) => None,
+    });
+    pools.map(|pool| (pool.key.clone(), pool)).collect()
+}
+
 fn used_pool(state: &State, key: &PoolKey) -> Option<Used> {
     Some((state.pool(key)?.clone(), state.pool_usage(key)))
 }
@@ -332,5 +346,61 @@ fn used_to_wire((pool, usage): &Used) -> v1::Pool {
             ipv6: family(usage.v6),
         }),
         ..pool_to_wire(pool)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::api::testing::{TestServer, within};
+
+    use super::*;
+
+    fn pool(name: &str, address: &str) -> v1::Pool {
+        v1::Pool {
+            name: name.to_owned(),
+            addresses: vec![address.to_owned()],
+            ..v1::Pool::default()
+        }
+    }
+
+    fn without_usage(pools: Vec<v1::Pool>) -> Vec<v1::Pool> {
+        let pools = pools.into_iter();
+        pools
+            .map(|pool| v1::Pool {
+                usage: None,
+                ..pool
+            })
+            .collect()
+    }
+
+    #[tokio::test]
+    async fn what_is_only_validated_is_answered_as_it_would_be() {
+        let server = TestServer::start().await.with_pool().await;
+        let mut client = server.pools().await;
+        let apply = |address: &str, validate_only| v1::ApplyPoolRequest {
+            pool: Some(pool("pool", address)),
+            validate_only,
+            ..v1::ApplyPoolRequest::default()
+        };
+        for address in ["192.0.2.0/24", "198.51.100.0/24"] {
+            let would_be = within(client.apply_pool(apply(address, true))).await;
+            let done = within(client.apply_pool(apply(address, false))).await;
+            let [would_be, done] = [would_be, done]
+                .map(|outcome| outcome.expect("valid").into_inner().pool)
+                .map(|pool| without_usage(pool.into_iter().collect()));
+            assert_eq!(would_be, done);
+        }
+        let sync = |validate_only| v1::SyncPoolsRequest {
+            cluster: "east".to_owned(),
+            pools: vec![pool("b", "192.0.2.0/25"), pool("a", "192.0.2.128/25")],
+            validate_only,
+            ..v1::SyncPoolsRequest::default()
+        };
+        let would_be = within(client.sync_pools(sync(true))).await.expect("valid");
+        let done = within(client.sync_pools(sync(false))).await.expect("valid");
+        let [would_be, done] = [would_be, done].map(tonic::Response::into_inner);
+        assert_eq!(would_be.revision, done.revision);
+        assert_eq!(without_usage(would_be.pools), without_usage(done.pools));
+        server.stopped().await;
     }
 }

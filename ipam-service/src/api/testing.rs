@@ -141,6 +141,10 @@ impl TestServer {
         ClusterServiceClient::new(self.channel().await)
     }
 
+    pub(super) async fn pools(&self) -> PoolServiceClient<Channel> {
+        PoolServiceClient::new(self.channel().await)
+    }
+
     pub(super) async fn advertisements(&self) -> AdvertisementServiceClient<Channel> {
         AdvertisementServiceClient::new(self.channel().await)
     }
@@ -166,7 +170,7 @@ impl TestServer {
             pool: Some(pool),
             ..v1::ApplyPoolRequest::default()
         };
-        let mut client = PoolServiceClient::new(self.channel().await);
+        let mut client = self.pools().await;
         client.apply_pool(request).await.expect("applied");
         self
     }

@@ -94,6 +94,16 @@ async fn what_is_only_validated_changes_nothing() {
     let would_be = response.into_inner().advertisement.expect("what would be");
     assert_eq!(would_be.name, "default");
     assert!(listed(&server, "").await.is_empty());
+    let sync = |validate_only| v1::SyncAdvertisementsRequest {
+        cluster: "east".to_owned(),
+        advertisements: vec![l2_advertisement("b"), l2_advertisement("a")],
+        validate_only,
+        ..v1::SyncAdvertisementsRequest::default()
+    };
+    let would_be = client.sync_advertisements(sync(true)).await.expect("valid");
+    assert!(listed(&server, "").await.is_empty());
+    let done = client.sync_advertisements(sync(false)).await;
+    assert_eq!(would_be.into_inner(), done.expect("synced").into_inner());
     server.stopped().await;
 }
 
