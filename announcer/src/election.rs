@@ -182,6 +182,14 @@ impl Standing {
         }
     }
 
+    /// Whether it said that it can serve.
+    pub(super) fn is_fit(&self, wanted: &Wanted) -> bool {
+        match self {
+            Self::Known(Some(condition)) => condition.can_serve(wanted),
+            Self::Presumed | Self::Silent | Self::Known(None) | Self::Dead => false,
+        }
+    }
+
     /// Whether an unowned group is this node's to take before anyone after it.
     fn may_take(&self, wanted: &Wanted) -> bool {
         match self {

@@ -306,8 +306,14 @@ impl Engine {
             self.on_members(members, now);
         }
         let touched = self.plan.apply(&difference.upserts, &difference.removals);
-        let moved = self.detach_moved(&touched);
-        for group in touched {
+        let moved = self.detach_moved(&touched.groups);
+        for (group, before) in touched.successors {
+            if let Some(candidacy) = self.plan.candidacy(group) {
+                self.ownership.succeed(before, candidacy.clone(), now);
+            }
+        }
+        self.perform();
+        for group in touched.groups {
             match self.plan.candidacy(group) {
                 Some(candidacy) => self.ownership.set_group(candidacy.clone(), now),
                 None => self.ownership.remove_group(group),

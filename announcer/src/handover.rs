@@ -169,6 +169,9 @@ impl Seat {
         let mut actions = Vec::new();
         match event {
             Event::Look => {}
+            Event::Inherited(claim) => {
+                self.own(claim, Report::default(), Gained::Inherited, &mut actions);
+            }
             Event::Heard(from, Message::Prepare(claim)) => {
                 self.on_prepare(from, claim, scene, &mut actions);
             }

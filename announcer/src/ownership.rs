@@ -74,6 +74,32 @@ impl Ownership {
         self.event(group, Event::Look, now);
     }
 
+    /// A new group came with addresses of another one. Whoever owns that one owns the new one too,
+    /// until it hands it over like any other: so the addresses are answered all the time. To be
+    /// told before [`Self::set_group`] and [`Self::remove_group`].
+    pub fn succeed(&mut self, before: GroupId, candidacy: Candidacy, now: Instant) {
+        let group = candidacy.id;
+        let has_owner = self.roster.strongest_other(&candidacy).is_some();
+        let Some((old, seat)) = self.seats.get(&before) else {
+            return;
+        };
+        if has_owner || self.seats.contains_key(&group) {
+            return;
+        }
+        if let Some(claim) = seat.claim() {
+            if self.roster.can_serve(&candidacy) {
+                let claim = self.roster.peak(group).max(claim).next();
+                self.seats.insert(group, (candidacy, Seat::default()));
+                self.event(group, Event::Inherited(claim), now);
+            }
+        } else if let Some((owner, claim)) = self.roster.strongest_other(old)
+            && self.roster.could_serve(owner, &candidacy)
+        {
+            let (owner, claim) = (owner.clone(), claim.next());
+            self.testify(group, owner, claim, now);
+        }
+    }
+
     /// A group is not to be announced any more.
     pub fn remove_group(&mut self, group: GroupId) {
         if let Some((_, seat)) = self.seats.remove(&group) {
@@ -160,13 +186,16 @@ impl Ownership {
     fn learn(&mut self, node: &NodeName, statement: &Statement, now: Instant) {
         match (&statement.holder, statement.claim) {
             (Some(holder), Some(claim)) => {
-                let group = statement.group;
-                if let Some(until) = self.roster.testify(group, holder.clone(), claim, now) {
-                    self.timers.insert((until, group));
-                }
+                self.testify(statement.group, holder.clone(), claim, now);
             }
             (None, claim) => self.roster.set_claim(statement.group, node.clone(), claim),
             (Some(_), None) => {}
+        }
+    }
+
+    fn testify(&mut self, group: GroupId, holder: NodeName, claim: Claim, now: Instant) {
+        if let Some(until) = self.roster.testify(group, holder, claim, now) {
+            self.timers.insert((until, group));
         }
     }
 

@@ -36,6 +36,15 @@ struct Group {
     candidacy: Candidacy,
 }
 
+/// What a change touched.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Touched {
+    /// Groups that changed, came or went.
+    pub groups: BTreeSet<GroupId>,
+    /// Groups that came with an address of another one, with that one.
+    pub successors: BTreeMap<GroupId, GroupId>,
+}
+
 /// An address of a group with those who use it, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Used {
@@ -117,33 +126,35 @@ impl Plan {
     }
 
     /// Takes in changes; gives the groups that they touched, also those that are gone.
-    pub fn apply(&mut self, upserts: &[Assigned], removals: &[Key]) -> BTreeSet<GroupId> {
-        let mut touched = BTreeSet::new();
+    pub fn apply(&mut self, upserts: &[Assigned], removals: &[Key]) -> Touched {
+        let mut touched = Touched::default();
         for key in removals {
-            touched.extend(self.remove(key));
+            touched.groups.extend(self.remove(key));
         }
         for assigned in upserts {
-            touched.extend(self.upsert(assigned));
+            self.upsert(assigned, &mut touched);
         }
         touched
     }
 
-    fn upsert(&mut self, assigned: &Assigned) -> BTreeSet<GroupId> {
-        let mut touched = BTreeSet::new();
-        let moved = self
-            .group_of
-            .get(&assigned.key)
-            .is_some_and(|old| *old != assigned.group);
-        if moved || assigned.wanted.is_none() || assigned.key.address.is_ipv6() {
-            touched.extend(self.remove(&assigned.key));
+    fn upsert(&mut self, assigned: &Assigned, touched: &mut Touched) {
+        let old = self.group_of.get(&assigned.key).copied();
+        let moved_from = old.filter(|old| *old != assigned.group);
+        if moved_from.is_some() || assigned.wanted.is_none() || assigned.key.address.is_ipv6() {
+            touched.groups.extend(self.remove(&assigned.key));
         }
         let Some(wanted) = assigned
             .wanted
             .clone()
             .filter(|_| assigned.key.address.is_ipv4())
         else {
-            return touched;
+            return;
         };
+        if let Some(old) = moved_from
+            && !self.groups.contains_key(&assigned.group)
+        {
+            touched.successors.insert(assigned.group, old);
+        }
         let group = self.groups.entry(assigned.group).or_insert_with(|| Group {
             addresses: BTreeMap::new(),
             candidacy: Candidacy {
@@ -164,8 +175,7 @@ impl Plan {
         group.addresses.insert(assigned.key.clone(), address);
         group.gather_wanted();
         self.group_of.insert(assigned.key.clone(), assigned.group);
-        touched.insert(assigned.group);
-        touched
+        touched.groups.insert(assigned.group);
     }
 
     fn remove(&mut self, key: &Key) -> Option<GroupId> {

@@ -260,3 +260,23 @@ fn an_address_that_joins_and_leaves_groups_of_its_owner_is_answered_all_the_time
     segment.wait_metric("n1", "pharos_announcer_owned_groups", "2")?;
     assert_each_answered_once(&segment, &prober, before)
 }
+
+#[test]
+fn an_address_whose_group_is_renumbered_moves_without_a_lost_answer() -> anyhow::Result<()> {
+    if !skip::can_use_namespaces() {
+        return Ok(());
+    }
+    let segment = Segment::start(&NODES, &["--hold-down", "0"])?;
+    let prober = segment.probe(&[FIRST])?;
+    segment.peer.assign(FIRST, 7, &["n1", "n2", "n3"]);
+    segment.wait_owner(&prober, FIRST, "n1")?;
+    let before = segment.unanswered(&prober, FIRST)?;
+    for (group, nodes) in [(5, ["n2", "n3", "n1"]), (9, ["n3", "n1", "n2"])] {
+        segment.peer.assign(FIRST, group, &nodes);
+        segment.wait_owner(&prober, FIRST, nodes[0])?;
+        for node in NODES {
+            segment.peer.wait_applied(node)?;
+        }
+    }
+    assert_each_answered_once(&segment, &prober, before)
+}

@@ -164,6 +164,12 @@ impl Roster {
         candidacy.includes(&self.me) && self.own.can_serve(&candidacy.wanted)
     }
 
+    /// Whether another node said that it could answer for a group that it may own.
+    pub fn could_serve(&self, node: &str, candidacy: &Candidacy) -> bool {
+        let standing = self.others.get(node);
+        candidacy.includes(node) && standing.is_some_and(|one| one.is_fit(&candidacy.wanted))
+    }
+
     /// The highest claim ever heard of.
     pub fn peak(&self, group: GroupId) -> Claim {
         self.peaks.get(&group).copied().unwrap_or_default()

@@ -1,7 +1,7 @@
 //! Performing what [`crate::ownership`] asks for, and telling the others.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::Instant;
 
 use super::Engine;
@@ -127,6 +127,10 @@ impl Engine {
         });
         let unused: Vec<Spot> = unused.map(|(_, spot)| *spot).collect();
         self.responder.silence(&unused);
+        let addresses: BTreeSet<Ipv4Addr> = unused.iter().map(|spot| spot.address).collect();
+        for address in addresses {
+            tracing::info!(%address, reason = "group_changed", "stopped answering an address");
+        }
     }
 
     fn set_duty(&mut self, group: GroupId, duty: Duty) {
@@ -185,6 +189,7 @@ impl Engine {
         self.state(group, None, Some(claim));
         let (reason, from) = match why {
             Gained::Unowned => ("unowned", None),
+            Gained::Inherited => ("group_changed", None),
             Gained::Orphaned => {
                 self.metrics.failovers.inc();
                 ("owner_gone", None)

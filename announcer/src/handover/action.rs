@@ -33,6 +33,8 @@ pub enum Duty {
 pub enum Gained {
     /// Nobody ever owned it.
     Unowned,
+    /// This node owned the group that its addresses came from.
+    Inherited,
     /// The owner died or left.
     Orphaned,
     /// The owner handed it over.
@@ -79,4 +81,7 @@ pub enum Event {
     Look,
     /// A node said something.
     Heard(NodeName, Message),
+    /// The group is new, and this node owns the one that its addresses came from: it is to own
+    /// this one by this claim.
+    Inherited(Claim),
 }

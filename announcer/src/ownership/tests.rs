@@ -12,7 +12,7 @@ use rand::{RngExt as _, SeedableRng as _};
 
 use super::*;
 use crate::election::Wanted;
-use crate::handover::{Duty, Message};
+use crate::handover::{Duty, Gained, Message};
 use crate::l2::arp::{Arp, Operation};
 use crate::l2::hold::{Held, Noted, Report};
 
@@ -571,5 +571,45 @@ fn a_group_that_is_gone_is_answered_by_nobody() {
             .nodes
             .iter()
             .all(|node| node.ownership.next_deadline().is_none())
+    );
+}
+
+#[test]
+fn a_group_that_succeeds_another_has_its_owner_until_that_one_hands_it_over() {
+    let successor = Candidacy {
+        id: GroupId(9),
+        ..candidacy(&[1, 0, 2])
+    };
+    let mut world = World::new(1, 0.0);
+    world.run(400);
+    let now = world.now;
+    let mut of = |index: usize| {
+        let ownership = &mut world.nodes[index].ownership;
+        ownership.succeed(GROUP, successor.clone(), now);
+        ownership.set_group(successor.clone(), now);
+        ownership.remove_group(GROUP);
+        let effects = ownership.take_effects().into_iter();
+        let of_successor = effects.filter(|effect| effect.group == successor.id);
+        of_successor.map(|effect| effect.action).collect::<Vec<_>>()
+    };
+    let claim = Claim(2);
+    let takes_and_hands_over = [
+        Action::Duty(Duty::Answer(Report::default())),
+        Action::Claim(claim, Gained::Inherited),
+        Action::Duty(Duty::Record),
+        Action::Send(name(1), Message::Prepare(claim)),
+    ];
+    assert_eq!(of(0), takes_and_hands_over);
+    assert_eq!(of(1), [], "the first of the list waits for the owner");
+    assert_eq!(of(2), []);
+    // The owner may have failed to take it up: then it is nobody's.
+    let ownership = &mut world.nodes[1].ownership;
+    ownership.tick(now + Duration::from_secs(2));
+    let taken = ownership.take_effects();
+    assert!(
+        taken
+            .iter()
+            .any(|effect| effect.action == Action::Claim(Claim(3), Gained::Orphaned)),
+        "{taken:?}"
     );
 }

@@ -61,7 +61,7 @@ fn each_address_is_answered_on_the_interfaces_where_it_is_wanted() {
         ],
         &[],
     );
-    assert_eq!(touched, BTreeSet::from([GroupId(7)]));
+    assert_eq!(touched.groups, BTreeSet::from([GroupId(7)]));
     assert_eq!(plan.spots(GroupId(7)), [spot(2, 1), spot(3, 1), spot(3, 2)]);
 }
 
@@ -88,9 +88,27 @@ fn an_address_that_moves_to_another_group_touches_both() {
         &[],
     );
     let touched = plan.apply(&[assigned("192.0.2.2", 7, Some(&[]))], &[]);
-    assert_eq!(touched, BTreeSet::from([GroupId(7), GroupId(8)]));
+    let expected = Touched {
+        groups: BTreeSet::from([GroupId(7), GroupId(8)]),
+        successors: BTreeMap::new(),
+    };
+    assert_eq!(touched, expected);
     assert_eq!(plan.candidacy(GroupId(8)), None);
     assert_eq!(plan.used(GroupId(7)).len(), 2);
+}
+
+#[test]
+fn a_group_that_comes_with_an_address_of_another_one_succeeds_that() {
+    let mut plan = plan();
+    plan.apply(&[assigned("192.0.2.1", 7, Some(&[]))], &[]);
+    let touched = plan.apply(&[assigned("192.0.2.1", 9, Some(&[]))], &[]);
+    let expected = Touched {
+        groups: BTreeSet::from([GroupId(7), GroupId(9)]),
+        successors: BTreeMap::from([(GroupId(9), GroupId(7))]),
+    };
+    assert_eq!(touched, expected);
+    let again = plan.apply(&[assigned("192.0.2.1", 9, Some(&[]))], &[]);
+    assert_eq!(again.successors, BTreeMap::new());
 }
 
 #[test]
@@ -107,7 +125,7 @@ fn what_is_not_announced_by_arp_has_no_group() {
     plan.apply(&[assigned("192.0.2.1", 7, Some(&[]))], &[]);
     assert_eq!(plan.len(), 1);
     let touched = plan.apply(&[assigned("192.0.2.1", 7, None)], &[]);
-    assert_eq!(touched, BTreeSet::from([GroupId(7)]));
+    assert_eq!(touched.groups, BTreeSet::from([GroupId(7)]));
     assert!(plan.is_empty(), "its advertisement went away");
 }
 
@@ -124,9 +142,9 @@ fn a_removed_address_leaves_its_group_and_the_last_one_ends_it() {
     plan.apply(&[], &[key("192.0.2.1")]);
     assert_eq!(plan.spots(GroupId(7)), [spot(2, 2), spot(3, 2)]);
     assert_eq!(
-        plan.apply(&[], &[key("192.0.2.2")]),
+        plan.apply(&[], &[key("192.0.2.2")]).groups,
         BTreeSet::from([GroupId(7)])
     );
-    assert_eq!(plan.apply(&[], &[key("192.0.2.2")]), BTreeSet::new());
+    assert_eq!(plan.apply(&[], &[key("192.0.2.2")]), Touched::default());
     assert!(plan.is_empty());
 }
