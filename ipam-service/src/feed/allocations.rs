@@ -297,3 +297,6 @@ fn replayed(change: v1::Change) -> Option<v1::WatchAllocationsResponse> {
         store_id: String::new(),
     })
 }
+
+#[cfg(test)]
+mod tests;
