@@ -3,6 +3,7 @@
 //! verb that is missing there fails the tests.
 
 mod book;
+mod relay;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -18,6 +19,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 pub use book::Pretender;
+pub use relay::Relay;
 
 use crate::site::DEADLINE;
 
@@ -128,8 +130,7 @@ impl Stage {
             ..Options::default()
         };
         let kube = Kube::start_with(&self.assets, None, &options)?;
-        let permissions = repository().join("deploy/k8s-adapter-rbac.yaml");
-        kube.kubectl(&["apply", "-f", &permissions.display().to_string()])?;
+        grant(&kube)?;
         let client = self.runtime.block_on(client(&kube.kubeconfig()))?;
         self.clusters.insert(
             name.to_owned(),
@@ -159,6 +160,10 @@ impl Stage {
     /// Starts an adapter and waits until it is ready.
     pub fn start_adapter(&mut self, cluster: &str, flags: &[&str]) -> anyhow::Result<()> {
         self.start_adapter_as(cluster, cluster, flags)?;
+        self.wait_adapter(cluster)
+    }
+
+    fn wait_adapter(&mut self, cluster: &str) -> anyhow::Result<()> {
         let adapter = self.adapters.get_mut(cluster).context("just started")?;
         adapter.program.wait_ready(None, adapter.admin, DEADLINE)
     }
@@ -170,8 +175,18 @@ impl Stage {
         name: &str,
         flags: &[&str],
     ) -> anyhow::Result<()> {
-        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let kubeconfig = self.cluster(cluster)?.kube.kubeconfig_of(ADAPTER_USER);
+        self.launch_adapter(cluster, name, &kubeconfig, flags)
+    }
+
+    fn launch_adapter(
+        &mut self,
+        cluster: &str,
+        name: &str,
+        kubeconfig: &Path,
+        flags: &[&str],
+    ) -> anyhow::Result<()> {
+        let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let program = Launch::workspace("k8s-adapter")?
             .named(&format!("k8s-adapter of {cluster}"))
             .args([
@@ -188,6 +203,19 @@ impl Stage {
         self.adapters
             .insert(cluster.to_owned(), Adapter { program, admin });
         Ok(())
+    }
+
+    /// Starts an adapter that reaches its API server through a relay, and waits until it is ready.
+    pub fn start_adapter_behind_relay(&mut self, cluster: &str) -> anyhow::Result<Relay> {
+        let kube = &self.cluster(cluster)?.kube;
+        let relay = self.runtime.block_on(Relay::start(kube))?;
+        let text = std::fs::read_to_string(kube.kubeconfig_of(ADAPTER_USER))?;
+        let text = text.replace(kube.url(), &format!("https://{}", relay.address));
+        let kubeconfig = self.directory.path().join("relayed.kubeconfig");
+        std::fs::write(&kubeconfig, text)?;
+        self.launch_adapter(cluster, cluster, &kubeconfig, &[])?;
+        self.wait_adapter(cluster)?;
+        Ok(relay)
     }
 
     /// Starts another replica of a cluster's adapter, which counts as the adapter of `replica` in
@@ -233,6 +261,13 @@ impl Stage {
     pub fn apiserver(&mut self, cluster: &str) -> anyhow::Result<&mut Program> {
         let cluster = self.clusters.get_mut(cluster).context("no such cluster")?;
         Ok(cluster.kube.apiserver())
+    }
+
+    /// The API server loses all that it stored, and starts anew with the adapter's permissions.
+    pub fn lose_cluster(&mut self, cluster: &str) -> anyhow::Result<()> {
+        let cluster = self.clusters.get_mut(cluster).context("no such cluster")?;
+        cluster.kube.lose_store()?;
+        grant(&cluster.kube)
     }
 
     /// What the adapter's admin port says at `path`: status and text.
@@ -398,6 +433,13 @@ impl Stage {
     fn client(&self, cluster: &str) -> anyhow::Result<kube::Client> {
         Ok(self.cluster(cluster)?.client.0.clone())
     }
+}
+
+/// The adapter's permissions, as the README tells users to apply them.
+fn grant(kube: &Kube) -> anyhow::Result<()> {
+    let permissions = repository().join("deploy/k8s-adapter-rbac.yaml");
+    kube.kubectl(&["apply", "-f", &permissions.display().to_string()])?;
+    Ok(())
 }
 
 async fn client(kubeconfig: &Path) -> anyhow::Result<kube::Client> {

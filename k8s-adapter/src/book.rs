@@ -143,6 +143,11 @@ impl Answer {
         Ok((ServiceKey::new(&owner.namespace, &owner.name), answer))
     }
 
+    /// Whether it belongs to the incarnation `uid`. One without a uid belongs to any.
+    pub fn is_of(&self, uid: &str) -> bool {
+        self.uid.is_empty() || self.uid == uid
+    }
+
     /// The addresses that are held.
     pub fn addresses(&self) -> &[IpAddr] {
         match &self.verdict {
@@ -158,12 +163,10 @@ impl Book {
         self.entries.get(key)
     }
 
-    /// Every Service that has an allocation or a waiting claim.
-    pub fn holders(&self) -> impl Iterator<Item = &ServiceKey> {
+    /// Every Service that has an allocation or a waiting claim, and which.
+    pub fn holders(&self) -> impl Iterator<Item = (&ServiceKey, &Answer)> {
         let entries = self.entries.iter();
-        entries
-            .filter(|(_, entry)| entry.answer.is_some())
-            .map(|(key, _)| key)
+        entries.filter_map(|(key, entry)| Some((key, entry.answer.as_ref()?)))
     }
 
     /// Replaces everything by a snapshot. Whatever was asked has to be asked again: the snapshot

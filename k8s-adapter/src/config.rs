@@ -78,9 +78,9 @@ impl Args {
         }
     }
 
-    /// A client of the Kubernetes API. Nothing is called yet.
-    pub async fn kube_client(&self) -> anyhow::Result<kube::Client> {
-        let config = match &self.kubeconfig {
+    /// How to reach the Kubernetes API. Nothing is called yet.
+    pub async fn kube_config(&self) -> anyhow::Result<kube::Config> {
+        Ok(match &self.kubeconfig {
             Some(path) => {
                 let usage = |error: &dyn std::fmt::Display| {
                     UsageError(format!("--kubeconfig {}: {error}", path.display()))
@@ -97,8 +97,7 @@ impl Args {
             None => kube::Config::infer().await.map_err(|error| {
                 UsageError(format!("no way to reach the Kubernetes API: {error}"))
             })?,
-        };
-        Ok(kube::Client::try_from(config)?)
+        })
     }
 }
 

@@ -1,13 +1,14 @@
 //! What the drivers share: the world behind its lock, and the bells that wake them.
 
 use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use pharos_process::Readiness;
 use tokio::sync::{Notify, watch};
 
 use crate::client::Ipam;
 use crate::index::Touched;
+use crate::kubernetes::Clients;
 use crate::metrics::Metrics;
 use crate::queue::WorkQueue;
 use crate::service::ServiceKey;
@@ -16,7 +17,9 @@ use crate::world::World;
 /// Shared by all drivers. The lock on the world is never held across an await.
 pub struct Context {
     world: Mutex<World>,
-    pub kube: kube::Client,
+    pub kube: Clients,
+    /// Of the cluster that answered first; known once anything has been listed.
+    pub cluster_uid: OnceLock<String>,
     pub ipam: Ipam,
     /// Where the custom resources live.
     pub namespace: String,
@@ -24,7 +27,7 @@ pub struct Context {
     pub facts: DirtyFacts,
     /// Pools or advertisements changed.
     pub policy: Notify,
-    /// Services may be missing from a list.
+    /// Something may be held by Services that nobody has shown.
     pub unlisted: Notify,
     /// Allocations or pools changed: how full pools are has to be looked up.
     pub usage: Notify,
@@ -52,7 +55,7 @@ impl Context {
     /// Nothing is known yet.
     pub fn new(
         world: World,
-        kube: kube::Client,
+        kube: Clients,
         ipam: Ipam,
         namespace: String,
         readiness: Readiness,
@@ -61,6 +64,7 @@ impl Context {
         Self {
             world: Mutex::new(world),
             kube,
+            cluster_uid: OnceLock::new(),
             ipam,
             namespace,
             queue: WorkQueue::default(),

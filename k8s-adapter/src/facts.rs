@@ -71,7 +71,8 @@ async fn report(context: &Context) -> CallError {
     let mut sent = Sent::default();
     // What is dirty now is in the first report.
     drop(context.facts.take());
-    let first = first_report(&context.world(), &mut sent);
+    let hello = hello(context);
+    let first = first_report(&context.world(), hello, &mut sent);
     tracing::info!(facts = first.len(), "reporting facts");
     if let Err(error) = send_all(context, &mut stream, first).await {
         return error;
@@ -136,13 +137,17 @@ async fn send_all<C: Future<Output = Result<(), CallError>>>(
     Ok(())
 }
 
-/// Everything, from `hello` to `complete`.
-fn first_report(world: &World, sent: &mut Sent) -> Vec<Fact> {
-    let hello = Hello {
-        cluster: world.settings.cluster.clone(),
-        cluster_uid: world.index.cluster_uid().unwrap_or_default().to_owned(),
+fn hello(context: &Context) -> Hello {
+    Hello {
+        cluster: context.world().settings.cluster.clone(),
+        // Known, as something has been listed.
+        cluster_uid: context.cluster_uid.get().cloned().unwrap_or_default(),
         session: uuid::Uuid::new_v4().to_string(),
-    };
+    }
+}
+
+/// Everything, from `hello` to `complete`.
+fn first_report(world: &World, hello: Hello, sent: &mut Sent) -> Vec<Fact> {
     let dirty = Dirty {
         backends: world
             .index
@@ -243,7 +248,11 @@ mod tests {
         let mut world = world();
         world.index.replace_nodes(vec![node("n1")]);
         world.index.apply_service(service("LoadBalancer"));
-        let facts = first_report(&world, &mut Sent::default());
+        let hello = Hello {
+            cluster: "east".to_owned(),
+            ..Hello::default()
+        };
+        let facts = first_report(&world, hello, &mut Sent::default());
         let [
             Fact::Hello(hello),
             Fact::Node(_),

@@ -68,8 +68,9 @@ pub struct Index {
     listed: BTreeSet<Kind>,
     namespaces: BTreeMap<String, Namespace>,
     services: BTreeMap<ServiceKey, Arc<ServiceState>>,
-    /// Services whose deletion was seen, or confirmed by a second list.
-    deleted: BTreeSet<ServiceKey>,
+    /// Incarnations of Services, by uid, that are certainly gone: their deletion was seen, or
+    /// another incarnation in their place, or a list made later lacks them.
+    gone: BTreeMap<ServiceKey, BTreeSet<String>>,
     slices: HashMap<ServiceKey, BTreeMap<String, SliceState>>,
     nodes: BTreeMap<String, v1::NodeFact>,
     pools: BTreeMap<String, PoolState>,
@@ -80,7 +81,6 @@ pub struct Index {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Namespace {
     pub name: String,
-    pub uid: String,
     pub labels: Labels,
 }
 
@@ -90,12 +90,6 @@ impl Index {
     /// Whether a kind has been listed completely.
     pub fn has(&self, kind: Kind) -> bool {
         self.listed.contains(&kind)
-    }
-
-    /// The uid of namespace `kube-system`, which names the cluster for ever.
-    pub fn cluster_uid(&self) -> Option<&str> {
-        let namespace = self.namespaces.get("kube-system")?;
-        Some(namespace.uid.as_str())
     }
 
     /// A Service, if it exists.
@@ -118,9 +112,11 @@ impl Index {
         )
     }
 
-    /// Whether a Service is known to be gone, and not just absent from a list.
-    pub fn is_deleted(&self, key: &ServiceKey) -> bool {
-        self.deleted.contains(key)
+    /// Whether an incarnation of a Service is known to be gone, and not just absent from a list.
+    /// Where no uid was recorded, any incarnation that went counts.
+    pub fn is_gone(&self, key: &ServiceKey, uid: &str) -> bool {
+        let gone = self.gone.get(key);
+        gone.is_some_and(|uids| uid.is_empty() || uids.contains(uid))
     }
 
     /// Which nodes serve a Service; `None` if it is not ours to say.
@@ -155,7 +151,7 @@ impl Index {
 // === Services ===
 
 impl Index {
-    /// A complete list of Services. Those that vanished are not taken for deleted.
+    /// A complete list of Services. Those that vanished are not taken for gone.
     pub fn replace_services(&mut self, list: Vec<ServiceState>) -> Touched {
         self.listed.insert(Kind::Services);
         let mut touched = Touched {
@@ -169,7 +165,7 @@ impl Index {
                 touched.services.insert(service.key.clone());
                 touched.backends.insert(service.key.clone());
             }
-            self.deleted.remove(&service.key);
+            self.succeeds(known.as_deref(), &service);
             let service = known
                 .filter(|known| **known == service)
                 .unwrap_or_else(|| Arc::new(service));
@@ -182,16 +178,25 @@ impl Index {
     /// A Service was created or changed.
     pub fn apply_service(&mut self, service: ServiceState) -> Touched {
         let key = service.key.clone();
-        self.deleted.remove(&key);
+        let known = self.services.remove(&key);
+        self.succeeds(known.as_deref(), &service);
         self.services.insert(key.clone(), Arc::new(service));
         touched_service(key)
     }
 
     /// A Service was deleted.
-    pub fn delete_service(&mut self, key: &ServiceKey) -> Touched {
-        self.services.remove(key);
-        self.deleted.insert(key.clone());
-        touched_service(key.clone())
+    pub fn delete_service(&mut self, service: &ServiceState) -> Touched {
+        let key = service.key.clone();
+        self.services.remove(&key);
+        self.confirm_gone(key.clone(), service.uid.clone());
+        touched_service(key)
+    }
+
+    /// A name has one incarnation at a time.
+    fn succeeds(&mut self, known: Option<&ServiceState>, service: &ServiceState) {
+        if let Some(former) = known.filter(|known| known.uid != service.uid) {
+            self.confirm_gone(former.key.clone(), former.uid.clone());
+        }
     }
 
     /// What a write answered with; ignored if a watch has brought something newer. (Resource
@@ -206,16 +211,14 @@ impl Index {
         }
     }
 
-    /// A second complete list lacks this Service too.
-    pub fn confirm_deleted(&mut self, key: ServiceKey) {
-        if !self.services.contains_key(&key) {
-            self.deleted.insert(key);
-        }
+    /// This incarnation of a Service does not exist any more.
+    pub fn confirm_gone(&mut self, key: ServiceKey, uid: String) {
+        self.gone.entry(key).or_default().insert(uid);
     }
 
-    /// Nothing is held for this Service any more: that it was deleted need not be remembered.
-    pub fn forget_deleted(&mut self, key: &ServiceKey) {
-        self.deleted.remove(key);
+    /// No earlier incarnation holds anything any more: that they went need not be remembered.
+    pub fn forget_gone(&mut self, key: &ServiceKey) {
+        self.gone.remove(key);
     }
 }
 

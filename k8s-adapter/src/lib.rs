@@ -5,11 +5,12 @@
 //! what the Service wants; [`ask`] makes the claim at ipam-service ([`client`]) and notes the
 //! answer in [`book`]; the next plan is to write status and events ([`write`], [`notice`]).
 //! [`session`] keeps the conversation with ipam-service: the cluster's inventory at its start,
-//! pools and advertisements ([`policy`]), late answers, Services that vanished ([`sweep`]).
+//! pools and advertisements ([`policy`]), late answers. [`sweep`] looks for Services that vanished
+//! unseen, [`identity`] for another cluster at the same address.
 //! [`facts`] reports nodes and endpoints ([`eligibility`]) on a stream of their own.
 //!
 //! What decides is pure: `book`, `claim`, `crd`, `eligibility`, `index`, `notice`, `plan`,
-//! `policy`, `service`, `sweep` and `world` do no I/O and read no clock. The adapter decides
+//! `policy`, `service` and `world` do no I/O and read no clock. The adapter decides
 //! nothing about addresses.
 
 pub mod ask;
@@ -21,7 +22,9 @@ pub mod context;
 pub mod crd;
 pub mod eligibility;
 pub mod facts;
+pub mod identity;
 pub mod index;
+pub mod kubernetes;
 pub mod metrics;
 pub mod notice;
 pub mod plan;
@@ -51,8 +54,10 @@ use tokio::task::JoinSet;
 use config::Args;
 use context::Context;
 use crd::{IPAddressPool, L2Advertisement};
+use identity::AnotherCluster;
+use kubernetes::Clients;
 use metrics::Metrics;
-use watches::watch;
+use watches::{Watched, watch};
 use world::World;
 
 /// Runs until `shutdown`, then drains.
@@ -67,7 +72,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let listener = TcpListener::bind(args.admin)
         .await
         .map_err(|error| UsageError(format!("--admin {}: {error}", args.admin)))?;
-    let kube = args.kube_client().await?;
+    let kube = Clients::new(args.kube_config().await?, watches::SILENCE)?;
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let readiness = Readiness::default();
@@ -83,14 +88,27 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     ));
     tracing::info!(cluster = args.cluster, admin = %listener.local_addr()?, "started");
 
-    // Each of these is essential: none ends before the process is asked to stop.
-    let mut tasks = JoinSet::new();
-    spawn_watches(&mut tasks, &context, &shutdown);
-    tasks.spawn(watches::probe(Arc::clone(&context), shutdown.clone()));
-    tasks.spawn(session::run(Arc::clone(&context), shutdown.clone()));
-    tasks.spawn(facts::run(Arc::clone(&context), shutdown.clone()));
-    tasks.spawn(reconcile::run(Arc::clone(&context), shutdown.clone()));
-    tasks.spawn(usage::run(Arc::clone(&context), shutdown.clone()));
+    let mut tasks = Tasks::new(&context, &shutdown);
+    let watches = &context.kube.watches;
+    tasks.watch(Api::<Namespace>::all(watches.clone()));
+    tasks.watch(Api::<Service>::all(watches.clone()));
+    tasks.watch(Api::<EndpointSlice>::all(watches.clone()));
+    tasks.watch(Api::<Node>::all(watches.clone()));
+    tasks.watch(Api::<DeserializeGuard<IPAddressPool>>::namespaced(
+        watches.clone(),
+        &context.namespace,
+    ));
+    tasks.watch(Api::<DeserializeGuard<L2Advertisement>>::namespaced(
+        watches.clone(),
+        &context.namespace,
+    ));
+    tasks.spawn(identity::probe);
+    tasks.drive(session::run);
+    tasks.drive(facts::run);
+    tasks.drive(reconcile::run);
+    tasks.drive(sweep::run);
+    tasks.drive(usage::run);
+    let mut tasks = tasks.set;
     let health = Health {
         registry,
         readiness,
@@ -99,57 +117,55 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     tokio::pin!(admin);
     tokio::select! {
         outcome = &mut admin => outcome.context("admin listener")?,
-        Some(outcome) = tasks.join_next() => outcome.context("a task failed")?,
+        Some(outcome) = tasks.join_next() => outcome.context("a task failed")??,
     }
     if !shutdown.is_stopping() {
         anyhow::bail!("an essential task ended");
     }
     while let Some(outcome) = tasks.join_next().await {
-        outcome.context("a task failed while stopping")?;
+        outcome.context("a task failed while stopping")??;
     }
     Ok(())
 }
 
-fn spawn_watches(tasks: &mut JoinSet<()>, context: &Arc<Context>, shutdown: &Shutdown) {
-    let kube = &context.kube;
-    let mut spawn = |task: futures::future::BoxFuture<'static, ()>| {
-        tasks.spawn(task);
-    };
-    let both = || (Arc::clone(context), shutdown.clone());
-    let (shared, stop) = both();
-    spawn(Box::pin(watch::<Namespace>(
-        Api::all(kube.clone()),
-        shared,
-        stop,
-    )));
-    let (shared, stop) = both();
-    spawn(Box::pin(watch::<Service>(
-        Api::all(kube.clone()),
-        shared,
-        stop,
-    )));
-    let (shared, stop) = both();
-    spawn(Box::pin(watch::<EndpointSlice>(
-        Api::all(kube.clone()),
-        shared,
-        stop,
-    )));
-    let (shared, stop) = both();
-    spawn(Box::pin(watch::<Node>(
-        Api::all(kube.clone()),
-        shared,
-        stop,
-    )));
-    let (shared, stop) = both();
-    let pools = Api::namespaced(kube.clone(), &context.namespace);
-    spawn(Box::pin(watch::<DeserializeGuard<IPAddressPool>>(
-        pools, shared, stop,
-    )));
-    let (shared, stop) = both();
-    let advertisements = Api::namespaced(kube.clone(), &context.namespace);
-    spawn(Box::pin(watch::<DeserializeGuard<L2Advertisement>>(
-        advertisements,
-        shared,
-        stop,
-    )));
+/// Each of these is essential: none ends before the process is asked to stop, unless all must.
+struct Tasks<'a> {
+    set: JoinSet<Result<(), AnotherCluster>>,
+    context: &'a Arc<Context>,
+    shutdown: &'a Shutdown,
+}
+
+impl<'a> Tasks<'a> {
+    fn new(context: &'a Arc<Context>, shutdown: &'a Shutdown) -> Self {
+        Self {
+            set: JoinSet::new(),
+            context,
+            shutdown,
+        }
+    }
+
+    fn spawn<F>(&mut self, task: impl FnOnce(Arc<Context>, Shutdown) -> F)
+    where
+        F: Future<Output = Result<(), AnotherCluster>> + Send + 'static,
+    {
+        let task = task(Arc::clone(self.context), self.shutdown.clone());
+        self.set.spawn(task);
+    }
+
+    fn drive<F>(&mut self, driver: impl FnOnce(Arc<Context>, Shutdown) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        self.spawn(|context, shutdown| {
+            let driver = driver(context, shutdown);
+            async move {
+                driver.await;
+                Ok(())
+            }
+        });
+    }
+
+    fn watch<K: Watched + 'static>(&mut self, api: Api<K>) {
+        self.spawn(|context, shutdown| watch(api, context, shutdown));
+    }
 }

@@ -29,6 +29,8 @@ pub struct Situation<'a> {
     pub service: &'a ServiceState,
     pub wanted: Result<&'a Arc<Claim>, &'a NoClaim>,
     pub entry: Option<&'a Entry>,
+    /// What the entry holds belongs to an earlier incarnation, which is certainly gone.
+    pub former: bool,
     pub link: &'a Link,
     /// The last trouble that was told to the Service's owner, which is not told again.
     pub told: Option<&'a Notice>,
@@ -80,6 +82,8 @@ impl Target {
 pub fn plan(situation: &Situation<'_>) -> Step {
     match situation.wanted {
         Ok(claim) => plan_claim(situation, claim),
+        // It makes no claim that could take the place of the former's.
+        Err(_) if situation.former => release(situation).unwrap_or(Step::Wait),
         Err(NoClaim::NamespaceUnknown) => Step::Wait,
         Err(NoClaim::OtherClass) => release(situation).unwrap_or(Step::Settled),
         Err(NoClaim::NotLoadBalancer) => plan_other_type(situation),
@@ -164,7 +168,9 @@ fn ask(situation: &Situation<'_>, claim: &Arc<Claim>) -> Step {
 /// heard of it, and it does not itself ask for others.
 pub fn must_adopt(situation: &Situation<'_>, claim: &Claim) -> bool {
     let held = situation.service.addresses();
-    let asks_for_others = !claim.addresses.is_empty() && claim.addresses != held;
+    let same = held.len() == claim.addresses.len()
+        && held.iter().all(|address| claim.addresses.contains(address));
+    let asks_for_others = !claim.addresses.is_empty() && !same;
     !held.is_empty() && answer_of(situation, claim).is_none() && !asks_for_others
 }
 
@@ -252,13 +258,16 @@ fn tell(situation: &Situation<'_>, notice: Notice) -> Step {
     }
 }
 
+/// Gives back what the Service holds, or a former one. What belongs to an incarnation that has not
+/// been seen may be that of a newer one: it waits until that is known.
 fn release(situation: &Situation<'_>) -> Option<Step> {
     let answer = situation.entry?.answer.as_ref()?;
+    let certain = situation.former || answer.is_of(&situation.service.uid);
     Some(match situation.link {
-        Link::Up => Step::Release {
+        Link::Up if certain => Step::Release {
             uid: answer.uid.clone(),
         },
-        Link::Connecting | Link::Down(_) | Link::Adopting => Step::Wait,
+        Link::Up | Link::Connecting | Link::Down(_) | Link::Adopting => Step::Wait,
     })
 }
 

@@ -75,18 +75,7 @@ async fn perform_all(context: &Context, key: &ServiceKey) -> Result<(), StepErro
     for _ in 0..MOST_STEPS {
         let next = context.world().next(key);
         let more = match next {
-            Next::Nothing => {
-                let mut world = context.world();
-                world.untell(key);
-                if world
-                    .book
-                    .get(key)
-                    .is_none_or(|entry| entry.answer.is_none())
-                {
-                    world.index.forget_deleted(key);
-                }
-                false
-            }
+            Next::Nothing => false,
             Next::ReleaseGone { uid } => {
                 release(context, key, &uid).await?;
                 true
@@ -94,6 +83,7 @@ async fn perform_all(context: &Context, key: &ServiceKey) -> Result<(), StepErro
             Next::Of(service, step) => perform(context, &service, step).await?,
         };
         if !more {
+            context.world().looked(key);
             return Ok(());
         }
     }

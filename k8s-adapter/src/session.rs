@@ -22,8 +22,6 @@ use crate::context::Context;
 use crate::plan::Link;
 use crate::policy::{self, FieldError};
 use crate::service::ServiceKey;
-use crate::sweep::needs_second_list;
-use crate::watches::list_services;
 use crate::world::{Holder, World};
 
 /// First and longest wait before the next attempt.
@@ -44,8 +42,6 @@ const CLAIMS_AT_ONCE: usize = 64;
 enum SessionError {
     #[error("{0}")]
     Call(#[from] CallError),
-    #[error("namespace kube-system does not exist")]
-    NoClusterUid,
     #[error("no snapshot within {} s", SNAPSHOT.as_secs())]
     SlowSnapshot,
     #[error("silent for {} s", SILENCE.as_secs())]
@@ -115,9 +111,9 @@ async fn session(context: &Context) -> SessionError {
 
 async fn converse(context: &Context) -> Result<std::convert::Infallible, SessionError> {
     context.wait_for_lists(World::can_start).await;
-    let uid = context.world().index.cluster_uid().map(str::to_owned);
-    let uid = uid.ok_or(SessionError::NoClusterUid)?;
-    context.ipam.begin_sync(&uid).await?;
+    let uid = context.cluster_uid.get();
+    let uid = uid.expect("nothing counts as listed before it is known which cluster answers");
+    context.ipam.begin_sync(uid).await?;
     let mut stream = context.ipam.watch().await?;
     let snapshot = tokio::time::timeout(SNAPSHOT, read_snapshot(&mut stream));
     let snapshot = snapshot.await.map_err(|_| SessionError::SlowSnapshot)??;
@@ -136,7 +132,7 @@ async fn converse(context: &Context) -> Result<std::convert::Infallible, Session
     context.readiness.ready("ipam");
     context.queue.push(everything);
     context.usage.notify_one();
-    sweep(context).await;
+    context.unlisted.notify_one();
     follow(context, stream).await
 }
 
@@ -203,11 +199,7 @@ async fn follow(
                 // The wait was not the stream's.
                 heard = Instant::now();
             }
-            () = context.unlisted.notified() => sweep(context).await,
-            _ = again.tick() => {
-                ask_refused_again(context);
-                sweep(context).await;
-            }
+            _ = again.tick() => ask_refused_again(context),
         }
     }
 }
@@ -297,37 +289,4 @@ fn accepted(answer: Result<(), CallError>) -> Result<bool, CallError> {
         }
         Err(again @ CallError::Again(_)) => Err(again),
     }
-}
-
-// === Services that are gone ===
-
-/// Finds holders that the list of Services lacks, and lets them be released once that is certain.
-async fn sweep(context: &Context) {
-    let (mut gone, held) = {
-        let world = context.world();
-        (world.unlisted(), world.book.holders().count())
-    };
-    if gone.is_empty() {
-        return;
-    }
-    if needs_second_list(gone.len(), held) {
-        tracing::warn!(
-            gone = gone.len(),
-            held,
-            "many Services are gone: asking a second time"
-        );
-        match list_services(&context.kube).await {
-            Ok(listed) => gone.retain(|key| !listed.contains(key)),
-            Err(error) => {
-                tracing::warn!(%error, "no second list of Services, nothing is released");
-                return;
-            }
-        }
-    }
-    let mut world = context.world();
-    for key in &gone {
-        world.index.confirm_deleted(key.clone());
-    }
-    drop(world);
-    context.queue.push(gone);
 }

@@ -1,37 +1,60 @@
-//! What to give back when a list of Services lacks some that hold addresses. Pure.
+//! Finds what incarnations of Services hold that nobody has shown, and lets it be released once a
+//! list that was made later lacks them too.
 //!
-//! A deletion that was watched is certain. A Service that is merely absent from a list may be
-//! absent because the list is wrong (another cluster behind the same address, a restored etcd), so
-//! a large loss needs a second list that says the same.
+//! A deletion that was watched is certain. A Service that the watch has not shown may be gone, or
+//! it may not have been shown yet: another replica saw it first, or the watch stands still. So
+//! whatever the index says is held against a second complete list, of the same cluster.
 
-/// Fewer than this are given back on one list's word: a handful of Services may well have been
-/// deleted while the adapter was away.
-const ALWAYS_PLAUSIBLE: usize = 5;
+use std::sync::Arc;
+use std::time::Duration;
 
-/// Whether the loss of `gone` out of `held` Services has to be seen twice to be believed: more
-/// than 5, and more than 20 %.
-pub fn needs_second_list(gone: usize, held: usize) -> bool {
-    gone > ALWAYS_PLAUSIBLE && gone > held / 5
+use pharos_process::Shutdown;
+
+use crate::context::Context;
+use crate::identity;
+use crate::kubernetes::list_services;
+
+/// How often it is looked at without a hint.
+const TICK: Duration = Duration::from_secs(30);
+
+/// Looks until the process stops.
+pub async fn run(context: Arc<Context>, shutdown: Shutdown) {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = shutdown.stopping() => return,
+            () = context.unlisted.notified() => {}
+            _ = ticks.tick() => {}
+        }
+        tokio::select! {
+            () = shutdown.stopping() => return,
+            () = sweep(&context) => {}
+        }
+    }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_large_loss_needs_a_second_list() {
-        for (gone, held, expected) in [
-            (0, 0, false),
-            (5, 5, false),
-            (6, 6, true),
-            (6, 29, true),
-            (6, 30, false),
-            (7, 30, true),
-            (200, 1000, false),
-            (201, 1000, true),
-            (usize::MAX, usize::MAX, true),
-        ] {
-            assert_eq!(needs_second_list(gone, held), expected, "{gone} of {held}");
+async fn sweep(context: &Context) {
+    let unlisted = context.world().unlisted();
+    if unlisted.is_empty() {
+        return;
+    }
+    let holders = unlisted.len();
+    let list = match list_services(&context.kube.calls).await {
+        Ok(list) => list,
+        Err(error) => {
+            tracing::warn!(holders, %error, "no second list of Services, nothing is released");
+            return;
         }
+    };
+    // The list before this answer came from the same cluster.
+    if let Err(error) = identity::verify(context).await {
+        tracing::warn!(holders, %error, "unsure of the second list of Services, nothing is released");
+        return;
+    }
+    let gone = context.world().confirm_gone(unlisted, &list);
+    if !gone.is_empty() {
+        tracing::info!(gone = gone.len(), "Services vanished unseen");
+        context.queue.push(gone);
     }
 }

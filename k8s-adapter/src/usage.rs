@@ -10,7 +10,7 @@ use pharos_proto::v1;
 use crate::client::CallError;
 use crate::context::Context;
 use crate::crd::PoolStatus;
-use crate::watches::short;
+use crate::kubernetes::KubeError;
 use crate::write::write_pool_status;
 
 /// At most one look in this time, however many addresses come and go.
@@ -21,8 +21,8 @@ const PAUSE: Duration = Duration::from_secs(1);
 enum UsageLookError {
     #[error("ipam-service: {0}")]
     Ipam(#[from] CallError),
-    #[error("API server: {}", short(.0))]
-    Kube(#[from] kube::Error),
+    #[error("API server: {0}")]
+    Kube(#[from] KubeError),
 }
 
 /// Looks whenever something changed, until the process stops.

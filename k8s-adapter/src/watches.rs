@@ -1,7 +1,8 @@
 //! Follows the Kubernetes API: each kind's complete list, then its changes, into the index.
 //!
 //! Nothing that is decided depends on whether a watch is healthy. A list replaces what is known
-//! only when its last page has arrived; an error leaves everything as it was.
+//! only when its last page has arrived, and only if it came from the cluster that was there first
+//! ([`identity`]); an error leaves everything as it was.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -22,19 +23,20 @@ use serde::de::DeserializeOwned;
 use crate::context::Context;
 use crate::crd::{IPAddressPool, L2Advertisement, L2Spec};
 use crate::eligibility::{self, SliceState};
+use crate::identity::{self, AnotherCluster, IdentityError};
 use crate::index::{self, Index, Kind, PoolState, Touched};
+use crate::kubernetes::short;
 use crate::policy::Declared;
-use crate::service::{ServiceKey, ServiceState};
+use crate::service::ServiceState;
 
-/// A watch ends after this many seconds and starts again where it was. A connection that died
-/// without a word is noticed by then.
+/// A watch ends after this many seconds and starts again where it was.
 const WATCH_SECONDS: u32 = 60;
+/// A connection that was silent for longer than a watch lasts died without a word.
+pub const SILENCE: Duration = Duration::from_secs(65);
 /// First and longest wait after an error.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// After this long without an error the waits are small again.
 const CALM: Duration = Duration::from_secs(15);
-/// How often the API server is asked whether it is there.
-const PROBE: Duration = Duration::from_secs(5);
 
 /// A kind that is watched: what is kept of it, and where it goes.
 pub trait Watched:
@@ -49,24 +51,49 @@ pub trait Watched:
     fn delete(index: &mut Index, object: &Self::Kept) -> Touched;
 }
 
-/// Follows one kind until the process stops.
-pub async fn watch<K: Watched + 'static>(api: Api<K>, context: Arc<Context>, shutdown: Shutdown) {
-    context
-        .readiness
-        .not_ready(K::KIND.as_str(), "not listed yet");
+/// Follows one kind until the process stops, or another cluster answers.
+pub async fn watch<K: Watched + 'static>(
+    api: Api<K>,
+    context: Arc<Context>,
+    shutdown: Shutdown,
+) -> Result<(), AnotherCluster> {
+    let kind = K::KIND.as_str();
+    context.readiness.not_ready(kind, "not listed yet");
+    let mut pauses = Doubling::default();
+    loop {
+        let error = tokio::select! {
+            () = shutdown.stopping() => return Ok(()),
+            error = follow(&api, &context) => error,
+        };
+        if let IdentityError::Another(error) = error {
+            return Err(error);
+        }
+        tracing::warn!(kind, %error, "list set aside, as nobody knows whose it is");
+        context.readiness.not_ready(kind, error.to_string());
+        tokio::select! {
+            () = shutdown.stopping() => return Ok(()),
+            () = tokio::time::sleep(pauses.pause()) => {}
+        }
+    }
+}
+
+/// Follows one kind until a list comes from who knows where; nothing of that list is taken.
+async fn follow<K: Watched + 'static>(api: &Api<K>, context: &Context) -> IdentityError {
     let config = watcher::Config::default().timeout(WATCH_SECONDS);
-    let mut events = watcher(api, config).backoff(Doubling::default()).boxed();
+    let events = watcher(api.clone(), config).backoff(Doubling::default());
+    let mut events = std::pin::pin!(events);
     let mut listing = Vec::new();
     loop {
-        let event = tokio::select! {
-            () = shutdown.stopping() => return,
-            event = events.next() => event,
-        };
-        match event {
-            Some(Ok(event)) => take(&context, event, &mut listing),
-            Some(Err(error)) => complain::<K>(&context, &error),
-            // The watcher never ends by itself.
-            None => return,
+        match events.next().await.expect("a watcher has no end") {
+            Ok(event) => {
+                if matches!(event, Event::InitDone)
+                    && let Err(error) = identity::verify(context).await
+                {
+                    return error;
+                }
+                take(context, event, &mut listing);
+            }
+            Err(error) => complain::<K>(context, &error),
         }
     }
 }
@@ -120,41 +147,15 @@ fn complain<K: Watched>(context: &Context, error: &watcher::Error) {
                 context.listed.send_modify(|count| *count += 1);
             }
         }
+        // The API server is there and says no. Without watches nothing that changes is seen.
+        watcher::Error::WatchStartFailed(cause @ kube::Error::Api(_)) => {
+            tracing::warn!(kind, error = short(cause), "watch refused");
+        }
         watcher::Error::WatchStartFailed(_)
         | watcher::Error::WatchError(_)
         | watcher::Error::WatchFailed(_)
         | watcher::Error::NoResourceVersion => {
             tracing::debug!(kind, %error, "watch interrupted");
-        }
-    }
-}
-
-/// What a person needs of an error of the API server.
-pub fn short(error: &kube::Error) -> String {
-    if let kube::Error::Api(status) = error {
-        return status.message.clone();
-    }
-    error.to_string()
-}
-
-/// Says on `/readyz` while the API server does not answer. Never an essential matter: what is known
-/// stays in force.
-pub async fn probe(context: Arc<Context>, shutdown: Shutdown) {
-    let mut ticks = tokio::time::interval(PROBE);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        tokio::select! {
-            () = shutdown.stopping() => return,
-            _ = ticks.tick() => {}
-        }
-        let answer = tokio::select! {
-            () = shutdown.stopping() => return,
-            answer = tokio::time::timeout(PROBE, context.kube.apiserver_version()) => answer,
-        };
-        match answer {
-            Ok(Ok(_)) => context.readiness.ready("kubernetes"),
-            Ok(Err(error)) => context.readiness.not_ready("kubernetes", short(&error)),
-            Err(_) => context.readiness.not_ready("kubernetes", "does not answer"),
         }
     }
 }
@@ -176,17 +177,23 @@ impl Default for Doubling {
     }
 }
 
-impl Iterator for Doubling {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
+impl Doubling {
+    fn pause(&mut self) -> Duration {
         if self.last.is_some_and(|last| last.elapsed() > CALM) {
             self.next = BACKOFF.0;
         }
         self.last = Some(tokio::time::Instant::now());
         let wait = self.next;
         self.next = (wait * 2).min(BACKOFF.1);
-        Some(wait)
+        wait
+    }
+}
+
+impl Iterator for Doubling {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        Some(self.pause())
     }
 }
 
@@ -214,7 +221,7 @@ impl Watched for Service {
     }
 
     fn delete(index: &mut Index, service: &ServiceState) -> Touched {
-        index.delete_service(&service.key)
+        index.delete_service(service)
     }
 }
 
@@ -225,7 +232,6 @@ impl Watched for Namespace {
     fn keep(self) -> Option<index::Namespace> {
         Some(index::Namespace {
             name: self.metadata.name?,
-            uid: self.metadata.uid?,
             labels: self
                 .metadata
                 .labels
@@ -348,27 +354,5 @@ impl Watched for DeserializeGuard<L2Advertisement> {
 
     fn delete(index: &mut Index, declared: &Declared<L2Spec>) -> Touched {
         index.delete_advertisement(&declared.name)
-    }
-}
-
-/// The names of all Services, from a list of their own that bypasses every cache.
-pub async fn list_services(
-    kube: &kube::Client,
-) -> Result<std::collections::BTreeSet<ServiceKey>, kube::Error> {
-    let api: Api<Service> = Api::all(kube.clone());
-    let mut parameters = kube::api::ListParams::default().limit(500);
-    let mut names = std::collections::BTreeSet::new();
-    loop {
-        let page = api.list_metadata(&parameters).await?;
-        names.extend(page.items.into_iter().filter_map(|item| {
-            Some(ServiceKey::new(
-                item.metadata.namespace?,
-                item.metadata.name?,
-            ))
-        }));
-        match page.metadata.continue_.filter(|token| !token.is_empty()) {
-            Some(token) => parameters = parameters.continue_token(&token),
-            None => return Ok(names),
-        }
     }
 }

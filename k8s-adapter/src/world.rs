@@ -83,14 +83,13 @@ impl World {
     /// The next step for a key.
     pub fn next(&self, key: &ServiceKey) -> Next {
         let entry = self.book.get(key);
+        let answer = entry.and_then(|entry| entry.answer.as_ref());
+        let former = answer.filter(|answer| self.index.is_gone(key, &answer.uid));
         let Some(service) = self.index.service(key) else {
-            let answer = entry.and_then(|entry| entry.answer.as_ref());
-            return match answer {
-                Some(answer) if self.index.is_deleted(key) && self.link == Link::Up => {
-                    Next::ReleaseGone {
-                        uid: answer.uid.clone(),
-                    }
-                }
+            return match former {
+                Some(answer) if self.link == Link::Up => Next::ReleaseGone {
+                    uid: answer.uid.clone(),
+                },
                 Some(_) | None => Next::Nothing,
             };
         };
@@ -99,6 +98,7 @@ impl World {
             service,
             wanted: claim.as_ref(),
             entry,
+            former: former.is_some(),
             link: &self.link,
             told: self.told(service),
         });
@@ -117,6 +117,7 @@ impl World {
                         service,
                         wanted: Ok(&claim),
                         entry: self.book.get(&service.key),
+                        former: false,
                         link: &self.link,
                         told: None,
                     },
@@ -131,23 +132,48 @@ impl World {
             .collect()
     }
 
-    /// Holders of addresses whose Service is absent from a complete list, though nobody saw it
-    /// being deleted. Empty while there is no complete list.
-    pub fn unlisted(&self) -> Vec<ServiceKey> {
-        if !self.index.has(Kind::Services) {
+    /// Incarnations of Services that hold something, though no list or watch has shown them: gone
+    /// unseen, or not seen yet. Empty while it cannot be known.
+    pub fn unlisted(&self) -> Vec<(ServiceKey, String)> {
+        if self.link != Link::Up || !self.index.has(Kind::Services) {
             return Vec::new();
         }
         let holders = self.book.holders();
         holders
-            .filter(|key| self.index.service(key).is_none() && !self.index.is_deleted(key))
-            .cloned()
+            .filter(|(key, answer)| {
+                let service = self.index.service(key);
+                let shown = service.is_some_and(|service| answer.is_of(&service.uid));
+                !shown && !self.index.is_gone(key, &answer.uid)
+            })
+            .map(|(key, answer)| (key.clone(), answer.uid.clone()))
             .collect()
     }
 
-    /// Everything that may need a look: all of our Services and all holders.
-    pub fn everything(&self) -> Vec<ServiceKey> {
-        let services = self.index.services().map(|service| service.key.clone());
-        services.chain(self.book.holders().cloned()).collect()
+    /// A complete list of Services with their uids, made after `unlisted` was asked for: of these,
+    /// what it lacks is gone. Says whose Services that are.
+    pub fn confirm_gone(
+        &mut self,
+        unlisted: Vec<(ServiceKey, String)>,
+        list: &HashMap<ServiceKey, String>,
+    ) -> Vec<ServiceKey> {
+        let mut gone = Vec::new();
+        for (key, uid) in unlisted {
+            let exists = list
+                .get(&key)
+                .is_some_and(|listed| uid.is_empty() || *listed == uid);
+            if !exists {
+                self.index.confirm_gone(key.clone(), uid);
+                gone.push(key);
+            }
+        }
+        gone
+    }
+
+    /// Everything that may need a look: all Services and all holders.
+    pub fn everything(&self) -> BTreeSet<ServiceKey> {
+        let services = self.index.services().map(|service| &service.key);
+        let holders = self.book.holders().map(|(key, _)| key);
+        services.chain(holders).cloned().collect()
     }
 
     /// Our Services, and how many of them have an address.
@@ -170,9 +196,25 @@ impl World {
             .insert(service.key.clone(), (service.uid.clone(), notice));
     }
 
-    /// The Service is well, or gone: the next trouble is news.
+    /// The Service is well: the next trouble is news.
     pub fn untell(&mut self, key: &ServiceKey) {
         self.told.remove(key);
+    }
+
+    /// A look at a key has ended: forgets what only a Service that is there, or an incarnation that
+    /// still holds something, needs to be remembered for.
+    pub fn looked(&mut self, key: &ServiceKey) {
+        let service = self.index.service(key);
+        let entry = self.book.get(key);
+        let answer = entry.and_then(|entry| entry.answer.as_ref());
+        let uid = service.map(|service| service.uid.as_str());
+        let former_holds = answer.is_some_and(|answer| uid.is_none_or(|uid| answer.uid != uid));
+        if service.is_none() {
+            self.told.remove(key);
+        }
+        if !former_holds {
+            self.index.forget_gone(key);
+        }
     }
 
     fn claim(&self, service: &ServiceState) -> Result<Arc<Claim>, NoClaim> {
@@ -202,7 +244,6 @@ mod tests {
         });
         world.index.replace_namespaces(vec![Namespace {
             name: "default".to_owned(),
-            uid: "n".to_owned(),
             labels: Default::default(),
         }]);
         world
@@ -238,25 +279,94 @@ mod tests {
         .expect("makes sense")
     }
 
+    fn again(name: &str) -> ServiceState {
+        ServiceState {
+            uid: "v".to_owned(),
+            ..service(name, None)
+        }
+    }
+
     #[test]
-    fn only_a_seen_deletion_releases() {
+    fn what_was_not_shown_is_released_only_if_a_later_list_lacks_it_too() {
         let mut world = world();
         world.link = Link::Up;
-        world.book.restart([answer("web")]);
+        world
+            .book
+            .restart([answer("late"), answer("gone"), answer("again")]);
         assert!(world.unlisted().is_empty(), "nothing has been listed yet");
-        world.index.replace_services(Vec::new());
-        assert_eq!(world.unlisted(), [key("web")]);
-        assert_eq!(world.next(&key("web")), Next::Nothing);
-        world.index.confirm_deleted(key("web"));
+        world.index.replace_services(vec![again("again")]);
+        let unlisted = world.unlisted();
+        let missing = |name: &str| (key(name), "u".to_owned());
+        assert_eq!(
+            unlisted,
+            [missing("again"), missing("gone"), missing("late")]
+        );
+        for name in ["late", "gone"] {
+            assert_eq!(world.next(&key(name)), Next::Nothing);
+        }
+        let list = HashMap::from([
+            (key("late"), "u".to_owned()),
+            (key("again"), "v".to_owned()),
+        ]);
+        let gone = world.confirm_gone(unlisted, &list);
+        assert_eq!(gone, [key("again"), key("gone")]);
+        assert_eq!(world.unlisted(), [missing("late")]);
+        assert_eq!(world.next(&key("late")), Next::Nothing);
+        let release = Next::ReleaseGone {
+            uid: "u".to_owned(),
+        };
+        assert_eq!(world.next(&key("gone")), release);
+        // The one that came after asks for itself.
+        assert!(matches!(
+            world.next(&key("again")),
+            Next::Of(_, Step::Ask(_))
+        ));
+        world.link = Link::Connecting;
+        assert_eq!(world.next(&key("gone")), Next::Nothing);
         assert!(world.unlisted().is_empty());
+    }
+
+    #[test]
+    fn the_deletion_of_one_incarnation_releases_no_newer_one() {
+        let mut world = world();
+        world.link = Link::Up;
+        world.index.apply_service(service("web", None));
+        world.index.delete_service(&service("web", None));
+        // Another replica has seen its successor already.
+        let (name, mut newer) = answer("web");
+        newer.uid = "v".to_owned();
+        world.book.changed(name, newer);
+        assert_eq!(world.next(&key("web")), Next::Nothing);
+        world.looked(&key("web"));
+        world.index.apply_service(again("web"));
+        assert!(matches!(world.next(&key("web")), Next::Of(_, Step::Ask(_))));
+        world.looked(&key("web"));
+        world.index.delete_service(&again("web"));
         assert_eq!(
             world.next(&key("web")),
             Next::ReleaseGone {
-                uid: "u".to_owned()
+                uid: "v".to_owned()
             }
         );
-        world.link = Link::Connecting;
-        assert_eq!(world.next(&key("web")), Next::Nothing);
+    }
+
+    #[test]
+    fn that_a_service_went_is_remembered_as_long_as_it_holds_something() {
+        let mut world = world();
+        world.link = Link::Up;
+        world.book.restart([answer("web")]);
+        world.index.delete_service(&service("web", None));
+        // Its successor makes no sense, and must not keep the address from others.
+        let mut bad = again("web");
+        bad.load_balancer_ip = "nonsense".to_owned();
+        world.index.apply_service(bad);
+        world.looked(&key("web"));
+        let Next::Of(_, Step::Release { uid }) = world.next(&key("web")) else {
+            panic!("nothing is released");
+        };
+        world.book.forget(&key("web"), &uid);
+        world.looked(&key("web"));
+        assert!(!world.index.is_gone(&key("web"), "u"));
     }
 
     #[test]

@@ -8,10 +8,10 @@ use kube::core::DeserializeGuard;
 
 use crate::context::Context;
 use crate::crd::{IPAddressPool, PoolStatus};
+use crate::kubernetes::{KubeError, within};
 use crate::notice::Notice;
 use crate::plan::{Target, patch};
 use crate::service::ServiceState;
-use crate::watches::short;
 
 /// Name of the writer in `managedFields`.
 const MANAGER: &str = "pharos-k8s-adapter";
@@ -26,8 +26,8 @@ pub enum WriteError {
     /// The Service is not the one that was seen: look again when its newer version is here.
     #[error("the Service has changed meanwhile")]
     Changed,
-    #[error("{}", short(.0))]
-    Failed(kube::Error),
+    #[error(transparent)]
+    Failed(KubeError),
 }
 
 /// Makes a Service say what it is to say, if it is still the one that was seen.
@@ -36,15 +36,16 @@ pub async fn write_service(
     service: &ServiceState,
     target: &Target,
 ) -> Result<(), WriteError> {
-    let api: Api<Service> = Api::namespaced(context.kube.clone(), &service.key.namespace);
+    let client = context.kube.calls.clone();
+    let api: Api<Service> = Api::namespaced(client, &service.key.namespace);
     let patch = Patch::Merge(patch(service, target));
-    let written = api
-        .patch_status(&service.key.name, &parameters(), &patch)
-        .await;
+    let parameters = parameters();
+    let written = within(api.patch_status(&service.key.name, &parameters, &patch)).await;
     let written = written.map_err(|error| {
         let changed = matches!(
             &error,
-            kube::Error::Api(status) if status.is_conflict() || status.is_not_found()
+            KubeError::Failed(kube::Error::Api(status))
+                if status.is_conflict() || status.is_not_found()
         );
         if changed {
             WriteError::Changed
@@ -62,17 +63,20 @@ pub async fn write_service(
 /// Writes an event on a Service. That it could not be written is logged, and changes nothing.
 pub async fn write_event(context: &Context, service: &ServiceState, notice: &Notice) {
     let event = event(service, notice, jiff::Timestamp::now());
-    let api: Api<Event> = Api::namespaced(context.kube.clone(), &service.key.namespace);
-    match api.create(&PostParams::default(), &event).await {
+    let client = context.kube.calls.clone();
+    let api: Api<Event> = Api::namespaced(client, &service.key.namespace);
+    match within(api.create(&PostParams::default(), &event)).await {
         Ok(_) => {
             context.metrics.events.inc();
         }
         // The namespace is being deleted.
-        Err(kube::Error::Api(status)) if status.is_forbidden() || status.is_not_found() => {
+        Err(KubeError::Failed(kube::Error::Api(status)))
+            if status.is_forbidden() || status.is_not_found() =>
+        {
             tracing::debug!(service = %service.key, error = status.message, "event not written");
         }
         Err(error) => {
-            tracing::warn!(service = %service.key, error = short(&error), "event not written");
+            tracing::warn!(service = %service.key, %error, "event not written");
         }
     }
 }
@@ -119,11 +123,11 @@ pub async fn write_pool_status(
     context: &Context,
     pool: &str,
     status: &PoolStatus,
-) -> Result<(), kube::Error> {
+) -> Result<(), KubeError> {
     let api: Api<DeserializeGuard<IPAddressPool>> =
-        Api::namespaced(context.kube.clone(), &context.namespace);
+        Api::namespaced(context.kube.calls.clone(), &context.namespace);
     let patch = Patch::Merge(serde_json::json!({ "status": status }));
-    api.patch_status(pool, &parameters(), &patch).await?;
+    within(api.patch_status(pool, &parameters(), &patch)).await?;
     Ok(())
 }
 

@@ -57,6 +57,24 @@ impl Stage {
         )
     }
 
+    /// Replaces a cluster's pools by one with these addresses, behind its adapter's back.
+    pub fn force_pool(&self, cluster: &str, name: &str, addresses: &[&str]) -> anyhow::Result<()> {
+        let request = v1::SyncPoolsRequest {
+            cluster: cluster.to_owned(),
+            pools: vec![v1::Pool {
+                name: name.to_owned(),
+                addresses: addresses.iter().map(|&text| text.to_owned()).collect(),
+                ..v1::Pool::default()
+            }],
+            ..v1::SyncPoolsRequest::default()
+        };
+        self.call(|channel| async move {
+            let mut client = v1::pool_service_client::PoolServiceClient::new(channel);
+            client.sync_pools(request).await
+        })?;
+        Ok(())
+    }
+
     /// Which nodes are to announce each address of a cluster.
     pub fn assignments(&self, cluster: &str) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
         let request = v1::ListAssignmentsRequest {

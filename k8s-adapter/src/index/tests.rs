@@ -21,7 +21,6 @@ fn key(name: &str) -> ServiceKey {
 fn namespace(label: &str) -> Namespace {
     Namespace {
         name: "default".to_owned(),
-        uid: "n".to_owned(),
         labels: Labels::from([("team".to_owned(), label.to_owned())]),
     }
 }
@@ -52,26 +51,40 @@ fn a_kind_counts_once_it_has_been_listed_even_empty() {
 }
 
 #[test]
-fn a_service_that_a_list_lacks_is_unlisted_and_not_deleted() {
+fn a_service_that_a_list_lacks_is_unlisted_and_not_gone() {
     let mut index = Index::default();
     index.replace_services(vec![service("a", "1"), service("b", "1")]);
     let touched = index.replace_services(vec![service("a", "1")]);
     assert!(touched.unlisted && touched.services.is_empty());
     assert_eq!(touched.backends, BTreeSet::from([key("b")]));
-    assert!(index.service(&key("b")).is_none() && !index.is_deleted(&key("b")));
-    index.confirm_deleted(key("b"));
-    index.confirm_deleted(key("a"));
-    assert!(index.is_deleted(&key("b")) && !index.is_deleted(&key("a")));
+    assert!(index.service(&key("b")).is_none() && !index.is_gone(&key("b"), "u"));
+    index.confirm_gone(key("b"), "u".to_owned());
+    assert!(index.is_gone(&key("b"), "u") && !index.is_gone(&key("b"), "v"));
+    // Whoever has no uid is whoever went.
+    assert!(index.is_gone(&key("b"), "") && !index.is_gone(&key("a"), ""));
+    index.forget_gone(&key("b"));
+    assert!(!index.is_gone(&key("b"), "u"));
 }
 
 #[test]
-fn a_watched_deletion_is_certain_until_the_service_comes_back() {
+fn an_incarnation_is_gone_when_its_deletion_or_its_successor_was_seen() {
+    let successor = || ServiceState {
+        uid: "v".to_owned(),
+        ..service("a", "2")
+    };
     let mut index = Index::default();
     index.replace_services(vec![service("a", "1")]);
-    index.delete_service(&key("a"));
-    assert!(index.is_deleted(&key("a")));
     index.apply_service(service("a", "2"));
-    assert!(!index.is_deleted(&key("a")));
+    assert!(!index.is_gone(&key("a"), "u"));
+    index.delete_service(&service("a", "3"));
+    assert!(index.is_gone(&key("a"), "u") && index.service(&key("a")).is_none());
+    index.apply_service(successor());
+    assert!(index.is_gone(&key("a"), "u") && !index.is_gone(&key("a"), "v"));
+
+    let mut index = Index::default();
+    index.replace_services(vec![service("a", "1")]);
+    index.replace_services(vec![successor()]);
+    assert!(index.is_gone(&key("a"), "u") && !index.is_gone(&key("a"), "v"));
 }
 
 #[test]

@@ -27,6 +27,7 @@ impl World {
             service: &self.service,
             wanted: wanted.as_ref(),
             entry: self.entry.as_ref(),
+            former: false,
             link: &self.link,
             told: self.told.as_ref(),
         });

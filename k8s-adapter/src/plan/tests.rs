@@ -146,6 +146,7 @@ impl Case {
             service: &self.service,
             wanted: wanted.as_ref(),
             entry: entry.as_ref(),
+            former: false,
             link: &self.link,
             told: self.told.as_ref(),
         })
@@ -216,10 +217,61 @@ fn another_incarnation_does_not_inherit_the_answer() {
         service: &fresh,
         wanted: Ok(&wanted),
         entry: Some(&entry),
+        former: false,
         link: &Link::Up,
         told: None,
     });
     assert_eq!(step, Step::Ask(wanted));
+}
+
+#[test]
+fn what_another_incarnation_holds_is_released_only_when_that_one_is_certainly_gone() {
+    let release = Step::Release {
+        uid: "other".to_owned(),
+    };
+    for spec in [
+        json!({ "type": "ClusterIP" }),
+        json!({ "loadBalancerClass": "other" }),
+        json!({ "loadBalancerIP": "nonsense" }),
+        json!({ "ipFamilyPolicy": "RequireDualStack" }),
+    ] {
+        let service = service(&[], None, spec);
+        let wanted = claim(&service, Some(&Labels::new()), &settings()).map(Arc::new);
+        let entry = Entry {
+            answer: Some(answer("other", assigned(A))),
+            asked: None,
+        };
+        let mut situation = Situation {
+            service: &service,
+            wanted: wanted.as_ref(),
+            entry: Some(&entry),
+            former: true,
+            link: &Link::Up,
+            told: None,
+        };
+        assert_eq!(plan(&situation), release);
+        // It may be the newer one, which has not been seen yet.
+        situation.former = false;
+        assert!(!matches!(plan(&situation), Step::Release { .. }));
+        situation.former = true;
+        situation.link = &Link::Connecting;
+        assert_eq!(plan(&situation), Step::Wait);
+    }
+}
+
+#[test]
+fn the_order_of_addresses_in_a_status_is_no_other_request() {
+    let mut dual = service(
+        &["2001:db8::1", "192.0.2.1"],
+        Some("p"),
+        json!({ "clusterIPs": ["10.0.0.1", "fd00::1"] }),
+    );
+    dual.annotations.insert(
+        "metallb.io/loadBalancerIPs".to_owned(),
+        "192.0.2.1,2001:db8::1".to_owned(),
+    );
+    let step = Case::new(dual, Known::Nothing).plan();
+    assert!(matches!(step, Step::Adopt(_)), "{step:?}");
 }
 
 #[test]

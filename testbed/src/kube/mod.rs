@@ -66,7 +66,10 @@ pub struct Kube {
     apiserver: Program,
     etcd: Program,
     kubectl: Kubectl,
+    address: SocketAddr,
     url: String,
+    assets: Assets,
+    options: Options,
     directory: TempDir,
 }
 
@@ -113,7 +116,10 @@ impl Kube {
                 cache: path.join("kubectl-cache"),
                 namespace: namespace.map(|namespace| namespace.name().to_owned()),
             },
+            address,
             url,
+            assets: assets.clone(),
+            options: options.clone(),
             directory,
         };
         kube.wait_ready(namespace, address)?;
@@ -143,6 +149,23 @@ impl Kube {
     /// etcd itself.
     pub fn etcd(&mut self) -> &mut Program {
         &mut self.etcd
+    }
+
+    /// Kills both and starts them again with nothing stored, at the same address and with the same
+    /// users: a restore that went wrong. For one that runs in no namespace of its own.
+    pub fn lose_store(&mut self) -> anyhow::Result<()> {
+        self.apiserver.kill()?;
+        self.etcd.kill()?;
+        let path = self.directory.path();
+        std::fs::remove_dir_all(path.join("etcd"))?;
+        let (etcd_url, etcd) = start_etcd(&self.assets, None, path)?;
+        self.etcd = etcd;
+        let flags = apiserver_flags(path, self.address, &etcd_url, &self.options);
+        self.apiserver = start(
+            Launch::program(&self.assets.kube_apiserver).args(flags),
+            None,
+        )?;
+        self.wait_ready(None, self.address)
     }
 
     /// Runs kubectl as administrator and gives its stdout; an error carries its stderr.

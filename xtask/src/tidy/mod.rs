@@ -17,7 +17,7 @@ use anyhow::{Context as _, bail};
 use crate::cargo::{capture, cargo, root};
 
 /// Modules that decide and never act: a file, and what lies in the folder of its name.
-const PURE: [&str; 20] = [
+const PURE: [&str; 21] = [
     "announcer/src/election",
     "announcer/src/handover",
     "announcer/src/l2/arp",
@@ -29,6 +29,7 @@ const PURE: [&str; 20] = [
     "announcer/src/ownership",
     "announcer/src/plan",
     "ipam-service/src/state",
+    "k8s-adapter/src/book",
     "k8s-adapter/src/claim",
     "k8s-adapter/src/crd",
     "k8s-adapter/src/eligibility",
@@ -37,7 +38,7 @@ const PURE: [&str; 20] = [
     "k8s-adapter/src/plan",
     "k8s-adapter/src/policy",
     "k8s-adapter/src/service",
-    "k8s-adapter/src/sweep",
+    "k8s-adapter/src/world",
 ];
 
 /// What a pure module may name all the same, and why.

@@ -1,0 +1,101 @@
+//! Topology: one Kubernetes API, adapters behind relays that can hold back what they see, one
+//! ipam-service (e2e/src/adapters.rs).
+//!
+//! 1. A replica that sees the cluster late frees nothing that another one serves.
+//! 2. An API server that lost its store says nothing about what its cluster holds.
+//! 3. A write that is never answered is given up, and done when the API server answers again.
+
+use e2e::adapters::Stage;
+use e2e::site::DEADLINE;
+use pharos_testbed::wait;
+use serde_json::json;
+
+const EAST: &str = "east";
+
+#[test]
+fn a_replica_that_sees_the_cluster_late_frees_nothing() {
+    let Some(mut stage) = Stage::start().unwrap() else {
+        return;
+    };
+    stage.add_cluster(EAST).unwrap();
+    stage.apply_crds(EAST).unwrap();
+    stage.apply_pool(EAST, "pool", &["192.0.2.0/28"]).unwrap();
+    let relay = stage.start_adapter_behind_relay(EAST).unwrap();
+    stage.start_replica(EAST, "seeing").unwrap();
+    // From now on the first knows of new Services only what the address book says of them.
+    relay.hold();
+    for name in ["a", "b"] {
+        stage
+            .apply_service(EAST, name, &json!({}), &json!({}))
+            .unwrap();
+        stage.wait_any_address(EAST, name).unwrap();
+    }
+    let held = stage.allocations(EAST).unwrap();
+    wait::until(
+        "the late one has noticed that it sees nothing",
+        DEADLINE,
+        || {
+            let log = stage.adapter(EAST).unwrap().log();
+            assert_eq!(stage.allocations(EAST).unwrap(), held, "{log}");
+            log.contains("nothing is released").then_some(())
+        },
+    )
+    .unwrap();
+    relay.release();
+    stage.wait_readiness(EAST, "ok").unwrap();
+    assert_eq!(stage.allocations(EAST).unwrap(), held);
+}
+
+#[test]
+fn another_cluster_at_the_same_address_frees_nothing() {
+    let Some(mut stage) = Stage::with_cluster(EAST).unwrap() else {
+        return;
+    };
+    stage.apply_pool(EAST, "pool", &["192.0.2.0/28"]).unwrap();
+    for name in ["a", "b"] {
+        stage
+            .apply_service(EAST, name, &json!({}), &json!({}))
+            .unwrap();
+        stage.wait_any_address(EAST, name).unwrap();
+    }
+    let held = stage.allocations(EAST).unwrap();
+    stage.lose_cluster(EAST).unwrap();
+    wait::until("the adapter ends", DEADLINE, || {
+        let adapter = stage.adapter(EAST).unwrap();
+        (!adapter.is_running()).then_some(())
+    })
+    .unwrap();
+    let log = stage.adapter(EAST).unwrap().log();
+    assert!(log.contains("another cluster answers"), "{log}");
+    assert_eq!(stage.allocations(EAST).unwrap(), held);
+    // One that starts now is not taken for the cluster that was there.
+    stage.apply_crds(EAST).unwrap();
+    stage.start_adapter_as(EAST, EAST, &[]).unwrap();
+    stage.wait_readiness(EAST, "ipam: cluster east").unwrap();
+    assert_eq!(stage.allocations(EAST).unwrap(), held);
+}
+
+#[test]
+fn a_write_that_is_never_answered_is_given_up_and_done_later() {
+    let Some(mut stage) = Stage::start().unwrap() else {
+        return;
+    };
+    stage.add_cluster(EAST).unwrap();
+    stage.apply_crds(EAST).unwrap();
+    stage.apply_pool(EAST, "pool", &["192.0.2.0/31"]).unwrap();
+    let relay = stage.start_adapter_behind_relay(EAST).unwrap();
+    stage
+        .apply_service(EAST, "web", &json!({}), &json!({}))
+        .unwrap();
+    stage.wait_addresses(EAST, "web", &["192.0.2.0"]).unwrap();
+    relay.hold();
+    // The address book moves the Service, which the adapter has to write down.
+    stage.force_pool(EAST, "pool", &["192.0.2.1/32"]).unwrap();
+    wait::until("the write is given up", DEADLINE, || {
+        let (_, metrics) = stage.admin(EAST, "/metrics").unwrap();
+        (!metrics.contains("metallb_k8s_client_update_errors_total 0")).then_some(())
+    })
+    .unwrap();
+    relay.release();
+    stage.wait_addresses(EAST, "web", &["192.0.2.1"]).unwrap();
+}
