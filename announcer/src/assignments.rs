@@ -3,7 +3,7 @@
 //! Losing the stream changes nothing: what was applied stays applied, here and on the disk. Each
 //! new stream begins with digests of what is there, so that only what differs is sent.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -60,14 +60,36 @@ impl SharedBook {
     }
 
     fn apply(&self, frame: v1::AssignmentUpdate) -> Result<Difference, StreamError> {
-        let difference = self.lock().apply(frame)?;
+        let mut book = self.lock();
+        let store_before = book.store_id().to_owned();
+        let difference = book.apply(frame)?;
         let nothing = difference.upserts.is_empty()
             && difference.removals.is_empty()
-            && difference.members.is_none();
+            && difference.members.is_none()
+            && book.store_id() == store_before;
+        drop(book);
         if !nothing {
             self.changed.send_modify(|count| *count += 1);
         }
         Ok(difference)
+    }
+}
+
+/// What has been complained about, each once: a server that says nonsense says it again with every
+/// frame or stream.
+#[derive(Debug, Default)]
+pub struct Complaints(BTreeSet<String>);
+
+impl Complaints {
+    /// Enough to see what is wrong.
+    const LIMIT: usize = 1000;
+
+    fn about(&mut self, ignored: &[String]) {
+        for what in ignored {
+            if self.0.len() < Self::LIMIT && self.0.insert(what.clone()) {
+                tracing::warn!(what, "ignoring a part of the stream");
+            }
+        }
     }
 }
 
@@ -86,6 +108,7 @@ pub struct Follower {
     pub readiness: Readiness,
     /// Set once something was synchronised.
     pub synced: watch::Sender<bool>,
+    pub complaints: Complaints,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -182,6 +205,7 @@ impl Follower {
             let frame = self.next(&mut stream).await?;
             self.metrics.updated();
             let difference = self.book.apply(frame)?;
+            self.complaints.about(&difference.ignored);
             let (synced, reached_position) = (difference.synced, difference.position);
             self.tell(Command::Assignments(difference)).await?;
             if synced {

@@ -58,6 +58,8 @@ pub struct Difference {
     pub position: Option<u64>,
     /// A synchronisation was completed.
     pub synced: bool,
+    /// What the frame said that is of no use here, for people.
+    pub ignored: Vec<String>,
 }
 
 /// A stream that does not keep to the protocol; it is left and begun anew.
@@ -71,11 +73,12 @@ pub enum StreamError {
     NoSuchBucket(u32),
     #[error("the stream is for cluster {0:?}")]
     OtherCluster(String),
-    #[error("an assignment without a usable address: {0:?}")]
-    BadAddress(String),
-    #[error("an empty frame")]
-    Empty,
 }
+
+/// An assignment that names no address that a host can have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("an assignment of {0:?}, which is no address of a host")]
+struct BadAddress(String);
 
 /// Everything that is kept, in the form in which it was told. This is what the disk has too.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -95,6 +98,8 @@ pub struct Book {
     node_sets: HashMap<u64, Arc<[NodeName]>>,
     members: Vec<Member>,
     sync: Sync,
+    /// Assignments changed since the last node set was told.
+    changed_since_set: bool,
 }
 
 #[derive(Debug)]
@@ -121,6 +126,7 @@ impl Book {
             node_sets: HashMap::new(),
             members: Vec::new(),
             sync: Sync::Waiting,
+            changed_since_set: false,
         }
     }
 
@@ -210,13 +216,20 @@ impl Book {
         self.sync = Sync::Waiting;
     }
 
-    /// Takes in a frame.
+    /// Takes in a frame: all of it, or, with an error, nothing.
     pub fn apply(&mut self, frame: v1::AssignmentUpdate) -> Result<Difference, StreamError> {
-        match frame.update.ok_or(StreamError::Empty)? {
+        let Some(update) = frame.update else {
+            return Ok(Difference {
+                ignored: vec!["a frame of a kind that this version does not know".to_owned()],
+                ..Difference::default()
+            });
+        };
+        match update {
             Update::Header(header) => self.on_header(header),
             Update::Members(members) => self.on_members(members),
             Update::NodeSet(set) => {
                 // A set says nothing by itself: it may be known before `synced`.
+                self.make_room_for_sets();
                 self.add_node_set(set);
                 Ok(Difference::default())
             }
@@ -286,12 +299,24 @@ impl Book {
             .filter(|index| *index < BUCKETS)
             .ok_or(StreamError::NoSuchBucket(bucket.index))?;
         let mut contents = BTreeMap::new();
+        let mut ignored = Vec::new();
         for assignment in bucket.assignments {
-            let (_, key) = place(&assignment)?;
-            contents.insert(key, assignment);
+            match place(&assignment) {
+                Ok((own, key)) if own == index => {
+                    contents.insert(key, assignment);
+                }
+                Ok((own, key)) => ignored.push(format!(
+                    "an assignment of {} in bucket {index} instead of {own}",
+                    key.address
+                )),
+                Err(bad) => ignored.push(bad.to_string()),
+            }
         }
         buckets.insert(index, contents);
-        Ok(Difference::default())
+        Ok(Difference {
+            ignored,
+            ..Difference::default()
+        })
     }
 
     fn on_synced(&mut self, position: u64) -> Result<Difference, StreamError> {
@@ -355,15 +380,25 @@ impl Book {
             position: Some(changes.position),
             ..Difference::default()
         };
-        for assignment in changes.upserts {
-            let (bucket, key) = place(&assignment)?;
-            difference.upserts.push(self.resolve(&key, &assignment));
-            self.buckets[bucket].insert(key, assignment);
-        }
+        self.changed_since_set = true;
+        // What is both removed and told anew is there afterwards.
         for removal in changes.removals {
-            let (bucket, key) = place_key(&removal.address_space, &removal.address)?;
-            if authoritative && self.buckets[bucket].remove(&key).is_some() {
-                difference.removals.push(key);
+            match place_key(&removal.address_space, &removal.address) {
+                Ok((bucket, key)) => {
+                    if authoritative && self.buckets[bucket].remove(&key).is_some() {
+                        difference.removals.push(key);
+                    }
+                }
+                Err(bad) => difference.ignored.push(bad.to_string()),
+            }
+        }
+        for assignment in changes.upserts {
+            match place(&assignment) {
+                Ok((bucket, key)) => {
+                    difference.upserts.push(self.resolve(&key, &assignment));
+                    self.buckets[bucket].insert(key, assignment);
+                }
+                Err(bad) => difference.ignored.push(bad.to_string()),
             }
         }
         Ok(difference)
@@ -374,7 +409,16 @@ impl Book {
         self.node_sets.insert(set.id, nodes.collect());
     }
 
-    /// Sets are few and named by their content; those that nothing refers to go at a sync.
+    /// Sets come before the changes that refer to them. So when one comes after changes, those that
+    /// nothing refers to belong to changes that are past.
+    fn make_room_for_sets(&mut self) {
+        let is_live = matches!(self.sync, Sync::Live { .. });
+        if is_live && std::mem::take(&mut self.changed_since_set) {
+            self.drop_unused_node_sets();
+        }
+    }
+
+    /// The server tells a set again before it refers to it again.
     fn drop_unused_node_sets(&mut self) {
         let used: BTreeSet<u64> = self
             .buckets
@@ -408,17 +452,28 @@ impl Book {
     }
 }
 
-fn place(assignment: &v1::Assignment) -> Result<(usize, Key), StreamError> {
+fn place(assignment: &v1::Assignment) -> Result<(usize, Key), BadAddress> {
     place_key(&assignment.address_space, &assignment.address)
 }
 
-fn place_key(space: &str, address: &str) -> Result<(usize, Key), StreamError> {
-    let bad = || StreamError::BadAddress(address.chars().take(64).collect());
+fn place_key(space: &str, address: &str) -> Result<(usize, Key), BadAddress> {
+    let bad = || BadAddress(address.chars().take(64).collect());
     let parsed = parse_address(address).map_err(|_| bad())?;
+    if !is_of_a_host(parsed) {
+        return Err(bad());
+    }
     let bucket = bucket_of(space, address).map_err(|_| bad())?;
     let key = Key {
         space: space.to_owned(),
         address: parsed,
     };
     Ok((bucket, key))
+}
+
+fn is_of_a_host(address: IpAddr) -> bool {
+    let is_broadcast = match address {
+        IpAddr::V4(v4) => v4.is_broadcast(),
+        IpAddr::V6(_) => false,
+    };
+    !(address.is_unspecified() || address.is_loopback() || address.is_multicast() || is_broadcast)
 }

@@ -160,6 +160,7 @@ struct Engine {
     applied: BTreeMap<GroupId, effects::Applied>,
     noted: BTreeMap<GroupId, Vec<Noted>>,
     shown: BTreeMap<GroupId, Vec<crate::plan::Used>>,
+    told_ipv6: bool,
 }
 
 struct Drain {
@@ -199,6 +200,7 @@ impl Engine {
             applied: BTreeMap::new(),
             noted: BTreeMap::new(),
             shown: BTreeMap::new(),
+            told_ipv6: false,
         }
     }
 
@@ -306,6 +308,11 @@ impl Engine {
             self.on_members(members, now);
         }
         let touched = self.plan.apply(&difference.upserts, &difference.removals);
+        if let Some(address) = touched.ipv6
+            && !std::mem::replace(&mut self.told_ipv6, true)
+        {
+            tracing::warn!(%address, "IPv6 addresses are not announced by this version");
+        }
         let moved = self.detach_moved(&touched.groups);
         for (group, before) in touched.successors {
             if let Some(candidacy) = self.plan.candidacy(group) {

@@ -41,7 +41,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
-use assignments::{Follower, SharedBook};
+use assignments::{Complaints, Follower, SharedBook};
 use book::{Book, Difference};
 use cache::{Cache, Identity};
 use config::{Args, Config};
@@ -126,6 +126,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         metrics,
         readiness,
         synced,
+        complaints: Complaints::default(),
     };
     tasks.spawn(follower.run());
 

@@ -43,6 +43,8 @@ pub struct Touched {
     pub groups: BTreeSet<GroupId>,
     /// Groups that came with an address of another one, with that one.
     pub successors: BTreeMap<GroupId, GroupId>,
+    /// One of the addresses that are to be announced by layer 2 and cannot be: NDP is not spoken.
+    pub ipv6: Option<IpAddr>,
 }
 
 /// An address of a group with those who use it, for people.
@@ -143,13 +145,13 @@ impl Plan {
         if moved_from.is_some() || assigned.wanted.is_none() || assigned.key.address.is_ipv6() {
             touched.groups.extend(self.remove(&assigned.key));
         }
-        let Some(wanted) = assigned
-            .wanted
-            .clone()
-            .filter(|_| assigned.key.address.is_ipv4())
-        else {
+        let Some(wanted) = assigned.wanted.clone() else {
             return;
         };
+        if assigned.key.address.is_ipv6() {
+            touched.ipv6 = Some(assigned.key.address);
+            return;
+        }
         if let Some(old) = moved_from
             && !self.groups.contains_key(&assigned.group)
         {

@@ -141,6 +141,11 @@ impl Peer {
         feed.change(Vec::new(), vec![key]);
     }
 
+    /// Says this to everybody who listens now, and forgets it.
+    pub fn say(&self, upserts: Vec<v1::Assignment>) {
+        self.feed.lock().change(upserts, Vec::new());
+    }
+
     /// Forgets everything and says that it does not know everything, like a restored store.
     pub fn forget(&self) {
         let mut feed = self.feed.lock();

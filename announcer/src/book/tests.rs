@@ -190,10 +190,6 @@ fn live_changes_take_effect_one_by_one() {
 
 #[test]
 fn a_stream_that_breaks_the_rules_is_refused() {
-    let bad = v1::Assignment {
-        address: "192.0.2.300".to_owned(),
-        ..assignment(A, &[])
-    };
     let other = Update::Header(Header {
         cluster: "west".to_owned(),
         ..Header::default()
@@ -213,10 +209,6 @@ fn a_stream_that_breaks_the_rules_is_refused() {
         ),
         (vec![header(true), far], StreamError::NoSuchBucket(256)),
         (vec![other], StreamError::OtherCluster("west".to_owned())),
-        (
-            vec![header(true), synced(), changes(&[bad], &[])],
-            StreamError::BadAddress("192.0.2.300".to_owned()),
-        ),
     ];
     for (updates, expected) in cases {
         let mut book = Book::new("east");
@@ -225,8 +217,68 @@ fn a_stream_that_breaks_the_rules_is_refused() {
             .find_map(|update| apply(&mut book, update).err());
         assert_eq!(refused, Some(expected));
     }
-    let empty = Book::new("east").apply(v1::AssignmentUpdate { update: None });
-    assert_eq!(empty, Err(StreamError::Empty));
+}
+
+#[test]
+fn what_is_of_no_use_is_named_and_the_rest_of_its_frame_counts() {
+    let mut book = synced_book(&[]);
+    for bad in ["192.0.2.300", "", "0.0.0.0", "127.0.0.1", "224.0.0.5", "::"] {
+        let frame = changes(&[assignment(B, &["a"]), assignment(bad, &["a"])], &[bad]);
+        let difference = apply_all(&mut book, [frame]);
+        assert_eq!(difference.upserts.len(), 1, "{bad}");
+        assert_eq!(difference.ignored.len(), 2, "{bad}");
+        assert!(difference.ignored[0].contains(bad), "{bad}");
+        assert_eq!(addresses(&book), [B], "{bad}");
+    }
+    let unknown = book.apply(v1::AssignmentUpdate { update: None });
+    assert_eq!(unknown.map(|difference| difference.ignored.len()), Ok(1));
+    // In a bucket too: one that is no address, and one that belongs elsewhere.
+    let mixed = [
+        assignment(A, &["a"]),
+        assignment("x", &["a"]),
+        assignment(B, &["a"]),
+    ];
+    let mut book = Book::new("east");
+    apply_all(&mut book, [header(true)]);
+    let told = apply_all(&mut book, [bucket(&mixed)]);
+    assert_eq!(told.ignored.len(), 2, "{:?}", told.ignored);
+    apply_all(&mut book, [synced()]);
+    assert_eq!(addresses(&book), [A]);
+}
+
+#[test]
+fn an_address_that_is_removed_and_told_anew_in_one_frame_is_there() {
+    let mut book = synced_book(&[assignment(A, &["a"])]);
+    let difference = apply_all(&mut book, [changes(&[assignment(A, &["b"])], &[A])]);
+    assert_eq!(addresses(&book), [A]);
+    assert_eq!(
+        (difference.removals.len(), difference.upserts.len()),
+        (1, 1)
+    );
+}
+
+#[test]
+fn node_sets_that_nothing_refers_to_any_more_go_while_the_stream_lives() {
+    let set = |id: u64| {
+        Update::NodeSet(v1::NodeSet {
+            id,
+            nodes: vec![format!("n{id}")],
+        })
+    };
+    let of = |id: u64| v1::Assignment {
+        candidates: id,
+        ..assignment(A, &["a"])
+    };
+    let mut book = synced_book(&[]);
+    for id in 0..100 {
+        // Two sets are told at once, and the second change refers to the second of them.
+        let frames = [set(id), set(1000 + id), changes(&[of(id)], &[])];
+        apply_all(&mut book, frames);
+        let difference = apply_all(&mut book, [changes(&[of(1000 + id)], &[])]);
+        let candidate = difference.upserts[0].candidates[0].to_string();
+        assert_eq!(candidate, format!("n{}", 1000 + id));
+        assert!(book.contents().node_sets.len() <= 3, "{id}");
+    }
 }
 
 #[test]

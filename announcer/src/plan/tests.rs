@@ -90,7 +90,7 @@ fn an_address_that_moves_to_another_group_touches_both() {
     let touched = plan.apply(&[assigned("192.0.2.2", 7, Some(&[]))], &[]);
     let expected = Touched {
         groups: BTreeSet::from([GroupId(7), GroupId(8)]),
-        successors: BTreeMap::new(),
+        ..Touched::default()
     };
     assert_eq!(touched, expected);
     assert_eq!(plan.candidacy(GroupId(8)), None);
@@ -105,6 +105,7 @@ fn a_group_that_comes_with_an_address_of_another_one_succeeds_that() {
     let expected = Touched {
         groups: BTreeSet::from([GroupId(7), GroupId(9)]),
         successors: BTreeMap::from([(GroupId(9), GroupId(7))]),
+        ..Touched::default()
     };
     assert_eq!(touched, expected);
     let again = plan.apply(&[assigned("192.0.2.1", 9, Some(&[]))], &[]);
@@ -114,7 +115,7 @@ fn a_group_that_comes_with_an_address_of_another_one_succeeds_that() {
 #[test]
 fn what_is_not_announced_by_arp_has_no_group() {
     let mut plan = plan();
-    plan.apply(
+    let touched = plan.apply(
         &[
             assigned("192.0.2.1", 7, None),
             assigned("2001:db8::1", 8, Some(&[])),
@@ -122,6 +123,7 @@ fn what_is_not_announced_by_arp_has_no_group() {
         &[],
     );
     assert!(plan.is_empty());
+    assert_eq!(touched.ipv6, Some(key("2001:db8::1").address));
     plan.apply(&[assigned("192.0.2.1", 7, Some(&[]))], &[]);
     assert_eq!(plan.len(), 1);
     let touched = plan.apply(&[assigned("192.0.2.1", 7, None)], &[]);

@@ -1,0 +1,56 @@
+//! A stream that says more than this version understands, or nonsense.
+//!
+//! Topology: `e2e::segment` with one node.
+//!
+//! 1. What is no address of a host, and IPv6, is ignored with one line in the log each; everything
+//!    else, also in the same frame, is announced.
+
+use std::net::Ipv4Addr;
+
+use e2e::segment::{SOON, Segment};
+use pharos_proto::v1;
+use pharos_testbed::skip;
+
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 12, 100);
+
+fn assignment(address: &str, group: u64) -> v1::Assignment {
+    v1::Assignment {
+        address_space: "default".to_owned(),
+        address: address.to_owned(),
+        group,
+        nodes: vec!["n1".to_owned()],
+        l2: Some(v1::assignment::L2::default()),
+        ..v1::Assignment::default()
+    }
+}
+
+#[test]
+fn what_is_of_no_use_is_ignored_with_one_line_and_the_rest_is_announced() -> anyhow::Result<()> {
+    if !skip::can_use_namespaces() {
+        return Ok(());
+    }
+    let mut segment = Segment::start(&["n1"], &[])?;
+    let prober = segment.probe(&[ADDRESS])?;
+    let odd = ["192.168.12.300", "224.0.0.18", "2001:db8::1", "2001:db8::2"];
+    for round in 0..5 {
+        let group = 10 * (1 + round);
+        let mut frame: Vec<v1::Assignment> = (1..)
+            .zip(odd)
+            .map(|(n, odd)| assignment(odd, group + n))
+            .collect();
+        frame.insert(2, assignment(&ADDRESS.to_string(), 7));
+        segment.peer.say(frame);
+    }
+    segment.peer.wait_applied("n1")?;
+    segment.wait_owner(&prober, ADDRESS, "n1")?;
+    let hellos = segment.peer.hellos().len();
+    assert_eq!(hellos, 1, "the stream went on");
+    let announcer = segment.announcer("n1")?;
+    announcer.wait_log("IPv6 addresses are not announced", SOON)?;
+    let log = announcer.log();
+    let count = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+    assert_eq!(count("192.168.12.300"), 1, "{log}");
+    assert_eq!(count("224.0.0.18"), 1, "{log}");
+    assert_eq!(count("2001:db8::"), 1, "{log}");
+    Ok(())
+}
