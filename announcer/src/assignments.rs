@@ -19,6 +19,7 @@ use tonic::Streaming;
 use tonic::transport::Endpoint;
 
 use crate::book::{Book, Difference, StreamError};
+use crate::clock;
 use crate::engine::Command;
 use crate::metrics::Metrics;
 
@@ -27,8 +28,12 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// The longest pause. Each pause is a random part of its length, so that a thousand announcers do
 /// not come back at once.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// How long a server may take to accept the stream.
-const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A stream that lasted so long was a good one.
+const STABLE: Duration = Duration::from_secs(10);
+/// Pauses before a server that can be reached are 1.6 s at most.
+const MOST_FAILURES_OF_REACHED: u32 = 4;
+/// How long a server may take to accept the stream, and for each frame until all is synchronised.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A frame is at most 64 KiB unless one bucket is larger; this is a bucket of 100,000 addresses.
 const MAX_FRAME: usize = 16 << 20;
 
@@ -115,8 +120,8 @@ pub struct Follower {
 enum FollowError {
     #[error("cannot connect: {0}")]
     Connect(#[from] tonic::transport::Error),
-    #[error("the server did not accept the stream in time")]
-    AcceptTimeout,
+    #[error("the server did not answer in time")]
+    AnswerTimeout,
     #[error("{} ({:?})", .0.message(), .0.code())]
     Status(Box<tonic::Status>),
     #[error("the server ended the stream")]
@@ -142,17 +147,19 @@ impl Follower {
         for index in (0..self.servers.len()).cycle() {
             let server = self.servers[index].clone();
             let mut reached = false;
+            let began = clock::now();
             let outcome = self.follow(&server, &mut reached).await;
             self.book.lock().disconnected();
             self.metrics.stream_connected.set(0);
             if reached {
-                failures = 0;
+                let lasted = clock::now().saturating_duration_since(began);
+                failures = failures_before(failures, lasted);
             }
             let pause = match outcome {
                 FollowError::NoEngine => return Ok(()),
                 FollowError::Moved => Duration::ZERO,
                 FollowError::Connect(_)
-                | FollowError::AcceptTimeout
+                | FollowError::AnswerTimeout
                 | FollowError::Status(_)
                 | FollowError::Ended
                 | FollowError::Invalid(_) => pause(failures, rand::random()),
@@ -196,13 +203,19 @@ impl Follower {
         let reports = hello.chain(applied).map(|report| v1::AnnouncerReport {
             report: Some(report),
         });
-        let accepted = tokio::time::timeout(ACCEPT_TIMEOUT, client.announce(reports)).await;
+        let accepted = tokio::time::timeout(ANSWER_TIMEOUT, client.announce(reports)).await;
         let mut stream = accepted
-            .map_err(|_| FollowError::AcceptTimeout)??
+            .map_err(|_| FollowError::AnswerTimeout)??
             .into_inner();
         tracing::info!(server = %server.uri(), "following ipam-service");
         loop {
-            let frame = self.next(&mut stream).await?;
+            let frame = if *reached {
+                self.next(&mut stream).await?
+            } else {
+                // Afterwards silence means that nothing changes.
+                let next = tokio::time::timeout(ANSWER_TIMEOUT, self.next(&mut stream)).await;
+                next.map_err(|_| FollowError::AnswerTimeout)??
+            };
             self.metrics.updated();
             let difference = self.book.apply(frame)?;
             self.complaints.about(&difference.ignored);
@@ -267,6 +280,17 @@ impl Follower {
     }
 }
 
+/// The failures that still count after a stream that was synchronised: none if it lasted. A server
+/// that ends its streams at once must not be asked again twenty times a second, nor be given up
+/// for long.
+fn failures_before(failures: u32, lasted: Duration) -> u32 {
+    if lasted >= STABLE {
+        0
+    } else {
+        failures.min(MOST_FAILURES_OF_REACHED)
+    }
+}
+
 /// A random part of a length that doubles with each failure.
 fn pause(failures: u32, chance: f64) -> Duration {
     let longest = FIRST_PAUSE
@@ -293,6 +317,14 @@ fn describe(error: &FollowError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_server_that_ends_its_streams_at_once_is_asked_less_often() {
+        let next = |failures, seconds| failures_before(failures, Duration::from_secs(seconds));
+        assert_eq!([next(0, 1), next(1, 1), next(9, 1)], [0, 1, 4]);
+        assert_eq!(next(9, 10), 0);
+        assert_eq!(pause(next(9, 1), 1.0), Duration::from_millis(1600));
+    }
 
     #[test]
     fn pauses_double_up_to_half_a_minute_and_are_a_random_part_of_that() {
