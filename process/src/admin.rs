@@ -1,6 +1,7 @@
 //! The admin listener: `/metrics`, `/healthz` and `/readyz` over HTTP/1.1.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -11,6 +12,10 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 
 use crate::{Readiness, Shutdown};
+
+/// How long requests may go on after the stop signal: a client that sends half a request and stays
+/// must not keep the process from ending.
+const GRACE: Duration = Duration::from_secs(1);
 
 /// The admin listener failed.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +31,7 @@ pub struct Health {
     pub readiness: Readiness,
 }
 
-/// Serves until the process stops. `extra` are routes of the program's own.
+/// Serves until the process stops, and a second longer at most. `extra` are routes of the program's own.
 pub async fn serve_admin(
     listener: TcpListener,
     health: Health,
@@ -39,9 +44,15 @@ pub async fn serve_admin(
         .with_state(Arc::new(health))
         .route("/healthz", get(|| std::future::ready("ok\n")))
         .merge(extra);
-    axum::serve(listener, router)
-        .with_graceful_shutdown(shutdown.stopping_owned())
-        .await?;
+    let serve = axum::serve(listener, router).with_graceful_shutdown(shutdown.stopping_owned());
+    let cut_off = async {
+        shutdown.stopping().await;
+        tokio::time::sleep(GRACE).await;
+    };
+    tokio::select! {
+        served = serve.into_future() => served?,
+        () = cut_off => tracing::debug!("clients of the admin listener are cut off"),
+    }
     Ok(())
 }
 
@@ -60,5 +71,39 @@ async fn readyz(State(health): State<Arc<Health>>) -> Response {
     match health.readiness.reason() {
         None => "ok\n".into_response(),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+    use tokio::net::TcpStream;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_request_without_end_does_not_keep_the_process_from_ending() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let health = Health {
+            registry: Registry::default(),
+            readiness: Readiness::default(),
+        };
+        let (arrived, mut arrivals) = mpsc::channel(1);
+        let stuck = get(move || async move {
+            arrived.send(()).await.unwrap();
+            std::future::pending::<()>().await;
+        });
+        let routes = Router::new().route("/stuck", stuck);
+        let shutdown = Shutdown::default();
+        let served = tokio::spawn(serve_admin(listener, health, routes, shutdown.clone()));
+        let mut client = TcpStream::connect(address).await.unwrap();
+        let request = b"GET /stuck HTTP/1.1\r\nHost: a\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        arrivals.recv().await.unwrap();
+        shutdown.stop();
+        let ended = tokio::time::timeout(Duration::from_secs(20), served).await;
+        ended.expect("it ends").unwrap().unwrap();
     }
 }
