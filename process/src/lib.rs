@@ -107,6 +107,38 @@ fn report(error: &anyhow::Error) -> ExitCode {
         eprintln!("error: {error}");
         return ExitCode::from(2);
     }
-    eprintln!("error: {error:#}");
+    eprintln!("error: {}", in_one_line(error));
     ExitCode::FAILURE
+}
+
+/// An error and its causes, each said once: many errors repeat their cause in their own text.
+fn in_one_line(error: &anyhow::Error) -> String {
+    let mut line = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if line.ends_with(&cause) {
+            continue;
+        }
+        if !line.is_empty() {
+            line.push_str(": ");
+        }
+        line.push_str(&cause);
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_that_its_error_repeats_is_said_once() {
+        let disk = || std::io::Error::other("disk on fire");
+        let repeats = anyhow::Error::new(AdminError::from(disk())).context("serving");
+        assert_eq!(
+            in_one_line(&repeats),
+            "serving: admin listener: disk on fire"
+        );
+        let plain = anyhow::Error::new(disk()).context("serving");
+        assert_eq!(in_one_line(&plain), "serving: disk on fire");
+    }
 }
