@@ -173,12 +173,12 @@ impl AddressRange {
         let invalid = || InvalidRange::InvalidCidr(shown());
         let net: ipnet::IpNet = text.trim().parse().map_err(|_| invalid())?;
         let (first, last) = (Address::from(net.network()), Address::from(net.broadcast()));
-        // An IPv6 prefix must not touch the v4-mapped block.
+        // An IPv6 prefix must not lie in the v4-mapped block, nor around it.
         let is_v4 = matches!(net, ipnet::IpNet::V4(_));
-        if is_v4 != (first.family() == Family::V4) || is_v4 != (last.family() == Family::V4) {
+        if is_v4 != (first.family() == Family::V4) {
             return Err(invalid());
         }
-        Self::new(first, last).ok_or_else(invalid)
+        Self::new(first, last).ok_or_else(|| InvalidRange::AroundIpv4(shown()))
     }
 
     /// Lowest address.
@@ -261,7 +261,10 @@ mod tests {
             ("x-192.0.2.1", "invalid start IP"),
             ("192.0.2.1-192.0.2.256", "invalid end IP"),
             ("192.0.2.1-2001:db8::1", "one address family"),
-            ("::/0", "invalid CIDR"),
+            ("::/0", "IPv4-mapped"),
+            ("::/80", "IPv4-mapped"),
+            ("::ffff:0:0/95", "IPv4-mapped"),
+            ("::ffff:0:0/96", "invalid CIDR"),
             ("::ffff:192.0.2.0/120", "invalid CIDR"),
         ];
         for (text, expected) in cases {
