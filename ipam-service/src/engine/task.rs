@@ -172,6 +172,10 @@ impl EngineTask {
             self.rest(REST_AFTER_REFUSAL);
         }
         for command in refused {
+            if let Some(reason) = &self.stopped {
+                command.answer(Err(SubmitError::Unavailable(reason.clone())));
+                continue;
+            }
             if let Err(culprit) = self.one_batch(vec![command], false).await {
                 for command in culprit {
                     tracing::error!(

@@ -293,6 +293,45 @@ async fn a_writer_that_cannot_trust_its_database_stops_writing_and_goes_on_readi
     running.stop().await;
 }
 
+#[tokio::test]
+async fn writing_stops_in_the_midst_of_a_refused_batch_too() {
+    let folder = Folder::new();
+    let running = Running::start(&folder).await;
+    running
+        .submit(apply_pool("pool", &["192.0.2.1-192.0.2.9"]))
+        .await
+        .expect("pool");
+    // The first claim breaks a constraint; the second meets a damaged file when it is tried alone.
+    behind_its_back(
+        &folder,
+        "create table broken (x);
+        create trigger first before insert on allocation when new.name = '1' begin
+            select raise(abort, 'refused'); end;
+        create trigger second before insert on allocation when new.name = '2' begin
+            insert into broken values (1); end;
+        pragma writable_schema = on;
+        update sqlite_schema set rootpage = (
+            select rootpage from sqlite_schema where name = 'change_log_owner')
+        where name = 'broken'",
+    )
+    .await;
+    let outcomes = futures::future::join_all((1..=3).map(|number| {
+        let owner = format!("east/default/{number}");
+        running.submit(allocate(&owner, |_| {}))
+    }))
+    .await;
+    assert!(
+        matches!(outcomes[0], Err(SubmitError::Internal)),
+        "{:?}",
+        outcomes[0]
+    );
+    for outcome in &outcomes[1..] {
+        let text = outcome.as_ref().expect_err("no more writes").to_string();
+        assert!(text.contains("writing has stopped"), "{text}");
+    }
+    running.stop().await;
+}
+
 async fn behind_its_back(folder: &Folder, sql: &'static str) {
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.file());
     let mut connection = options.connect().await.expect("connection");
