@@ -294,6 +294,36 @@ async fn a_writer_that_cannot_trust_its_database_stops_writing_and_goes_on_readi
 }
 
 #[tokio::test]
+async fn a_statement_that_fails_on_one_request_fails_that_one_alone() {
+    let folder = Folder::new();
+    let running = Running::start(&folder).await;
+    running
+        .submit(apply_pool("pool", &["192.0.2.1-192.0.2.9"]))
+        .await
+        .expect("pool");
+    // An error of its own kind (SQLITE_ERROR: integer overflow), not a constraint.
+    behind_its_back(
+        &folder,
+        "create trigger odd before insert on allocation when new.name = '2' begin
+            select abs(-9223372036854775807 - 1); end",
+    )
+    .await;
+    let outcomes = futures::future::join_all((1..=3).map(|number| {
+        let owner = format!("east/default/{number}");
+        running.submit(allocate(&owner, |_| {}))
+    }))
+    .await;
+    outcomes[0].as_ref().expect("neighbour");
+    assert!(
+        matches!(outcomes[1], Err(SubmitError::Internal)),
+        "{:?}",
+        outcomes[1]
+    );
+    outcomes[2].as_ref().expect("neighbour");
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn writing_stops_in_the_midst_of_a_refused_batch_too() {
     let folder = Folder::new();
     let running = Running::start(&folder).await;

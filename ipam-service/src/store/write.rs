@@ -10,7 +10,8 @@ use crate::state::model::Revision;
 /// Why a batch is not, or perhaps not, in the database.
 #[derive(Debug, thiserror::Error)]
 pub enum CommitError {
-    /// It is surely not: a row breaks a constraint. Says which.
+    /// It is surely not, and never will be: a row breaks a constraint, or the statement fails on it.
+    /// Says which.
     #[error("the database refuses a row: {0}")]
     Refused(String),
     /// It is surely not: the disk or the quota is full.
@@ -65,7 +66,7 @@ impl Writer {
                 // Both leave the transaction open and the file as it was (sqlite.org/lang_transaction).
                 Failure::Full => CommitError::Full,
                 Failure::Busy => CommitError::NotWritten(error.to_string()),
-                Failure::Constraint | Failure::Storage | Failure::Other => {
+                Failure::Refused | Failure::Storage | Failure::Other => {
                     return Err(CommitError::Unknown(error.to_string()));
                 }
             };
@@ -127,7 +128,8 @@ impl Writer {
 
 /// Kinds of failure of a statement.
 enum Failure {
-    Constraint,
+    /// What was asked for, whenever it is asked.
+    Refused,
     Full,
     Busy,
     /// The file or the disk below it.
@@ -137,7 +139,7 @@ enum Failure {
 
 fn statement_error(error: &sqlx::Error) -> CommitError {
     match classify(error) {
-        Failure::Constraint => CommitError::Refused(error.to_string()),
+        Failure::Refused => CommitError::Refused(error.to_string()),
         Failure::Full => CommitError::Full,
         Failure::Busy | Failure::Other => CommitError::NotWritten(error.to_string()),
         Failure::Storage => CommitError::Unknown(error.to_string()),
@@ -154,7 +156,8 @@ fn classify(error: &sqlx::Error) -> Failure {
         return Failure::Storage;
     };
     match code & 0xff {
-        19 => Failure::Constraint,
+        // CONSTRAINT, ERROR, TOOBIG, MISMATCH, RANGE
+        19 | 1 | 18 | 20 | 25 => Failure::Refused,
         13 => Failure::Full,
         5 | 6 => Failure::Busy,
         // IOERR, CORRUPT, CANTOPEN, NOTADB, READONLY
