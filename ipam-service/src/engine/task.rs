@@ -85,6 +85,9 @@ impl EngineTask {
     pub async fn run(mut self) {
         let mut requests = Vec::with_capacity(BATCH);
         loop {
+            if self.parts.stop.is_stopping() {
+                self.queue.close();
+            }
             if self.has_own_work() {
                 while requests.len() < BATCH
                     && let Ok(request) = self.queue.try_recv()
@@ -106,7 +109,9 @@ impl EngineTask {
             self.resting_until = None;
             self.more_follow_ups = true;
         }
+        // What is left of it when the process stops is found again when it starts.
         self.stopped.is_none()
+            && !self.queue.is_closed()
             && (self.more_follow_ups || !self.parts.owed.is_empty())
             && self.resting_until.is_none()
     }
@@ -116,11 +121,12 @@ impl EngineTask {
         let observe_at = self.observed + OBSERVE;
         tokio::select! {
             biased;
-            count = self.queue.recv_many(requests, BATCH) => count > 0,
+            // First, so that callers without end cannot keep it from being seen.
             () = self.parts.stop.stopping(), if !self.queue.is_closed() => {
                 self.queue.close();
                 true
             }
+            count = self.queue.recv_many(requests, BATCH) => count > 0,
             () = tokio::time::sleep_until(observe_at), if self.unobserved => {
                 self.observe();
                 true

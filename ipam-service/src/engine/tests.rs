@@ -1,6 +1,7 @@
 //! The writer on real SQLite files.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pharos_process::{Readiness, Shutdown};
 use prometheus_client::registry::Registry;
@@ -23,6 +24,7 @@ struct Running {
     reader: Reader,
     readiness: Readiness,
     registry: Registry,
+    stop: Shutdown,
     task: JoinHandle<()>,
 }
 
@@ -37,6 +39,7 @@ impl Running {
         }
         let readiness = Readiness::default();
         let mut registry = Registry::default();
+        let stop = Shutdown::default();
         let (engine, task) = start(EngineParts {
             state,
             feeds: Feeds {
@@ -49,13 +52,14 @@ impl Running {
             writer: store.writer,
             metrics: EngineMetrics::register(&mut registry),
             readiness: readiness.clone(),
-            stop: Shutdown::default(),
+            stop: stop.clone(),
         });
         Self {
             engine,
             reader: store.reader,
             readiness,
             registry,
+            stop,
             task: tokio::spawn(task.run()),
         }
     }
@@ -360,6 +364,46 @@ async fn writing_stops_in_the_midst_of_a_refused_batch_too() {
         assert!(text.contains("writing has stopped"), "{text}");
     }
     running.stop().await;
+}
+
+#[tokio::test]
+async fn it_stops_when_told_to_and_leaves_its_own_work_for_the_next_start() {
+    let folder = Folder::new();
+    let mut running = Running::start(&folder).await;
+    let claims = (0..2000).map(|number| {
+        let claim = allocate(&format!("east/default/{number}"), queued);
+        running.submit(claim)
+    });
+    for outcome in futures::future::join_all(claims).await {
+        outcome.expect("queued");
+    }
+    // Now all of them can be granted, 256 at a time.
+    running
+        .submit(apply_pool("pool", &["10.0.0.0/20"]))
+        .await
+        .expect("pool");
+    running.stop.stop();
+    (&mut running.task).await.expect("well");
+    let granted = granted_in(&running.reader).await;
+    assert!((256..1500).contains(&granted), "{granted} of 2000");
+    drop(running);
+
+    let running = Running::start(&folder).await;
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while granted_in(&running.reader).await < 2000 {
+        assert!(Instant::now() < deadline, "the rest was forgotten");
+        tokio::task::yield_now().await;
+    }
+    running.stop().await;
+}
+
+async fn granted_in(reader: &Reader) -> usize {
+    let filter = AllocationFilter {
+        state: pharos_proto::v1::allocation::State::Assigned.into(),
+        ..AllocationFilter::default()
+    };
+    let page = reader.allocations(&filter, None, 5000).await;
+    page.expect("readable").items.len()
 }
 
 async fn behind_its_back(folder: &Folder, sql: &'static str) {
