@@ -41,6 +41,10 @@ impl Rows {
     /// The two parameters of the statement.
     pub(super) fn into_parameters(mut self) -> (String, Vec<u8>) {
         self.json.push(']');
+        if self.blobs.is_empty() {
+            // An empty parameter would be bound as null, and every empty blob in it would be null.
+            self.blobs.push(0);
+        }
         (self.json, self.blobs)
     }
 }

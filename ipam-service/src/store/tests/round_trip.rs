@@ -5,8 +5,10 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::super::{AllocationFilter, Batch, ChangeFilter, Logged, Origin, Store, check};
+use crate::state::change::{Change, Edit};
 use crate::state::command::Command;
-use crate::state::model::Timestamp;
+use crate::state::model::{Placement, Timestamp};
+use crate::state::names::Name;
 use crate::state::{State, decide};
 use crate::store::LogSpan;
 use crate::testing::{Folder, allocate, apply_pool, release};
@@ -123,6 +125,28 @@ proptest! {
             assert!(again.state.clusters().eq(state.clusters()), "clusters");
         });
     }
+}
+
+#[tokio::test]
+async fn an_entry_without_content_reads_back_as_it_was_written() {
+    let folder = Folder::new();
+    let mut book = Book::open(&folder).await;
+    let nowhere = Change::Placement(Edit {
+        before: None,
+        after: Some(Arc::new(Placement {
+            group: 7,
+            cluster: Name::parse("east").expect("a name"),
+            nodes: Vec::new(),
+        })),
+    });
+    book.batch.changes.push(Logged {
+        revision: None,
+        change: nowhere.clone(),
+        origin: Arc::new(Origin::default()),
+    });
+    book.commit().await;
+    let rows = book.store.writer.load().await.expect("readable").rows;
+    assert_eq!(format!("{rows:?}"), format!("{:?}", [nowhere]));
 }
 
 #[tokio::test]
