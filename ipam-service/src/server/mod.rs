@@ -225,6 +225,7 @@ fn usage(error: OpenError) -> anyhow::Error {
         | OpenError::Lock(_)
         | OpenError::File { .. }
         | OpenError::NotOurs(_)
+        | OpenError::Linked(_)
         | OpenError::Unusable { .. }
         | OpenError::Newer { .. } => UsageError(error.to_string()).into(),
         OpenError::Sql { .. } | OpenError::Schema { .. } => error.into(),

@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read as _, Seek as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 /// Why the lock was not taken.
@@ -39,6 +40,8 @@ impl Lock {
             .write(true)
             .create(true)
             .truncate(false)
+            // Whoever may read the file may take the lock.
+            .mode(0o600)
             .open(&path)
             .map_err(io)?;
         match file.try_lock() {

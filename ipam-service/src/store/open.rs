@@ -1,13 +1,13 @@
 //! Finding, making and opening the database.
 
 use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqlSafeStr as _, SqliteConnection};
 
 use super::lock::{Lock, LockError};
@@ -99,6 +99,10 @@ pub enum OpenError {
     },
     #[error("{} is not a database of ipam-service", .0.display())]
     NotOurs(PathBuf),
+    /// SQLite and our lock know a file by its name: another name of it would be another database.
+    #[error("database {} has another name (hard link): remove it, or make it a copy",
+        .0.display())]
+    Linked(PathBuf),
     /// For example: no permission, or a file system that is mounted read-only.
     #[error("database {} cannot be opened for writing: {reason}", .path.display())]
     Unusable { path: PathBuf, reason: String },
@@ -139,21 +143,18 @@ impl Store {
         missing: Missing,
         now: Timestamp,
     ) -> Result<Self, OpenError> {
-        let Location::Sqlite(path) = location;
+        let Location::Sqlite(named) = location;
         let file_error = |source| OpenError::File {
-            path: path.clone(),
+            path: named.clone(),
             source,
         };
-        let created = match std::fs::metadata(path) {
-            Ok(metadata) if metadata.is_file() => metadata.len() == 0,
-            Ok(_) => return Err(OpenError::NotOurs(path.clone())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
-            Err(error) => return Err(file_error(error)),
-        };
-        if created && missing == Missing::Refuse {
+        let path = &resolve(named).map_err(file_error)?;
+        if is_missing(path)? && missing == Missing::Refuse {
             return Err(OpenError::Missing(path.clone()));
         }
         let lock = Lock::take(path)?;
+        // Before the lock another process may have made it.
+        let created = is_missing(path)?;
         if created {
             create_file(path).map_err(file_error)?;
         }
@@ -176,6 +177,38 @@ impl Store {
             store_id,
             created,
         })
+    }
+}
+
+/// The name of the file itself, behind all symbolic links: lock and log are named after it.
+fn resolve(path: &Path) -> std::io::Result<PathBuf> {
+    match path.canonicalize() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !path.is_symlink() => {
+            let name = path.file_name().ok_or(error)?;
+            Ok(folder_of(path).canonicalize()?.join(name))
+        }
+        found => found,
+    }
+}
+
+/// Whether there is no database yet. An empty file is one that was begun.
+fn is_missing(path: &Path) -> Result<bool, OpenError> {
+    match std::fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() => Err(OpenError::NotOurs(path.to_owned())),
+        Ok(metadata) if metadata.nlink() > 1 => Err(OpenError::Linked(path.to_owned())),
+        Ok(metadata) => Ok(metadata.len() == 0),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(true),
+        Err(source) => Err(OpenError::File {
+            path: path.to_owned(),
+            source,
+        }),
+    }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        Some(_) | None => Path::new("."),
     }
 }
 
@@ -211,11 +244,7 @@ fn create_file(path: &Path) -> std::io::Result<()> {
 
 /// Makes the directory entry of a new file durable.
 fn sync_folder(path: &Path) -> std::io::Result<()> {
-    let folder = match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        Some(_) | None => Path::new("."),
-    };
-    std::fs::File::open(folder)?.sync_all()
+    std::fs::File::open(folder_of(path))?.sync_all()
 }
 
 /// What every connection has in common.
@@ -228,9 +257,9 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .disable_statement_logging()
 }
 
+/// The journal is set by [`prepare`]: it is written into the file, which may not be ours.
 fn writer_options(path: &Path) -> SqliteConnectOptions {
     options(path)
-        .journal_mode(SqliteJournalMode::Wal)
         .synchronous(SqliteSynchronous::Full)
         .pragma("wal_autocheckpoint", WRITER_CHECKPOINT_PAGES.to_string())
         .thread_name(|_| "store-writer".to_owned())
@@ -268,6 +297,17 @@ async fn prepare(connection: &mut SqliteConnection, path: &Path) -> Result<(), O
             .map_err(sql_error)?;
     } else if application != APPLICATION_ID {
         return Err(OpenError::NotOurs(path.to_owned()));
+    }
+    let journal: String = sqlx::query("pragma journal_mode = wal")
+        .fetch_one(&mut *connection)
+        .await
+        .and_then(|row| row.try_get(0))
+        .map_err(sql_error)?;
+    if journal != "wal" {
+        return Err(OpenError::Unusable {
+            path: path.to_owned(),
+            reason: "its file system has no shared memory for a write-ahead log".to_owned(),
+        });
     }
     let migrated = migrator().run(&mut *connection).await;
     migrated.map_err(|source| {

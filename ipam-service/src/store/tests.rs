@@ -25,6 +25,10 @@ async fn a_new_database_is_private_named_and_locked() {
         .permissions()
         .mode();
     assert_eq!(mode & 0o777, 0o600);
+    // Who can read the lock file can take the lock.
+    let lock = folder.file().with_extension("db.lock");
+    let mode = std::fs::metadata(lock).expect("file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
     let refused = folder.try_open().await.expect_err("locked").to_string();
     assert!(
         refused.contains("is in use by another ipam-service"),
@@ -52,8 +56,11 @@ async fn what_is_missing_foreign_or_from_the_future_is_refused_by_name() {
     let other = Folder::new();
     let Location::Sqlite(path) = other.location();
     execute(&path, true, "create table theirs (id integer)").await;
+    let before = std::fs::read(&path).expect("file");
     let foreign = other.try_open().await;
     assert!(matches!(foreign, Err(OpenError::NotOurs(_))), "{foreign:?}");
+    let after = std::fs::read(&path).expect("file");
+    assert!(before == after, "what is not ours was changed");
 
     let newer = Folder::new();
     drop(newer.open().await);
@@ -69,6 +76,36 @@ async fn what_is_missing_foreign_or_from_the_future_is_refused_by_name() {
         matches!(refused, Err(OpenError::Newer { version: 99, .. })),
         "{refused:?}"
     );
+}
+
+#[tokio::test]
+async fn a_database_is_one_under_whatever_name_it_is_opened() {
+    let folder = Folder::new();
+    let link = Folder::new();
+    // Made through a link to its folder, and opened through one to the file.
+    let entry = folder.file().with_file_name("folder");
+    std::os::unix::fs::symlink(folder.file().parent().expect("folder"), &entry).expect("link");
+    let by_folder = Location::Sqlite(entry.join("pharos.db"));
+    let store = Store::open(&by_folder, Missing::Create, Timestamp(1)).await;
+    let store = store.expect("database");
+    std::os::unix::fs::symlink(folder.file(), link.file()).expect("link");
+    let refused = link.try_open().await;
+    assert!(matches!(refused, Err(OpenError::Lock(_))), "{refused:?}");
+    drop(store);
+    assert!(!link.open().await.created);
+
+    std::fs::remove_file(link.file()).expect("link");
+    let nowhere = link.file().with_file_name("nowhere");
+    std::os::unix::fs::symlink(&nowhere, link.file()).expect("link");
+    let refused = link.try_open().await;
+    assert!(
+        matches!(refused, Err(OpenError::File { .. })),
+        "{refused:?}"
+    );
+
+    std::fs::hard_link(folder.file(), nowhere).expect("link");
+    let refused = folder.try_open().await;
+    assert!(matches!(refused, Err(OpenError::Linked(_))), "{refused:?}");
 }
 
 /// Runs a statement behind the store's back.
