@@ -172,7 +172,7 @@ impl Started {
             api,
             mut writer,
             stop_writer,
-            checkpoints,
+            mut checkpoints,
             ..
         } = self;
         let (routes, health) = services::routes(api).await?;
@@ -199,6 +199,10 @@ impl Started {
             ended = &mut writer => {
                 ended.context("the writer failed")?;
                 anyhow::bail!("the writer ended");
+            }
+            ended = &mut checkpoints => {
+                ended.context("the checkpoints failed")?;
+                anyhow::bail!("the checkpoints ended");
             }
         }
         drop(checkpoints);
