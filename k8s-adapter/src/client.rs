@@ -12,6 +12,7 @@ use pharos_proto::v1::{
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Code, Request, Status, Streaming};
+use tonic_types::StatusExt as _;
 
 use crate::book::Answer;
 use crate::claim::{Claim, Settings, owner, request};
@@ -25,6 +26,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// A connection that says nothing for this long is asked whether it lives, and must answer within
 /// the other time.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5));
+/// `ErrorInfo.reason` of an EndSync that no BeginSync precedes.
+const NOT_SYNCING: &str = "NOT_SYNCING";
 /// Pools per page, the most that the API gives.
 const PAGE: i32 = 1000;
 
@@ -107,25 +110,29 @@ impl Ipam {
         }
     }
 
-    /// Announces a complete inventory.
-    pub async fn begin_sync(&self, cluster_uid: &str) -> Result<(), CallError> {
+    /// Announces a complete inventory; gives the `store_id` that will hold it.
+    pub async fn begin_sync(&self, cluster_uid: &str) -> Result<String, CallError> {
         let request = v1::BeginSyncRequest {
             cluster: self.settings.cluster.clone(),
             cluster_uid: cluster_uid.to_owned(),
             ..v1::BeginSyncRequest::default()
         };
-        self.clusters.clone().begin_sync(timed(request)).await?;
-        Ok(())
+        let response = self.clusters.clone().begin_sync(timed(request)).await?;
+        Ok(response.into_inner().store_id)
     }
 
-    /// The inventory is complete.
-    pub async fn end_sync(&self) -> Result<(), CallError> {
+    /// The inventory is complete. `false` if none was announced, or if somebody has said so before:
+    /// another replica of this adapter.
+    pub async fn end_sync(&self) -> Result<bool, CallError> {
         let request = v1::EndSyncRequest {
             cluster: self.settings.cluster.clone(),
             ..v1::EndSyncRequest::default()
         };
-        self.clusters.clone().end_sync(timed(request)).await?;
-        Ok(())
+        match self.clusters.clone().end_sync(timed(request)).await {
+            Ok(_) => Ok(true),
+            Err(status) if reason(&status) == NOT_SYNCING => Ok(false),
+            Err(status) => Err(status.into()),
+        }
     }
 
     /// Replaces this cluster's pools.
@@ -237,6 +244,12 @@ impl Ipam {
             page_token = page.next_page_token;
         }
     }
+}
+
+/// The machine's word for what went wrong; empty if there is none.
+fn reason(status: &Status) -> String {
+    let info = status.get_details_error_info();
+    info.map(|info| info.reason).unwrap_or_default()
 }
 
 fn timed<T>(message: T) -> Request<T> {

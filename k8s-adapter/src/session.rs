@@ -34,6 +34,9 @@ const SNAPSHOT: Duration = Duration::from_secs(60);
 const SILENCE: Duration = Duration::from_secs(25);
 /// How often what was refused is asked again: another cluster may have given way.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
+/// How often the inventory is ended again because another replica was faster. Nothing is between
+/// beginning and ending it again, so twice is bad luck already.
+const INVENTORY_ENDS: usize = 5;
 /// Claims under way at once while the inventory is reported. ipam-service commits them in groups.
 const CLAIMS_AT_ONCE: usize = 64;
 
@@ -44,6 +47,10 @@ enum SessionError {
     Call(#[from] CallError),
     #[error("no snapshot within {} s", SNAPSHOT.as_secs())]
     SlowSnapshot,
+    #[error("ipam-service began with one store and went on with another")]
+    AnotherStore,
+    #[error("other replicas ended the inventory {INVENTORY_ENDS} times")]
+    NeverComplete,
     #[error("silent for {} s", SILENCE.as_secs())]
     Silent,
     #[error("the stream of allocations ended")]
@@ -113,9 +120,9 @@ async fn converse(context: &Context) -> Result<std::convert::Infallible, Session
     context.wait_for_lists(World::can_start).await;
     let uid = context.cluster_uid.get();
     let uid = uid.expect("nothing counts as listed before it is known which cluster answers");
-    context.ipam.begin_sync(uid).await?;
+    let store_id = context.ipam.begin_sync(uid).await?;
     let mut stream = context.ipam.watch().await?;
-    let snapshot = tokio::time::timeout(SNAPSHOT, read_snapshot(&mut stream));
+    let snapshot = tokio::time::timeout(SNAPSHOT, read_snapshot(&mut stream, &store_id));
     let snapshot = snapshot.await.map_err(|_| SessionError::SlowSnapshot)??;
     {
         let mut world = context.world();
@@ -124,7 +131,7 @@ async fn converse(context: &Context) -> Result<std::convert::Infallible, Session
     }
     sync_policy(context).await?;
     report_holders(context).await?;
-    context.ipam.end_sync().await?;
+    end_inventory(context, uid, &store_id).await?;
     context.world().link = Link::Up;
     let everything = context.world().everything();
     tracing::info!(services = everything.len(), "connected to ipam-service");
@@ -136,12 +143,32 @@ async fn converse(context: &Context) -> Result<std::convert::Infallible, Session
     follow(context, stream).await
 }
 
+/// Says that the inventory is complete. Replicas that connect at the same time announce it
+/// together, and the first of them ends it for all: the others do so once more.
+async fn end_inventory(
+    context: &Context,
+    cluster_uid: &str,
+    store_id: &str,
+) -> Result<(), SessionError> {
+    for _ in 0..INVENTORY_ENDS {
+        if context.ipam.end_sync().await? {
+            return Ok(());
+        }
+        if context.ipam.begin_sync(cluster_uid).await? != store_id {
+            return Err(SessionError::AnotherStore);
+        }
+    }
+    Err(SessionError::NeverComplete)
+}
+
 async fn read_snapshot(
     stream: &mut Streaming<v1::WatchAllocationsResponse>,
+    store_id: &str,
 ) -> Result<Vec<(ServiceKey, Answer)>, SessionError> {
     let mut snapshot = Vec::new();
     while let Some(event) = stream.message().await? {
         match event.r#type() {
+            Type::Synced if event.store_id != store_id => return Err(SessionError::AnotherStore),
             Type::Synced => return Ok(snapshot),
             Type::Allocation => snapshot.extend(event.allocation.as_ref().and_then(parse)),
             Type::Released | Type::Bookmark | Type::Unspecified => {}
