@@ -8,6 +8,7 @@ mod relay;
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -305,6 +306,20 @@ impl Stage {
     /// `kubectl apply -f -`.
     pub fn apply(&self, cluster: &str, manifest: &str) -> anyhow::Result<()> {
         self.cluster(cluster)?.kube.apply(manifest).map(drop)
+    }
+
+    /// The same, while the caller goes on.
+    pub fn apply_in_background(&self, cluster: &str, manifest: &str) -> anyhow::Result<Child> {
+        let file = self.directory.path().join("background.yaml");
+        std::fs::write(&file, manifest)?;
+        let kubectl = Command::new(&self.assets.kubectl)
+            .arg("--kubeconfig")
+            .arg(self.cluster(cluster)?.kube.kubeconfig())
+            .args(["apply", "-f"])
+            .arg(file)
+            .stdout(Stdio::null())
+            .spawn()?;
+        Ok(kubectl)
     }
 
     /// A pool with these addresses, one after the other.
