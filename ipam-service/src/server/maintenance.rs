@@ -25,7 +25,10 @@ pub(super) async fn init(location: &Location, recover: &[String]) -> anyhow::Res
     let mut store = Store::open(location, Missing::Create, now)
         .await
         .map_err(super::usage)?;
-    if !store.created {
+    // Without a decision it may be what an earlier attempt left that was cut short; served as it is
+    // it would expect nobody.
+    let unused = store.writer.load().await.context("init")?.revision == 0;
+    if !store.created && (clusters.is_empty() || !unused) {
         return Err(UsageError(format!("{location} exists already")).into());
     }
     let origin = Arc::new(Origin {
@@ -87,4 +90,25 @@ pub(super) async fn check(location: &Location) -> anyhow::Result<()> {
         },
         problems[0]
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::Folder;
+
+    #[tokio::test]
+    async fn an_attempt_to_recover_that_was_cut_short_can_be_repeated_until_it_succeeds() {
+        let folder = Folder::new();
+        let location = folder.location();
+        drop(folder.open().await);
+        let recover = ["east".to_owned()];
+        init(&location, &recover).await.expect("it is unused");
+        let rows = folder.open().await.writer.load().await.expect("readable");
+        assert_eq!((rows.revision, rows.rows.len()), (1, 1));
+        for recover in [&recover[..], &[]] {
+            let again = init(&location, recover).await.expect_err("in use");
+            assert!(again.to_string().contains("exists already"), "{again}");
+        }
+    }
 }
