@@ -28,7 +28,16 @@ struct Inner {
     ready: VecDeque<ServiceKey>,
     slots: HashMap<ServiceKey, Slot>,
     later: BTreeSet<(Instant, ServiceKey)>,
-    failures: HashMap<ServiceKey, u32>,
+    failing: HashMap<ServiceKey, Failing>,
+}
+
+/// A Service whose last look failed.
+#[derive(Debug)]
+struct Failing {
+    /// Failures in a row.
+    failures: u32,
+    /// When it is in `later`.
+    due: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,16 +95,17 @@ impl WorkQueue {
     pub fn looked(&self, key: ServiceKey, how: Looked) {
         let mut inner = self.lock();
         let again = inner.slots.remove(&key) == Some(Slot::RunningAgain);
-        match how {
-            Looked::Done => {
-                inner.failures.remove(&key);
-            }
-            Looked::Failed => {
-                let failures = inner.failures.entry(key.clone()).or_default();
-                let delay = retry_delay(*failures);
-                *failures += 1;
-                inner.later.insert((Instant::now() + delay, key.clone()));
-            }
+        let former = inner.failing.remove(&key);
+        // It has been looked at since.
+        if let Some(former) = &former {
+            inner.later.remove(&(former.due, key.clone()));
+        }
+        if how == Looked::Failed {
+            let failures = former.map_or(0, |former| former.failures);
+            let due = Instant::now() + retry_delay(failures);
+            let failures = failures.saturating_add(1);
+            inner.failing.insert(key.clone(), Failing { failures, due });
+            inner.later.insert((due, key.clone()));
         }
         if again {
             inner.push(key);
@@ -197,6 +207,22 @@ mod tests {
         assert!(start.elapsed() >= retry_delay(0) + retry_delay(1));
         queue.looked(key("a"), Looked::Done);
         let inner = queue.lock();
-        assert!(inner.failures.is_empty() && inner.later.is_empty() && inner.slots.is_empty());
+        assert!(inner.failing.is_empty() && inner.later.is_empty() && inner.slots.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_service_that_keeps_changing_and_failing_waits_for_one_repetition_only() {
+        let queue = WorkQueue::default();
+        for _ in 0..100 {
+            queue.push([key("a")]);
+            assert_eq!(queue.next().await, key("a"));
+            queue.looked(key("a"), Looked::Failed);
+        }
+        assert_eq!(queue.lock().later.len(), 1);
+        // A good look in between leaves nothing to repeat.
+        queue.push([key("a")]);
+        assert_eq!(queue.next().await, key("a"));
+        queue.looked(key("a"), Looked::Done);
+        assert!(queue.lock().later.is_empty());
     }
 }
