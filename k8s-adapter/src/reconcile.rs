@@ -43,7 +43,10 @@ pub async fn run(context: Arc<Context>, shutdown: Shutdown) {
     loop {
         tokio::select! {
             () = shutdown.stopping() => break,
-            Some(_) = looks.join_next(), if !looks.is_empty() => {}
+            // A look that panicked left its Service in the queue's hands for ever.
+            Some(ended) = looks.join_next(), if !looks.is_empty() => {
+                ended.expect("a look at a Service ends without a panic");
+            }
             key = context.queue.next(), if looks.len() < AT_ONCE => {
                 looks.spawn(look(Arc::clone(&context), key));
             }
