@@ -32,7 +32,8 @@ pub struct Plan {
 
 #[derive(Debug)]
 struct Group {
-    addresses: BTreeMap<Key, Address>,
+    /// By key. Nearly every group has one, for which a tree would take ten times the memory.
+    addresses: Vec<(Key, Address)>,
     candidacy: Candidacy,
 }
 
@@ -87,24 +88,20 @@ impl Plan {
 
     /// The addresses of a group with those who use them.
     pub fn used(&self, group: GroupId) -> Vec<Used> {
-        let addresses = self
-            .groups
-            .get(&group)
-            .map(|group| group.addresses.values());
-        addresses
-            .into_iter()
-            .flatten()
-            .map(|address| Used {
-                address: address.ip,
-                owners: address.owners.clone(),
-            })
-            .collect()
+        let Some(group) = self.groups.get(&group) else {
+            return Vec::new();
+        };
+        let used = |(_, address): &(Key, Address)| Used {
+            address: address.ip,
+            owners: address.owners.clone(),
+        };
+        group.addresses.iter().map(used).collect()
     }
 
     /// The addresses of a group.
     pub fn addresses(&self, group: GroupId) -> impl Iterator<Item = IpAddr> {
         let group = self.groups.get(&group).into_iter();
-        group.flat_map(|group| group.addresses.values().map(|address| address.ip))
+        group.flat_map(|group| group.addresses.iter().map(|(_, address)| address.ip))
     }
 
     /// Where a group is to be answered. IPv6 addresses have no spot: they are not answered by ARP.
@@ -113,7 +110,7 @@ impl Plan {
             return Vec::new();
         };
         let mut spots = BTreeSet::new();
-        for address in group.addresses.values() {
+        for (_, address) in &group.addresses {
             let IpAddr::V4(ip) = address.ip else { continue };
             let ports = self
                 .ports
@@ -158,7 +155,7 @@ impl Plan {
             touched.successors.insert(assigned.group, old);
         }
         let group = self.groups.entry(assigned.group).or_insert_with(|| Group {
-            addresses: BTreeMap::new(),
+            addresses: Vec::with_capacity(1),
             candidacy: Candidacy {
                 id: assigned.group,
                 listed: Vec::new(),
@@ -174,7 +171,7 @@ impl Plan {
             wanted,
             owners: assigned.owners.clone(),
         };
-        group.addresses.insert(assigned.key.clone(), address);
+        group.insert(assigned.key.clone(), address);
         group.gather_wanted();
         self.group_of.insert(assigned.key.clone(), assigned.group);
         touched.groups.insert(assigned.group);
@@ -183,7 +180,7 @@ impl Plan {
     fn remove(&mut self, key: &Key) -> Option<GroupId> {
         let id = self.group_of.remove(key)?;
         let group = self.groups.get_mut(&id)?;
-        group.addresses.remove(key);
+        group.addresses.retain(|(other, _)| other != key);
         group.gather_wanted();
         if group.addresses.is_empty() {
             self.groups.remove(&id);
@@ -193,11 +190,21 @@ impl Plan {
 }
 
 impl Group {
+    fn insert(&mut self, key: Key, address: Address) {
+        match self
+            .addresses
+            .binary_search_by(|(other, _)| other.cmp(&key))
+        {
+            Ok(index) => self.addresses[index].1 = address,
+            Err(index) => self.addresses.insert(index, (key, address)),
+        }
+    }
+
     fn gather_wanted(&mut self) {
         let wanted = self
             .addresses
-            .values()
-            .map(|address| address.wanted.clone());
+            .iter()
+            .map(|(_, address)| address.wanted.clone());
         if let Some(all) = wanted.reduce(|all, one| all.union(&one)) {
             self.candidacy.wanted = all;
         }
