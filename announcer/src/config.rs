@@ -103,6 +103,9 @@ pub struct Args {
 }
 
 impl Flags for Args {
+    // Answers and elections have threads of their own; here are one stream and the admin port.
+    const WORKER_THREADS: Option<usize> = Some(2);
+
     fn log_options(&self) -> &LogOptions {
         &self.log
     }

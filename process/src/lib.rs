@@ -27,6 +27,10 @@ pub struct UsageError(pub String);
 
 /// Flags of a binary: how to find the logging options among them.
 pub trait Flags: Parser {
+    /// Threads of the async runtime; `None`: one per core. A program that does little there says how
+    /// many, or it takes memory for each core of a large machine.
+    const WORKER_THREADS: Option<usize> = None;
+
     /// The flattened [`LogOptions`].
     fn log_options(&self) -> &LogOptions;
 }
@@ -45,10 +49,11 @@ where
         Err(error) => return exit_of_clap(&error),
     };
     logs::init(flags.log_options());
-    let runtime = match tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-    {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = F::WORKER_THREADS {
+        builder.worker_threads(threads);
+    }
+    let runtime = match builder.enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return report(&anyhow::Error::new(error)),
     };
