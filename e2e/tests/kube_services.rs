@@ -8,10 +8,12 @@
 //! 6. Dual-stack and single-stack IPv6.
 //! 7. A Service that changes its type, its class or goes away gives its address back.
 //! 8. Services of another class are never touched.
+//! 9. A claim that somebody changed by hand is the Service's again at once.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::adapters::{Stage, addresses, annotation};
 use e2e::site::DEADLINE;
+use pharos_proto::v1;
 use pharos_testbed::wait;
 use serde_json::{Value, json};
 
@@ -36,6 +38,7 @@ fn services_get_and_lose_addresses_as_with_metallb() {
     services_share_an_address(&stage);
     senseless_requests_are_told(&stage);
     other_classes_are_never_touched(&stage);
+    a_claim_taken_by_hand_is_taken_back(&stage);
     addresses_are_given_back(&stage);
 }
 
@@ -265,6 +268,32 @@ fn other_classes_are_never_touched(stage: &Stage) {
             .unwrap()
             .contains_key("default/other")
     );
+}
+
+fn a_claim_taken_by_hand_is_taken_back(stage: &Stage) {
+    let before = stage.allocations(EAST).unwrap()["default/web"].clone();
+    let by_hand = v1::AllocateRequest {
+        owner: Some(v1::Owner {
+            cluster: EAST.to_owned(),
+            namespace: "default".to_owned(),
+            name: "web".to_owned(),
+            uid: String::new(),
+        }),
+        ..v1::AllocateRequest::default()
+    };
+    let taken = stage.call(|channel| async move {
+        let mut client = v1::allocation_service_client::AllocationServiceClient::new(channel);
+        client.allocate(by_hand).await
+    });
+    let taken = taken.unwrap().into_inner().allocation.unwrap();
+    assert_ne!(taken.claim, before.claim);
+    wait::until_ok("the claim is the Service's again", DEADLINE, || {
+        let now = stage.allocations(EAST)?["default/web"].clone();
+        anyhow::ensure!(now.claim == before.claim, "{:?}", now.claim);
+        anyhow::ensure!(now.addresses == before.addresses, "{:?}", now.addresses);
+        Ok(())
+    })
+    .unwrap();
 }
 
 fn addresses_are_given_back(stage: &Stage) {

@@ -81,6 +81,8 @@ pub struct Entry {
 #[derive(Debug, Default)]
 pub struct Book {
     entries: BTreeMap<ServiceKey, Entry>,
+    /// Everything up to this revision has been heard from the stream of allocations.
+    heard: u64,
 }
 
 /// Whether an allocation is an adapter's. Others of the same cluster were made by people or
@@ -163,38 +165,38 @@ impl Book {
         self.entries.get(key)
     }
 
+    /// Whether a Service has an allocation or a waiting claim.
+    pub fn holds(&self, key: &ServiceKey) -> bool {
+        self.get(key).is_some_and(|entry| entry.answer.is_some())
+    }
+
     /// Every Service that has an allocation or a waiting claim, and which.
     pub fn holders(&self) -> impl Iterator<Item = (&ServiceKey, &Answer)> {
         let entries = self.entries.iter();
         entries.filter_map(|(key, entry)| Some((key, entry.answer.as_ref()?)))
     }
 
-    /// Replaces everything by a snapshot. Whatever was asked has to be asked again: the snapshot
-    /// may be that of another, younger store.
-    pub fn restart(&mut self, snapshot: impl IntoIterator<Item = (ServiceKey, Answer)>) {
-        self.entries = snapshot
-            .into_iter()
-            .map(|(key, answer)| {
-                let entry = Entry {
-                    answer: Some(answer),
-                    asked: None,
-                };
-                (key, entry)
-            })
-            .collect();
+    /// Everything up to a revision has been heard.
+    pub fn hear(&mut self, revision: u64) {
+        self.heard = self.heard.max(revision);
     }
 
-    /// The answer to a request.
+    /// The answer to a request. It may be older than what the stream has said meanwhile: then the
+    /// stream is right, and unless it says the same the claim has to be made again.
     pub fn answered(&mut self, claim: Arc<Claim>, answer: Answer) {
+        let heard = self.heard;
         let entry = self.entries.entry(claim.key.clone()).or_default();
-        if entry
-            .answer
-            .as_ref()
-            .is_none_or(|known| known.revision <= answer.revision)
-        {
-            entry.answer = Some(answer);
-        }
-        entry.asked = Some((claim, Outcome::Answered));
+        let stands = match &entry.answer {
+            Some(known) if known.revision > answer.revision => known.claim == answer.claim,
+            Some(known) if known.revision == answer.revision => true,
+            // What the stream has passed by was released since.
+            Some(_) | None if answer.revision <= heard => false,
+            Some(_) | None => {
+                entry.answer = Some(answer);
+                true
+            }
+        };
+        entry.asked = stands.then_some((claim, Outcome::Answered));
     }
 
     /// A request came to nothing; what was held before is held still.
@@ -205,6 +207,7 @@ impl Book {
 
     /// An allocation changed. Older news than what is known is ignored.
     pub fn changed(&mut self, key: ServiceKey, answer: Answer) {
+        self.hear(answer.revision);
         let entry = self.entries.entry(key).or_default();
         if let Some(known) = &entry.answer {
             if known.revision >= answer.revision {
@@ -220,6 +223,7 @@ impl Book {
 
     /// An allocation is gone since `revision`.
     pub fn released(&mut self, key: &ServiceKey, revision: u64) {
+        self.hear(revision);
         let newer = self
             .entries
             .get(key)
@@ -352,21 +356,34 @@ mod tests {
     }
 
     #[test]
-    fn after_a_snapshot_everything_is_asked_again() {
+    fn an_answer_that_the_stream_has_overtaken_does_not_bring_back_what_was_released() {
         let mut book = Book::default();
-        let (key, first) = answer(3, "a");
+        let (key, first) = answer(5, "a");
+        book.changed(key.clone(), first.clone());
+        book.released(&key, 6);
+        book.answered(claim(), first.clone());
+        let entry = book.get(&key).expect("remembered");
+        assert_eq!((&entry.answer, &entry.asked), (&None, &None));
+        // The same if all that is known is a snapshot.
+        let mut book = Book::default();
+        book.hear(6);
         book.answered(claim(), first);
-        book.restart([answer(1, "a")]);
-        let entry = book.get(&key).expect("in the snapshot");
-        assert_eq!(
-            (
-                entry.asked.is_none(),
-                entry.answer.as_ref().map(|it| it.revision)
-            ),
-            (true, Some(1))
-        );
-        book.restart([]);
-        assert_eq!(book.holders().count(), 0);
+        assert!(book.get(&key).is_some_and(|entry| entry.asked.is_none()));
+        let (_, next) = answer(7, "a");
+        book.answered(claim(), next);
+        assert!(book.get(&key).is_some_and(|entry| entry.asked.is_some()));
+    }
+
+    #[test]
+    fn an_answer_that_the_stream_has_overtaken_with_another_claim_is_asked_for_again() {
+        let mut book = Book::default();
+        let (key, later) = answer(6, "b");
+        book.changed(key.clone(), later);
+        book.answered(claim(), answer(5, "a").1);
+        assert!(book.get(&key).is_some_and(|entry| entry.asked.is_none()));
+        // An answer that says what is known: nothing has changed for long.
+        book.answered(claim(), answer(6, "b").1);
+        assert!(book.get(&key).is_some_and(|entry| entry.asked.is_some()));
     }
 
     #[test]

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use tonic::{Status, Streaming};
 
 use crate::ask::{adopt, ask};
-use crate::book::{Answer, is_adapters};
+use crate::book::{Answer, Book, is_adapters};
 use crate::client::CallError;
 use crate::context::Context;
 use crate::plan::Link;
@@ -123,10 +123,11 @@ async fn converse(context: &Context) -> Result<std::convert::Infallible, Session
     let store_id = context.ipam.begin_sync(uid).await?;
     let mut stream = context.ipam.watch().await?;
     let snapshot = tokio::time::timeout(SNAPSHOT, read_snapshot(&mut stream, &store_id));
-    let snapshot = snapshot.await.map_err(|_| SessionError::SlowSnapshot)??;
+    let book = snapshot.await.map_err(|_| SessionError::SlowSnapshot)??;
     {
         let mut world = context.world();
-        world.book.restart(snapshot);
+        // Whatever was asked has to be asked again: this may be another, younger store.
+        world.book = book;
         world.link = Link::Adopting;
     }
     sync_policy(context).await?;
@@ -161,30 +162,41 @@ async fn end_inventory(
     Err(SessionError::NeverComplete)
 }
 
+/// Reads what is held, and what changed while that was read.
 async fn read_snapshot(
     stream: &mut Streaming<v1::WatchAllocationsResponse>,
     store_id: &str,
-) -> Result<Vec<(ServiceKey, Answer)>, SessionError> {
-    let mut snapshot = Vec::new();
+) -> Result<Book, SessionError> {
+    let mut book = Book::default();
     while let Some(event) = stream.message().await? {
-        match event.r#type() {
-            Type::Synced if event.store_id != store_id => return Err(SessionError::AnotherStore),
-            Type::Synced => return Ok(snapshot),
-            Type::Allocation => snapshot.extend(event.allocation.as_ref().and_then(parse)),
-            Type::Released | Type::Bookmark | Type::Unspecified => {}
+        if event.r#type() != Type::Synced {
+            note(&mut book, &event);
+        } else if event.store_id == store_id {
+            book.hear(event.revision);
+            return Ok(book);
+        } else {
+            return Err(SessionError::AnotherStore);
         }
     }
     Err(SessionError::Ended)
 }
 
-/// An adapter's allocation; others are not this adapter's business.
-fn parse(allocation: &v1::Allocation) -> Option<(ServiceKey, Answer)> {
-    if !is_adapters(allocation) {
+/// Notes an event in the book; says whose allocation it concerns.
+fn note(book: &mut Book, event: &v1::WatchAllocationsResponse) -> Option<ServiceKey> {
+    let allocation = event.allocation.as_ref()?;
+    let (key, answer) = Answer::parse(allocation)
+        .inspect_err(|error| tracing::warn!(%error, "allocation ignored"))
+        .ok()?;
+    // What people made is not this adapter's business, unless they took it from a Service.
+    if !is_adapters(allocation) && !book.holds(&key) {
         return None;
     }
-    Answer::parse(allocation)
-        .inspect_err(|error| tracing::warn!(%error, "allocation ignored"))
-        .ok()
+    match event.r#type() {
+        Type::Allocation => book.changed(key.clone(), answer),
+        Type::Released => book.released(&key, event.revision),
+        Type::Synced | Type::Bookmark | Type::Unspecified => return None,
+    }
+    Some(key)
 }
 
 /// Claims what the cluster's Services have.
@@ -218,7 +230,7 @@ async fn follow(
         tokio::select! {
             event = stream.message() => {
                 heard = Instant::now();
-                take(context, event?.ok_or(SessionError::Ended)?);
+                take(context, &event?.ok_or(SessionError::Ended)?);
             }
             () = tokio::time::sleep_until(heard + SILENCE) => return Err(SessionError::Silent),
             () = context.policy.notified() => {
@@ -231,20 +243,12 @@ async fn follow(
     }
 }
 
-fn take(context: &Context, event: v1::WatchAllocationsResponse) {
-    let Some(allocation) = &event.allocation else {
-        return;
-    };
-    let Some((key, answer)) = parse(allocation) else {
-        return;
-    };
-    match event.r#type() {
-        Type::Allocation => context.world().book.changed(key.clone(), answer),
-        Type::Released => context.world().book.released(&key, event.revision),
-        Type::Synced | Type::Bookmark | Type::Unspecified => return,
+fn take(context: &Context, event: &v1::WatchAllocationsResponse) {
+    let key = note(&mut context.world().book, event);
+    if let Some(key) = key {
+        context.queue.push([key]);
+        context.usage.notify_one();
     }
-    context.queue.push([key]);
-    context.usage.notify_one();
 }
 
 fn ask_refused_again(context: &Context) {
@@ -315,5 +319,59 @@ fn accepted(answer: Result<(), CallError>) -> Result<bool, CallError> {
             Ok(false)
         }
         Err(again @ CallError::Again(_)) => Err(again),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(kind: Type, revision: u64, reported: bool) -> v1::WatchAllocationsResponse {
+        let backends = if reported {
+            v1::claim::Backends::Reported
+        } else {
+            v1::claim::Backends::Unmanaged
+        };
+        v1::WatchAllocationsResponse {
+            r#type: kind.into(),
+            revision,
+            allocation: Some(v1::Allocation {
+                owner: Some(v1::Owner {
+                    namespace: "default".to_owned(),
+                    name: "web".to_owned(),
+                    ..v1::Owner::default()
+                }),
+                state: v1::allocation::State::Assigned.into(),
+                revision,
+                claim: Some(v1::Claim {
+                    backends: backends.into(),
+                    ..v1::Claim::default()
+                }),
+                ..v1::Allocation::default()
+            }),
+            ..v1::WatchAllocationsResponse::default()
+        }
+    }
+
+    #[test]
+    fn what_was_released_while_the_snapshot_was_read_is_not_held() {
+        let mut book = Book::default();
+        for event in [
+            event(Type::Allocation, 3, true),
+            event(Type::Released, 9, true),
+        ] {
+            assert!(note(&mut book, &event).is_some());
+        }
+        assert_eq!(book.holders().count(), 0);
+    }
+
+    #[test]
+    fn what_people_made_is_noted_only_if_they_took_it_from_a_service() {
+        let mut book = Book::default();
+        let by_hand = |revision| event(Type::Allocation, revision, false);
+        assert_eq!(note(&mut book, &by_hand(2)), None);
+        note(&mut book, &event(Type::Allocation, 3, true));
+        let key = ServiceKey::new("default", "web");
+        assert_eq!(note(&mut book, &by_hand(4)), Some(key));
     }
 }

@@ -279,6 +279,11 @@ mod tests {
         .expect("makes sense")
     }
 
+    fn know(world: &mut World, name: &str) {
+        let (key, answer) = answer(name);
+        world.book.changed(key, answer);
+    }
+
     fn again(name: &str) -> ServiceState {
         ServiceState {
             uid: "v".to_owned(),
@@ -290,9 +295,9 @@ mod tests {
     fn what_was_not_shown_is_released_only_if_a_later_list_lacks_it_too() {
         let mut world = world();
         world.link = Link::Up;
-        world
-            .book
-            .restart([answer("late"), answer("gone"), answer("again")]);
+        for name in ["late", "gone", "again"] {
+            know(&mut world, name);
+        }
         assert!(world.unlisted().is_empty(), "nothing has been listed yet");
         world.index.replace_services(vec![again("again")]);
         let unlisted = world.unlisted();
@@ -354,7 +359,7 @@ mod tests {
     fn that_a_service_went_is_remembered_as_long_as_it_holds_something() {
         let mut world = world();
         world.link = Link::Up;
-        world.book.restart([answer("web")]);
+        know(&mut world, "web");
         world.index.delete_service(&service("web", None));
         // Its successor makes no sense, and must not keep the address from others.
         let mut bad = again("web");
@@ -377,7 +382,7 @@ mod tests {
             service("unknown", Some("192.0.2.2")),
             service("new", None),
         ]);
-        world.book.restart([answer("known")]);
+        know(&mut world, "known");
         let holders: Vec<(String, bool)> = world
             .holders()
             .into_iter()
