@@ -402,7 +402,8 @@ impl State {
             }
             Standing::Pending(_) | Standing::Stale { .. } => true,
         };
-        if self.is_recovering() || !wants_other {
+        // Until all clusters have reported, nobody gets what it does not hold already.
+        if !wants_other || (self.is_recovering() && !may_stay) {
             return false;
         }
         let owner = &one.owner.key;

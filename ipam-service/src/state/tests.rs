@@ -3,6 +3,7 @@
 
 mod naive;
 mod random;
+mod spaces;
 
 use super::change::Change;
 use super::command::{Command, InUse};

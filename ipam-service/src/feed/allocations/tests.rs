@@ -94,7 +94,9 @@ impl Client {
             match response.r#type() {
                 Type::Allocation => drop(self.held.insert(owner, allocation.revision)),
                 Type::Released => drop(self.held.remove(&owner)),
-                other => panic!("{other:?} with an allocation"),
+                mark @ (Type::Synced | Type::Bookmark | Type::Unspecified) => {
+                    panic!("{mark:?} with an allocation")
+                }
             }
         } else {
             assert!(response.revision >= self.last, "marks never go back");

@@ -303,3 +303,16 @@ fn deleting_a_cluster_frees_and_forgets_all_that_is_its() {
         Err(Rejection::UnknownCluster(name("east")))
     );
 }
+
+/// What an owner holds is its own, whatever else is not known yet.
+#[test]
+fn while_a_store_recovers_a_sharer_that_is_left_alone_gets_its_newest_claim() {
+    let mut book = recovering(&["west"]);
+    for (owner, port) in [("east/x/a", 80), ("east/x/b", 81)] {
+        let command = using(&["192.0.2.1"], queued(owner, shared("key", port)));
+        book.run(command).expect("adopted");
+    }
+    assert_eq!(book.queue("east/x/a", claim()), "192.0.2.1 (RECOVERING)");
+    book.run(release("east/x/b")).expect("released");
+    assert_eq!(book.held("east/x/a"), "192.0.2.1");
+}

@@ -11,7 +11,7 @@ use crate::state::model::*;
 use crate::state::refusal::{Reason, Rejection};
 use crate::state::testing::*;
 
-const OWNERS: [&str; 10] = [
+pub(super) const OWNERS: [&str; 10] = [
     "east/red/a",
     "east/red/b",
     "east/red/c",
@@ -35,7 +35,7 @@ const BLOCKS: [&str; 7] = [
     "10.0.1.2-10.0.1.3",
 ];
 
-const POOLS: [&str; 3] = ["p", "q", "r"];
+pub(super) const POOLS: [&str; 3] = ["p", "q", "r"];
 
 #[derive(Debug, Clone)]
 enum Step {
@@ -77,7 +77,7 @@ fn some_addresses() -> impl Strategy<Value = Vec<&'static str>> {
 }
 
 prop_compose! {
-    fn some_claim()(
+    pub(super) fn some_claim()(
         families in some_families(),
         pool in prop_oneof![5 => Just(None), 2 => (0..POOLS.len()).prop_map(Some)],
         addresses in some_addresses(),
@@ -100,7 +100,7 @@ prop_compose! {
 }
 
 prop_compose! {
-    fn some_pool(cluster: Option<&'static str>)(
+    pub(super) fn some_pool(cluster: Option<&'static str>)(
         index in 0..POOLS.len(),
         blocks in proptest::collection::vec(0..BLOCKS.len(), 1..4),
         auto_assign in prop_oneof![4 => Just(true), 1 => Just(false)],
