@@ -136,6 +136,11 @@ async fn a_stop_is_clean_and_a_restart_keeps_everything() {
         ipam.program().log()
     );
 
+    let mut wal = ipam.database().into_os_string();
+    wal.push("-wal");
+    let left = std::fs::metadata(&wal).map_or(0, |file| file.len());
+    assert_eq!(left, 0, "a clean stop leaves one whole file to be copied");
+
     ipam.restart().unwrap();
     assert!(
         !ipam.program().log().contains("WARN"),

@@ -95,10 +95,11 @@ impl EngineTask {
                     requests.push(request);
                 }
             } else if !self.receive(&mut requests).await {
-                return;
+                break;
             }
             self.serve(&mut requests).await;
         }
+        self.parts.writer.close().await;
     }
 
     fn has_own_work(&mut self) -> bool {

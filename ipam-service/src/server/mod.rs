@@ -175,6 +175,7 @@ impl Started {
             mut checkpoints,
             ..
         } = self;
+        let reader = api.reader.clone();
         let (routes, health) = services::routes(api).await?;
         let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
         let server = Server::builder()
@@ -206,6 +207,11 @@ impl Started {
             }
         }
         drop(checkpoints);
+        // A read that goes on would keep the writer from emptying the log.
+        let closed = tokio::time::timeout(DRAIN, reader.close()).await;
+        if closed.is_err() {
+            tracing::warn!("some reads did not end; the database keeps its -wal file");
+        }
         stop_writer.stop();
         let ended = tokio::time::timeout(DRAIN, writer).await;
         ended

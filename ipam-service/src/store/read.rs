@@ -87,6 +87,11 @@ pub struct LogPart {
 }
 
 impl Reader {
+    /// Waits for the reads that run and closes all connections; later reads fail.
+    pub async fn close(&self) {
+        self.connections.close().await;
+    }
+
     pub(super) fn new(connections: SqlitePool) -> Self {
         Self { connections }
     }

@@ -1,6 +1,6 @@
 //! The writer: one connection, one transaction per batch.
 
-use sqlx::SqliteConnection;
+use sqlx::{Connection as _, SqliteConnection};
 
 use super::Batch;
 use super::lock::Lock;
@@ -48,6 +48,18 @@ impl Writer {
             epoch,
             revision: 0,
             fact_seq: 0,
+        }
+    }
+
+    /// Moves the whole log into the database file, so that one file can be copied, closes the
+    /// connection and then gives the lock back. To be called when nobody reads any more.
+    pub async fn close(mut self) {
+        let emptied = sqlx::query("pragma wal_checkpoint(truncate)")
+            .execute(&mut self.connection)
+            .await
+            .map(drop);
+        if let Err(error) = emptied.and(self.connection.close().await) {
+            tracing::warn!(%error, "the database was not closed in good order; keep its -wal file");
         }
     }
 
