@@ -27,6 +27,7 @@ use crate::clock;
 use crate::election::{Condition, GroupId, NodeName};
 use crate::l2::hold::Noted;
 use crate::l2::responder::{Port, Responder};
+use crate::members::namesake::Namesake;
 use crate::members::peers::Peers;
 use crate::members::reports::{OwnReport, Reports};
 use crate::members::seal::Seal;
@@ -147,6 +148,7 @@ struct Engine {
     bind_again: Option<Instant>,
     swim: Swim,
     peers: Peers,
+    namesake: Namesake,
     reports: Reports,
     own_report: OwnReport,
     ownership: Ownership,
@@ -188,8 +190,9 @@ impl Engine {
             bind_again: Some(now),
             own_report: OwnReport::new(me.clone(), settings.me.epoch),
             ownership: Ownership::new(me, own.clone()),
-            swim: Swim::new(settings.me, rand::random()),
+            swim: Swim::new(settings.me, rand::random(), now),
             peers: Peers::default(),
+            namesake: Namesake::default(),
             reports: Reports::default(),
             plan: Plan::default(),
             hold_down_until: own.hold_down.then_some(now + settings.hold_down),
@@ -241,6 +244,7 @@ impl Engine {
             self.bind_again,
             self.swim.next_deadline(),
             self.peers.next_deadline(),
+            self.namesake.next_deadline(),
             self.reports.next_deadline(),
             self.ownership.next_deadline(),
             self.hold_down_until,
@@ -259,6 +263,9 @@ impl Engine {
         self.on_swim(events, now);
         let events = self.peers.tick(now);
         self.on_peers(events, now);
+        for event in self.namesake.tick(now) {
+            self.on_namesake(&event);
+        }
         for due in self.reports.tick(now) {
             self.on_report_due(due, now);
         }
@@ -336,10 +343,8 @@ impl Engine {
         let mut named = BTreeSet::new();
         for member in members {
             named.insert(member.node.clone());
-            if *member.node == *self.swim.me().node {
-                continue;
-            }
             let node = NodeName::from(member.node.as_str());
+            let is_me = node == self.swim.me().node;
             let Ok(endpoint) = member.endpoint.parse() else {
                 tracing::warn!(
                     node = member.node,
@@ -348,7 +353,11 @@ impl Engine {
                 );
                 continue;
             };
-            if self.peers.name(&node, endpoint, now) {
+            if is_me {
+                if endpoint != self.swim.me().endpoint {
+                    self.namesake.suspect(endpoint, now);
+                }
+            } else if self.peers.name(&node, endpoint, now) {
                 self.presume(&node, now);
             }
         }

@@ -90,6 +90,8 @@ pub struct Metrics {
     pub members_known: Gauge,
     /// Datagrams of the membership that could not be opened or read.
     pub members_rejected: Counter,
+    /// Other announcers under this node's name.
+    pub namesakes: Gauge,
     /// Whether the stream is connected and has been synchronised.
     pub stream_connected: Gauge,
     last_update: LastUpdate,
@@ -128,6 +130,7 @@ impl Metrics {
             members_alive: Gauge::default(),
             members_known: Gauge::default(),
             members_rejected: Counter::default(),
+            namesakes: Gauge::default(),
             stream_connected: Gauge::default(),
             last_update: LastUpdate::default(),
         };
@@ -195,6 +198,11 @@ impl Metrics {
             "members_known",
             "Other announcers that are known",
             &self.members_known,
+        );
+        own(
+            "namesakes",
+            "Other announcers under this node's name; must be 0",
+            &self.namesakes,
         );
         own(
             "stream_connected",

@@ -8,6 +8,7 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
@@ -327,9 +328,6 @@ impl Segment {
             flags: flags.iter().map(ToString::to_string).collect(),
         };
         for node in nodes {
-            segment
-                .states
-                .insert((*node).to_owned(), tempfile::tempdir()?);
             segment.start_announcer(node)?;
         }
         for node in nodes {
@@ -342,11 +340,20 @@ impl Segment {
 
     /// Starts the announcer of a node, with the state directory that it had.
     pub fn start_announcer(&mut self, node: &str) -> anyhow::Result<()> {
-        let state = self.state_directory(node)?;
+        self.start_announcer_as(node, node)
+    }
+
+    /// Starts an announcer on the host of a node, under any name.
+    pub fn start_announcer_as(&mut self, node: &str, name: &str) -> anyhow::Result<()> {
+        let state = match self.states.entry(node.to_owned()) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(tempfile::tempdir()?),
+        };
+        let state = Path::new(state.path()).to_owned();
         let host = self.lan.host(node)?;
         let program = Launch::workspace("announcer")?
             .named(&format!("announcer of {node}"))
-            .args(["--cluster", CLUSTER, "--node", node])
+            .args(["--cluster", CLUSTER, "--node", name])
             .args(["--ipam", "http://192.168.12.1:7471"])
             .arg("--state-dir")
             .arg(state)

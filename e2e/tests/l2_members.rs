@@ -7,6 +7,7 @@
 //! 3. A mistake in a flag is one line on stderr and exit code 2.
 //! 4. A busy port stops nothing: addresses are answered, and /readyz says what is wrong.
 //! 5. Hundreds of addresses are handed over at once without a lost answer.
+//! 6. Two announcers under one name both say so, without flooding the log.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -15,6 +16,7 @@ use e2e::segment::{SOON, Segment};
 use pharos_testbed::{Launch, skip, wait};
 
 const FIRST: Ipv4Addr = Ipv4Addr::new(192, 168, 12, 100);
+const NODES: [&str; 3] = ["n1", "n2", "n3"];
 const KEYS: [&str; 2] = [
     "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
     "//////////////////////////////////////////8=",
@@ -159,5 +161,46 @@ fn hundreds_of_addresses_are_handed_over_at_once() -> anyhow::Result<()> {
     }
     eprintln!("failover of 500 addresses after kill -9: {slowest:?}");
     segment.wait_metric("n3", "pharos_announcer_owned_groups", "500")?;
+    Ok(())
+}
+
+#[test]
+fn two_announcers_of_one_name_are_told_loudly() -> anyhow::Result<()> {
+    if !skip::can_use_namespaces() {
+        return Ok(());
+    }
+    let mut segment = Segment::start(&["n1", "n2"], &[])?;
+    let prober = segment.probe(&[FIRST])?;
+    segment.peer.assign(FIRST, 1, &["n1", "n2"]);
+    segment.wait_owner(&prober, FIRST, "n1")?;
+    segment.start_announcer_as("n3", "n1")?;
+    for node in ["n1", "n3"] {
+        segment.wait_metric(node, "pharos_announcer_namesakes", "1")?;
+        let (code, reason) = segment.admin(node, "/readyz")?;
+        assert_eq!(code, 503);
+        assert!(reason.contains("is named \"n1\" too"), "{node}: {reason}");
+        let announcer = segment.announcer(node)?;
+        announcer.wait_log("another announcer runs under this node's name", SOON)?;
+        assert!(announcer.log().contains("\"level\":\"ERROR\""));
+    }
+    let lines = |segment: &mut Segment| -> anyhow::Result<usize> {
+        let mut all = 0;
+        for node in NODES {
+            all += segment.announcer(node)?.log().lines().count();
+        }
+        Ok(all)
+    };
+    let before = lines(&mut segment)?;
+    let told = prober.now();
+    wait::until("two seconds of it", SOON, || {
+        (prober.now() > told + Duration::from_secs(2)).then_some(())
+    })?;
+    let more = lines(&mut segment)? - before;
+    assert!(more < 20, "{more} log lines in two seconds");
+
+    segment.announcer("n3")?.kill()?;
+    segment.wait_metric("n1", "pharos_announcer_namesakes", "0")?;
+    assert_eq!(segment.admin("n1", "/readyz")?.0, 200);
+    segment.wait_owner(&prober, FIRST, "n1")?;
     Ok(())
 }

@@ -9,7 +9,7 @@ use super::Engine;
 use crate::election::{NodeName, Standing};
 use crate::members::reports::{Due, Learnt};
 use crate::members::wire::{Body, Datagram, Greeting, Handover};
-use crate::members::{Peer, peers, swim};
+use crate::members::{Peer, namesake, peers, swim};
 use crate::stamped::Received;
 
 impl Engine {
@@ -33,6 +33,11 @@ impl Engine {
                 self.on_swim(events, now);
             }
             Body::Hello(greeting) => {
+                if let Some(namesake) = self.namesake_in(&greeting) {
+                    // So that it learns of this one as well.
+                    let welcome = Body::Welcome(self.greeting(None));
+                    self.send(namesake, &datagram(welcome));
+                }
                 if let Some(peer) = self.on_greeting(greeting, now) {
                     let welcome = Body::Welcome(self.greeting(Some(&peer.node)));
                     self.send(peer.endpoint, &datagram(welcome));
@@ -64,11 +69,11 @@ impl Engine {
 
     /// Somebody made itself known; gives who, unless it is this node itself or nonsense.
     fn on_greeting(&mut self, greeting: Greeting, now: Instant) -> Option<Peer> {
+        if let Some(endpoint) = self.namesake_in(&greeting) {
+            self.namesake.heard(endpoint, now);
+        }
         let peer = Peer::try_from(greeting.from).ok()?;
         if peer.node == self.swim.me().node {
-            if peer.epoch != self.swim.me().epoch {
-                tracing::error!(endpoint = %peer.endpoint, "another announcer has this node's name");
-            }
             return None;
         }
         self.ownership.set_reached(now);
@@ -81,6 +86,41 @@ impl Engine {
         let events = self.swim.introduce(peer.clone(), now);
         self.on_swim(events, now);
         Some(peer)
+    }
+
+    /// Where another announcer under this node's name is, if the greeting is from one. One's own come
+    /// back where a list of members to join names this host.
+    fn namesake_in(&self, greeting: &Greeting) -> Option<SocketAddr> {
+        let peer = Peer::try_from(greeting.from.clone()).ok()?;
+        let me = self.swim.me();
+        let is_other = peer.epoch != me.epoch && peer.endpoint != me.endpoint;
+        (peer.node == me.node && is_other).then_some(peer.endpoint)
+    }
+
+    pub(super) fn on_namesake(&mut self, event: &namesake::Event) {
+        match event {
+            namesake::Event::Greet(endpoint) => {
+                let hello = Body::Hello(self.greeting(None));
+                self.send(*endpoint, &datagram(hello));
+            }
+            namesake::Event::Present(endpoint) => {
+                let node = &*self.swim.me().node;
+                tracing::error!(
+                    node,
+                    %endpoint,
+                    "another announcer runs under this node's name: both answer for the same \
+                     addresses until one gets another --node"
+                );
+                let reason = format!("another announcer, at {endpoint}, is named {node:?} too");
+                self.readiness.not_ready("node", reason);
+                self.metrics.namesakes.set(1);
+            }
+            namesake::Event::Gone => {
+                tracing::info!("no other announcer runs under this node's name any more");
+                self.readiness.ready("node");
+                self.metrics.namesakes.set(0);
+            }
+        }
     }
 
     fn on_handover(&mut self, handover: Handover, at: Instant, now: Instant) {
@@ -121,9 +161,10 @@ impl Engine {
                     self.send(to.endpoint, &datagram(Body::Swim(bytes)));
                 }
                 swim::Event::Up(peer) => {
-                    tracing::info!(node = &*peer.node, endpoint = %peer.endpoint, "member lives");
                     self.ownership.set_reached(now);
-                    self.peers.up(&peer.node, peer.endpoint);
+                    if self.peers.up(&peer.node, peer.endpoint, now) {
+                        tracing::info!(node = &*peer.node, endpoint = %peer.endpoint, "member lives");
+                    }
                     self.reports.up(&peer.node, peer.epoch, now);
                     self.ownership
                         .set_standing(&peer.node, Standing::Silent, now);
@@ -141,7 +182,10 @@ impl Engine {
                     version,
                 } => self.reports.news(&node, epoch, version, now),
                 swim::Event::Renewed(epoch) => {
-                    tracing::info!(epoch, "others believed this node dead: going on anew");
+                    // With a namesake each of the two takes the other's place in turn, all the time.
+                    if !self.namesake.is_there() {
+                        tracing::info!(epoch, "others believed this node dead: going on anew");
+                    }
                     self.own_report.renew(epoch);
                     self.greet_all();
                 }

@@ -4,11 +4,13 @@
 //! - [`swim`]: the SWIM protocol (`foca`): random probes, suspicion, gossip.
 //! - [`peers`]: whom to greet: members that are presumed to live, and those believed dead.
 //! - [`reports`]: what each of them says about itself.
+//! - [`namesake`]: another announcer under this node's name.
 //! - [`errors`]: datagrams that a host refused, which only shortens suspicion.
 //!
 //! All of them are driven by [`crate::engine`].
 
 pub mod errors;
+pub mod namesake;
 pub mod peers;
 pub mod reports;
 pub mod seal;
@@ -27,4 +29,9 @@ pub struct Peer {
     pub endpoint: SocketAddr,
     /// Grows with each start of the process, and when others wrongly declared it dead.
     pub epoch: u64,
+}
+
+impl Peer {
+    /// Later epochs are refused: nothing could come after the last number.
+    pub const LAST_EPOCH: u64 = u64::MAX / 2;
 }

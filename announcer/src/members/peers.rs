@@ -29,6 +29,8 @@ const LATER_GREETINGS: Duration = Duration::from_millis(500);
 const REFUSAL_PAUSE: Duration = Duration::from_millis(10);
 /// How long a refusing member has to answer that greeting.
 const REFUSAL_TIMEOUT: Duration = Duration::from_millis(60);
+/// How often it is told at most that a node which lives goes on under a new epoch.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
 /// Most greetings sent at once: half of them to dead nodes of a large cluster would be a storm.
 const BATCH: usize = 64;
 
@@ -63,6 +65,8 @@ struct Entry {
     endpoint: SocketAddr,
     phase: Phase,
     next: Option<Instant>,
+    /// When it was last told that it lives.
+    told: Option<Instant>,
 }
 
 /// All nodes that were ever named.
@@ -114,6 +118,7 @@ impl Peers {
                     refusals: 0,
                 },
                 next: Some(now),
+                told: None,
             };
             self.nodes.insert(node.clone(), entry);
             return true;
@@ -153,14 +158,21 @@ impl Peers {
         }
     }
 
-    /// SWIM says that a node lives.
-    pub fn up(&mut self, node: &NodeName, endpoint: SocketAddr) {
+    /// SWIM says that a node lives. Tells whether people should be told: two announcers under one
+    /// name take each other's place many times a second.
+    pub fn up(&mut self, node: &NodeName, endpoint: SocketAddr, now: Instant) -> bool {
+        let before = self.nodes.get(node);
+        let lived = before.is_some_and(|entry| entry.phase != Phase::Dead);
+        let told = before.and_then(|entry| entry.told);
+        let tells = !lived || told.is_none_or(|at| now >= at + TELL_AGAIN);
         let entry = Entry {
             endpoint,
             phase: Phase::Live,
             next: None,
+            told: if tells { Some(now) } else { told },
         };
         self.nodes.insert(node.clone(), entry);
+        tells
     }
 
     /// SWIM says that a node is dead.

@@ -114,7 +114,7 @@ impl Reports {
         };
         let version = delta.version.version;
         match report.version {
-            Some(known) if version == known + 1 => {
+            Some(known) if version.checked_sub(1) == Some(known) => {
                 report.accept(version);
                 let statements = delta.statements.into_iter().map(Statement::from);
                 Learnt::Changed(delta.condition.into(), statements.collect())

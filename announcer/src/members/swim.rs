@@ -36,6 +36,9 @@ const PROBE_RTT: Duration = Duration::from_millis(50);
 const SUSPICION: Duration = Duration::from_millis(180);
 /// How long a dead run of a node is remembered; a new run has a new epoch and is not affected.
 const FORGET_DEAD: Duration = Duration::from_secs(24 * 3600);
+/// No clock gets there: who says that it believes a later run dead speaks nonsense. Half of what is
+/// accepted of a [`Peer`], so that there is always a next one.
+const MOST_OUTLIVED: u64 = Peer::LAST_EPOCH / 2;
 /// Most bytes of one message: leaves room for the seal within an Ethernet frame.
 const MAX_PACKET: NonZeroUsize = NonZeroUsize::new(1300).unwrap();
 
@@ -67,6 +70,8 @@ pub struct Swim {
     timers: BTreeMap<(Instant, u64), Timer<Peer>>,
     sequence: u64,
     gossip: Arc<Mutex<Heard>>,
+    /// The first epoch of this process, and when that was.
+    began: (u64, Instant),
 }
 
 impl std::fmt::Debug for Swim {
@@ -80,7 +85,8 @@ impl std::fmt::Debug for Swim {
 
 impl Swim {
     /// A node that knows nobody.
-    pub fn new(me: Peer, seed: u64) -> Self {
+    pub fn new(me: Peer, seed: u64, now: Instant) -> Self {
+        let began = (me.epoch, now);
         let gossip = Arc::new(Mutex::new(Heard::default()));
         let handler = Gossip(gossip.clone());
         let rng = StdRng::seed_from_u64(seed);
@@ -90,6 +96,7 @@ impl Swim {
             timers: BTreeMap::new(),
             sequence: 0,
             gossip,
+            began,
         }
     }
 
@@ -144,11 +151,11 @@ impl Swim {
 
     /// Somebody believes this node dead up to this epoch: go on under a later one.
     pub fn outlive(&mut self, epoch: u64, now: Instant) -> Vec<Event> {
-        if epoch < self.me().epoch {
+        if epoch < self.me().epoch || epoch > MOST_OUTLIVED {
             return Vec::new();
         }
         let renewed = Peer {
-            epoch: epoch + 1,
+            epoch: self.next_epoch(now).max(epoch + 1),
             ..self.me().clone()
         };
         self.change(renewed, now)
@@ -158,7 +165,7 @@ impl Swim {
     pub fn set_endpoint(&mut self, endpoint: std::net::SocketAddr, now: Instant) -> Vec<Event> {
         let moved = Peer {
             endpoint,
-            epoch: self.me().epoch + 1,
+            epoch: self.next_epoch(now),
             node: self.me().node.clone(),
         };
         self.change(moved, now)
@@ -214,6 +221,15 @@ impl Swim {
             .collect();
     }
 
+    /// The next epoch of this node: it goes with the clock, so that it is beyond whatever began
+    /// before now, and not only one further.
+    fn next_epoch(&self, now: Instant) -> u64 {
+        let (first, began) = self.began;
+        let since = now.saturating_duration_since(began).as_millis();
+        let by_clock = first.saturating_add(u64::try_from(since).unwrap_or(u64::MAX));
+        by_clock.max(self.me().epoch + 1)
+    }
+
     fn change(&mut self, identity: Peer, now: Instant) -> Vec<Event> {
         let epoch = identity.epoch;
         let mut result = self.foca.change_identity(identity, &mut self.runtime);
@@ -234,6 +250,7 @@ impl Swim {
             tracing::debug!(%error, "membership protocol");
         }
         let mut events = Vec::new();
+        let mut is_renewed = false;
         while let Some((to, bytes)) = self.runtime.to_send() {
             events.push(Event::Send(to, bytes.to_vec()));
         }
@@ -251,7 +268,7 @@ impl Swim {
                         events.push(Event::Up(peer));
                     }
                 }
-                OwnedNotification::Rejoin(peer) => events.push(Event::Renewed(peer.epoch)),
+                OwnedNotification::Rejoin(_) => is_renewed = true,
                 OwnedNotification::Active
                 | OwnedNotification::Idle
                 | OwnedNotification::Defunct => {}
@@ -259,6 +276,16 @@ impl Swim {
         }
         let mut heard = self.gossip.lock().unwrap_or_else(PoisonError::into_inner);
         events.append(&mut heard.news);
+        drop(heard);
+        if is_renewed {
+            // To one further than before. Where two announcers have one name, and one began an
+            // hour later, that would be one of millions of such steps, as fast as the network is.
+            let renewed = Peer {
+                epoch: self.next_epoch(now),
+                ..self.me().clone()
+            };
+            events.extend(self.change(renewed, now));
+        }
         events
     }
 }

@@ -193,7 +193,7 @@ impl TryFrom<WirePeer> for Peer {
     type Error = BadPeer;
 
     fn try_from(wire: WirePeer) -> Result<Self, BadPeer> {
-        if wire.node.is_empty() || wire.node.len() > 253 {
+        if wire.node.is_empty() || wire.node.len() > 253 || wire.epoch > Peer::LAST_EPOCH {
             return Err(BadPeer);
         }
         Ok(Self {
@@ -464,5 +464,11 @@ mod tests {
             };
             assert_eq!(Peer::try_from(wire), Err(BadPeer), "{endpoint}");
         }
+        let beyond = WirePeer {
+            node: "a".to_owned(),
+            endpoint: "192.0.2.1:7946".to_owned(),
+            epoch: u64::MAX,
+        };
+        assert_eq!(Peer::try_from(beyond), Err(BadPeer));
     }
 }

@@ -62,7 +62,7 @@ fn a_named_node_whose_host_refuses_twice_has_failed() {
 fn one_refusal_kills_no_member() {
     let start = start();
     let mut peers = Peers::default();
-    peers.up(&node(), ENDPOINT);
+    peers.up(&node(), ENDPOINT, start);
     // Several datagrams were under way when it died, or only restarted.
     for _ in 0..3 {
         assert_eq!(peers.refused(ENDPOINT, start), []);
@@ -77,7 +77,7 @@ fn one_refusal_kills_no_member() {
 fn a_member_that_refuses_the_next_greeting_too_is_dead() {
     let start = start();
     let mut peers = Peers::default();
-    peers.up(&node(), ENDPOINT);
+    peers.up(&node(), ENDPOINT, start);
     peers.refused(ENDPOINT, start);
     run(&mut peers, start, 20);
     assert_eq!(peers.refused(ENDPOINT, start), [Event::Killed(node())]);
@@ -88,7 +88,7 @@ fn a_member_that_refuses_the_next_greeting_too_is_dead() {
 fn a_member_that_refuses_once_and_then_says_nothing_is_dead() {
     let start = start();
     let mut peers = Peers::default();
-    peers.up(&node(), ENDPOINT);
+    peers.up(&node(), ENDPOINT, start);
     peers.refused(ENDPOINT, start);
     let expected = [(10, Event::Greet(ENDPOINT)), (70, Event::Killed(node()))];
     assert_eq!(run(&mut peers, start, 100), expected);
@@ -98,7 +98,7 @@ fn a_member_that_refuses_once_and_then_says_nothing_is_dead() {
 fn a_dead_member_is_greeted_twice_a_second_until_it_is_forgotten() {
     let start = start();
     let mut peers = Peers::default();
-    peers.up(&node(), ENDPOINT);
+    peers.up(&node(), ENDPOINT, start);
     peers.down(&node(), start);
     let greeted = run(&mut peers, start, 5000);
     assert_eq!(greeted.len(), 10);
@@ -109,8 +109,9 @@ fn a_dead_member_is_greeted_twice_a_second_until_it_is_forgotten() {
 
 #[test]
 fn a_live_member_is_kept_although_the_stream_does_not_name_it() {
+    let start = start();
     let mut peers = Peers::default();
-    peers.up(&node(), ENDPOINT);
+    peers.up(&node(), ENDPOINT, start);
     assert_eq!(peers.keep_only(|_| false), []);
     assert_eq!(peers.len(), 1);
 }
@@ -122,6 +123,22 @@ fn an_address_to_join_is_greeted_until_a_member_lives_there() {
     peers.set_joins(&[ENDPOINT], start);
     let greet = |ms| (ms, Event::Greet(ENDPOINT));
     assert_eq!(run(&mut peers, start, 600), [greet(0), greet(500)]);
-    peers.up(&node(), ENDPOINT);
+    peers.up(&node(), ENDPOINT, start);
     assert_eq!(run(&mut peers, start, 3000), []);
+}
+
+#[test]
+fn a_node_that_goes_on_under_new_epochs_is_told_of_seldom() {
+    let start = start();
+    let mut peers = Peers::default();
+    let told = |peers: &mut Peers, after: u64| {
+        let at = start + Duration::from_secs(after);
+        peers.up(&node(), ENDPOINT, at)
+    };
+    assert!(told(&mut peers, 0));
+    assert!(!told(&mut peers, 1));
+    assert!(!told(&mut peers, 9));
+    assert!(told(&mut peers, 10));
+    peers.down(&node(), start);
+    assert!(told(&mut peers, 11), "one that was dead is news");
 }

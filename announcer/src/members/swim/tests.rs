@@ -25,11 +25,12 @@ impl World {
         reason = "any instant serves as the start of a test"
     )]
     fn new(size: u16) -> Self {
+        let now = Instant::now();
         let nodes = (1..=size)
-            .map(|number| Swim::new(peer(number), number.into()))
+            .map(|number| Swim::new(peer(number), number.into(), now))
             .collect();
         let mut world = Self {
-            now: Instant::now(),
+            now,
             nodes,
             mute: BTreeSet::new(),
             seen: Vec::new(),
@@ -129,7 +130,7 @@ fn a_new_run_of_a_node_replaces_the_old_one() {
         epoch: 200,
         ..peer(3)
     };
-    world.nodes[2] = Swim::new(again.clone(), 9);
+    world.nodes[2] = Swim::new(again.clone(), 9, world.now);
     world.seen.clear();
     let events = world.nodes[2].introduce(peer(1), world.now);
     world.carry(2, events);
@@ -148,6 +149,32 @@ fn a_node_whose_clock_went_back_goes_on_beyond_what_others_know() {
     let events = world.nodes[0].outlive(5000, world.now);
     assert!(events.contains(&Event::Renewed(5001)), "{events:?}");
     assert_eq!(world.nodes[0].outlive(5000, world.now), []);
+    assert_eq!(world.nodes[0].outlive(u64::MAX, world.now), []);
+}
+
+#[test]
+fn a_renewed_epoch_is_beyond_everything_that_began_before() {
+    let mut world = World::new(3);
+    world.run(5000);
+    let later = Peer {
+        epoch: 4000,
+        ..peer(3)
+    };
+    // A namesake of the third node, which began four seconds later.
+    world.seen.clear();
+    let events = world.nodes[0].introduce(later, world.now);
+    world.carry(0, events);
+    world.run(400);
+    let renewed: Vec<u64> = world
+        .seen
+        .iter()
+        .filter_map(|(at, event)| match event {
+            Event::Renewed(epoch) if *at == 2 => Some(*epoch),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(renewed.len(), 1, "{renewed:?}");
+    assert!(renewed[0] > 5000, "{renewed:?}");
 }
 
 #[test]
@@ -185,8 +212,8 @@ fn time_in_which_this_process_did_not_run_is_held_against_nobody() {
 
 #[test]
 fn any_bytes_are_survived() {
-    let mut swim = Swim::new(peer(1), 1);
     let now = World::new(1).now;
+    let mut swim = Swim::new(peer(1), 1, now);
     for length in 0..200_u8 {
         let bytes: Vec<u8> = (0..length)
             .map(|index| index.wrapping_mul(length))
