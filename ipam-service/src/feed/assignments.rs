@@ -19,7 +19,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use self::book::Book;
-use crate::state::announce::ClusterDelta;
+use crate::state::announce::{ClusterDelta, Deleted};
 use crate::state::names::Name;
 
 /// An encoded `AssignmentUpdate`.
@@ -89,11 +89,14 @@ impl AssignmentFeed {
                 // An error means that nobody listens.
                 let _nobody = channel.live.send(frame);
             }
-            if delta.deleted {
-                // With the channel the subscriptions end, once they are read to the end.
-                lock(&self.shared.clusters).remove(cluster);
-                channel.deleted.cancel();
+            let Some(deleted) = delta.deleted else {
+                continue;
+            };
+            match deleted {
+                Deleted::Gone => drop(lock(&self.shared.clusters).remove(cluster)),
+                Deleted::MadeAgain => {}
             }
+            channel.end();
         }
     }
 
@@ -128,13 +131,26 @@ impl AssignmentFeed {
         let mut clusters = lock(&self.shared.clusters);
         let channel = clusters.entry(cluster.clone()).or_insert_with(|| {
             let book = Book::new(self.shared.store_id.clone(), cluster);
-            Arc::new(Mutex::new(Channel {
-                book,
-                live: broadcast::Sender::new(LIVE_FRAMES),
-                deleted: CancellationToken::new(),
-            }))
+            Arc::new(Mutex::new(Channel::new(book)))
         });
         Arc::clone(channel)
+    }
+}
+
+impl Channel {
+    fn new(book: Book) -> Self {
+        Self {
+            book,
+            live: broadcast::Sender::new(LIVE_FRAMES),
+            deleted: CancellationToken::new(),
+        }
+    }
+
+    /// Ends all subscriptions, once they are read to the end, and whoever else rests on what was
+    /// said of the cluster.
+    fn end(&mut self) {
+        self.live = broadcast::Sender::new(LIVE_FRAMES);
+        std::mem::take(&mut self.deleted).cancel();
     }
 }
 

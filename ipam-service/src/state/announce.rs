@@ -94,7 +94,16 @@ pub struct ClusterDelta {
     /// Ids of the sets that no assignment refers to any more.
     pub unused_node_sets: Vec<u64>,
     /// The cluster was deleted: its announcers have to introduce themselves again.
-    pub deleted: bool,
+    pub deleted: Option<Deleted>,
+}
+
+/// What is left of a cluster that was deleted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Deleted {
+    /// Nothing.
+    Gone,
+    /// A later command of the same batch made it known again, and this is what it has now.
+    MadeAgain,
 }
 
 impl ClusterDelta {
@@ -148,6 +157,7 @@ struct Dirt {
     /// Advertisements, pools or available nodes changed: everything is to be looked at again.
     policy: bool,
     members: bool,
+    deleted: bool,
 }
 
 impl Announcements {
@@ -188,12 +198,18 @@ impl Announcements {
         }
         let mut refresh = Refresh::default();
         for (cluster, dirt) in dirt {
+            let was_deleted = dirt.deleted;
             let assignments = self.clusters.entry(cluster.clone()).or_default();
             assignments.refresh(state, &cluster, dirt, &mut refresh);
-            if state.cluster(&cluster).is_none() && assignments.is_empty() {
-                self.clusters.remove(&cluster);
-                refresh.deltas.entry(cluster).or_default().deleted = true;
-            }
+            let deleted = match state.cluster(&cluster) {
+                None if assignments.is_empty() => {
+                    self.clusters.remove(&cluster);
+                    Deleted::Gone
+                }
+                Some(_) if was_deleted => Deleted::MadeAgain,
+                None | Some(_) => continue,
+            };
+            refresh.deltas.entry(cluster).or_default().deleted = Some(deleted);
         }
         refresh
     }
@@ -238,7 +254,7 @@ impl Announcements {
             }
             // Whether it is authoritative is looked up in any case.
             Change::Cluster(edit) => {
-                dirt_of(dirt, &edit.subject().name);
+                dirt_of(dirt, &edit.subject().name).deleted |= edit.after.is_none();
             }
             Change::Advertisement(_) | Change::Pool(_) | Change::Placement(_) => {}
         }

@@ -309,18 +309,29 @@ fn a_subscriber_that_falls_behind_is_ended_and_catches_up_with_its_digests() {
 
 #[test]
 fn when_a_cluster_is_deleted_its_last_changes_arrive_and_the_subscription_ends() {
-    let feed = feed(&[upserts(1..=5)]);
-    let mut client = Client::default();
-    let mut subscription = connect(&mut client, &feed);
-    let delta = ClusterDelta {
-        removals: (1..=5).map(key).collect(),
-        deleted: true,
-        ..ClusterDelta::default()
-    };
-    publish(&feed, &delta);
-    let ended = drain(&mut client, &mut subscription);
-    assert_eq!(ended, Err(Ended::ClusterDeleted));
-    assert!(client.assignments.is_empty());
+    for deleted in [Deleted::Gone, Deleted::MadeAgain] {
+        let feed = feed(&[authoritative(true), upserts(1..=5)]);
+        let mut client = Client::default();
+        let mut subscription = connect(&mut client, &feed);
+        let deletion = feed.deletion(&east());
+        let delta = ClusterDelta {
+            removals: (1..=5).map(key).collect(),
+            deleted: Some(deleted),
+            ..ClusterDelta::default()
+        };
+        publish(&feed, &delta);
+        let ended = drain(&mut client, &mut subscription);
+        assert_eq!(ended, Err(Ended::ClusterDeleted));
+        assert!(client.assignments.is_empty());
+        assert!(deletion.is_cancelled() && !feed.deletion(&east()).is_cancelled());
+        // What is known of a cluster that was made again goes on.
+        let is_known = feed.list(&east()).authoritative;
+        assert_eq!(is_known, deleted == Deleted::MadeAgain);
+        let mut again = connect(&mut client, &feed);
+        publish(&feed, &upserts(6..=7));
+        drain(&mut client, &mut again).expect("it goes on");
+        check_equals(&client, &feed);
+    }
 }
 
 #[test]

@@ -393,12 +393,32 @@ fn a_cluster_that_is_deleted_ends_and_may_begin_again() {
     let released = world.hold_edit("east", "web", None);
     world.batch(vec![released, gone, deleted]);
     let delta = &world.last[&name("east")];
-    assert!(delta.deleted);
+    assert_eq!(delta.deleted, Some(Deleted::Gone));
     assert_eq!(delta.removals.len(), 1);
     assert!(world.announcements.cluster("east").is_none());
     world.followed.clear();
     world.cluster("east");
     world.announcer("east", "a");
+    world.hold("east", "web", held(&[A1]));
+    assert_eq!(world.list("east", A1), ["a"]);
+}
+
+/// An adapter that is busy while an operator deletes its cluster.
+#[test]
+fn a_cluster_that_is_deleted_and_made_again_in_one_batch_ends_all_the_same() {
+    let mut world = World::east(&["a"]);
+    world.hold("east", "web", held(&[A1]));
+    let known = world.state.cluster("east").cloned();
+    let edit = |before, after| Change::Cluster(Edit { before, after });
+    let gone = world.node_edit("east", "a", |node| node.announcer = None);
+    let released = world.hold_edit("east", "web", None);
+    let (deleted, made) = (edit(known.clone(), None), edit(None, known));
+    world.batch(vec![released, gone, deleted, made]);
+    let delta = &world.last[&name("east")];
+    assert_eq!(delta.deleted, Some(Deleted::MadeAgain));
+    assert_eq!(delta.removals.len(), 1);
+    world.announcer("east", "a");
+    assert_eq!(world.last[&name("east")].deleted, None);
     world.hold("east", "web", held(&[A1]));
     assert_eq!(world.list("east", A1), ["a"]);
 }
