@@ -158,3 +158,24 @@ fn many_changes_are_cut_into_several() {
         .sum();
     assert_eq!(learnt, 500);
 }
+
+#[test]
+fn the_last_version_that_a_number_can_have_is_survived() {
+    let now = start();
+    let (mut reports, own) = pair(now);
+    let mut last = own.whole(&condition(), &[]).remove(0);
+    last.version.version = u64::MAX;
+    assert_eq!(
+        reports.state(last.clone()),
+        Learnt::Whole(condition(), Vec::new())
+    );
+    let next = Delta {
+        version: Version {
+            version: 0,
+            ..last.version
+        },
+        condition: last.condition,
+        statements: Vec::new(),
+    };
+    assert_eq!(reports.delta(next, now), Learnt::Nothing);
+}
