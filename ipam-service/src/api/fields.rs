@@ -1,7 +1,7 @@
 //! Reading the fields of a request: every error is collected with the path of its field, so that
 //! a caller learns all that is wrong at once.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 
 use pharos_proto::v1;
@@ -128,6 +128,7 @@ impl FieldErrors {
 
     /// Labels.
     pub fn labels(&mut self, field: &str, wire: &HashMap<String, String>) -> Option<Labels> {
+        let wire: BTreeMap<_, _> = wire.iter().collect();
         let mut labels = Labels::new();
         let before = self.invalid.len();
         for (key, value) in wire {
@@ -275,4 +276,20 @@ pub fn labels_to_wire(labels: &Labels) -> HashMap<String, String> {
         .iter()
         .map(|(key, value)| (key.clone(), value.clone()))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A map on the wire has no order of its own.
+    #[test]
+    fn bad_labels_are_named_in_the_same_order_each_time() {
+        let keys = ["a", "b", "c", "d", "e", "f", "g"];
+        let wire = keys.map(|key| (key.to_owned(), "\n".to_owned())).into();
+        let mut errors = FieldErrors::new();
+        assert_eq!(errors.labels("labels", &wire), None);
+        let fields: Vec<String> = errors.invalid.into_iter().map(|bad| bad.field).collect();
+        assert_eq!(fields, keys.map(|key| format!("labels[{key:?}]")));
+    }
 }

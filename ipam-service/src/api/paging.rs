@@ -86,7 +86,7 @@ impl PageToken {
     }
 }
 
-/// The same on every server and in every version.
+/// The same on every server of one build. Another build may refuse a token as one of other filters.
 fn digest(filter: &impl Hash) -> [u8; 8] {
     struct Sha(Sha256);
     impl Hasher for Sha {
