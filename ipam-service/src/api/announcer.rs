@@ -178,7 +178,8 @@ impl Connection {
             Some(Report::Hello(_)) => {
                 Err(status::invalid("hello", "only the first report is a hello"))
             }
-            None => Err(status::invalid("report", "is required")),
+            // An announcer of a later version may tell what this one does not know.
+            None => Ok(()),
         }
     }
 }

@@ -203,8 +203,10 @@ async fn applied_positions_are_known_while_a_stream_is_open() {
     follower.connect(&server).await;
     follower.synchronise().await;
     let (reports, _) = follower.stream.as_ref().expect("connected");
-    let sent = reports.send(report(Report::AppliedPosition(3))).await;
-    sent.expect("the stream is open");
+    let of_a_later_version = v1::AnnouncerReport::default();
+    for told in [of_a_later_version, report(Report::AppliedPosition(3))] {
+        reports.send(told).await.expect("the stream is open");
+    }
     let connections = || server.connections.list();
     until("the position arrives", || async {
         connections()
