@@ -15,9 +15,6 @@ use nix::sys::time::TimeSpec;
 
 use crate::clock;
 
-/// A stamp older than this is not believed: the wall clock was set.
-const OLDEST: Duration = Duration::from_secs(1);
-
 /// Something received.
 #[derive(Debug, Clone, Copy)]
 pub struct Received {
@@ -65,13 +62,11 @@ pub fn address(storage: &SockaddrStorage) -> Option<SocketAddr> {
     Some(SocketAddr::from((v6.ip(), v6.port())))
 }
 
-/// The kernel stamps by the wall clock.
+/// The kernel stamps by the wall clock. Where that was set forward meanwhile, what was waiting seems
+/// older than it is: whoever drops what is old then drops that as well, once.
 fn instant_of(since_epoch: Duration) -> Instant {
     let now = clock::now();
     let age = clock::since_epoch().saturating_sub(since_epoch);
-    if age > OLDEST {
-        return now;
-    }
     now.checked_sub(age).unwrap_or(now)
 }
 

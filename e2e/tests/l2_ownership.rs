@@ -10,11 +10,13 @@
 //! 6. A new list moves an address without a lost answer; a removed one falls silent.
 //! 7. An owner whose cable is pulled is replaced, and announces itself when it is back.
 //! 8. An address that changes its election group is answered all the time.
+//! 9. An owner that was suspended answers nothing of what was asked meanwhile, and one is left.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use e2e::segment::{SOON, Segment};
+use nix::sys::signal::Signal;
 use pharos_testbed::arp::{Answer, Prober};
 use pharos_testbed::{skip, wait};
 
@@ -279,4 +281,39 @@ fn an_address_whose_group_is_renumbered_moves_without_a_lost_answer() -> anyhow:
         }
     }
     assert_each_answered_once(&segment, &prober, before)
+}
+
+#[test]
+fn a_suspended_owner_answers_nothing_of_what_was_asked_meanwhile() -> anyhow::Result<()> {
+    if !skip::can_use_namespaces() {
+        return Ok(());
+    }
+    let mut segment = Segment::start(&NODES, &["--hold-down", "1"])?;
+    let prober = segment.probe(&[FIRST])?;
+    segment.peer.assign(FIRST, 1, &["n1", "n2", "n3"]);
+    segment.wait_owner(&prober, FIRST, "n1")?;
+    segment.announcer("n1")?.signal(Signal::SIGSTOP)?;
+    segment.wait_owner(&prober, FIRST, "n2")?;
+    let taken = prober.now();
+    wait::until("three seconds in which n2 answers", SOON, || {
+        (prober.now() > taken + Duration::from_secs(3)).then_some(())
+    })?;
+    let resumed = prober.now();
+    segment.announcer("n1")?.signal(Signal::SIGCONT)?;
+    segment.wait_owner(&prober, FIRST, "n1")?;
+    let record = prober.record();
+    let since: Vec<&Answer> = record
+        .of(FIRST)
+        .filter(|answer| answer.at >= resumed)
+        .collect();
+    let mac = segment.lan.host("n1")?.mac;
+    let last_of_n2 = since.iter().rposition(|answer| answer.mac != mac);
+    let while_n2_owned = &since[..last_of_n2.unwrap_or_default()];
+    let early = while_n2_owned
+        .iter()
+        .filter(|answer| answer.mac == mac)
+        .count();
+    eprintln!("{early} answers of n1 before n2 stopped");
+    assert!(early <= 5, "{early} answers");
+    Ok(())
 }

@@ -5,10 +5,33 @@
 //! here: the kernel filter of [`super::socket`] drops them.
 
 use std::net::Ipv4Addr;
+use std::time::{Duration, Instant};
 
 use pnet_base::MacAddr;
 
 use super::arp::{Arp, Malformed, Operation};
+
+/// A frame that waited longer shows that this process did not run for a while, and in half a second
+/// another node takes over.
+const STALE: Duration = Duration::from_millis(400);
+
+/// Which frames are too old to be answered. After a time in which this process did not run (it was
+/// suspended, or its machine) none of those that waited is: another node may have answered them,
+/// and the senders that still want to know ask again after a second.
+#[derive(Debug, Default)]
+pub struct Freshness {
+    since: Option<Instant>,
+}
+
+impl Freshness {
+    /// Whether a frame that arrived then may be answered now.
+    pub fn allows(&mut self, arrived: Instant, now: Instant) -> bool {
+        if now.saturating_duration_since(arrived) > STALE {
+            self.since = Some(now);
+        }
+        self.since.is_none_or(|since| arrived >= since)
+    }
+}
 
 /// What an interface does with requests for an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,11 +74,13 @@ pub enum Ignored {
     Conflict,
     /// The address is not this node's.
     NotOwned,
+    /// It is older than [`Freshness`] allows.
+    Stale,
 }
 
 impl Ignored {
     /// Every reason, for metrics.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Malformed(Malformed::Short),
         Self::Malformed(Malformed::NotArp),
         Self::Malformed(Malformed::HardwareType),
@@ -69,6 +94,7 @@ impl Ignored {
         Self::Gratuitous,
         Self::Conflict,
         Self::NotOwned,
+        Self::Stale,
     ];
 
     /// The reason as a label.
@@ -87,6 +113,7 @@ impl Ignored {
             Self::Gratuitous => "gratuitous",
             Self::Conflict => "conflict",
             Self::NotOwned => "not_owned",
+            Self::Stale => "stale",
         }
     }
 }
@@ -116,8 +143,10 @@ fn decide_parsed(
     if !is_station(arp.sender_mac) || !is_station(arp.source) {
         return Err(Ignored::BadSender);
     }
-    if duty(arp.sender_ip).is_some() {
-        return Err(Ignored::Conflict);
+    match duty(arp.sender_ip) {
+        Some(AddressDuty::Answer | AddressDuty::Record) => return Err(Ignored::Conflict),
+        // The owner, which is about to hand over, uses it still.
+        Some(AddressDuty::Hold) | None => {}
     }
     match arp.operation {
         Operation::Reply => return Err(Ignored::Reply),
@@ -204,7 +233,7 @@ mod tests {
     #[test]
     fn what_is_not_answered_has_a_reason() {
         type Change = fn(&mut Arp);
-        let cases: [(Change, Ignored); 13] = [
+        let cases: [(Change, Ignored); 14] = [
             (|arp| arp.operation = Operation::Reply, Ignored::Reply),
             (|arp| arp.destination = OTHER, Ignored::OtherDestination),
             (
@@ -228,6 +257,10 @@ mod tests {
             (|arp| arp.sender_mac = NODE, Ignored::OwnFrame),
             (
                 |arp| (arp.sender_ip, arp.target_ip) = (FOREIGN, FOREIGN),
+                Ignored::Gratuitous,
+            ),
+            (
+                |arp| (arp.sender_ip, arp.target_ip) = (HELD, HELD),
                 Ignored::Gratuitous,
             ),
             (|arp| arp.sender_ip = OURS, Ignored::Conflict),
@@ -256,6 +289,24 @@ mod tests {
         let passing = request(|arp| arp.target_ip = PASSING);
         let noted = Decision::Answer(passing, true);
         assert_eq!(decide(&passing.emit(), NODE, duty), noted);
+    }
+
+    #[test]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "any instant serves as the start of a test"
+    )]
+    fn after_a_time_without_running_nothing_that_waited_is_answered() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut freshness = Freshness::default();
+        assert!(freshness.allows(at(0), at(400)), "a busy machine");
+        assert!(freshness.allows(at(1000), at(1000)));
+        // It did not run from 1000 to 5000.
+        assert!(!freshness.allows(at(2000), at(5000)));
+        assert!(!freshness.allows(at(4990), at(5001)));
+        assert!(freshness.allows(at(5000), at(5001)));
+        assert!(freshness.allows(at(5100), at(5200)));
     }
 
     #[test]

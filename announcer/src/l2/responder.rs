@@ -21,7 +21,7 @@ use prometheus_client::metrics::counter::Counter;
 use super::arp::{Arp, Operation};
 use super::burst::{Bursts, Gratuitous, Spot};
 use super::hold::{HELD_LIMIT, Held, Noted, Report};
-use super::reply::{AddressDuty, Decision, Ignored, decide};
+use super::reply::{AddressDuty, Decision, Freshness, Ignored, decide};
 use super::socket::ArpSocket;
 use crate::clock;
 use crate::metrics::{AddressCounters, Metrics};
@@ -71,6 +71,7 @@ struct Table {
     bursts: Bursts,
     held: Vec<Held>,
     noted: Vec<Noted>,
+    freshness: Freshness,
 }
 
 #[derive(Debug)]
@@ -95,6 +96,7 @@ pub fn start(metrics: &Metrics) -> io::Result<(Responder, ResponderThread)> {
             bursts: Bursts::new(clock::now()),
             held: Vec::new(),
             noted: Vec::new(),
+            freshness: Freshness::default(),
         }),
         wake: EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
         generation: AtomicU64::new(0),
@@ -317,12 +319,18 @@ impl Shared {
     }
 
     fn on_frame(&self, interface: u32, frame: &[u8], at: Instant) {
-        let mut table = self.lock();
+        let mut guard = self.lock();
+        let table = &mut *guard;
         let Some(open) = table.ports.get(&interface) else {
             return;
         };
         let duty = |address: Ipv4Addr| open.duties.get(&address).map(|entry| entry.duty);
-        match decide(frame, open.port.mac, duty) {
+        let decision = if table.freshness.allows(at, clock::now()) {
+            decide(frame, open.port.mac, duty)
+        } else {
+            Decision::Ignore(Ignored::Stale)
+        };
+        match decision {
             Decision::Answer(request, note) => {
                 open.count_request(request.target_ip);
                 table.send_answer(interface, &request);
@@ -341,7 +349,7 @@ impl Shared {
                 }
             }
             Decision::Ignore(reason) => {
-                drop(table);
+                drop(guard);
                 let counter = self.ignored.iter().find(|(counted, _)| *counted == reason);
                 if let Some((_, counter)) = counter {
                     counter.inc();
