@@ -36,7 +36,7 @@ pub fn allocation_to_wire(allocation: &Allocation) -> v1::Allocation {
         create_time: Some(time_to_wire(allocation.create_time)),
         claim: Some(claim_to_wire(&allocation.claim)),
         id: allocation.id,
-        address_space: allocation.claim.space.as_str().to_owned(),
+        address_space: allocation.effective_claim().space.as_str().to_owned(),
     }
 }
 

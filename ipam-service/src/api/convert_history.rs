@@ -34,7 +34,6 @@ pub fn cluster_to_wire(cluster: &Cluster, allocations: u64) -> v1::Cluster {
         name: cluster.name.as_str().to_owned(),
         cluster_uid: cluster.uid.clone(),
         create_time: Some(time_to_wire(cluster.create_time)),
-        last_seen: None,
         authoritative: cluster.inventory.is_authoritative(),
         allocations,
         revision: cluster.revision,

@@ -164,7 +164,7 @@ impl Plan {
             Cell::Text(&key.cluster),
             Cell::Text(text_of(key.namespace.as_ref())),
             Cell::Text(&key.name),
-            Cell::Text(&allocation.claim.space),
+            Cell::Text(&allocation.effective_claim().space),
             Cell::Text(pool.map_or("", |pool| &pool.name)),
             Cell::Text(text_of(pool.and_then(|pool| pool.cluster.as_ref()))),
             Cell::Int(i64::from(wire.state)),
@@ -428,7 +428,7 @@ impl Plan {
             .into_iter()
             .flatten()
             .flat_map(|end| {
-                let space = &end.claim.space;
+                let space = &end.effective_claim().space;
                 end.addresses
                     .iter()
                     .map(move |address| (space, address.to_bytes()))

@@ -314,7 +314,6 @@ fn cluster(row: &SqliteRow) -> Result<v1::Cluster, ReadError> {
         name: row.try_get(0)?,
         cluster_uid: row.try_get(1)?,
         create_time: Some(crate::api::convert_history::time_to_wire(create_time)),
-        last_seen: None,
         // Complete, or reporting again.
         authoritative: matches!(inventory, 0 | 3),
         allocations: unsigned(row.try_get(5)?)?,
