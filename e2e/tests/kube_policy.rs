@@ -6,6 +6,8 @@
 //! 4. A pool that goes takes its addresses with it; a renamed pool moves no address.
 //! 5. Labels of namespaces and Services decide who may use a pool, and are followed.
 //! 6. `--lb-class` serves that class only.
+//! 7. A range that goes over to another pool in one `kubectl apply` moves no address.
+//! 8. Definitions that were removed and applied again take no address, as an empty list says nothing.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::adapters::{Stage, addresses, annotation};
@@ -210,4 +212,79 @@ fn a_class_is_served_alone() {
     stage.kubectl(EAST, &patch).unwrap();
     stage.wait_owners(EAST, &[]).unwrap();
     stage.wait_addresses(EAST, "ours", &[]).unwrap();
+}
+
+fn pool(name: &str, addresses: &[&str]) -> Value {
+    json!({
+        "apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
+        "metadata": { "name": name, "namespace": "metallb-system" },
+        "spec": { "addresses": addresses },
+    })
+}
+
+#[test]
+fn a_change_of_several_pools_is_not_taken_in_halves() {
+    let Some(stage) = Stage::with_cluster(EAST).unwrap() else {
+        return;
+    };
+    let (low, high) = ("192.0.2.0/30", "198.51.100.0/30");
+    stage
+        .apply(EAST, &pool("a", &[low, high]).to_string())
+        .unwrap();
+    let pinned = json!({ "metallb.io/loadBalancerIPs": "198.51.100.2" });
+    stage.apply_service(EAST, "web", &pinned, &none()).unwrap();
+    stage
+        .wait_addresses(EAST, "web", &["198.51.100.2"])
+        .unwrap();
+    // It keeps the address without asking for it.
+    stage.apply_service(EAST, "web", &none(), &none()).unwrap();
+    let both = json!({
+        "apiVersion": "v1", "kind": "List", "items": [pool("a", &[low]), pool("b", &[high])],
+    });
+    stage.apply(EAST, &both.to_string()).unwrap();
+    wait::until_ok("the annotation names the new pool", DEADLINE, || {
+        let service = stage.service(EAST, "web")?;
+        let pool = annotation(&service, "metallb.io/ip-allocated-from-pool");
+        anyhow::ensure!(pool == Some("b"), "{pool:?}");
+        Ok(())
+    })
+    .unwrap();
+    let service = stage.service(EAST, "web").unwrap();
+    assert_eq!(addresses(&service), ["198.51.100.2"]);
+    let events = stage.events(EAST, "web").unwrap();
+    let cleared = events
+        .iter()
+        .filter(|(_, reason, _, _)| reason == "ClearAssignment");
+    assert_eq!(cleared.count(), 0, "{events:?}");
+    wait_metric(&stage, "metallb_k8s_client_config_stale_bool 0");
+}
+
+#[test]
+fn definitions_that_are_applied_again_take_no_address() {
+    let Some(mut stage) = Stage::with_cluster(EAST).unwrap() else {
+        return;
+    };
+    stage.apply_pool(EAST, "pool", &["192.0.2.0/30"]).unwrap();
+    stage.apply_service(EAST, "web", &none(), &none()).unwrap();
+    stage.wait_addresses(EAST, "web", &["192.0.2.0"]).unwrap();
+    // A chart that carries them is taken out, and another one put in.
+    stage.stop_adapter(EAST).unwrap();
+    stage
+        .kubectl(EAST, &["delete", "crd", "ipaddresspools.metallb.io"])
+        .unwrap();
+    stage.apply_crds(EAST).unwrap();
+    stage.start_adapter(EAST, &[]).unwrap();
+    stage
+        .apply_service(EAST, "marker", &none(), &none())
+        .unwrap();
+    stage
+        .wait_addresses(EAST, "marker", &["192.0.2.1"])
+        .unwrap();
+    let service = stage.service(EAST, "web").unwrap();
+    assert_eq!(addresses(&service), ["192.0.2.0"]);
+    // Once there is a pool again, what is declared counts.
+    stage.apply_pool(EAST, "other", &["192.0.2.1/32"]).unwrap();
+    stage.wait_addresses(EAST, "web", &[]).unwrap();
+    let marker = stage.service(EAST, "marker").unwrap();
+    assert_eq!(addresses(&marker), ["192.0.2.1"]);
 }

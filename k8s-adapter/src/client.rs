@@ -135,15 +135,20 @@ impl Ipam {
         }
     }
 
-    /// Replaces this cluster's pools.
-    pub async fn sync_pools(&self, pools: Vec<v1::Pool>) -> Result<(), CallError> {
+    /// Replaces this cluster's pools; says whose addresses that moves, or would move.
+    pub async fn sync_pools(
+        &self,
+        pools: Vec<v1::Pool>,
+        validate_only: bool,
+    ) -> Result<Vec<v1::Owner>, CallError> {
         let request = v1::SyncPoolsRequest {
             cluster: self.settings.cluster.clone(),
             pools,
+            validate_only,
             ..v1::SyncPoolsRequest::default()
         };
-        self.pools.clone().sync_pools(timed(request)).await?;
-        Ok(())
+        let response = self.pools.clone().sync_pools(timed(request)).await?;
+        Ok(response.into_inner().moved)
     }
 
     /// Replaces this cluster's advertisements.

@@ -104,6 +104,14 @@ impl Context {
         }
     }
 
+    /// What was refused may be granted now: it is asked for again.
+    pub fn ask_refused_again(&self) {
+        let refused = self.world().book.forget_refusals();
+        if !refused.is_empty() {
+            self.queue.push(refused);
+        }
+    }
+
     /// Waits until enough has been listed. Cancel safe.
     pub async fn wait_for_lists(&self, enough: fn(&World) -> bool) {
         let mut listed = self.listed.subscribe();

@@ -66,6 +66,9 @@ pub struct Touched {
 #[derive(Debug, Default)]
 pub struct Index {
     listed: BTreeSet<Kind>,
+    /// Of pools and advertisements: kinds of which an object was seen since the last list, if only
+    /// to be deleted.
+    declared: BTreeSet<Kind>,
     namespaces: BTreeMap<String, Namespace>,
     services: BTreeMap<ServiceKey, Arc<ServiceState>>,
     /// Incarnations of Services, by uid, that are certainly gone: their deletion was seen, or
@@ -90,6 +93,12 @@ impl Index {
     /// Whether a kind has been listed completely.
     pub fn has(&self, kind: Kind) -> bool {
         self.listed.contains(&kind)
+    }
+
+    /// Whether what is known of a kind is a declaration, even if nothing is left of it. A list that
+    /// is empty from the start is none.
+    pub fn declares(&self, kind: Kind) -> bool {
+        self.declared.contains(&kind)
     }
 
     /// A Service, if it exists.
@@ -367,7 +376,7 @@ impl Index {
 impl Index {
     /// A complete list of pools.
     pub fn replace_pools(&mut self, list: Vec<PoolState>) -> Touched {
-        self.listed.insert(Kind::Pools);
+        self.policy_listed(Kind::Pools, list.is_empty());
         self.pools = list
             .into_iter()
             .map(|it| (it.declared.name.clone(), it))
@@ -377,6 +386,7 @@ impl Index {
 
     /// A pool was created or changed. A change of its status alone touches nothing.
     pub fn apply_pool(&mut self, pool: PoolState) -> Touched {
+        self.declared.insert(Kind::Pools);
         let declared = pool.declared.clone();
         let before = self.pools.insert(declared.name.clone(), pool);
         Touched {
@@ -387,27 +397,39 @@ impl Index {
 
     /// A pool was deleted.
     pub fn delete_pool(&mut self, name: &str) -> Touched {
+        self.declared.insert(Kind::Pools);
         self.pools.remove(name);
         policy_touched()
     }
 
     /// A complete list of layer 2 advertisements.
     pub fn replace_advertisements(&mut self, list: Vec<Declared<L2Spec>>) -> Touched {
-        self.listed.insert(Kind::L2Advertisements);
+        self.policy_listed(Kind::L2Advertisements, list.is_empty());
         self.advertisements = list.into_iter().map(|it| (it.name.clone(), it)).collect();
         policy_touched()
     }
 
     /// A layer 2 advertisement was created or changed.
     pub fn apply_advertisement(&mut self, declared: Declared<L2Spec>) -> Touched {
+        self.declared.insert(Kind::L2Advertisements);
         self.advertisements.insert(declared.name.clone(), declared);
         policy_touched()
     }
 
     /// A layer 2 advertisement was deleted.
     pub fn delete_advertisement(&mut self, name: &str) -> Touched {
+        self.declared.insert(Kind::L2Advertisements);
         self.advertisements.remove(name);
         policy_touched()
+    }
+
+    fn policy_listed(&mut self, kind: Kind, empty: bool) {
+        self.listed.insert(kind);
+        if empty {
+            self.declared.remove(&kind);
+        } else {
+            self.declared.insert(kind);
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! what the Service wants; [`ask`] makes the claim at ipam-service ([`client`]) and notes the
 //! answer in [`book`]; the next plan is to write status and events ([`write`], [`notice`]).
 //! [`session`] keeps the conversation with ipam-service: the cluster's inventory at its start,
-//! pools and advertisements ([`policy`]), late answers. [`sweep`] looks for Services that vanished
+//! pools and advertisements ([`policy`], [`sets`]), late answers. [`sweep`] looks for Services that vanished
 //! unseen, [`identity`] for another cluster at the same address.
 //! [`facts`] reports nodes and endpoints ([`eligibility`]) on a stream of their own.
 //!
@@ -33,6 +33,7 @@ pub mod queue;
 pub mod reconcile;
 pub mod service;
 pub mod session;
+pub mod sets;
 pub mod sweep;
 pub mod usage;
 pub mod watches;

@@ -20,8 +20,8 @@ use crate::book::{Answer, Book, is_adapters};
 use crate::client::CallError;
 use crate::context::Context;
 use crate::plan::Link;
-use crate::policy::{self, FieldError};
 use crate::service::ServiceKey;
+use crate::sets::{Patience, hand_over};
 use crate::world::{Holder, World};
 
 /// First and longest wait before the next attempt.
@@ -130,7 +130,8 @@ async fn converse(context: &Context) -> Result<std::convert::Infallible, Session
         world.book = book;
         world.link = Link::Adopting;
     }
-    sync_policy(context).await?;
+    let mut patience = Patience::default();
+    hand_over(context, &mut patience).await?;
     report_holders(context).await?;
     end_inventory(context, uid, &store_id).await?;
     context.world().link = Link::Up;
@@ -141,7 +142,7 @@ async fn converse(context: &Context) -> Result<std::convert::Infallible, Session
     context.queue.push(everything);
     context.usage.notify_one();
     context.unlisted.notify_one();
-    follow(context, stream).await
+    follow(context, stream, patience).await
 }
 
 /// Says that the inventory is complete. Replicas that connect at the same time announce it
@@ -223,6 +224,7 @@ async fn report_holders(context: &Context) -> Result<(), SessionError> {
 async fn follow(
     context: &Context,
     mut stream: Streaming<v1::WatchAllocationsResponse>,
+    mut patience: Patience,
 ) -> Result<std::convert::Infallible, SessionError> {
     let mut again = tokio::time::interval_at(Instant::now() + ASK_AGAIN, ASK_AGAIN);
     let mut heard = Instant::now();
@@ -233,13 +235,21 @@ async fn follow(
                 take(context, &event?.ok_or(SessionError::Ended)?);
             }
             () = tokio::time::sleep_until(heard + SILENCE) => return Err(SessionError::Silent),
-            () = context.policy.notified() => {
-                sync_policy(context).await?;
+            () = changed(context, &patience) => {
+                hand_over(context, &mut patience).await?;
                 // The wait was not the stream's.
                 heard = Instant::now();
             }
-            _ = again.tick() => ask_refused_again(context),
+            _ = again.tick() => context.ask_refused_again(),
         }
+    }
+}
+
+/// Waits until pools or advertisements are to be handed over. Cancel safe.
+async fn changed(context: &Context, patience: &Patience) {
+    tokio::select! {
+        () = context.policy.notified() => {}
+        () = patience.ends() => {}
     }
 }
 
@@ -248,77 +258,6 @@ fn take(context: &Context, event: &v1::WatchAllocationsResponse) {
     if let Some(key) = key {
         context.queue.push([key]);
         context.usage.notify_one();
-    }
-}
-
-fn ask_refused_again(context: &Context) {
-    let refused = context.world().book.forget_refusals();
-    if !refused.is_empty() {
-        context.queue.push(refused);
-    }
-}
-
-// === policy ===
-
-/// Hands over pools and advertisements, each as a whole set. What is wrong with them is told and
-/// leaves the earlier set in force; what has never been listed is left alone.
-async fn sync_policy(context: &Context) -> Result<(), SessionError> {
-    use crate::index::Kind;
-    let (pools, advertisements) = {
-        let world = context.world();
-        let index = &world.index;
-        let settings = &world.settings;
-        let pools = || policy::pools(index.pools().map(|pool| &pool.declared), settings);
-        let advertisements = || policy::advertisements(index.advertisements(), settings);
-        (
-            index.has(Kind::Pools).then(pools),
-            index.has(Kind::L2Advertisements).then(advertisements),
-        )
-    };
-    let mut stale = false;
-    let mut loaded = false;
-    match pools {
-        None => {}
-        Some(Err(errors)) => stale |= complain(&errors),
-        Some(Ok(pools)) => {
-            loaded = accepted(context.ipam.sync_pools(pools).await)?;
-            stale |= !loaded;
-            ask_refused_again(context);
-        }
-    }
-    match advertisements {
-        None => {}
-        Some(Err(errors)) => stale |= complain(&errors),
-        Some(Ok(advertisements)) => {
-            stale |= !accepted(context.ipam.sync_advertisements(advertisements).await)?;
-        }
-    }
-    context.metrics.config_stale.set(i64::from(stale));
-    if loaded {
-        context.metrics.config_loaded.set(1);
-    }
-    context.usage.notify_one();
-    Ok(())
-}
-
-fn complain(errors: &[FieldError]) -> bool {
-    for error in errors {
-        tracing::error!(%error, "configuration refused, the earlier one stays in force");
-    }
-    true
-}
-
-fn accepted(answer: Result<(), CallError>) -> Result<bool, CallError> {
-    match answer {
-        Ok(()) => Ok(true),
-        Err(CallError::Refused(error)) => {
-            tracing::error!(
-                error,
-                "configuration refused, the earlier one stays in force"
-            );
-            Ok(false)
-        }
-        Err(again @ CallError::Again(_)) => Err(again),
     }
 }
 

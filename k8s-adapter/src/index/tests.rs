@@ -196,6 +196,27 @@ fn a_heartbeat_of_a_node_touches_nothing() {
 }
 
 #[test]
+fn an_empty_list_declares_nothing_and_a_seen_deletion_does() {
+    let mut index = Index::default();
+    let declared = |name: &str| Declared {
+        name: name.to_owned(),
+        labels: BTreeMap::new(),
+        spec: Ok(L2Spec::default()),
+    };
+    let kind = Kind::L2Advertisements;
+    index.replace_advertisements(Vec::new());
+    assert!(index.has(kind) && !index.declares(kind));
+    index.apply_advertisement(declared("a"));
+    assert!(index.declares(kind));
+    index.delete_advertisement("a");
+    assert!(index.declares(kind), "the last one was seen to go");
+    index.replace_advertisements(vec![declared("a")]);
+    assert!(index.declares(kind));
+    index.replace_advertisements(Vec::new());
+    assert!(!index.declares(kind) && index.advertisements().next().is_none());
+}
+
+#[test]
 fn the_status_of_a_pool_is_no_change_of_policy() {
     let mut index = Index::default();
     let pool = |available, addresses: &str| PoolState {
@@ -216,4 +237,5 @@ fn the_status_of_a_pool_is_no_change_of_policy() {
     assert!(!index.apply_pool(pool(2, "192.0.2.0/28")).policy);
     assert!(index.apply_pool(pool(2, "192.0.2.0/27")).policy);
     assert!(index.delete_pool("p").policy);
+    assert!(index.declares(Kind::Pools));
 }

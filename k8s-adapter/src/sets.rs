@@ -1,0 +1,177 @@
+//! Hands pools and advertisements over to ipam-service, each as a whole set.
+//!
+//! A set that would take an address from a Service may be half of a change that people make in
+//! several objects: a range that goes from one pool to another, a pool with a new name. It is
+//! handed over once nothing has changed for a while; every other set goes at once.
+
+use std::time::Duration;
+
+use pharos_proto::v1;
+use tokio::time::Instant;
+
+use crate::client::CallError;
+use crate::context::Context;
+use crate::index::Kind;
+use crate::policy::{self, FieldError};
+
+/// One `kubectl apply`, or one commit of GitOps, follows its objects up faster than this.
+const QUIET: Duration = Duration::from_secs(2);
+/// Longest wait of a set, however busily pools change.
+const LONGEST: Duration = Duration::from_secs(15);
+
+/// How long a set that would move somebody still waits.
+#[derive(Debug, Default)]
+pub struct Patience {
+    waits: Option<Waits>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Waits {
+    since: Instant,
+    until: Instant,
+}
+
+impl Patience {
+    /// Resolves when a set has waited for long enough; never if none waits. Cancel safe.
+    pub async fn ends(&self) {
+        match self.waits {
+            Some(waits) => tokio::time::sleep_until(waits.until).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        self.waits.is_some_and(|waits| now >= waits.until)
+    }
+
+    fn wait(&mut self, now: Instant) {
+        let since = self.waits.map_or(now, |waits| waits.since);
+        let until = (now + QUIET).min(since + LONGEST);
+        self.waits = Some(Waits { since, until });
+    }
+
+    fn end(&mut self) {
+        self.waits = None;
+    }
+}
+
+/// What came of a set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Outcome {
+    InForce,
+    /// It is wrong; the earlier one stays in force.
+    Refused,
+    /// It would move somebody; the earlier one stays in force for now.
+    Waits,
+    /// There is nothing to hand over: what ipam-service has stays in force.
+    Nothing,
+}
+
+/// Hands over what is declared. What has never been listed, or what a list has none of, is left
+/// alone: an empty list is what a kind answers with whose definition was removed and applied again.
+pub async fn hand_over(context: &Context, patience: &mut Patience) -> Result<(), CallError> {
+    let (pools, advertisements) = {
+        let world = context.world();
+        let index = &world.index;
+        let settings = &world.settings;
+        let pools = || policy::pools(index.pools().map(|pool| &pool.declared), settings);
+        let advertisements = || policy::advertisements(index.advertisements(), settings);
+        (
+            index.declares(Kind::Pools).then(pools),
+            index.declares(Kind::L2Advertisements).then(advertisements),
+        )
+    };
+    let pools = match pools {
+        None => Outcome::Nothing,
+        Some(Err(errors)) => complain(&errors),
+        Some(Ok(pools)) => hand_over_pools(context, pools, patience).await?,
+    };
+    if pools != Outcome::Waits {
+        patience.end();
+    }
+    let advertisements = match advertisements {
+        None => Outcome::Nothing,
+        Some(Err(errors)) => complain(&errors),
+        Some(Ok(set)) => accepted(context.ipam.sync_advertisements(set).await)?,
+    };
+    let is_stale = |outcome| matches!(outcome, Outcome::Refused | Outcome::Waits);
+    let stale = is_stale(pools) || is_stale(advertisements);
+    context.metrics.config_stale.set(i64::from(stale));
+    if !is_stale(pools) {
+        context.metrics.config_loaded.set(1);
+    }
+    context.usage.notify_one();
+    Ok(())
+}
+
+async fn hand_over_pools(
+    context: &Context,
+    pools: Vec<v1::Pool>,
+    patience: &mut Patience,
+) -> Result<Outcome, CallError> {
+    if !patience.is_over(Instant::now()) {
+        let moves = match context.ipam.sync_pools(pools.clone(), true).await {
+            Ok(moves) => moves,
+            Err(error) => return accepted(Err(error)),
+        };
+        if let Some(owner) = moves.first() {
+            tracing::info!(
+                services = moves.len(),
+                first = format!("{}/{}", owner.namespace, owner.name),
+                "pools that would take addresses from Services wait for further changes"
+            );
+            patience.wait(Instant::now());
+            return Ok(Outcome::Waits);
+        }
+    }
+    let outcome = accepted(context.ipam.sync_pools(pools, false).await.map(drop))?;
+    context.ask_refused_again();
+    Ok(outcome)
+}
+
+fn complain(errors: &[FieldError]) -> Outcome {
+    for error in errors {
+        tracing::error!(%error, "configuration refused, the earlier one stays in force");
+    }
+    Outcome::Refused
+}
+
+fn accepted(answer: Result<(), CallError>) -> Result<Outcome, CallError> {
+    match answer {
+        Ok(()) => Ok(Outcome::InForce),
+        Err(CallError::Refused(error)) => {
+            tracing::error!(
+                error,
+                "configuration refused, the earlier one stays in force"
+            );
+            Ok(Outcome::Refused)
+        }
+        Err(again @ CallError::Again(_)) => Err(again),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_set_waits_until_nothing_changes_but_not_for_ever() {
+        let mut patience = Patience::default();
+        assert!(!patience.is_over(Instant::now()));
+        let start = Instant::now();
+        patience.wait(start);
+        patience.ends().await;
+        assert_eq!(start.elapsed(), QUIET);
+        assert!(patience.is_over(Instant::now()));
+        patience.end();
+
+        // Something changes each second.
+        let start = Instant::now();
+        while !patience.is_over(Instant::now()) {
+            patience.wait(Instant::now());
+            let second = Duration::from_secs(1);
+            let _ = tokio::time::timeout(second, patience.ends()).await;
+        }
+        assert_eq!(start.elapsed(), LONGEST);
+    }
+}
