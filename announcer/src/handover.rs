@@ -92,6 +92,10 @@ enum Role {
 pub struct Seat {
     role: Role,
     unlisted_since: Option<Instant>,
+    /// From whom this node has the group, if by handshake.
+    predecessor: Option<NodeName>,
+    /// Another node owns the group too, by a weaker claim.
+    contested: bool,
     deadline: Option<Instant>,
 }
 
@@ -100,6 +104,8 @@ impl Default for Seat {
         Self {
             role: Role::Idle { queued: None },
             unlisted_since: None,
+            predecessor: None,
+            contested: false,
             deadline: None,
         }
     }
@@ -133,15 +139,15 @@ impl Seat {
         })
     }
 
-    /// Whether a handover is under way, or would be tried at once.
+    /// Whether a handover is under way, also to this node, or would be tried at once.
     pub fn is_moving(&self, scene: &Scene<'_>) -> bool {
         match &self.role {
-            Role::Handing { .. } | Role::Passed { .. } => true,
+            Role::Handing { .. } | Role::Passed { .. } | Role::Holding { .. } => true,
             Role::Owner { claim, retry_at } => {
                 retry_at.is_none()
                     && scene.roster.judge_owned(scene.candidacy, *claim) != Verdict::Keep
             }
-            Role::Idle { .. } | Role::Holding { .. } => false,
+            Role::Idle { .. } => false,
         }
     }
 
@@ -220,7 +226,14 @@ impl Seat {
                 actions.push(Action::Duty(Duty::Hold));
             }
             Role::Idle { .. } => actions.push(Action::Duty(Duty::Hold)),
-            Role::Holding { .. } => {}
+            // A repetition.
+            Role::Holding {
+                from: held_for,
+                claim: held,
+                ..
+            } if *held_for == from && *held == claim => {}
+            // What was held until now has been answered by owners before this one.
+            Role::Holding { .. } => actions.push(Action::Duty(Duty::Hold)),
         }
         actions.push(Action::Send(from.clone(), Message::Ack(claim)));
         self.role = Role::Holding {
@@ -290,6 +303,11 @@ impl Seat {
     }
 
     fn own(&mut self, claim: Claim, report: Report, why: Gained, actions: &mut Vec<Action>) {
+        self.end_tenure();
+        self.predecessor = match &why {
+            Gained::HandedOver(from) => Some(from.clone()),
+            Gained::Unowned | Gained::Inherited | Gained::Orphaned => None,
+        };
         self.role = Role::Owner {
             claim,
             retry_at: None,
@@ -298,9 +316,16 @@ impl Seat {
         actions.push(Action::Claim(claim, why));
     }
 
+    /// Forgets what belongs to one time of owning the group.
+    fn end_tenure(&mut self) {
+        self.unlisted_since = None;
+        self.predecessor = None;
+        self.contested = false;
+    }
+
     fn lose(&mut self, why: Lost, actions: &mut Vec<Action>) {
         self.role = Role::Idle { queued: None };
-        self.unlisted_since = None;
+        self.end_tenure();
         actions.push(Action::Duty(Duty::Silent));
         actions.push(Action::Unclaim(why));
     }
@@ -369,6 +394,7 @@ impl Seat {
             Verdict::HandTo(_) => self.hand_over(claim, scene, actions),
             Verdict::Take | Verdict::Queue(_) | Verdict::Leave(_) => {}
         }
+        self.look_contested(scene, actions);
         if scene.candidacy.includes(&scene.roster.me) {
             self.unlisted_since = None;
             return;
@@ -376,6 +402,17 @@ impl Seat {
         let since = *self.unlisted_since.get_or_insert(scene.now);
         if scene.now >= since + UNLISTED_LIMIT {
             self.lose(Lost::Unlisted, actions);
+        }
+    }
+
+    /// After a partition, or a pause of the other node, neighbours may believe what that one said
+    /// last: once it has stopped, they are told again who it is.
+    fn look_contested(&mut self, scene: &Scene<'_>, actions: &mut Vec<Action>) {
+        let rival = scene.roster.strongest_other(scene.candidacy);
+        // The predecessor has stopped before this node began; its claim is just not taken back yet.
+        let contested = rival.is_some_and(|(node, _)| Some(node) != self.predecessor.as_ref());
+        if std::mem::replace(&mut self.contested, contested) && !contested {
+            actions.push(Action::Announce);
         }
     }
 
@@ -457,7 +494,7 @@ impl Seat {
         if taken || !scene.roster.lives(to) || scene.now >= *until {
             let why = Lost::HandedOver(to.clone());
             self.role = Role::Idle { queued: None };
-            self.unlisted_since = None;
+            self.end_tenure();
             actions.push(Action::Unclaim(why));
             if !taken {
                 self.look_idle(scene, actions);

@@ -282,6 +282,7 @@ impl Ownership {
                 | Action::Duty(_)
                 | Action::RepeatGo(..)
                 | Action::Unclaim(_)
+                | Action::Announce
                 | Action::Inform(_) => {}
             }
             self.effects.push(Effect { group, action });

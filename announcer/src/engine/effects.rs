@@ -50,6 +50,11 @@ impl Engine {
                 Action::RepeatGo(to, claim) => self.send_go(to, group, claim),
                 Action::Claim(claim, why) => self.on_gained(group, claim, &why),
                 Action::Unclaim(why) => self.on_lost(group, &why),
+                Action::Announce => {
+                    if let Some(applied) = self.applied.get(&group) {
+                        self.responder.announce(&applied.spots);
+                    }
+                }
                 Action::Inform(node) => {
                     self.output.inform.insert(node);
                 }

@@ -70,6 +70,8 @@ pub enum Action {
     Claim(Claim, Gained),
     /// Tell everybody that it is given up.
     Unclaim(Lost),
+    /// Announce the group once more: another node announced it too.
+    Announce,
     /// Tell this node what we own: it seems not to know.
     Inform(NodeName),
 }

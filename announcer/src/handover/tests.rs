@@ -391,3 +391,35 @@ fn every_role_survives_every_message() {
         }
     }
 }
+
+#[test]
+fn an_owner_announces_again_when_another_one_has_stopped() {
+    let mut owner = Bench::owner("a");
+    owner.hear("x", Message::Go(Claim(5), Report::default()));
+    assert_eq!(owner.look(), []);
+    // The other side of a partition, with a weaker claim.
+    owner.roster.set_claim(GROUP, name("b"), Some(Claim(3)));
+    assert_eq!(owner.look(), []);
+    owner.roster.set_claim(GROUP, name("b"), None);
+    assert_eq!(owner.look(), [Action::Announce]);
+    assert_eq!(owner.look(), []);
+    // Whoever handed the group over has stopped before.
+    owner.hear("b", Message::Go(Claim(6), Report::default()));
+    owner.roster.set_claim(GROUP, name("b"), Some(Claim(5)));
+    assert_eq!(owner.look(), []);
+    owner.roster.set_claim(GROUP, name("b"), None);
+    assert_eq!(owner.look(), []);
+}
+
+#[test]
+fn what_was_held_for_one_owner_is_not_answered_for_the_next() {
+    let mut heir = Bench::new("b");
+    let hold = Action::Duty(Duty::Hold);
+    let first = heir.hear("a", Message::Prepare(Claim(1)));
+    assert_eq!(first, [hold.clone(), ack("a", 1)]);
+    let again = heir.hear("a", Message::Prepare(Claim(1)));
+    assert_eq!(again, [ack("a", 1)], "a repetition");
+    // The ack was lost: the group went to c, which hands it on.
+    let next = heir.hear("c", Message::Prepare(Claim(2)));
+    assert_eq!(next, [hold, ack("c", 2)]);
+}

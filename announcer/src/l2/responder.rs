@@ -197,9 +197,8 @@ impl Responder {
         }
     }
 
-    /// Answers these: first the requests that are held, except those that the former owner reports as
-    /// answered; then by
-    /// announcing what was not answered here before.
+    /// Answers these: first the requests that are held, except those that the former owner reports
+    /// as answered; then announces what was not answered here before.
     pub fn answer(&self, spots: &[Spot], report: &Report) {
         let now = clock::now();
         let mut table = self.shared.lock();
@@ -223,6 +222,22 @@ impl Responder {
         }
         for spot in new {
             table.bursts.start(spot, now);
+        }
+        drop(table);
+        self.shared.wake();
+    }
+
+    /// Announces these again, as far as they are answered.
+    pub fn announce(&self, spots: &[Spot]) {
+        let now = clock::now();
+        let mut table = self.shared.lock();
+        for spot in spots {
+            let open = table.ports.get(&spot.interface);
+            let entry = open.and_then(|open| open.duties.get(&spot.address));
+            match entry.map(|entry| entry.duty) {
+                Some(AddressDuty::Answer | AddressDuty::Record) => table.bursts.start(*spot, now),
+                Some(AddressDuty::Hold) | None => {}
+            }
         }
         drop(table);
         self.shared.wake();
