@@ -116,6 +116,17 @@ fn endpoints_are_followed(stage: &Stage) {
     set_policy(stage, "Cluster");
     set_endpoints(stage, &[endpoint("n1", &json!({ "ready": true }))]);
     wait_nodes(stage, &["n1", "n2"]);
+    // The slice belongs to nobody any more.
+    let label = "kubernetes.io/service-name";
+    stage
+        .kubectl(
+            EAST,
+            &["label", "endpointslice", "web-1", &format!("{label}-")],
+        )
+        .unwrap();
+    wait_nodes(stage, &[]);
+    set_endpoints(stage, &[endpoint("n1", &json!({ "ready": true }))]);
+    wait_nodes(stage, &["n1", "n2"]);
 }
 
 fn nodes_are_followed(stage: &Stage) {

@@ -16,12 +16,19 @@ const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balan
 /// Names the Service of an EndpointSlice.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
+/// Name of an EndpointSlice in its cluster.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SliceKey {
+    pub namespace: String,
+    pub name: String,
+}
+
 /// What counts of an EndpointSlice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SliceState {
-    pub service: ServiceKey,
-    /// Name of the slice in the Service's namespace.
-    pub name: String,
+    pub key: SliceKey,
+    /// Of its own namespace; `None`: it belongs to no Service.
+    pub service: Option<ServiceKey>,
     /// At least one endpoint is usable, whether its node is known or not.
     pub usable: bool,
     /// Nodes of usable endpoints.
@@ -29,10 +36,15 @@ pub struct SliceState {
 }
 
 impl SliceState {
-    /// `None` for a slice that belongs to no Service.
+    /// `None` for an object without a name or namespace, which no API server sends.
     pub fn parse(slice: &EndpointSlice) -> Option<Self> {
         let meta = &slice.metadata;
-        let service = meta.labels.as_ref()?.get(SERVICE_LABEL)?;
+        let key = SliceKey {
+            namespace: meta.namespace.clone()?,
+            name: meta.name.clone()?,
+        };
+        let labels = meta.labels.as_ref();
+        let service = labels.and_then(|labels| labels.get(SERVICE_LABEL));
         let usable: Vec<&Endpoint> = slice
             .endpoints
             .iter()
@@ -40,8 +52,8 @@ impl SliceState {
             .filter(|it| usable(it))
             .collect();
         Some(Self {
-            service: ServiceKey::new(meta.namespace.clone()?, service.clone()),
-            name: meta.name.clone()?,
+            service: service.map(|name| ServiceKey::new(&key.namespace, name)),
+            key,
             usable: !usable.is_empty(),
             nodes: usable
                 .into_iter()
@@ -201,12 +213,14 @@ mod tests {
     }
 
     #[test]
-    fn a_slice_of_no_service_is_ignored() {
+    fn a_slice_may_belong_to_no_service() {
         let slice: EndpointSlice = serde_json::from_value(json!({
-            "metadata": { "namespace": "default", "name": "s" }, "addressType": "IPv4", "endpoints": [],
+            "metadata": { "namespace": "default", "name": "s" },
+            "addressType": "IPv4", "endpoints": [], "ports": [],
         }))
         .expect("an EndpointSlice");
-        assert_eq!(SliceState::parse(&slice), None);
+        let slice = SliceState::parse(&slice).expect("with a name");
+        assert_eq!(slice.service, None);
     }
 
     #[test]

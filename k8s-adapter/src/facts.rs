@@ -197,7 +197,7 @@ mod tests {
 
     use super::*;
     use crate::claim::Settings;
-    use crate::eligibility::SliceState;
+    use crate::eligibility::{SliceKey, SliceState};
     use crate::service::ServiceState;
 
     fn world() -> World {
@@ -222,8 +222,11 @@ mod tests {
 
     fn slice(usable: bool) -> SliceState {
         SliceState {
-            service: key(),
-            name: "s".to_owned(),
+            key: SliceKey {
+                namespace: "default".to_owned(),
+                name: "s".to_owned(),
+            },
+            service: Some(key()),
             usable,
             nodes: BTreeSet::new(),
         }

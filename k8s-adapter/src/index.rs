@@ -11,7 +11,7 @@ use pharos_proto::v1;
 
 use crate::claim::{Claim, Labels, NoClaim, Settings, claim, is_ours};
 use crate::crd::{L2Spec, PoolSpec, PoolStatus};
-use crate::eligibility::{SliceState, backends};
+use crate::eligibility::{SliceKey, SliceState, backends};
 use crate::policy::Declared;
 use crate::service::{ServiceKey, ServiceState};
 
@@ -74,7 +74,9 @@ pub struct Index {
     /// Incarnations of Services, by uid, that are certainly gone: their deletion was seen, or
     /// another incarnation in their place, or a list made later lacks them.
     gone: BTreeMap<ServiceKey, BTreeSet<String>>,
-    slices: HashMap<ServiceKey, BTreeMap<String, SliceState>>,
+    slices: BTreeMap<SliceKey, SliceState>,
+    /// Names of the slices of each Service, in its namespace.
+    slices_of: HashMap<ServiceKey, BTreeSet<String>>,
     nodes: BTreeMap<String, v1::NodeFact>,
     pools: BTreeMap<String, PoolState>,
     advertisements: BTreeMap<String, Declared<L2Spec>>,
@@ -132,7 +134,13 @@ impl Index {
     pub fn backends(&self, key: &ServiceKey, settings: &Settings) -> Option<v1::BackendsFact> {
         let service = self.services.get(key)?;
         is_ours(service, settings).ok()?;
-        let slices = self.slices.get(key).into_iter().flat_map(BTreeMap::values);
+        let names = self.slices_of.get(key).into_iter().flatten();
+        let slices = names.filter_map(|name| {
+            self.slices.get(&SliceKey {
+                namespace: key.namespace.clone(),
+                name: name.clone(),
+            })
+        });
         Some(backends(service, slices, &settings.cluster))
     }
 
@@ -290,45 +298,50 @@ impl Index {
     /// A complete list of EndpointSlices.
     pub fn replace_slices(&mut self, list: Vec<SliceState>) -> Touched {
         self.listed.insert(Kind::EndpointSlices);
-        let before = std::mem::take(&mut self.slices);
-        for slice in list {
-            let of_service = self.slices.entry(slice.service.clone()).or_default();
-            of_service.insert(slice.name.clone(), slice);
+        let listed: BTreeSet<&SliceKey> = list.iter().map(|slice| &slice.key).collect();
+        let gone = self.slices.keys().filter(|key| !listed.contains(key));
+        let gone: Vec<SliceKey> = gone.cloned().collect();
+        let mut backends = BTreeSet::new();
+        for key in &gone {
+            backends.extend(self.delete_slice(key).backends);
         }
-        let backends = before.keys().chain(self.slices.keys());
+        for slice in list {
+            backends.extend(self.apply_slice(slice).backends);
+        }
         Touched {
-            backends: backends
-                .filter(|key| before.get(key) != self.slices.get(key))
-                .cloned()
-                .collect(),
+            backends,
             ..Touched::default()
         }
     }
 
-    /// An EndpointSlice was created or changed.
+    /// An EndpointSlice was created or changed. It may go over to another Service, or to none.
     pub fn apply_slice(&mut self, slice: SliceState) -> Touched {
-        let service = slice.service.clone();
-        let of_service = self.slices.entry(service.clone()).or_default();
-        let before = of_service.insert(slice.name.clone(), slice.clone());
-        if before.as_ref() == Some(&slice) {
+        if self.slices.get(&slice.key) == Some(&slice) {
             return Touched::default();
         }
-        Touched {
-            backends: BTreeSet::from([service]),
-            ..Touched::default()
+        let mut touched = self.delete_slice(&slice.key);
+        if let Some(service) = &slice.service {
+            touched.backends.insert(service.clone());
+            let names = self.slices_of.entry(service.clone()).or_default();
+            names.insert(slice.key.name.clone());
+            self.slices.insert(slice.key.clone(), slice);
         }
+        touched
     }
 
     /// An EndpointSlice was deleted.
-    pub fn delete_slice(&mut self, slice: &SliceState) -> Touched {
-        if let Some(of_service) = self.slices.get_mut(&slice.service) {
-            of_service.remove(&slice.name);
-            if of_service.is_empty() {
-                self.slices.remove(&slice.service);
+    pub fn delete_slice(&mut self, key: &SliceKey) -> Touched {
+        let service = self.slices.remove(key).and_then(|slice| slice.service);
+        if let Some(service) = &service
+            && let Some(names) = self.slices_of.get_mut(service)
+        {
+            names.remove(&key.name);
+            if names.is_empty() {
+                self.slices_of.remove(service);
             }
         }
         Touched {
-            backends: BTreeSet::from([slice.service.clone()]),
+            backends: service.into_iter().collect(),
             ..Touched::default()
         }
     }

@@ -271,7 +271,7 @@ impl Watched for EndpointSlice {
     }
 
     fn delete(index: &mut Index, slice: &SliceState) -> Touched {
-        index.delete_slice(slice)
+        index.delete_slice(&slice.key)
     }
 }
 

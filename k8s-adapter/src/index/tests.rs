@@ -27,8 +27,11 @@ fn namespace(label: &str) -> Namespace {
 
 fn slice(name: &str, usable: bool) -> SliceState {
     SliceState {
-        service: key("web"),
-        name: name.to_owned(),
+        key: SliceKey {
+            namespace: "default".to_owned(),
+            name: name.to_owned(),
+        },
+        service: Some(key("web")),
         usable,
         nodes: BTreeSet::new(),
     }
@@ -161,7 +164,7 @@ fn backends_follow_all_slices_of_our_services() {
             .map(|it| it.any_node),
         Some(true)
     );
-    index.delete_slice(&slice("s1", true));
+    index.delete_slice(&slice("s1", true).key);
     assert_eq!(
         index
             .backends(&key("web"), &settings())
@@ -178,6 +181,29 @@ fn backends_follow_all_slices_of_our_services() {
         ..settings()
     };
     assert_eq!(index.backends(&key("web"), &other), None);
+}
+
+#[test]
+fn a_slice_that_goes_over_to_another_service_leaves_the_first() {
+    let mut index = Index::default();
+    index.replace_services(vec![service("web", "1"), service("other", "1")]);
+    let any_node = |index: &Index, name: &str| {
+        let backends = index.backends(&key(name), &settings());
+        backends.map(|it| it.any_node)
+    };
+    let of = |service: Option<&str>| SliceState {
+        service: service.map(key),
+        ..slice("s", true)
+    };
+    index.apply_slice(of(Some("web")));
+    let both = BTreeSet::from([key("web"), key("other")]);
+    assert_eq!(index.apply_slice(of(Some("other"))).backends, both);
+    assert_eq!(any_node(&index, "web"), Some(false));
+    assert_eq!(any_node(&index, "other"), Some(true));
+    let touched = index.apply_slice(of(None));
+    assert_eq!(touched.backends, BTreeSet::from([key("other")]));
+    assert_eq!(any_node(&index, "other"), Some(false));
+    assert_eq!(index.replace_slices(vec![of(None)]), Touched::default());
 }
 
 #[test]
