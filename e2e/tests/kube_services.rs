@@ -90,6 +90,13 @@ fn a_service_gets_an_address(stage: &Stage) {
     let (_, metrics) = stage.admin(EAST, "/metrics").unwrap();
     let line = "metallb_allocator_addresses_in_use_total{pool=\"first\"} 1.0";
     assert!(metrics.contains(line), "{metrics}");
+    wait::until_ok("the Service is counted as served", DEADLINE, || {
+        let (_, metrics) = stage.admin(EAST, "/metrics")?;
+        let line = "pharos_adapter_services_served 1\n";
+        anyhow::ensure!(metrics.contains(line), "{metrics}");
+        Ok(())
+    })
+    .unwrap();
 }
 
 fn addresses_are_asked_for(stage: &Stage) {

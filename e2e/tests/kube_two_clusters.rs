@@ -3,9 +3,13 @@
 //! 1. Both apply the same pool; no address is given twice.
 //! 2. A Service that asks for what the other cluster holds is told who holds it.
 //! 3. What one releases the other gets, without a hand.
-//! 4. A second installation under a known name is refused, and says so.
+//! 4. Each cluster's pool shows what the other one takes and gives back.
+//! 5. A second installation under a known name is refused, and says so.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::adapters::{Stage, addresses};
+use e2e::site::DEADLINE;
+use pharos_testbed::wait;
 use serde_json::json;
 
 #[test]
@@ -47,6 +51,9 @@ fn two_clusters_draw_from_one_range() {
     );
     stage.kubectl("east", &["delete", "service", "b"]).unwrap();
     stage.wait_addresses("west", "late", &[&wanted]).unwrap();
+    wait_usage(&stage, "1 0");
+    stage.kubectl("west", &["delete", "service", "a"]).unwrap();
+    wait_usage(&stage, "1 1");
 
     stage.stop_adapter("west").unwrap();
     stage.start_adapter_as("west", "east", &[]).unwrap();
@@ -54,6 +61,24 @@ fn two_clusters_draw_from_one_range() {
         .wait_readiness("west", "two installations use one name")
         .unwrap();
     assert_eq!(addresses(&stage.service("west", "late").unwrap()), [wanted]);
-    assert_eq!(stage.allocations("west").unwrap().len(), 3);
+    assert_eq!(stage.allocations("west").unwrap().len(), 2);
     assert_eq!(stage.allocations("east").unwrap().len(), 1);
+}
+
+/// Waits until east's pool says so: assigned, available.
+fn wait_usage(stage: &Stage, expected: &str) {
+    wait::until_ok("the pool's status counts both clusters", DEADLINE, || {
+        let path = "jsonpath={.status.assignedIPv4} {.status.availableIPv4}";
+        let pool = [
+            "get",
+            "ipaddresspool",
+            "default-pool",
+            "-n",
+            "metallb-system",
+        ];
+        let counts = stage.kubectl("east", &[&pool[..], &["-o", path]].concat())?;
+        anyhow::ensure!(counts == expected, "{counts}");
+        Ok(())
+    })
+    .unwrap();
 }

@@ -15,6 +15,8 @@ use crate::write::write_pool_status;
 
 /// At most one look in this time, however many addresses come and go.
 const PAUSE: Duration = Duration::from_secs(1);
+/// At least one look in this time: other clusters take addresses from a range that is shared.
+const TICK: Duration = Duration::from_secs(10);
 
 /// A look that failed, and may go well later.
 #[derive(Debug, thiserror::Error)]
@@ -28,18 +30,25 @@ enum UsageLookError {
 /// Looks whenever something changed, until the process stops.
 pub async fn run(context: Arc<Context>, shutdown: Shutdown) {
     let mut shown = BTreeSet::new();
+    let mut told = None;
     loop {
         tokio::select! {
             () = shutdown.stopping() => return,
             () = context.usage.notified() => {}
+            () = tokio::time::sleep(TICK) => {}
         }
-        tokio::select! {
+        let outcome = tokio::select! {
             () = shutdown.stopping() => return,
-            outcome = show(&context, &mut shown) => if let Err(error) = outcome {
-                tracing::debug!(%error, "usage of pools is not shown");
-                context.usage.notify_one();
-            },
+            outcome = show(&context, &mut shown) => outcome,
+        };
+        let trouble = outcome.err().map(|error| error.to_string());
+        if let Some(error) = &trouble {
+            if trouble != told {
+                tracing::warn!(error, "usage of pools is not shown, to be tried again");
+            }
+            context.usage.notify_one();
         }
+        told = trouble;
         tokio::select! {
             () = shutdown.stopping() => return,
             () = tokio::time::sleep(PAUSE) => {}
@@ -63,6 +72,7 @@ async fn show(context: &Context, shown: &mut BTreeSet<String>) -> Result<(), Usa
         context.metrics.total.remove(gone);
         context.metrics.in_use.remove(gone);
     }
+    let mut outcome = Ok(());
     for pool in &pools {
         let usage = pool.usage.clone().unwrap_or_default();
         let ipv4 = Counts::parse(usage.ipv4.as_ref());
@@ -84,11 +94,12 @@ async fn show(context: &Context, shown: &mut BTreeSet<String>) -> Result<(), Usa
         // A pool that is being deleted is not there any more, and one that says so already is not
         // written again.
         if known.is_some_and(|known| known != Some(status)) {
-            write_pool_status(context, &pool.name, &status).await?;
+            // One that cannot be written keeps no other from it.
+            outcome = outcome.and(write_pool_status(context, &pool.name, &status).await);
         }
     }
     *shown = names;
-    Ok(())
+    Ok(outcome?)
 }
 
 /// Numbers of addresses of one family.

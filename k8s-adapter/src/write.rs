@@ -57,6 +57,8 @@ pub async fn write_service(
     if let Some(written) = ServiceState::parse(&written) {
         context.world().index.written(written);
     }
+    // How many Services have an address.
+    context.usage.notify_one();
     Ok(())
 }
 
