@@ -6,6 +6,9 @@ use std::net::IpAddr;
 use crate::claim::{Rejection, quoted};
 use crate::service::{LEGACY_PREFIX, PREFIX, ServiceKey};
 
+/// Longest message of an event, in bytes, as newer event APIs have it.
+const LONGEST_MESSAGE: usize = 1024;
+
 /// Something that the owner of a Service should read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Notice {
@@ -73,8 +76,15 @@ impl Notice {
         }
     }
 
-    /// The event's message on a Service.
+    /// The event's message on a Service: [`LONGEST_MESSAGE`] at most, as it may quote an annotation
+    /// of any length.
     pub fn message(&self, service: &ServiceKey) -> String {
+        let mut message = self.whole_message(service);
+        message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
+        message
+    }
+
+    fn whole_message(&self, service: &ServiceKey) -> String {
         let service = format!("{:?}", service.to_string());
         match self {
             Self::Assigned(addresses) => format!("Assigned IP {}", quoted(addresses)),
@@ -102,6 +112,13 @@ impl Notice {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_that_quotes_an_endless_annotation_ends() {
+        let endless = Rejection::BadAddresses("é".repeat(100_000));
+        let message = Notice::LoadBalancerFailed(endless).message(&ServiceKey::new("a", "b"));
+        assert!((1000..=LONGEST_MESSAGE).contains(&message.len()));
+    }
 
     #[test]
     fn texts_are_those_that_metallbs_users_search_for() {

@@ -125,8 +125,8 @@ async fn perform(context: &Context, service: &ServiceState, step: Step) -> Resul
 }
 
 async fn tell(context: &Context, service: &ServiceState, notice: &Notice) {
-    let message = notice.message(&service.key);
-    tracing::info!(service = %service.key, reason = notice.reason(), message, "event");
+    let text = notice.message(&service.key);
+    tracing::info!(service = %service.key, reason = notice.reason(), text, "event");
     write_event(context, service, notice).await;
 }
 

@@ -17,8 +17,6 @@ use crate::service::ServiceState;
 const MANAGER: &str = "pharos-k8s-adapter";
 /// The component that MetalLB's users look for in events.
 const COMPONENT: &str = "metallb-controller";
-/// Longest message of an event, in bytes, as newer event APIs have it.
-const LONGEST_MESSAGE: usize = 1024;
 
 /// A status that was not written.
 #[derive(Debug, thiserror::Error)]
@@ -84,8 +82,6 @@ pub async fn write_event(context: &Context, service: &ServiceState, notice: &Not
 }
 
 fn event(service: &ServiceState, notice: &Notice, now: jiff::Timestamp) -> Event {
-    let mut message = notice.message(&service.key);
-    message.truncate(message.floor_char_boundary(LONGEST_MESSAGE));
     Event {
         metadata: ObjectMeta {
             namespace: Some(service.key.namespace.clone()),
@@ -107,7 +103,7 @@ fn event(service: &ServiceState, notice: &Notice, now: jiff::Timestamp) -> Event
         },
         type_: Some(notice.severity().as_str().to_owned()),
         reason: Some(notice.reason().to_owned()),
-        message: Some(message),
+        message: Some(notice.message(&service.key)),
         source: Some(EventSource {
             component: Some(COMPONENT.to_owned()),
             host: None,
@@ -152,7 +148,7 @@ mod tests {
         }));
         let service = ServiceState::parse(&service.expect("a Service")).expect("with a name");
         assert_eq!(service.key, ServiceKey::new("default", "web"));
-        let notice = Notice::AllocationFailed("é".repeat(2000));
+        let notice = Notice::AllocationFailed("why".to_owned());
         let event = event(&service, &notice, jiff::Timestamp::UNIX_EPOCH);
         assert_eq!(event.involved_object.name.as_deref(), Some("web"));
         assert_eq!(event.involved_object.uid.as_deref(), Some("u"));
@@ -162,10 +158,6 @@ mod tests {
         );
         assert_eq!(event.type_.as_deref(), Some("Warning"));
         assert_eq!(event.reason.as_deref(), Some("AllocationFailed"));
-        assert!(
-            event
-                .message
-                .is_some_and(|text| text.len() <= LONGEST_MESSAGE)
-        );
+        assert_eq!(event.message, Some(notice.message(&service.key)));
     }
 }
