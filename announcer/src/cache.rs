@@ -147,12 +147,22 @@ impl Cache {
             }),
         };
         let temporary = self.directory.join(format!("{FILE}.tmp"));
-        let mut file = File::create(&temporary)?;
-        file.write_all(&encode(&record))?;
-        file.sync_all()?;
+        let written = write_whole(&temporary, &encode(&record));
+        if written.is_err() {
+            // Half a file helps nobody, and takes room on a disk that may be full. The error that
+            // counts is the first.
+            let _ = std::fs::remove_file(&temporary);
+        }
+        written?;
         std::fs::rename(&temporary, self.path())?;
         File::open(&self.directory)?.sync_all()
     }
+}
+
+fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
 }
 
 /// The name of this boot. If the kernel does not tell, one that equals no other.

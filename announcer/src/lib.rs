@@ -75,7 +75,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     readiness.not_ready("interfaces", "not known yet");
 
     let cache = open_cache(&config)?;
-    let kept = load(cache.as_ref());
+    let kept = load(&cache);
     let (responder, responder_thread) =
         l2::responder::start(&metrics).context("cannot start the arp thread")?;
     let advertised = config.members_advertise.unwrap_or_else(|| {
@@ -93,13 +93,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let (moved, member_endpoint) = watch::channel(advertised);
     let mut tasks = JoinSet::new();
     tasks.spawn(links::follow(links));
-    let place = Place {
-        listen: config.members_listen,
-        fixed: config.members_advertise.is_some(),
-        ipam: config.ipam.clone(),
-        rules: config.interfaces,
-        moved,
-    };
+    let place = Place::new(&config, moved);
     tasks.spawn(pass_links(links_seen, place, commands.clone()));
     tasks.spawn(pass_joins(config.members_join, commands.clone()));
     if waits {
@@ -107,9 +101,10 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
             config.announce_after_boot,
             is_synced,
             commands.clone(),
+            readiness.clone(),
         ));
     }
-    let writer = tokio::spawn(write_cache(cache, book.clone(), shutdown.clone()));
+    let mut writer = tokio::spawn(write_cache(cache, book.clone(), shutdown.clone()));
     let health = Health {
         registry,
         readiness: readiness.clone(),
@@ -133,6 +128,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     tokio::select! {
         () = shutdown.stopping() => drain(&commands, writer, &mut tasks).await,
         error = first_failure(&mut tasks) => Err(error),
+        ended = &mut writer => Err(anyhow::anyhow!("the disk cache ended unexpectedly: {ended:?}")),
         () = engine.ended() => Err(anyhow::anyhow!("the engine ended unexpectedly")),
         () = responder_thread.ended() => Err(anyhow::anyhow!("the arp thread ended unexpectedly")),
     }
@@ -195,25 +191,22 @@ async fn first_failure(tasks: &mut JoinSet<anyhow::Result<()>>) -> anyhow::Error
     anyhow::anyhow!("every task has ended")
 }
 
-/// Without a usable directory the announcer works, but does not survive a restart alone.
-fn open_cache(config: &Config) -> anyhow::Result<Option<Cache>> {
+/// A directory that cannot be made is a mistake in a flag. One that cannot be written to (later) is
+/// not: the announcer works, but does not survive a restart alone.
+fn open_cache(config: &Config) -> anyhow::Result<Cache> {
     let identity = Identity {
         cluster: config.cluster.clone(),
         node: config.node.clone(),
         boot_id: cache::boot_id(),
     };
-    match Cache::open(&config.state_dir, identity) {
-        Ok(cache) => Ok(Some(cache)),
-        Err(error) => {
-            let directory = config.state_dir.display();
-            let reason = format!("--state-dir {directory}: cannot create it: {error}");
-            Err(pharos_process::UsageError(reason).into())
-        }
-    }
+    Cache::open(&config.state_dir, identity).map_err(|error| {
+        let directory = config.state_dir.display();
+        let reason = format!("--state-dir {directory}: cannot create it: {error}");
+        pharos_process::UsageError(reason).into()
+    })
 }
 
-fn load(cache: Option<&Cache>) -> Option<cache::Kept> {
-    let cache = cache?;
+fn load(cache: &Cache) -> Option<cache::Kept> {
     match cache.load() {
         Ok(kept) => kept,
         Err(error) => {
@@ -253,8 +246,12 @@ async fn begin(
         if !book.is_empty() {
             readiness.ready("assignments");
         }
+    } else {
+        let reason = "kept from before a reboot: waiting for ipam-service to confirm them";
+        readiness.not_ready("assignments", reason);
     }
-    Ok((SharedBook::new(book), !kept.same_boot))
+    let waits = !kept.same_boot && !book.is_empty();
+    Ok((SharedBook::new(book), waits))
 }
 
 /// Assignments kept before a reboot are acted on when the stream confirmed them, or after a while
@@ -263,11 +260,13 @@ async fn act_after_boot(
     wait: Duration,
     mut synced: watch::Receiver<bool>,
     commands: mpsc::Sender<Command>,
+    readiness: Readiness,
 ) -> anyhow::Result<()> {
     let confirmed = async { synced.wait_for(|synced| *synced).await.is_ok() };
     if tokio::time::timeout(wait, confirmed).await.is_err() {
         tracing::warn!("ipam-service is away: acting on what was assigned before the reboot");
         commands.send(Command::Ready).await?;
+        readiness.ready("assignments");
     }
     Ok(())
 }
@@ -312,6 +311,16 @@ async fn pass_links(
 }
 
 impl Place {
+    fn new(config: &Config, moved: watch::Sender<SocketAddr>) -> Self {
+        Self {
+            listen: config.members_listen,
+            fixed: config.members_advertise.is_some(),
+            ipam: config.ipam.clone(),
+            rules: config.interfaces.clone(),
+            moved,
+        }
+    }
+
     fn is_loopback(&self) -> bool {
         self.moved.borrow().ip().is_loopback()
     }
@@ -350,12 +359,7 @@ async fn pass_joins(names: Vec<String>, commands: mpsc::Sender<Command>) -> anyh
 
 /// Keeps the disk in step with the book. A disk that fails costs only a restart without
 /// ipam-service.
-async fn write_cache(
-    cache: Option<Cache>,
-    book: SharedBook,
-    shutdown: Shutdown,
-) -> anyhow::Result<()> {
-    let Some(cache) = cache else { return Ok(()) };
+async fn write_cache(cache: Cache, book: SharedBook, shutdown: Shutdown) -> anyhow::Result<()> {
     let mut changes = book.changes();
     let mut failed = false;
     loop {
@@ -374,10 +378,24 @@ async fn write_cache(
         let contents = book.lock().contents();
         let writer = cache.clone();
         let written = tokio::task::spawn_blocking(move || writer.save(contents)).await?;
-        failed = written.is_err();
-        if let Err(error) = written {
-            let path = cache.path();
-            tracing::error!(path = %path.display(), %error, "cannot keep the assignments on disk");
+        let path = cache.path();
+        match written {
+            // A full disk stays full for long: it is told once.
+            Err(error) if !failed => {
+                failed = true;
+                tracing::error!(
+                    path = %path.display(),
+                    %error,
+                    "cannot keep the assignments on the disk: a restart without ipam-service would \
+                     announce older ones"
+                );
+            }
+            Err(_) => {}
+            Ok(()) if failed => {
+                failed = false;
+                tracing::info!(path = %path.display(), "the assignments are on the disk again");
+            }
+            Ok(()) => {}
         }
     }
 }

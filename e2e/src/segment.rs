@@ -23,7 +23,7 @@ use pharos_proto::v1::announcer_report::{Hello, Report};
 use pharos_proto::v1::announcer_service_server::{AnnouncerService, AnnouncerServiceServer};
 use pharos_proto::v1::assignment_update::{Bucket, Changes, Header, Synced, Update};
 use pharos_testbed::arp::Prober;
-use pharos_testbed::{Host, Lan, Launch, Program, http, wait};
+use pharos_testbed::{Host, Lan, Launch, Program, http, wait, workspace_binary};
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
@@ -345,13 +345,30 @@ impl Segment {
 
     /// Starts an announcer on the host of a node, under any name.
     pub fn start_announcer_as(&mut self, node: &str, name: &str) -> anyhow::Result<()> {
+        let launch = Launch::workspace("announcer")?;
+        self.start_launch(launch, node, name)
+    }
+
+    /// Starts the announcer of a node as if its host had booted since: it reads another boot id.
+    pub fn start_announcer_after_boot(&mut self, node: &str) -> anyhow::Result<()> {
+        let boot_id = self.state_directory(node)?.join("boot_id");
+        std::fs::write(&boot_id, "another boot")?;
+        let script = "mount --bind \"$0\" /proc/sys/kernel/random/boot_id && exec \"$@\"";
+        let launch = Launch::program("unshare")
+            .args(["--mount", "sh", "-c", script])
+            .arg(boot_id)
+            .arg(workspace_binary("announcer")?);
+        self.start_launch(launch, node, node)
+    }
+
+    fn start_launch(&mut self, launch: Launch, node: &str, name: &str) -> anyhow::Result<()> {
         let state = match self.states.entry(node.to_owned()) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(tempfile::tempdir()?),
         };
         let state = Path::new(state.path()).to_owned();
         let host = self.lan.host(node)?;
-        let program = Launch::workspace("announcer")?
+        let program = launch
             .named(&format!("announcer of {node}"))
             .args(["--cluster", CLUSTER, "--node", name])
             .args(["--ipam", "http://192.168.12.1:7471"])

@@ -7,6 +7,8 @@
 //! 2. An announcer that starts without it answers from its disk within half a second.
 //! 3. A corrupt file on the disk is noticed and ignored.
 //! 4. A server that does not know everything yet removes nothing.
+//! 5. After a reboot it waits for the server, or for a while, before it answers from its disk.
+//! 6. A disk that cannot be written to is told once, and stops nothing.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -113,5 +115,80 @@ fn an_announcer_that_starts_without_the_server_answers_from_its_disk() -> anyhow
     assert!(reason.contains("ipam-service not reached"), "{reason}");
     segment.peer.start_again(segment.lan.host("ipam")?)?;
     segment.wait_owner(&prober, FIRST, "n1")?;
+    Ok(())
+}
+
+/// An announcer whose only address is on its disk.
+fn with_an_address_on_the_disk(flags: &[&str]) -> anyhow::Result<Segment> {
+    let segment = Segment::start(&["n1"], flags)?;
+    segment.peer.assign(FIRST, 1, &["n1"]);
+    let file = segment.state_directory("n1")?.join("assignments.bin");
+    wait::until("the assignment is on the disk", SOON, || {
+        let bytes = std::fs::read(&file).ok()?;
+        let text = FIRST.to_string();
+        let mut windows = bytes.windows(text.len());
+        windows
+            .any(|window| window == text.as_bytes())
+            .then_some(())
+    })?;
+    Ok(segment)
+}
+
+#[test]
+fn after_a_reboot_the_disk_alone_is_not_enough_for_a_while() -> anyhow::Result<()> {
+    if !skip::can_use_namespaces() {
+        return Ok(());
+    }
+    let mut segment = with_an_address_on_the_disk(&["--announce-after-boot", "2"])?;
+    let prober = segment.probe(&[FIRST])?;
+    segment.announcer("n1")?.kill()?;
+    segment.peer.stop();
+    let started = prober.now();
+    segment.start_announcer_after_boot("n1")?;
+    wait::until("it says what it waits for", SOON, || {
+        let (code, reason) = segment.admin("n1", "/readyz").ok()?;
+        (code == 503 && reason.contains("kept from before a reboot")).then_some(())
+    })?;
+    let answer = prober.wait_answer(FIRST, started, None, SOON)?;
+    let after = answer.at - started;
+    assert!(after >= Duration::from_secs(2), "answered after {after:?}");
+    wait::until("it is ready", SOON, || {
+        (segment.admin("n1", "/readyz").ok()?.0 == 200).then_some(())
+    })?;
+
+    segment.set_flags(&["--announce-after-boot", "3600"]);
+    segment.announcer("n1")?.kill()?;
+    segment.start_announcer_after_boot("n1")?;
+    let announcer = segment.announcer("n1")?;
+    announcer.wait_log("starting with the assignments on the disk", SOON)?;
+    let started = prober.now();
+    segment.peer.start_again(segment.lan.host("ipam")?)?;
+    prober.wait_answer(FIRST, started, None, SOON)?;
+    Ok(())
+}
+
+#[test]
+fn a_disk_that_cannot_be_written_to_is_told_once_and_stops_nothing() -> anyhow::Result<()> {
+    if !skip::can_use_namespaces() {
+        return Ok(());
+    }
+    let mut segment = with_an_address_on_the_disk(&[])?;
+    let prober = segment.probe(&[SECOND])?;
+    // A file cannot be made where a directory is.
+    let in_the_way = segment.state_directory("n1")?.join("assignments.bin.tmp");
+    std::fs::create_dir(&in_the_way)?;
+    for group in 2..8 {
+        segment.peer.assign(SECOND, group, &["n1"]);
+        segment.peer.wait_applied("n1")?;
+        segment.wait_owner(&prober, SECOND, "n1")?;
+        let announcer = segment.announcer("n1")?;
+        announcer.wait_log("cannot keep the assignments on the disk", SOON)?;
+    }
+    let log = segment.announcer("n1")?.log();
+    let told = log.matches("cannot keep the assignments").count();
+    assert_eq!(told, 1, "{log}");
+    std::fs::remove_dir(&in_the_way)?;
+    let announcer = segment.announcer("n1")?;
+    announcer.wait_log("the assignments are on the disk again", SOON)?;
     Ok(())
 }
