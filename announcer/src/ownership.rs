@@ -161,6 +161,9 @@ impl Ownership {
             .filter_map(|one| Some((one.group, one.claim?)))
             .collect();
         let mut changed = self.roster.replace_claims(node, &claims);
+        for group in &changed {
+            self.forget_unknown(*group);
+        }
         for one in statements.iter().filter(|one| one.holder.is_some()) {
             self.learn(node, one, now);
             changed.insert(one.group);
@@ -188,7 +191,10 @@ impl Ownership {
             (Some(holder), Some(claim)) => {
                 self.testify(statement.group, holder.clone(), claim, now);
             }
-            (None, claim) => self.roster.set_claim(statement.group, node.clone(), claim),
+            (None, claim) => {
+                self.roster.set_claim(statement.group, node.clone(), claim);
+                self.forget_unknown(statement.group);
+            }
             (Some(_), None) => {}
         }
     }
@@ -196,6 +202,14 @@ impl Ownership {
     fn testify(&mut self, group: GroupId, holder: NodeName, claim: Claim, now: Instant) {
         if let Some(until) = self.roster.testify(group, holder, claim, now) {
             self.timers.insert((until, group));
+        }
+    }
+
+    /// Claims are noted before the group is known here, and may arrive after it is gone: a group that
+    /// nobody claims any more, and that is not to be announced, leaves nothing behind.
+    fn forget_unknown(&mut self, group: GroupId) {
+        if !self.seats.contains_key(&group) && !self.roster.is_claimed(group) {
+            self.roster.forget_group(group);
         }
     }
 
@@ -216,6 +230,9 @@ impl Ownership {
     /// A node said something about a group. Groups that this node does not know are ignored: it
     /// could not answer for them.
     pub fn hear(&mut self, group: GroupId, from: NodeName, message: Message, now: Instant) {
+        if !self.seats.contains_key(&group) {
+            return;
+        }
         if let Message::Prepare(claim) | Message::Ack(claim) = &message {
             self.roster.raise_peak(group, *claim);
         }

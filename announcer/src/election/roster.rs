@@ -194,6 +194,14 @@ impl Roster {
         }
     }
 
+    /// Whether any node claims a group, or is said to.
+    pub fn is_claimed(&self, group: GroupId) -> bool {
+        self.claims_of(group)
+            .chain(self.said_of(group))
+            .next()
+            .is_some()
+    }
+
     /// What was said of the owner of a group by its former one.
     pub(super) fn said_of(&self, group: GroupId) -> Option<(&NodeName, Claim)> {
         let testimony = self.testimonies.get(&group)?;

@@ -274,12 +274,8 @@ impl Shared {
             let current = self.generation.load(Ordering::Acquire);
             if generation != Some(current) {
                 generation = Some(current);
-                let table = self.lock();
-                sockets = table
-                    .ports
-                    .iter()
-                    .map(|(index, open)| (*index, open.socket.clone()))
-                    .collect();
+                // Closing a raw socket waits for the kernel: it must not happen under the lock.
+                sockets = self.sockets();
             }
             for index in self.wait(&sockets) {
                 if let Some((interface, socket)) = sockets.get(index) {
@@ -288,6 +284,14 @@ impl Shared {
             }
             self.announce();
         }
+    }
+
+    fn sockets(&self) -> Vec<(u32, Arc<ArpSocket>)> {
+        let table = self.lock();
+        let sockets = table.ports.iter();
+        sockets
+            .map(|(index, open)| (*index, open.socket.clone()))
+            .collect()
     }
 
     /// Sleeps until a frame, a change or a gratuitous frame is due; gives the sockets to read.

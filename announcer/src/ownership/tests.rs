@@ -652,3 +652,33 @@ fn a_group_that_succeeds_another_has_its_owner_until_that_one_hands_it_over() {
         "{taken:?}"
     );
 }
+
+#[test]
+fn claims_on_groups_that_are_gone_leave_nothing_behind() {
+    let mut world = World::new(1, 0.0);
+    world.run(400);
+    let now = world.now;
+    let ownership = &mut world.nodes[1].ownership;
+    let said = |group: u64, claim: u64| Statement {
+        group: GroupId(group),
+        holder: None,
+        claim: (claim != 0).then_some(Claim(claim)),
+    };
+    for group in 100..110 {
+        let told = [said(group, 5)];
+        ownership.learn_changes(&name(0), condition(), &told, now);
+        assert_eq!(
+            ownership.roster().peak(GroupId(group)),
+            Claim(5),
+            "kept: it may come"
+        );
+        let prepare = Message::Prepare(Claim(5));
+        ownership.hear(GroupId(group + 1000), name(0), prepare, now);
+        assert_eq!(ownership.roster().peak(GroupId(group + 1000)), Claim(0));
+    }
+    ownership.learn_changes(&name(0), condition(), &[said(100, 0)], now);
+    assert_eq!(ownership.roster().peak(GroupId(100)), Claim(0));
+    ownership.learn_whole(&name(0), condition(), &[said(101, 5)], now);
+    assert_eq!(ownership.roster().peak(GroupId(101)), Claim(5));
+    assert_eq!(ownership.roster().peak(GroupId(102)), Claim(0));
+}
