@@ -8,7 +8,8 @@
 //! 6. An adoption that is refused never clears a status.
 //! 7. Allocations that people made under the cluster's name are left alone.
 //! 8. Two replicas at once write nothing twice and do no harm.
-//! 9. An API server that falls silent costs nobody anything, not even across a restart.
+//! 9. A cluster that an operator deletes from the address book is there again by itself.
+//! 10. An API server that falls silent costs nobody anything, not even across a restart.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
@@ -356,6 +357,36 @@ fn a_lost_store_gets_back_what_the_services_have_and_a_conflict_clears_nothing()
     ];
     stage.kubectl(EAST, &patch).unwrap();
     stage.wait_addresses(EAST, "plain", &["192.0.2.1"]).unwrap();
+}
+
+#[test]
+fn a_cluster_that_was_deleted_by_hand_comes_back() {
+    let Some(stage) = Stage::with_cluster(EAST).unwrap() else {
+        return;
+    };
+    stage.apply_pool(EAST, "pool", &["192.0.2.0/28"]).unwrap();
+    stage.apply_service(EAST, "web", &none(), &none()).unwrap();
+    stage.wait_addresses(EAST, "web", &["192.0.2.0"]).unwrap();
+    let before = versions(&stage);
+    let delete = v1::DeleteClusterRequest {
+        name: EAST.to_owned(),
+        ..v1::DeleteClusterRequest::default()
+    };
+    stage
+        .call(|channel| async move {
+            let mut client = v1::cluster_service_client::ClusterServiceClient::new(channel);
+            client.delete_cluster(delete).await
+        })
+        .unwrap();
+    wait::until_ok("the Service holds its address again", DEADLINE, || {
+        let held = stage.allocations(EAST)?;
+        let web = held.get("default/web");
+        let addresses = web.map(|web| web.addresses.clone()).unwrap_or_default();
+        anyhow::ensure!(addresses == ["192.0.2.0"], "{addresses:?}");
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(versions(&stage), before);
 }
 
 #[test]

@@ -32,7 +32,7 @@ const GRACE: Duration = Duration::from_secs(2);
 const SNAPSHOT: Duration = Duration::from_secs(60);
 /// The stream carries a bookmark every 10 s; after two and a half of these it is dead.
 const SILENCE: Duration = Duration::from_secs(25);
-/// How often what was refused is asked again: another cluster may have given way.
+/// How often what is declared is handed over again, and what was refused is asked for again.
 const ASK_AGAIN: Duration = Duration::from_secs(30);
 /// How often the inventory is ended again because another replica was faster. Nothing is between
 /// beginning and ending it again, so twice is bad luck already.
@@ -240,7 +240,12 @@ async fn follow(
                 // The wait was not the stream's.
                 heard = Instant::now();
             }
-            _ = again.tick() => context.ask_refused_again(),
+            // People may have changed or deleted what this cluster declared.
+            _ = again.tick() => {
+                hand_over(context, &mut patience).await?;
+                context.ask_refused_again();
+                heard = Instant::now();
+            }
         }
     }
 }
