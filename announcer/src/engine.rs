@@ -11,6 +11,7 @@
 mod effects;
 mod talk;
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -29,6 +30,7 @@ use crate::l2::hold::Noted;
 use crate::l2::responder::{Port, Responder};
 use crate::members::namesake::Namesake;
 use crate::members::peers::Peers;
+use crate::members::replay::Seen;
 use crate::members::reports::{OwnReport, Reports};
 use crate::members::seal::Seal;
 use crate::members::swim::Swim;
@@ -149,6 +151,9 @@ struct Engine {
     swim: Swim,
     peers: Peers,
     namesake: Namesake,
+    seen: Seen,
+    /// Datagrams sent so far.
+    sent: Cell<u64>,
     reports: Reports,
     own_report: OwnReport,
     ownership: Ownership,
@@ -193,6 +198,8 @@ impl Engine {
             swim: Swim::new(settings.me, rand::random(), now),
             peers: Peers::default(),
             namesake: Namesake::default(),
+            seen: Seen::default(),
+            sent: Cell::new(0),
             reports: Reports::default(),
             plan: Plan::default(),
             hold_down_until: own.hold_down.then_some(now + settings.hold_down),

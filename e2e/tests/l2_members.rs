@@ -8,10 +8,13 @@
 //! 4. A busy port stops nothing: addresses are answered, and /readyz says what is wrong.
 //! 5. Hundreds of addresses are handed over at once without a lost answer.
 //! 6. Two announcers under one name both say so, without flooding the log.
+//! 7. Sealed datagrams that were recorded and are sent again are refused.
 
-use std::net::Ipv4Addr;
+use std::io::Read as _;
+use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use e2e::segment::{SOON, Segment};
 use pharos_testbed::{Launch, skip, wait};
 
@@ -53,11 +56,7 @@ fn with_keys_the_members_talk_sealed_and_a_stranger_is_not_heard() -> anyhow::Re
     segment.set_flags(&["--members-key-file", &bad]);
     segment.start_announcer("n1")?;
     wait::until("n2 refuses what n1 says", SOON, || {
-        let (_, text) = segment.admin("n2", "/metrics").ok()?;
-        let line = text
-            .lines()
-            .find_map(|line| line.strip_prefix("pharos_announcer_members_rejected_total "))?;
-        (line.parse::<u64>().ok()? > 0).then_some(())
+        (rejected(&segment, "n2").ok()? > 0).then_some(())
     })?;
     segment.wait_metric("n2", "pharos_announcer_members_alive", "0")?;
     wait::until("n1 says that it reaches nobody", SOON, || {
@@ -203,4 +202,56 @@ fn two_announcers_of_one_name_are_told_loudly() -> anyhow::Result<()> {
     assert_eq!(segment.admin("n1", "/readyz")?.0, 200);
     segment.wait_owner(&prober, FIRST, "n1")?;
     Ok(())
+}
+
+/// How many datagrams a node has refused.
+fn rejected(segment: &Segment, node: &str) -> anyhow::Result<u64> {
+    let (_, text) = segment.admin(node, "/metrics")?;
+    let name = "pharos_announcer_members_rejected_total ";
+    let value = text.lines().find_map(|line| line.strip_prefix(name));
+    Ok(value.context("no such metric")?.parse()?)
+}
+
+#[test]
+fn what_was_recorded_is_refused_when_it_is_sent_again() -> anyhow::Result<()> {
+    const COUNT: usize = 30;
+    if !skip::can_use_namespaces() {
+        return Ok(());
+    }
+    let keys = tempfile::NamedTempFile::new()?;
+    std::fs::write(keys.path(), KEYS[0])?;
+    let flag = keys.path().display().to_string();
+    let segment = Segment::start(&["n1", "n2"], &["--members-key-file", &flag])?;
+    let recorder = segment.lan.host("n1")?.namespace.run(record_ip)??;
+    let mut recorded = Vec::new();
+    let mut buffer = [0; 2048];
+    while recorded.len() < COUNT {
+        let length = (&recorder).read(&mut buffer)?;
+        // Ethernet, IPv4 without options, UDP.
+        let headers = 14 + 20 + 8;
+        if length > headers && buffer[23] == 17 && buffer[36..38] == 7946_u16.to_be_bytes() {
+            recorded.push(buffer[headers..length].to_vec());
+        }
+    }
+    assert_eq!(rejected(&segment, "n1")?, 0);
+    let client = segment.lan.host("client")?;
+    let sender = client.namespace.run(|| UdpSocket::bind("0.0.0.0:0"))??;
+    for datagram in &recorded {
+        sender.send_to(datagram, "192.168.12.11:7946")?;
+    }
+    wait::until("all of them were refused", SOON, || {
+        (rejected(&segment, "n1").ok()? >= COUNT as u64).then_some(())
+    })?;
+    assert_eq!(rejected(&segment, "n1")?, COUNT as u64);
+    segment.wait_metric("n1", "pharos_announcer_members_alive", "1")
+}
+
+/// A socket that gets every IPv4 frame that arrives.
+fn record_ip() -> anyhow::Result<socket2::Socket> {
+    use socket2::{Domain, Protocol, Socket, Type};
+    const IPV4: u16 = 0x0800;
+    let protocol = Protocol::from(i32::from(IPV4.to_be()));
+    let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
+    socket.set_read_timeout(Some(SOON))?;
+    Ok(socket)
 }

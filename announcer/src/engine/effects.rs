@@ -292,17 +292,17 @@ impl Engine {
     }
 
     fn flush_steps(&mut self) {
-        let me = self.swim.me().node.clone();
+        let me = self.swim.me().clone();
         for (to, steps) in std::mem::take(&mut self.output.steps) {
-            let Some(endpoint) = self.peers.endpoint(&to) else {
+            let Some(to) = self.swim.active(&to) else {
                 continue;
             };
             // A few at a time, so that the ages in them are those at which they are sent.
             for some in steps.chunks(STEPS_AT_ONCE) {
                 let now = clock::now();
                 let step = |(group, message): &(GroupId, Message)| Step::new(*group, message, now);
-                for datagram in pack_steps(&me, some.iter().map(step).collect()) {
-                    self.send(endpoint, &datagram);
+                for datagram in pack_steps(&me, &to, some.iter().map(step).collect()) {
+                    self.send(to.endpoint, &datagram);
                 }
             }
         }

@@ -7,14 +7,24 @@ use prost::Message as _;
 
 use super::Engine;
 use crate::election::{NodeName, Standing};
+use crate::members::replay::{Stamp, sender_of};
 use crate::members::reports::{Due, Learnt};
+use crate::members::seal::OpenError;
 use crate::members::wire::{Body, Datagram, Greeting, Handover};
 use crate::members::{Peer, namesake, peers, swim};
 use crate::stamped::Received;
 
 impl Engine {
     pub(super) fn on_datagram(&mut self, bytes: &[u8], received: Received, now: Instant) {
-        let plain = match self.seal.open(bytes) {
+        let opened = self.seal.open(bytes).and_then(|(stamp, plain)| {
+            let is_new = stamp.is_none_or(|stamp| self.seen.is_new(stamp));
+            if is_new {
+                Ok(plain)
+            } else {
+                Err(OpenError::Replayed)
+            }
+        });
+        let plain = match opened {
             Ok(plain) => plain,
             Err(error) => {
                 self.metrics.members_rejected.inc();
@@ -125,7 +135,12 @@ impl Engine {
 
     fn on_handover(&mut self, handover: Handover, at: Instant, now: Instant) {
         let from = NodeName::from(handover.node.as_str());
-        if from == self.swim.me().node {
+        let me = self.swim.me();
+        let is_for_me = *handover.to == *me.node && handover.to_epoch == me.epoch;
+        let sender = self.swim.active(&from);
+        if !is_for_me || sender.is_none_or(|sender| sender.epoch != handover.epoch) {
+            self.metrics.members_rejected.inc();
+            tracing::debug!(from = &*from, "handover of another run");
             return;
         }
         for (group, message) in handover.steps.into_iter().filter_map(|step| step.read(at)) {
@@ -265,7 +280,15 @@ impl Engine {
     /// Sends a datagram; one that cannot be sent now is lost, like any other may be.
     pub(super) fn send(&self, to: SocketAddr, message: &Datagram) {
         let Some(socket) = &self.socket else { return };
-        let sealed = self.seal.seal(&message.encode_to_vec());
+        let number = self.sent.get() + 1;
+        self.sent.set(number);
+        let me = self.swim.me();
+        let stamp = Stamp {
+            sender: sender_of(&me.node),
+            epoch: me.epoch,
+            number,
+        };
+        let sealed = self.seal.seal(stamp, &message.encode_to_vec());
         // The socket reports errors of earlier datagrams first, and then has not sent this one.
         for _ in 0..3 {
             match socket.try_send_to(&sealed, to) {

@@ -1,6 +1,6 @@
 //! Who lives: the announcers of a cluster watch one another over UDP, without any control plane.
 //!
-//! - [`wire`]: the datagrams; [`seal`]: their encryption.
+//! - [`wire`]: the datagrams; [`seal`]: their encryption; [`replay`]: those that are sent again.
 //! - [`swim`]: the SWIM protocol (`foca`): random probes, suspicion, gossip.
 //! - [`peers`]: whom to greet: members that are presumed to live, and those believed dead.
 //! - [`reports`]: what each of them says about itself.
@@ -12,6 +12,7 @@
 pub mod errors;
 pub mod namesake;
 pub mod peers;
+pub mod replay;
 pub mod reports;
 pub mod seal;
 pub mod swim;

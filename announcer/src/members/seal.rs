@@ -1,7 +1,8 @@
 //! Encryption of the datagrams between announcers: ChaCha20-Poly1305 with shared keys.
 //!
 //! A datagram is `format (1) | cluster tag (8) | nonce (12) | ciphertext and tag`. Format and
-//! cluster tag are authenticated. The first key encrypts, every key decrypts, so keys rotate by
+//! cluster tag are authenticated. The plaintext begins with a [`Stamp`], by which the receiver knows
+//! a datagram that is sent again. The first key encrypts, every key decrypts, so keys rotate by
 //! adding, reordering and removing lines. Without keys datagrams are in the clear, and only such
 //! ones are accepted.
 
@@ -11,6 +12,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use ring::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use sha2::{Digest as _, Sha256};
+
+use super::replay::Stamp;
 
 const CLEAR: u8 = 0;
 const SEALED: u8 = 1;
@@ -45,6 +48,8 @@ pub enum OpenError {
     Format,
     #[error("not sealed by any of the keys")]
     Key,
+    #[error("sent before, or by an earlier run of its sender")]
+    Replayed,
 }
 
 /// Seals and opens datagrams of one cluster.
@@ -102,9 +107,11 @@ impl Seal {
         !self.keys.is_empty()
     }
 
-    /// Seals a datagram with the first key.
-    pub fn seal(&self, plain: &[u8]) -> Vec<u8> {
-        let mut datagram = Vec::with_capacity(HEADER + NONCE_LEN + plain.len() + 16);
+    /// Seals a datagram with the first key. In the clear it carries no stamp: whoever could send it
+    /// again could as well make one up.
+    pub fn seal(&self, stamp: Stamp, plain: &[u8]) -> Vec<u8> {
+        let length = HEADER + NONCE_LEN + Stamp::LENGTH + plain.len() + 16;
+        let mut datagram = Vec::with_capacity(length);
         datagram.push(if self.has_keys() { SEALED } else { CLEAR });
         datagram.extend(self.tag);
         let Some(key) = self.keys.first() else {
@@ -114,7 +121,8 @@ impl Seal {
         let nonce: [u8; NONCE_LEN] = rand::random();
         let header = Aad::from(datagram.clone());
         datagram.extend(nonce);
-        let mut body = plain.to_vec();
+        let mut body = stamp.to_bytes().to_vec();
+        body.extend(plain);
         let sealed =
             key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), header, &mut body);
         sealed.expect("a datagram is far below the length limit of the cipher");
@@ -122,14 +130,14 @@ impl Seal {
         datagram
     }
 
-    /// Opens a datagram with whichever key fits.
-    pub fn open(&self, datagram: &[u8]) -> Result<Vec<u8>, OpenError> {
+    /// Opens a datagram with whichever key fits. The stamp is there if it was sealed.
+    pub fn open(&self, datagram: &[u8]) -> Result<(Option<Stamp>, Vec<u8>), OpenError> {
         let (header, rest) = datagram.split_at_checked(HEADER).ok_or(OpenError::Short)?;
         if header[1..] != self.tag {
             return Err(OpenError::OtherCluster);
         }
         match (header[0], self.has_keys()) {
-            (CLEAR, false) => return Ok(rest.to_vec()),
+            (CLEAR, false) => return Ok((None, rest.to_vec())),
             (CLEAR, true) => return Err(OpenError::Clear),
             (SEALED, true) => {}
             (_, _) => return Err(OpenError::Format),
@@ -139,7 +147,8 @@ impl Seal {
             let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| OpenError::Short)?;
             let mut buffer = body.to_vec();
             if let Ok(plain) = key.open_in_place(nonce, Aad::from(header), &mut buffer) {
-                return Ok(plain.to_vec());
+                let (stamp, plain) = Stamp::split(plain).ok_or(OpenError::Short)?;
+                return Ok((Some(stamp), plain.to_vec()));
             }
         }
         Err(OpenError::Key)
@@ -170,21 +179,34 @@ mod tests {
         Seal::from_file(cluster, file.path()).expect("loads")
     }
 
+    const STAMP: Stamp = Stamp {
+        sender: 1,
+        epoch: 2,
+        number: 3,
+    };
+
     #[test]
     fn what_was_sealed_is_opened_by_whoever_has_the_key_anywhere() {
         let old = with_keys("east", &[1]);
         let rotating = with_keys("east", &[2, 1]);
-        let sealed = old.seal(b"hello");
-        assert_eq!(rotating.open(&sealed), Ok(b"hello".to_vec()));
-        assert_eq!(old.open(&rotating.seal(b"hello")), Err(OpenError::Key));
+        let sealed = old.seal(STAMP, b"hello");
+        assert_eq!(rotating.open(&sealed), Ok((Some(STAMP), b"hello".to_vec())));
+        assert_eq!(
+            old.open(&rotating.seal(STAMP, b"hello")),
+            Err(OpenError::Key)
+        );
         assert!(!sealed.windows(5).any(|window| window == b"hello"));
-        assert_ne!(sealed, old.seal(b"hello"), "the nonce differs each time");
+        assert_ne!(
+            sealed,
+            old.seal(STAMP, b"hello"),
+            "the nonce differs each time"
+        );
     }
 
     #[test]
     fn any_changed_byte_is_noticed() {
         let seal = with_keys("east", &[1]);
-        let sealed = seal.seal(b"hello");
+        let sealed = seal.seal(STAMP, b"hello");
         for index in 0..sealed.len() {
             let mut bad = sealed.clone();
             bad[index] ^= 1;
@@ -197,12 +219,19 @@ mod tests {
     fn clusters_and_forms_do_not_mix() {
         let keyed = with_keys("east", &[1]);
         let clear = Seal::plaintext("east");
-        assert_eq!(clear.open(&clear.seal(b"hello")), Ok(b"hello".to_vec()));
-        assert_eq!(keyed.open(&clear.seal(b"hello")), Err(OpenError::Clear));
-        assert_eq!(clear.open(&keyed.seal(b"hello")), Err(OpenError::Format));
+        let opened = clear.open(&clear.seal(STAMP, b"hello"));
+        assert_eq!(opened, Ok((None, b"hello".to_vec())));
+        assert_eq!(
+            keyed.open(&clear.seal(STAMP, b"hello")),
+            Err(OpenError::Clear)
+        );
+        assert_eq!(
+            clear.open(&keyed.seal(STAMP, b"hello")),
+            Err(OpenError::Format)
+        );
         let west = with_keys("west", &[1]);
         assert_eq!(
-            west.open(&keyed.seal(b"hello")),
+            west.open(&keyed.seal(STAMP, b"hello")),
             Err(OpenError::OtherCluster)
         );
     }

@@ -132,12 +132,20 @@ pub struct Delta {
     pub statements: Vec<WireStatement>,
 }
 
+/// It counts only between the runs that it names: claims begin anew with the runs of all nodes, so
+/// that one from before could seem to be the strongest.
 #[derive(Clone, PartialEq, Message)]
 pub struct Handover {
     #[prost(string, tag = "1")]
     pub node: String,
     #[prost(message, repeated, tag = "2")]
     pub steps: Vec<Step>,
+    #[prost(uint64, tag = "3")]
+    pub epoch: u64,
+    #[prost(string, tag = "4")]
+    pub to: String,
+    #[prost(uint64, tag = "5")]
+    pub to_epoch: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -332,33 +340,36 @@ impl WireAnswered {
 }
 
 /// Packs steps for one node into as few datagrams as they fit into.
-pub fn pack_steps(node: &str, steps: Vec<Step>) -> Vec<Datagram> {
+pub fn pack_steps(from: &Peer, to: &Peer, steps: Vec<Step>) -> Vec<Datagram> {
     let mut datagrams = Vec::new();
     let mut pending: Vec<Step> = Vec::new();
-    // The name, and the headers of the enclosing messages.
-    let base = node.len() + 16;
+    // The names and epochs, and the headers of the enclosing messages.
+    let base = from.node.len() + to.node.len() + 48;
     let mut size = base;
     for step in steps {
         // A key and a length of two bytes each come on top.
         let length = step.encoded_len() + 4;
         if size + length > MAX_DATAGRAM && !pending.is_empty() {
-            datagrams.push(handover_datagram(node, std::mem::take(&mut pending)));
+            datagrams.push(handover_datagram(from, to, std::mem::take(&mut pending)));
             size = base;
         }
         size += length;
         pending.push(step);
     }
     if !pending.is_empty() {
-        datagrams.push(handover_datagram(node, pending));
+        datagrams.push(handover_datagram(from, to, pending));
     }
     datagrams
 }
 
-fn handover_datagram(node: &str, steps: Vec<Step>) -> Datagram {
+fn handover_datagram(from: &Peer, to: &Peer, steps: Vec<Step>) -> Datagram {
     Datagram {
         body: Some(Body::Handover(Handover {
-            node: node.to_owned(),
+            node: from.node.to_string(),
             steps,
+            epoch: from.epoch,
+            to: to.node.to_string(),
+            to_epoch: to.epoch,
         })),
     }
 }
@@ -401,7 +412,12 @@ mod tests {
             .map(|(group, message)| Step::new(*group, message, now))
             .collect();
         let mut read = Vec::new();
-        for datagram in pack_steps("node-with-a-name", steps) {
+        let [from, to] = ["node-with-a-name", "another-node-with-a-name"].map(|node| Peer {
+            node: node.into(),
+            endpoint: std::net::SocketAddr::from(([192, 0, 2, 1], 7946)),
+            epoch: u64::MAX,
+        });
+        for datagram in pack_steps(&from, &to, steps) {
             let bytes = datagram.encode_to_vec();
             assert!(bytes.len() <= MAX_DATAGRAM, "{} bytes", bytes.len());
             let back = Datagram::decode(bytes.as_slice()).expect("decodes");
