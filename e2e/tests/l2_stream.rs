@@ -1,9 +1,10 @@
-//! A stream that says more than this version understands, or nonsense.
+//! A stream that says much, more than this version understands, or nonsense.
 //!
 //! Topology: `e2e::segment` with one node.
 //!
 //! 1. What is no address of a host, and IPv6, is ignored with one line in the log each; everything
 //!    else, also in the same frame, is announced.
+//! 2. While thousands of assignments arrive every request is answered.
 
 use std::net::Ipv4Addr;
 
@@ -52,5 +53,35 @@ fn what_is_of_no_use_is_ignored_with_one_line_and_the_rest_is_announced() -> any
     assert_eq!(count("192.168.12.300"), 1, "{log}");
     assert_eq!(count("224.0.0.18"), 1, "{log}");
     assert_eq!(count("2001:db8::"), 1, "{log}");
+    Ok(())
+}
+
+#[test]
+fn requests_are_answered_while_thousands_of_assignments_arrive() -> anyhow::Result<()> {
+    const FRAMES: u16 = 50;
+    const ASSIGNMENTS: u16 = 100;
+    if !skip::can_use_namespaces() {
+        return Ok(());
+    }
+    let segment = Segment::start(&["n1"], &[])?;
+    let prober = segment.probe(&[ADDRESS])?;
+    segment.peer.assign(ADDRESS, 1, &["n1"]);
+    segment.wait_owner(&prober, ADDRESS, "n1")?;
+    let before = segment.unanswered(&prober, ADDRESS)?;
+    let said = prober.now();
+    for frame in 0..FRAMES {
+        let numbers = frame * ASSIGNMENTS..(frame + 1) * ASSIGNMENTS;
+        let assignments = numbers.map(|number| {
+            let [high, low] = number.to_be_bytes();
+            let address = Ipv4Addr::new(10, 50, high, low);
+            assignment(&address.to_string(), 10 + u64::from(number))
+        });
+        segment.peer.say(assignments.collect());
+    }
+    let all = u32::from(FRAMES) * u32::from(ASSIGNMENTS) + 1;
+    segment.wait_metric("n1", "pharos_announcer_owned_groups", &all.to_string())?;
+    eprintln!("{all} addresses announced within {:?}", prober.now() - said);
+    let lost = segment.unanswered(&prober, ADDRESS)? - before;
+    assert_eq!(lost, 0, "requests lost (or, if negative, answered twice)");
     Ok(())
 }
