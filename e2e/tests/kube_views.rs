@@ -3,7 +3,8 @@
 //!
 //! 1. A replica that sees the cluster late frees nothing that another one serves.
 //! 2. An API server that lost its store says nothing about what its cluster holds.
-//! 3. A write that is never answered is given up, and done when the API server answers again.
+//! 3. A replica that sees a Service as it was does not ask for what it asked for then.
+//! 4. A write that is never answered is given up, and done when the API server answers again.
 
 use e2e::adapters::Stage;
 use e2e::site::DEADLINE;
@@ -98,4 +99,40 @@ fn a_write_that_is_never_answered_is_given_up_and_done_later() {
     .unwrap();
     relay.release();
     stage.wait_addresses(EAST, "web", &["192.0.2.1"]).unwrap();
+}
+
+#[test]
+fn a_replica_that_sees_a_service_as_it_was_puts_no_old_claim_back() {
+    let Some(mut stage) = Stage::start().unwrap() else {
+        return;
+    };
+    stage.add_cluster(EAST).unwrap();
+    stage.apply_crds(EAST).unwrap();
+    for (name, range) in [("a", "192.0.2.0/30"), ("b", "198.51.100.0/30")] {
+        stage.apply_pool(EAST, name, &[range]).unwrap();
+    }
+    let relay = stage.start_adapter_behind_relay(EAST).unwrap();
+    stage.start_replica(EAST, "seeing").unwrap();
+    let from = |pool: &str| json!({ "metallb.io/address-pool": pool });
+    stage
+        .apply_service(EAST, "web", &from("a"), &json!({}))
+        .unwrap();
+    stage.wait_addresses(EAST, "web", &["192.0.2.0"]).unwrap();
+    relay.hold();
+    stage
+        .apply_service(EAST, "web", &from("b"), &json!({}))
+        .unwrap();
+    stage
+        .wait_addresses(EAST, "web", &["198.51.100.0"])
+        .unwrap();
+    let moved = stage.allocations(EAST).unwrap();
+    wait::until("the late one has tried to look again", DEADLINE, || {
+        let log = stage.adapter(EAST).unwrap().log();
+        assert_eq!(stage.allocations(EAST).unwrap(), moved, "{log}");
+        log.contains("no answer within").then_some(())
+    })
+    .unwrap();
+    relay.release();
+    stage.wait_readiness(EAST, "ok").unwrap();
+    assert_eq!(stage.allocations(EAST).unwrap(), moved);
 }

@@ -145,6 +145,12 @@ impl Answer {
         Ok((ServiceKey::new(&owner.namespace, &owner.name), answer))
     }
 
+    /// Whether it answers this very claim of this incarnation. If not, somebody has made another
+    /// claim, or the Service has changed.
+    pub fn answers(&self, uid: &str, claim: &v1::Claim) -> bool {
+        self.uid == uid && self.claim == fingerprint(claim)
+    }
+
     /// Whether it belongs to the incarnation `uid`. One without a uid belongs to any.
     pub fn is_of(&self, uid: &str) -> bool {
         self.uid.is_empty() || self.uid == uid

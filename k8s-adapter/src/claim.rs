@@ -269,11 +269,9 @@ pub fn owner(key: &ServiceKey, uid: &str, cluster: &str) -> v1::Owner {
     }
 }
 
-/// The request that makes the claim. `held` are the addresses in the Service's status.
-pub fn request(claim: &Claim, held: &[IpAddr], settings: &Settings) -> v1::AllocateRequest {
-    let texts = |addresses: &[IpAddr]| addresses.iter().copied().map(format_address).collect();
-    v1::AllocateRequest {
-        owner: Some(owner(&claim.key, &claim.uid, &settings.cluster)),
+/// The claim as ipam-service stores it and tells it back.
+pub fn stored(claim: &Claim, settings: &Settings) -> v1::Claim {
+    v1::Claim {
         ports: claim
             .ports
             .iter()
@@ -291,11 +289,34 @@ pub fn request(claim: &Claim, held: &[IpAddr], settings: &Settings) -> v1::Alloc
         backend_key: claim.backend_key.clone(),
         labels: claim.labels.clone().into_iter().collect(),
         namespace_labels: claim.namespace_labels.clone().into_iter().collect(),
+        backends: v1::claim::Backends::Reported as i32,
+    }
+}
+
+/// The request that makes the claim. `held` are the addresses in the Service's status.
+pub fn request(claim: &Claim, held: &[IpAddr], settings: &Settings) -> v1::AllocateRequest {
+    let stored = stored(claim, settings);
+    v1::AllocateRequest {
+        owner: Some(owner(&claim.key, &claim.uid, &settings.cluster)),
+        ports: stored.ports,
+        families: stored.families,
+        family_policy: stored.family_policy,
+        address_space: stored.address_space,
+        pool: stored.pool,
+        addresses: stored.addresses,
+        sharing_key: stored.sharing_key,
+        backend_key: stored.backend_key,
+        labels: stored.labels,
+        namespace_labels: stored.namespace_labels,
         held_addresses: texts(held),
         if_refused: v1::allocate_request::IfRefused::Queue as i32,
-        backends: v1::claim::Backends::Reported as i32,
+        backends: stored.backends,
         ..v1::AllocateRequest::default()
     }
+}
+
+fn texts(addresses: &[IpAddr]) -> Vec<String> {
+    addresses.iter().copied().map(format_address).collect()
 }
 
 #[cfg(test)]

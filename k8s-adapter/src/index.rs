@@ -216,15 +216,16 @@ impl Index {
         }
     }
 
-    /// What a write answered with; ignored if a watch has brought something newer. (Resource
-    /// versions are compared as numbers, which they are on every API server over etcd.)
-    pub fn written(&mut self, service: ServiceState) {
+    /// What a call answered with: the Service as it is after a write, or as it was fetched. Ignored
+    /// if a watch has brought something newer, or that it is gone. (Resource versions are compared
+    /// as numbers, which they are on every API server over etcd.)
+    pub fn answered(&mut self, service: ServiceState) {
         let number = |version: &str| version.parse::<u64>().unwrap_or_default();
-        if let Some(known) = self.services.get_mut(&service.key)
-            && known.uid == service.uid
-            && number(&known.resource_version) <= number(&service.resource_version)
-        {
-            *known = Arc::new(service);
+        let newest = number(&service.resource_version);
+        let known = self.services.get(&service.key).cloned();
+        if let Some(known) = known.filter(|known| number(&known.resource_version) <= newest) {
+            self.succeeds(Some(&known), &service);
+            self.services.insert(service.key.clone(), Arc::new(service));
         }
     }
 

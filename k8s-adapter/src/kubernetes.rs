@@ -7,7 +7,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Namespace, Service};
 use kube::api::{Api, ListParams};
 
-use crate::service::ServiceKey;
+use crate::service::{ServiceKey, ServiceState};
 
 /// Longest time for a call that answers once, with whatever repetitions a busy API server asks
 /// for. A page of 500 Services takes a fraction of a second.
@@ -74,6 +74,18 @@ pub async fn cluster_uid(client: &kube::Client) -> Result<Option<String>, KubeEr
     let parameters = ListParams::default().fields("metadata.name=kube-system");
     let list = within(api.list_metadata(&parameters)).await?;
     Ok(list.items.into_iter().find_map(|item| item.metadata.uid))
+}
+
+/// A Service as it is, from a read that bypasses every cache; `None`: it does not exist.
+pub async fn fetch_service(
+    client: &kube::Client,
+    key: &ServiceKey,
+) -> Result<Option<ServiceState>, KubeError> {
+    let api: Api<Service> = Api::namespaced(client.clone(), &key.namespace);
+    // A list of one needs no permission beside those of the watches.
+    let parameters = ListParams::default().fields(&format!("metadata.name={}", key.name));
+    let list = within(api.list(&parameters)).await?;
+    Ok(list.items.iter().find_map(ServiceState::parse))
 }
 
 /// The uids of all Services, from a list that bypasses every cache.

@@ -31,6 +31,9 @@ pub struct Situation<'a> {
     pub entry: Option<&'a Entry>,
     /// What the entry holds belongs to an earlier incarnation, which is certainly gone.
     pub former: bool,
+    /// What the entry holds was granted to another claim than the Service makes now, and it is not
+    /// certain that the Service was seen as it is.
+    pub unsure: bool,
     pub link: &'a Link,
     /// The last trouble that was told to the Service's owner, which is not told again.
     pub told: Option<&'a Notice>,
@@ -43,6 +46,9 @@ pub enum Step {
     Settled,
     /// Nothing can be done now; what can change that will cause another look.
     Wait,
+    /// See whether the Service is what it was seen to be, before its claim takes the place of
+    /// another: that one may be the newer, made by a replica that saw more.
+    Verify,
     /// Ask for addresses; those in the status are a wish.
     Ask(Arc<Claim>),
     /// Ask for the addresses in the status, and for nothing else: the address book has never heard
@@ -159,6 +165,7 @@ fn ask(situation: &Situation<'_>, claim: &Arc<Claim>) -> Step {
         }
         // It keeps what it has.
         Link::Down(_) => Step::Wait,
+        Link::Up if situation.unsure => Step::Verify,
         Link::Up if must_adopt(situation, claim) => Step::Adopt(Arc::clone(claim)),
         Link::Up => Step::Ask(Arc::clone(claim)),
     }

@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use crate::ask::{adopt, ask};
 use crate::client::CallError;
 use crate::context::Context;
+use crate::kubernetes::{KubeError, fetch_service};
 use crate::notice::Notice;
 use crate::plan::Step;
 use crate::queue::Looked;
@@ -33,6 +34,8 @@ enum StepError {
     Ipam(#[from] CallError),
     #[error("API server: {0}")]
     Write(#[from] WriteError),
+    #[error("API server: {0}")]
+    Fetch(#[from] KubeError),
     #[error("no end after {MOST_STEPS} steps")]
     Endless,
 }
@@ -71,6 +74,7 @@ async fn look(context: Arc<Context>, key: ServiceKey) {
             Looked::Failed
         }
     };
+    context.world().looked(&key);
     context.queue.looked(key, how);
 }
 
@@ -86,7 +90,6 @@ async fn perform_all(context: &Context, key: &ServiceKey) -> Result<(), StepErro
             Next::Of(service, step) => perform(context, &service, step).await?,
         };
         if !more {
-            context.world().looked(key);
             return Ok(());
         }
     }
@@ -101,6 +104,13 @@ async fn perform(context: &Context, service: &ServiceState, step: Step) -> Resul
             return Ok(false);
         }
         Step::Wait => return Ok(false),
+        Step::Verify => {
+            tracing::debug!(service = %service.key, "fetched before its claim replaces another");
+            let fetched = fetch_service(&context.kube.calls, &service.key).await?;
+            // That it is gone is the watch's to say.
+            let fetched = fetched.ok_or(WriteError::Changed)?;
+            context.world().verified(fetched);
+        }
         Step::Ask(claim) => ask(context, &claim, &service.addresses()).await?,
         Step::Adopt(claim) => adopt(context, &claim, &service.addresses()).await?,
         Step::Release { uid } => release(context, &service.key, &uid).await?,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::book::Book;
-use crate::claim::{Claim, NoClaim, Settings, is_ours};
+use crate::claim::{Claim, NoClaim, Settings, is_ours, stored};
 use crate::index::{Index, Kind};
 use crate::notice::Notice;
 use crate::plan::{Link, Situation, Step, must_adopt, plan};
@@ -23,6 +23,8 @@ pub struct World {
     pub absent: BTreeSet<Kind>,
     /// The last trouble told to each Service, with the Service's uid.
     told: HashMap<ServiceKey, (String, Notice)>,
+    /// Services that are being looked at, and the version that was fetched for that.
+    verified: HashMap<ServiceKey, String>,
 }
 
 /// The next step for a key.
@@ -55,6 +57,7 @@ impl World {
             link: Link::Connecting,
             absent: BTreeSet::new(),
             told: HashMap::new(),
+            verified: HashMap::new(),
         }
     }
 
@@ -94,11 +97,13 @@ impl World {
             };
         };
         let claim = self.claim(service);
+        let replaces = claim.as_ref().is_ok_and(|claim| self.replaces(claim));
         let step = plan(&Situation {
             service,
             wanted: claim.as_ref(),
             entry,
             former: former.is_some(),
+            unsure: replaces && self.verified.get(key) != Some(&service.resource_version),
             link: &self.link,
             told: self.told(service),
         });
@@ -112,12 +117,17 @@ impl World {
             .filter_map(|service| {
                 let held = service.addresses();
                 let claim = self.claim(service).ok().filter(|_| !held.is_empty())?;
+                if self.replaces(&claim) {
+                    // The book has it: nobody else gets what it holds, and its turn will come.
+                    return None;
+                }
                 let unknown = must_adopt(
                     &Situation {
                         service,
                         wanted: Ok(&claim),
                         entry: self.book.get(&service.key),
                         former: false,
+                        unsure: false,
                         link: &self.link,
                         told: None,
                     },
@@ -190,6 +200,13 @@ impl World {
         })
     }
 
+    /// The Service as it is, fetched for the look that goes on.
+    pub fn verified(&mut self, service: ServiceState) {
+        let version = service.resource_version.clone();
+        self.verified.insert(service.key.clone(), version);
+        self.index.answered(service);
+    }
+
     /// Remembers what was told.
     pub fn tell(&mut self, service: &ServiceState, notice: Notice) {
         self.told
@@ -212,6 +229,7 @@ impl World {
         if service.is_none() {
             self.told.remove(key);
         }
+        self.verified.remove(key);
         if !former_holds {
             self.index.forget_gone(key);
         }
@@ -221,6 +239,13 @@ impl World {
         self.index.claim(service, &self.settings).map(Arc::new)
     }
 
+    /// Whether a claim would take the place of another one, or of another incarnation's.
+    fn replaces(&self, claim: &Claim) -> bool {
+        let entry = self.book.get(&claim.key);
+        let answer = entry.and_then(|entry| entry.answer.as_ref());
+        answer.is_some_and(|answer| !answer.answers(&claim.uid, &stored(claim, &self.settings)))
+    }
+
     fn told(&self, service: &ServiceState) -> Option<&Notice> {
         let (uid, notice) = self.told.get(&service.key)?;
         (*uid == service.uid).then_some(notice)
@@ -228,205 +253,4 @@ impl World {
 }
 
 #[cfg(test)]
-mod tests {
-    use pharos_proto::v1;
-    use serde_json::json;
-
-    use super::*;
-    use crate::book::Answer;
-    use crate::index::Namespace;
-
-    fn world() -> World {
-        let mut world = World::new(Settings {
-            cluster: "east".to_owned(),
-            lb_class: None,
-            address_space: "default".to_owned(),
-        });
-        world.index.replace_namespaces(vec![Namespace {
-            name: "default".to_owned(),
-            labels: Default::default(),
-        }]);
-        world
-    }
-
-    fn key(name: &str) -> ServiceKey {
-        ServiceKey::new("default", name)
-    }
-
-    fn service(name: &str, address: Option<&str>) -> ServiceState {
-        let ingress: Vec<_> = address.iter().map(|ip| json!({ "ip": ip })).collect();
-        let service = serde_json::from_value(json!({
-            "metadata": { "namespace": "default", "name": name, "uid": "u", "resourceVersion": "1" },
-            "spec": { "type": "LoadBalancer", "clusterIPs": ["10.0.0.1"] },
-            "status": { "loadBalancer": { "ingress": ingress } },
-        }));
-        ServiceState::parse(&service.expect("a Service")).expect("with a name")
-    }
-
-    fn answer(name: &str) -> (ServiceKey, Answer) {
-        Answer::parse(&v1::Allocation {
-            owner: Some(v1::Owner {
-                namespace: "default".to_owned(),
-                name: name.to_owned(),
-                uid: "u".to_owned(),
-                ..v1::Owner::default()
-            }),
-            state: v1::allocation::State::Assigned as i32,
-            addresses: vec!["192.0.2.1".to_owned()],
-            revision: 1,
-            ..v1::Allocation::default()
-        })
-        .expect("makes sense")
-    }
-
-    fn know(world: &mut World, name: &str) {
-        let (key, answer) = answer(name);
-        world.book.changed(key, answer);
-    }
-
-    fn again(name: &str) -> ServiceState {
-        ServiceState {
-            uid: "v".to_owned(),
-            ..service(name, None)
-        }
-    }
-
-    #[test]
-    fn what_was_not_shown_is_released_only_if_a_later_list_lacks_it_too() {
-        let mut world = world();
-        world.link = Link::Up;
-        for name in ["late", "gone", "again"] {
-            know(&mut world, name);
-        }
-        assert!(world.unlisted().is_empty(), "nothing has been listed yet");
-        world.index.replace_services(vec![again("again")]);
-        let unlisted = world.unlisted();
-        let missing = |name: &str| (key(name), "u".to_owned());
-        assert_eq!(
-            unlisted,
-            [missing("again"), missing("gone"), missing("late")]
-        );
-        for name in ["late", "gone"] {
-            assert_eq!(world.next(&key(name)), Next::Nothing);
-        }
-        let list = HashMap::from([
-            (key("late"), "u".to_owned()),
-            (key("again"), "v".to_owned()),
-        ]);
-        let gone = world.confirm_gone(unlisted, &list);
-        assert_eq!(gone, [key("again"), key("gone")]);
-        assert_eq!(world.unlisted(), [missing("late")]);
-        assert_eq!(world.next(&key("late")), Next::Nothing);
-        let release = Next::ReleaseGone {
-            uid: "u".to_owned(),
-        };
-        assert_eq!(world.next(&key("gone")), release);
-        // The one that came after asks for itself.
-        assert!(matches!(
-            world.next(&key("again")),
-            Next::Of(_, Step::Ask(_))
-        ));
-        world.link = Link::Connecting;
-        assert_eq!(world.next(&key("gone")), Next::Nothing);
-        assert!(world.unlisted().is_empty());
-    }
-
-    #[test]
-    fn the_deletion_of_one_incarnation_releases_no_newer_one() {
-        let mut world = world();
-        world.link = Link::Up;
-        world.index.apply_service(service("web", None));
-        world.index.delete_service(&service("web", None));
-        // Another replica has seen its successor already.
-        let (name, mut newer) = answer("web");
-        newer.uid = "v".to_owned();
-        world.book.changed(name, newer);
-        assert_eq!(world.next(&key("web")), Next::Nothing);
-        world.looked(&key("web"));
-        world.index.apply_service(again("web"));
-        assert!(matches!(world.next(&key("web")), Next::Of(_, Step::Ask(_))));
-        world.looked(&key("web"));
-        world.index.delete_service(&again("web"));
-        assert_eq!(
-            world.next(&key("web")),
-            Next::ReleaseGone {
-                uid: "v".to_owned()
-            }
-        );
-    }
-
-    #[test]
-    fn that_a_service_went_is_remembered_as_long_as_it_holds_something() {
-        let mut world = world();
-        world.link = Link::Up;
-        know(&mut world, "web");
-        world.index.delete_service(&service("web", None));
-        // Its successor makes no sense, and must not keep the address from others.
-        let mut bad = again("web");
-        bad.load_balancer_ip = "nonsense".to_owned();
-        world.index.apply_service(bad);
-        world.looked(&key("web"));
-        let Next::Of(_, Step::Release { uid }) = world.next(&key("web")) else {
-            panic!("nothing is released");
-        };
-        world.book.forget(&key("web"), &uid);
-        world.looked(&key("web"));
-        assert!(!world.index.is_gone(&key("web"), "u"));
-    }
-
-    #[test]
-    fn holders_are_our_services_with_an_address() {
-        let mut world = world();
-        world.index.replace_services(vec![
-            service("known", Some("192.0.2.1")),
-            service("unknown", Some("192.0.2.2")),
-            service("new", None),
-        ]);
-        know(&mut world, "known");
-        let holders: Vec<(String, bool)> = world
-            .holders()
-            .into_iter()
-            .map(|holder| (holder.claim.key.name.clone(), holder.unknown))
-            .collect();
-        assert_eq!(
-            holders,
-            [("known".to_owned(), false), ("unknown".to_owned(), true)]
-        );
-    }
-
-    #[test]
-    fn a_missing_crd_does_not_keep_the_adapter_from_starting_but_a_missing_list_does() {
-        let mut world = world();
-        assert!(!world.can_start());
-        world.index.replace_services(Vec::new());
-        assert!(!world.can_start());
-        world.absent.extend([Kind::Pools, Kind::L2Advertisements]);
-        assert!(world.can_start());
-        assert!(!world.can_report_facts());
-        world.index.replace_slices(Vec::new());
-        world.index.replace_nodes(Vec::new());
-        assert!(world.can_report_facts());
-    }
-
-    #[test]
-    fn what_was_told_to_an_earlier_incarnation_is_told_again() {
-        let mut world = world();
-        world.link = Link::Down("x".to_owned());
-        world.index.apply_service(service("web", None));
-        let Next::Of(seen, Step::Tell(notice)) = world.next(&key("web")) else {
-            panic!("nothing is told");
-        };
-        world.tell(&seen, notice.clone());
-        assert_eq!(world.next(&key("web")), Next::Of(seen, Step::Wait));
-        let again = ServiceState {
-            uid: "v".to_owned(),
-            ..service("web", None)
-        };
-        world.index.apply_service(again);
-        assert!(matches!(
-            world.next(&key("web")),
-            Next::Of(_, Step::Tell(_))
-        ));
-        world.untell(&key("web"));
-    }
-}
+mod tests;

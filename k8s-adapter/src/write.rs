@@ -53,7 +53,7 @@ pub async fn write_service(
     })?;
     context.metrics.status_writes.inc();
     if let Some(written) = ServiceState::parse(&written) {
-        context.world().index.written(written);
+        context.world().index.answered(written);
     }
     // How many Services have an address.
     context.usage.notify_one();

@@ -99,25 +99,33 @@ fn a_relist_touches_only_what_changed() {
 }
 
 #[test]
-fn an_answer_to_a_write_never_replaces_something_newer() {
+fn an_answer_to_a_call_never_replaces_something_newer() {
     let mut index = Index::default();
     index.apply_service(service("a", "10"));
-    index.written(service("a", "9"));
+    index.answered(service("a", "9"));
     assert_eq!(
         index
             .service(&key("a"))
             .map(|it| it.resource_version.as_str()),
         Some("10")
     );
-    index.written(service("a", "11"));
+    index.answered(service("a", "11"));
     assert_eq!(
         index
             .service(&key("a"))
             .map(|it| it.resource_version.as_str()),
         Some("11")
     );
-    index.written(service("gone", "12"));
+    index.answered(service("gone", "12"));
     assert!(index.service(&key("gone")).is_none());
+    let successor = |version: &str| ServiceState {
+        uid: "v".to_owned(),
+        ..service("a", version)
+    };
+    index.answered(successor("10"));
+    assert!(!index.is_gone(&key("a"), "u"));
+    index.answered(successor("12"));
+    assert!(index.is_gone(&key("a"), "u"));
 }
 
 #[test]

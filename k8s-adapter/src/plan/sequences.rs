@@ -28,11 +28,13 @@ impl World {
             wanted: wanted.as_ref(),
             entry: self.entry.as_ref(),
             former: false,
+            unsure: false,
             link: &self.link,
             told: self.told.as_ref(),
         });
         match step {
             Step::Settled | Step::Wait => return false,
+            Step::Verify => unreachable!("it is never unsure"),
             Step::Ask(asked) => {
                 self.entry = Some(Entry {
                     answer: Some(answer("u", self.verdict.clone())),

@@ -147,6 +147,7 @@ impl Case {
             wanted: wanted.as_ref(),
             entry: entry.as_ref(),
             former: false,
+            unsure: false,
             link: &self.link,
             told: self.told.as_ref(),
         })
@@ -218,6 +219,7 @@ fn another_incarnation_does_not_inherit_the_answer() {
         wanted: Ok(&wanted),
         entry: Some(&entry),
         former: false,
+        unsure: false,
         link: &Link::Up,
         told: None,
     });
@@ -246,6 +248,7 @@ fn what_another_incarnation_holds_is_released_only_when_that_one_is_certainly_go
             wanted: wanted.as_ref(),
             entry: Some(&entry),
             former: true,
+            unsure: false,
             link: &Link::Up,
             told: None,
         };
@@ -257,6 +260,28 @@ fn what_another_incarnation_holds_is_released_only_when_that_one_is_certainly_go
         situation.link = &Link::Connecting;
         assert_eq!(plan(&situation), Step::Wait);
     }
+}
+
+#[test]
+fn a_claim_that_would_replace_another_is_made_only_from_what_is_certain() {
+    let service = plain(A, Some("p"));
+    let wanted = claim(&service, Some(&Labels::new()), &settings()).map(Arc::new);
+    let entry = Entry {
+        answer: Some(answer("u", assigned(A))),
+        asked: None,
+    };
+    let mut situation = Situation {
+        service: &service,
+        wanted: wanted.as_ref(),
+        entry: Some(&entry),
+        former: false,
+        unsure: true,
+        link: &Link::Up,
+        told: None,
+    };
+    assert_eq!(plan(&situation), Step::Verify);
+    situation.link = &Link::Adopting;
+    assert_eq!(plan(&situation), Step::Wait);
 }
 
 #[test]

@@ -1,0 +1,240 @@
+//! What is decided from all that is known.
+
+use pharos_proto::v1;
+use serde_json::json;
+
+use super::*;
+use crate::book::Answer;
+use crate::index::Namespace;
+
+fn world() -> World {
+    let mut world = World::new(Settings {
+        cluster: "east".to_owned(),
+        lb_class: None,
+        address_space: "default".to_owned(),
+    });
+    world.index.replace_namespaces(vec![Namespace {
+        name: "default".to_owned(),
+        labels: Default::default(),
+    }]);
+    world
+}
+
+fn key(name: &str) -> ServiceKey {
+    ServiceKey::new("default", name)
+}
+
+fn service(name: &str, address: Option<&str>) -> ServiceState {
+    let ingress: Vec<_> = address.iter().map(|ip| json!({ "ip": ip })).collect();
+    let service = serde_json::from_value(json!({
+        "metadata": { "namespace": "default", "name": name, "uid": "u", "resourceVersion": "1" },
+        "spec": { "type": "LoadBalancer", "clusterIPs": ["10.0.0.1"] },
+        "status": { "loadBalancer": { "ingress": ingress } },
+    }));
+    ServiceState::parse(&service.expect("a Service")).expect("with a name")
+}
+
+/// What a Service holds, granted to a claim or to nobody knows which.
+fn granted(name: &str, claim: Option<v1::Claim>) -> Answer {
+    let (_, answer) = Answer::parse(&v1::Allocation {
+        owner: Some(v1::Owner {
+            namespace: "default".to_owned(),
+            name: name.to_owned(),
+            uid: "u".to_owned(),
+            ..v1::Owner::default()
+        }),
+        state: v1::allocation::State::Assigned as i32,
+        addresses: vec!["192.0.2.1".to_owned()],
+        revision: 1,
+        claim,
+        ..v1::Allocation::default()
+    })
+    .expect("makes sense");
+    answer
+}
+
+fn know(world: &mut World, name: &str) {
+    world.book.changed(key(name), granted(name, None));
+}
+
+fn again(name: &str) -> ServiceState {
+    ServiceState {
+        uid: "v".to_owned(),
+        ..service(name, None)
+    }
+}
+
+fn step(world: &World, name: &str) -> Step {
+    match world.next(&key(name)) {
+        Next::Of(_, step) => step,
+        next @ (Next::ReleaseGone { .. } | Next::Nothing) => panic!("{next:?}"),
+    }
+}
+
+#[test]
+fn what_was_not_shown_is_released_only_if_a_later_list_lacks_it_too() {
+    let mut world = world();
+    world.link = Link::Up;
+    for name in ["late", "gone", "again"] {
+        know(&mut world, name);
+    }
+    assert!(world.unlisted().is_empty(), "nothing has been listed yet");
+    world.index.replace_services(vec![again("again")]);
+    let unlisted = world.unlisted();
+    let missing = |name: &str| (key(name), "u".to_owned());
+    assert_eq!(
+        unlisted,
+        [missing("again"), missing("gone"), missing("late")]
+    );
+    for name in ["late", "gone"] {
+        assert_eq!(world.next(&key(name)), Next::Nothing);
+    }
+    let list = HashMap::from([
+        (key("late"), "u".to_owned()),
+        (key("again"), "v".to_owned()),
+    ]);
+    let gone = world.confirm_gone(unlisted, &list);
+    assert_eq!(gone, [key("again"), key("gone")]);
+    assert_eq!(world.unlisted(), [missing("late")]);
+    assert_eq!(world.next(&key("late")), Next::Nothing);
+    let release = Next::ReleaseGone {
+        uid: "u".to_owned(),
+    };
+    assert_eq!(world.next(&key("gone")), release);
+    // The one that came after asks for itself.
+    assert_eq!(step(&world, "again"), Step::Verify);
+    world.link = Link::Connecting;
+    assert_eq!(world.next(&key("gone")), Next::Nothing);
+    assert!(world.unlisted().is_empty());
+}
+
+#[test]
+fn a_claim_takes_the_place_of_another_only_from_a_service_that_was_just_fetched() {
+    let mut world = world();
+    world.link = Link::Up;
+    world.index.apply_service(service("web", Some("192.0.2.1")));
+    // Whatever it answers, it is not what the Service asks for now.
+    know(&mut world, "web");
+    assert_eq!(step(&world, "web"), Step::Verify);
+    assert!(world.holders().is_empty());
+    world.verified(service("web", None));
+    assert!(matches!(step(&world, "web"), Step::Ask(_)));
+    // The next look has to fetch it again.
+    world.looked(&key("web"));
+    assert_eq!(step(&world, "web"), Step::Verify);
+    // It changes after it was fetched.
+    world.verified(service("web", None));
+    let changed = ServiceState {
+        resource_version: "2".to_owned(),
+        ..service("web", None)
+    };
+    world.index.apply_service(changed);
+    assert_eq!(step(&world, "web"), Step::Verify);
+}
+
+#[test]
+fn the_deletion_of_one_incarnation_releases_no_newer_one() {
+    let mut world = world();
+    world.link = Link::Up;
+    world.index.apply_service(service("web", None));
+    world.index.delete_service(&service("web", None));
+    // Another replica has seen its successor already.
+    let mut newer = granted("web", None);
+    newer.uid = "v".to_owned();
+    world.book.changed(key("web"), newer);
+    assert_eq!(world.next(&key("web")), Next::Nothing);
+    world.looked(&key("web"));
+    world.index.apply_service(again("web"));
+    assert_eq!(step(&world, "web"), Step::Verify);
+    world.looked(&key("web"));
+    world.index.delete_service(&again("web"));
+    assert_eq!(
+        world.next(&key("web")),
+        Next::ReleaseGone {
+            uid: "v".to_owned()
+        }
+    );
+}
+
+#[test]
+fn that_a_service_went_is_remembered_as_long_as_it_holds_something() {
+    let mut world = world();
+    world.link = Link::Up;
+    know(&mut world, "web");
+    world.index.delete_service(&service("web", None));
+    // Its successor makes no sense, and must not keep the address from others.
+    let mut bad = again("web");
+    bad.load_balancer_ip = "nonsense".to_owned();
+    world.index.apply_service(bad);
+    world.looked(&key("web"));
+    let Next::Of(_, Step::Release { uid }) = world.next(&key("web")) else {
+        panic!("nothing is released");
+    };
+    world.book.forget(&key("web"), &uid);
+    world.looked(&key("web"));
+    assert!(!world.index.is_gone(&key("web"), "u"));
+}
+
+#[test]
+fn holders_are_our_services_with_an_address() {
+    let mut world = world();
+    world.index.replace_services(vec![
+        service("known", Some("192.0.2.1")),
+        service("unknown", Some("192.0.2.2")),
+        service("changed", Some("192.0.2.3")),
+        service("new", None),
+    ]);
+    let known = world.index.service(&key("known")).cloned();
+    let claim = world.claim(&known.expect("listed")).expect("a claim");
+    world.book.changed(
+        key("known"),
+        granted("known", Some(stored(&claim, &world.settings))),
+    );
+    // Whose claim is another one is not in a hurry: nobody else gets what it holds.
+    know(&mut world, "changed");
+    let holders: Vec<(String, bool)> = world
+        .holders()
+        .into_iter()
+        .map(|holder| (holder.claim.key.name.clone(), holder.unknown))
+        .collect();
+    assert_eq!(
+        holders,
+        [("known".to_owned(), false), ("unknown".to_owned(), true)]
+    );
+}
+
+#[test]
+fn a_missing_crd_does_not_keep_the_adapter_from_starting_but_a_missing_list_does() {
+    let mut world = world();
+    assert!(!world.can_start());
+    world.index.replace_services(Vec::new());
+    assert!(!world.can_start());
+    world.absent.extend([Kind::Pools, Kind::L2Advertisements]);
+    assert!(world.can_start());
+    assert!(!world.can_report_facts());
+    world.index.replace_slices(Vec::new());
+    world.index.replace_nodes(Vec::new());
+    assert!(world.can_report_facts());
+}
+
+#[test]
+fn what_was_told_to_an_earlier_incarnation_is_told_again() {
+    let mut world = world();
+    world.link = Link::Down("x".to_owned());
+    world.index.apply_service(service("web", None));
+    let Next::Of(seen, Step::Tell(notice)) = world.next(&key("web")) else {
+        panic!("nothing is told");
+    };
+    world.tell(&seen, notice.clone());
+    assert_eq!(world.next(&key("web")), Next::Of(seen, Step::Wait));
+    let again = ServiceState {
+        uid: "v".to_owned(),
+        ..service("web", None)
+    };
+    world.index.apply_service(again);
+    assert!(matches!(
+        world.next(&key("web")),
+        Next::Of(_, Step::Tell(_))
+    ));
+    world.untell(&key("web"));
+}
