@@ -64,6 +64,7 @@ impl Book {
             namespace_selectors: Vec::new(),
             service_selectors: Vec::new(),
             labels: Labels::new(),
+            protected: false,
             revision: 0,
         };
         let mut book = Self {

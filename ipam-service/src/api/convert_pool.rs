@@ -55,6 +55,7 @@ pub fn pool_from_wire(
         namespace_selectors: namespace_selectors?,
         service_selectors: service_selectors?,
         labels: labels?,
+        protected: wire.protected,
         revision: wire.revision,
     })
 }
@@ -155,6 +156,7 @@ pub fn pool_to_wire(pool: &Pool) -> v1::Pool {
         service_selectors: selectors_to_wire(&pool.service_selectors),
         labels: labels_to_wire(&pool.labels),
         usage: None,
+        protected: pool.protected,
         revision: pool.revision,
     }
 }

@@ -47,6 +47,9 @@ pub fn of_rejection(rejection: &Rejection) -> Status {
         Rejection::PoolInUse { pool, .. } => {
             precondition("POOL_IN_USE", format!("pools/{pool}"), message)
         }
+        Rejection::PoolProtected { pool, .. } => {
+            precondition("POOL_PROTECTED", format!("pools/{pool}"), message)
+        }
         Rejection::ClusterUidMismatch { cluster, .. } => precondition(
             "CLUSTER_UID_MISMATCH",
             format!("clusters/{cluster}"),

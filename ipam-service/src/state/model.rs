@@ -161,6 +161,8 @@ pub struct Pool {
     pub namespace_selectors: Vec<LabelSelector>,
     pub service_selectors: Vec<LabelSelector>,
     pub labels: Labels,
+    /// No edit of pools takes an address from who holds it through this one.
+    pub protected: bool,
     /// Of its last change.
     pub revision: Revision,
 }

@@ -7,6 +7,7 @@ use super::address::{Address, AddressRange, Family};
 use super::change::Edit;
 use super::model::{Allocation, Claim, OwnerKey, Pool, PoolKey};
 use super::names::Name;
+use super::runs::Runs;
 use super::selector::any_matches;
 use super::space::{Space, usable_count};
 
@@ -30,7 +31,8 @@ pub struct FamilyUsage {
     pub free: u128,
 }
 
-/// All pools.
+/// All pools. A clone shares what neither of the two edits: it costs one step per cluster, and an
+/// edit of it copies the index of one author.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Pools {
     by_space: BTreeMap<Name, SpacePools>,
@@ -38,8 +40,8 @@ pub(super) struct Pools {
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct SpacePools {
-    operator: Scope,
-    by_cluster: BTreeMap<Name, Scope>,
+    operator: Arc<Scope>,
+    by_cluster: BTreeMap<Name, Arc<Scope>>,
 }
 
 /// The pools of one cluster, or of the operator, in one space. Their ranges do not overlap.
@@ -105,8 +107,8 @@ impl Pools {
     pub(super) fn view(&self, space: &Name, cluster: &Name) -> View<'_> {
         let space = self.by_space.get(space);
         View {
-            own: space.and_then(|space| space.by_cluster.get(cluster)),
-            operator: space.map(|space| &space.operator),
+            own: space.and_then(|space| space.by_cluster.get(cluster).map(Arc::as_ref)),
+            operator: space.map(|space| space.operator.as_ref()),
         }
     }
 
@@ -150,6 +152,7 @@ impl Pools {
             None => &mut space.operator,
             Some(cluster) => space.by_cluster.entry(cluster.clone()).or_default(),
         };
+        let scope = Arc::make_mut(scope);
         let name = &pool.key.name;
         for range in &pool.ranges {
             let ends = scope.ranges.entry(range.first()).or_default();
@@ -170,7 +173,7 @@ impl Pools {
             None => Some(&mut space.operator),
             Some(cluster) => space.by_cluster.get_mut(cluster),
         };
-        if let Some(scope) = scope
+        if let Some(scope) = scope.map(Arc::make_mut)
             && let Some(pool) = scope.by_name.remove(&key.name)
         {
             for range in &pool.ranges {
@@ -189,11 +192,20 @@ impl Pools {
         }
     }
 
+    /// Takes all pools of a cluster away.
+    pub(super) fn remove_cluster(&mut self, cluster: &Name) {
+        for space in self.by_space.values_mut() {
+            space.by_cluster.remove(cluster);
+        }
+        self.by_space
+            .retain(|_, space| !space.operator.is_empty() || !space.by_cluster.is_empty());
+    }
+
     fn scope(&self, space: &Name, cluster: Option<&Name>) -> Option<&Scope> {
         let space = self.by_space.get(space)?;
         match cluster {
             None => Some(&space.operator),
-            Some(cluster) => space.by_cluster.get(cluster),
+            Some(cluster) => space.by_cluster.get(cluster).map(Arc::as_ref),
         }
     }
 }
@@ -355,11 +367,30 @@ pub(super) fn usage(pool: &Pool, space: &Space) -> PoolUsage {
     }
 }
 
-/// Whether two pools give the same addresses to the same owners: an edit from one to the other
-/// cannot concern a holder.
-pub(super) fn same_for_holders(one: &Pool, other: &Pool) -> bool {
-    one.ranges == other.ranges
-        && one.avoid_buggy_ips == other.avoid_buggy_ips
+/// The ranges whose holders an edit of a pool can concern: all that it had, where the pool goes or
+/// is for others than before; else those that it lost.
+pub(super) fn ranges_in_question(before: &Pool, after: Option<&Pool>) -> Vec<AddressRange> {
+    let Some(after) = after.filter(|after| is_for_the_same(before, after)) else {
+        return before.ranges.clone();
+    };
+    let mut lost = Runs::new();
+    for range in &before.ranges {
+        lost.insert(range.first().bits(), range.last().bits());
+    }
+    for range in &after.ranges {
+        lost.remove(range.first().bits(), range.last().bits());
+    }
+    let ranges = lost.iter().map(|(first, last)| {
+        AddressRange::new(Address::from_bits(first), Address::from_bits(last))
+    });
+    // A run that goes from the last IPv4 address on into IPv6 is no range.
+    let ranges: Option<Vec<AddressRange>> = ranges.collect();
+    ranges.unwrap_or_else(|| before.ranges.clone())
+}
+
+/// Whether two pools give the addresses that they have in common to the same owners.
+fn is_for_the_same(one: &Pool, other: &Pool) -> bool {
+    one.avoid_buggy_ips == other.avoid_buggy_ips
         && one.namespaces == other.namespaces
         && one.namespace_selectors == other.namespace_selectors
         && one.service_selectors == other.service_selectors

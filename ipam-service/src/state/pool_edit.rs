@@ -3,33 +3,35 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::address::Address;
+use super::State;
+use super::address::{Address, AddressRange};
 use super::cluster;
 use super::command::InUse;
 use super::draft::Draft;
 use super::model::{Allocation, Pool, PoolKey};
 use super::names::Name;
-use super::pool::{Holding, Pools, same_for_holders};
+use super::pool::{Holding, Pools, ranges_in_question};
 use super::refusal::{InvalidField, Rejection};
 
 /// Creates or replaces a pool. An equal one changes nothing.
 ///
 /// # Errors
-/// [`Rejection::Invalid`] if ranges overlap; [`Rejection::PoolInUse`] unless holders may be moved.
+/// [`Rejection::Invalid`] if ranges overlap; [`Rejection::PoolInUse`] unless holders may be moved;
+/// [`Rejection::PoolProtected`].
 pub(super) fn apply(draft: &mut Draft<'_>, wanted: &Pool, in_use: InUse) -> Result<(), Rejection> {
     let state = draft.state;
-    let mut end = state.pools.clone();
-    end.remove(&wanted.key);
-    let invalid = overlaps(&end, wanted, "pool");
+    let invalid = overlaps(&state.pools, wanted, "pool");
     if !invalid.is_empty() {
         return Err(Rejection::Invalid(invalid));
     }
-    end.insert(Arc::new(wanted.clone()));
     let known = state.pool(&wanted.key);
     if known.is_some_and(|known| is_same(known, wanted)) {
         return Ok(());
     }
-    check_in_use(draft, &wanted.key, &end, in_use)?;
+    let mut end = state.pools.clone();
+    end.remove(&wanted.key);
+    end.insert(Arc::new(wanted.clone()));
+    check_in_use(state, &wanted.key, &end, in_use)?;
     if let Some(cluster) = &wanted.key.cluster {
         cluster::contact(draft, cluster, 0)?;
     }
@@ -38,14 +40,15 @@ pub(super) fn apply(draft: &mut Draft<'_>, wanted: &Pool, in_use: InUse) -> Resu
 }
 
 /// # Errors
-/// [`Rejection::UnknownPool`]; [`Rejection::PoolInUse`] unless holders may be moved.
+/// [`Rejection::UnknownPool`]; [`Rejection::PoolInUse`] unless holders may be moved;
+/// [`Rejection::PoolProtected`].
 pub(super) fn delete(draft: &mut Draft<'_>, key: &PoolKey, in_use: InUse) -> Result<(), Rejection> {
     let Some(known) = draft.state.pool(key) else {
         return Err(Rejection::UnknownPool(key.clone()));
     };
     let mut end = draft.state.pools.clone();
     end.remove(key);
-    check_in_use(draft, key, &end, in_use)?;
+    check_in_use(draft.state, key, &end, in_use)?;
     draft.drop_pool(known);
     Ok(())
 }
@@ -54,14 +57,17 @@ pub(super) fn delete(draft: &mut Draft<'_>, key: &PoolKey, in_use: InUse) -> Res
 /// one pool to another moves no address.
 ///
 /// # Errors
-/// [`Rejection::Invalid`] with every bad field of every pool; [`Rejection::StaleFence`].
+/// [`Rejection::Invalid`] with every bad field of every pool; [`Rejection::StaleFence`];
+/// [`Rejection::PoolProtected`].
 pub(super) fn sync(
     draft: &mut Draft<'_>,
     cluster: &Name,
     wanted: &[Pool],
     fence: u64,
 ) -> Result<(), Rejection> {
-    let mut end = Pools::default();
+    let state = draft.state;
+    let mut end = state.pools.clone();
+    end.remove_cluster(cluster);
     let mut keys = BTreeSet::new();
     let mut invalid = Vec::new();
     for (index, pool) in wanted.iter().enumerate() {
@@ -82,18 +88,24 @@ pub(super) fn sync(
     if !invalid.is_empty() {
         return Err(Rejection::Invalid(invalid));
     }
-    cluster::contact(draft, cluster, fence)?;
-    let state = draft.state;
-    for gone in state.pools.of_cluster(cluster) {
-        if !keys.contains(&gone.key) {
-            draft.drop_pool(gone);
-        }
+    let all = state.pools.of_cluster(cluster);
+    let gone: Vec<&Arc<Pool>> = all.filter(|pool| !keys.contains(&pool.key)).collect();
+    let differs = |pool: &&Pool| {
+        !state
+            .pool(&pool.key)
+            .is_some_and(|known| is_same(known, pool))
+    };
+    let put: Vec<&Pool> = wanted.iter().filter(differs).collect();
+    let edited = gone.iter().map(|pool| &pool.key);
+    for key in edited.chain(put.iter().map(|pool| &pool.key)) {
+        check_in_use(state, key, &end, InUse::Move)?;
     }
-    for pool in wanted {
-        let known = state.pool(&pool.key);
-        if !known.is_some_and(|known| is_same(known, pool)) {
-            draft.put_pool(known, pool);
-        }
+    cluster::contact(draft, cluster, fence)?;
+    for pool in gone {
+        draft.drop_pool(pool);
+    }
+    for pool in put {
+        draft.put_pool(state.pool(&pool.key), pool);
     }
     Ok(())
 }
@@ -129,34 +141,43 @@ fn overlaps(others: &Pools, pool: &Pool, field: &str) -> Vec<InvalidField> {
     invalid
 }
 
-/// Refuses an edit after which somebody could not keep an address, unless that is wanted.
-fn check_in_use(
-    draft: &Draft<'_>,
-    key: &PoolKey,
-    end: &Pools,
-    in_use: InUse,
-) -> Result<(), Rejection> {
-    if in_use == InUse::Move {
+/// Refuses an edit after which somebody could not keep an address, unless that is wanted and the
+/// pool through which it is held is not protected.
+fn check_in_use(state: &State, key: &PoolKey, end: &Pools, in_use: InUse) -> Result<(), Rejection> {
+    let Some((through, ranges)) = state.in_question(key, state.pool(key), end.get(key)) else {
+        return Ok(());
+    };
+    if in_use == InUse::Move && !through.protected {
         return Ok(());
     }
-    let state = draft.state;
-    let concerned = state.concerned_by_pool(key, state.pool(key), end.get(key));
-    let stranded: Vec<(Address, &Arc<Allocation>)> = concerned
-        .into_iter()
-        .filter(|(_, holder)| {
-            let holding = Holding::of(holder);
-            holding.is_some_and(|it| it.permitted_by(end, &holder.claim).is_none())
-        })
-        .collect();
-    match stranded.first() {
-        None => Ok(()),
-        Some((address, first)) => Err(Rejection::PoolInUse {
-            pool: key.clone(),
-            holders: stranded.len(),
-            first: first.owner.key.clone(),
-            address: *address,
-        }),
+    let mut first = None;
+    let mut holders = 0;
+    for (address, holder) in state.holders_in_question(key, through, &ranges) {
+        let holding = Holding::of(holder);
+        if holding.is_some_and(|it| it.permitted_by(end, &holder.claim).is_none()) {
+            holders += 1;
+            first.get_or_insert((address, holder));
+        }
     }
+    let Some((address, first)) = first else {
+        return Ok(());
+    };
+    let (pool, first) = (through.key.clone(), first.owner.key.clone());
+    Err(if through.protected {
+        Rejection::PoolProtected {
+            pool,
+            holders,
+            first,
+            address,
+        }
+    } else {
+        Rejection::PoolInUse {
+            pool: key.clone(),
+            holders,
+            first,
+            address,
+        }
+    })
 }
 
 /// Whether two pools differ in nothing but their revision.
@@ -168,50 +189,64 @@ fn is_same(known: &Pool, wanted: &Pool) -> bool {
     *known == wanted
 }
 
-impl super::State {
+impl State {
     /// Holders whose addresses may be in question after an edit of a pool, each once, with the
-    /// first of them: those who hold through it, and, where it appears or goes, those who hold
-    /// through the operator's pool of the same name, which it hides from its cluster.
+    /// first of them. One ordered walk over the holders of the ranges that the edit can concern.
     pub(super) fn concerned_by_pool(
         &self,
         key: &PoolKey,
         before: Option<&Arc<Pool>>,
         after: Option<&Arc<Pool>>,
     ) -> Vec<(Address, &Arc<Allocation>)> {
-        let mut through = Vec::new();
-        match (before, after) {
-            (Some(before), Some(after)) if same_for_holders(before, after) => {}
-            (Some(before), _) => through.push(before),
-            (None, _) => {
-                let operators = key.cluster.as_ref().and_then(|_| {
-                    self.pool(&PoolKey {
-                        cluster: None,
-                        ..key.clone()
-                    })
-                });
-                through.extend(operators);
+        match self.in_question(key, before, after) {
+            Some((through, ranges)) => self.holders_in_question(key, through, &ranges).collect(),
+            None => Vec::new(),
+        }
+    }
+
+    /// The pool through which those hold whom an edit can concern, and which of its ranges: the
+    /// edited one, or, where it appears, the operator's pool of its name, which it hides from its
+    /// cluster.
+    fn in_question<'a>(
+        &'a self,
+        key: &PoolKey,
+        before: Option<&'a Arc<Pool>>,
+        after: Option<&Arc<Pool>>,
+    ) -> Option<(&'a Arc<Pool>, Vec<AddressRange>)> {
+        match before {
+            Some(before) => Some((before, ranges_in_question(before, after.map(Arc::as_ref)))),
+            None => {
+                key.cluster.as_ref()?;
+                let hidden = self.pool(&PoolKey {
+                    cluster: None,
+                    ..key.clone()
+                })?;
+                Some((hidden, hidden.ranges.clone()))
             }
         }
+    }
+
+    /// Who holds an address of these ranges through the pool, and sees edits of `key`.
+    fn holders_in_question<'a>(
+        &'a self,
+        key: &PoolKey,
+        through: &Pool,
+        ranges: &[AddressRange],
+    ) -> impl Iterator<Item = (Address, &'a Arc<Allocation>)> {
         let space = self.space(&key.space);
-        let mut seen = BTreeSet::new();
-        let mut concerned = Vec::new();
-        for pool in through {
-            for (address, holder) in pool
-                .ranges
-                .iter()
-                .flat_map(|range| space.holders_in(*range))
-            {
-                let sees_edit = key
-                    .cluster
-                    .as_ref()
-                    .is_none_or(|own| *own == holder.owner.key.cluster);
-                let is_through = holder.pool.as_ref() == Some(&pool.key);
-                if sees_edit && is_through && seen.insert(holder.id) {
-                    concerned.push((address, holder));
-                }
-            }
-        }
-        concerned
+        let holders = ranges.iter().flat_map(|range| space.holders_in(*range));
+        holders.filter(move |(address, holder)| {
+            let sees_edit = key
+                .cluster
+                .as_ref()
+                .is_none_or(|own| *own == holder.owner.key.cluster);
+            // Who holds two addresses there counts at the first of them.
+            let mut here = holder.addresses.iter().filter(|held| {
+                let within = |range: &AddressRange| range.contains(**held);
+                ranges.iter().any(within)
+            });
+            sees_edit && holder.pool.as_ref() == Some(&through.key) && here.next() == Some(address)
+        })
     }
 }
 

@@ -69,6 +69,16 @@ pub enum Rejection {
         address: Address,
     },
     #[error(
+        "pool {pool} is protected: {holders} holders would lose their address, first {first} with \
+             {address}; clear `protected` in an edit of its own to allow that"
+    )]
+    PoolProtected {
+        pool: PoolKey,
+        holders: usize,
+        first: OwnerKey,
+        address: Address,
+    },
+    #[error(
         "cluster {cluster} is registered with uid {registered:?}, not {given:?}: two \
              installations use one name"
     )]

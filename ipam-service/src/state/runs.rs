@@ -46,6 +46,11 @@ impl Runs {
         }
     }
 
+    /// The runs, lowest first.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u128, u128)> {
+        self.0.iter().map(|(first, last)| (*first, *last))
+    }
+
     /// The lowest number of `first..=last` that is not in the set.
     pub(super) fn first_gap(&self, first: u128, last: u128) -> Option<u128> {
         gap(|number| self.run_from(number), first, last)

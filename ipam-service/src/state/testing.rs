@@ -134,6 +134,7 @@ pub(super) fn pool(key: &str, ranges: &[&str]) -> Pool {
         namespace_selectors: Vec::new(),
         service_selectors: Vec::new(),
         labels: Labels::new(),
+        protected: false,
         revision: 0,
     }
 }

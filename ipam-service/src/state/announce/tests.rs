@@ -294,6 +294,7 @@ impl World {
             namespace_selectors: Vec::new(),
             service_selectors: Vec::new(),
             labels: labels(pairs),
+            protected: false,
             revision: self.next_revision(),
         };
         self.one(Change::Pool(Edit {

@@ -286,3 +286,128 @@ fn a_pool_edit_wakes_only_whom_it_can_concern() {
         "west's, and the one for an address in it"
     );
 }
+
+#[test]
+fn no_edit_takes_an_address_of_a_protected_pool_from_its_holder() {
+    let guarded = Pool {
+        protected: true,
+        ..pool("a", &["10.0.0.0/30", "10.0.1.0/30"])
+    };
+    let mut book = Book::with_pools(&[guarded.clone(), pool("b", &["10.1.0.0/30"])]);
+    book.take(WEB, claim());
+    book.take("east/default/b", for_addresses(&["10.0.1.0"]));
+    let protected = |holders, first: &str, address_of_first: &str| Rejection::PoolProtected {
+        pool: pool_key("a"),
+        holders,
+        first: owner(first),
+        address: address(address_of_first),
+    };
+    let smaller = |ranges: &[&str], protected| Pool {
+        protected,
+        ..pool("a", ranges)
+    };
+    for in_use in [InUse::Refuse, InUse::Move] {
+        let both = protected(2, WEB, "10.0.0.0");
+        assert_eq!(book.run(delete("a", in_use)), Err(both));
+        let one = protected(1, "east/default/b", "10.0.1.0");
+        for keeps_protection in [true, false] {
+            let edit = smaller(&["10.0.0.0/30"], keeps_protection);
+            assert_eq!(book.edit_pool(&edit, in_use), Err(one.clone()));
+        }
+    }
+    // What strands nobody is an edit like any other.
+    let grown = smaller(&["10.0.0.0/30", "10.0.1.0/31", "10.0.2.0/24"], true);
+    book.apply_pool(&grown).expect("nobody loses anything");
+    // The owner itself may go, and once the protection is taken away, so may the pool.
+    book.run(release("east/default/b")).expect("released");
+    book.apply_pool(&smaller(&["10.0.0.0/30"], false))
+        .expect("nobody loses anything");
+    book.run(delete("a", InUse::Move)).expect("deleted");
+    assert_eq!(book.held(WEB), "10.1.0.0");
+}
+
+#[test]
+fn a_set_that_would_strand_a_holder_of_a_protected_pool_is_refused_whole() {
+    let guarded = Pool {
+        protected: true,
+        ..pool("east/a", &["10.0.0.0/30"])
+    };
+    let mut book = Book::default();
+    book.sync_pools("east", std::slice::from_ref(&guarded))
+        .expect("synced");
+    book.take(WEB, claim());
+    let other = pool("east/b", &["10.9.0.0/24"]);
+    let stranding = [
+        vec![],
+        vec![pool("east/a", &["10.0.0.1-10.0.0.3"]), other.clone()],
+    ];
+    for set in stranding {
+        let refused = book.sync_pools("east", &set);
+        let expected = Rejection::PoolProtected {
+            pool: pool_key("east/a"),
+            holders: 1,
+            first: owner(WEB),
+            address: address("10.0.0.0"),
+        };
+        assert_eq!(refused, Err(expected));
+        assert!(book.state.pool(&pool_key("east/b")).is_none());
+    }
+    // Under another name the holder keeps its address.
+    let renamed = pool("east/c", &["10.0.0.0/31"]);
+    book.sync_pools("east", &[renamed, other]).expect("renamed");
+    assert_eq!(book.held(WEB), "10.0.0.0");
+}
+
+#[test]
+fn a_clusters_pool_may_not_hide_a_protected_one_from_those_who_hold_there() {
+    let guarded = Pool {
+        protected: true,
+        ..pool("a", &["10.0.0.0/30"])
+    };
+    let mut book = Book::with_pools(std::slice::from_ref(&guarded));
+    book.take(WEB, claim());
+    let hiding = pool("east/a", &["10.9.0.0/24"]);
+    let expected = Rejection::PoolProtected {
+        pool: pool_key("a"),
+        holders: 1,
+        first: owner(WEB),
+        address: address("10.0.0.0"),
+    };
+    assert_eq!(book.edit_pool(&hiding, InUse::Move), Err(expected.clone()));
+    assert_eq!(
+        book.sync_pools("east", std::slice::from_ref(&hiding)),
+        Err(expected)
+    );
+    // Another cluster has nothing to lose there.
+    book.sync_pools("west", &[pool("west/a", &["10.9.0.0/24"])])
+        .expect("hidden from west");
+}
+
+#[test]
+fn an_edit_looks_only_at_holders_that_it_can_concern() {
+    let plain = pool("a", &["10.0.0.0/24", "10.1.0.0/24", "2001:db8::/64"]);
+    let question = |after: &Pool| {
+        let ranges = ranges_in_question(&plain, Some(after));
+        let texts = ranges.iter().map(ToString::to_string);
+        texts.collect::<Vec<String>>()
+    };
+    let none: [&str; 0] = [];
+    assert_eq!(question(&plain), none);
+    let grown = pool("a", &["10.0.0.0/15", "10.9.0.0/24", "2001:db8::/63"]);
+    assert_eq!(question(&grown), none, "growing concerns nobody");
+    let smaller = pool("a", &["10.0.0.8-10.1.0.3", "2001:db8::/64"]);
+    let lost = ["10.0.0.0-10.0.0.7", "10.1.0.4-10.1.0.255"];
+    assert_eq!(question(&smaller), lost);
+    let for_others = Pool {
+        namespaces: [name("other")].into(),
+        ..grown
+    };
+    assert_eq!(question(&for_others).len(), 3, "everybody is in question");
+    assert_eq!(ranges_in_question(&plain, None), plain.ranges);
+    // The last IPv4 address and the first IPv6 one after it are neighbours as numbers only.
+    let odd = pool("a", &["255.255.255.0/24", "::1:0:0:0-::1:0:0:9"]);
+    assert_eq!(
+        ranges_in_question(&odd, Some(&pool("a", &["10.0.0.0/24"]))),
+        odd.ranges
+    );
+}

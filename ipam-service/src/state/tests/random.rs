@@ -107,6 +107,7 @@ prop_compose! {
         avoid_buggy_ips in any::<bool>(),
         priority in prop_oneof![4 => Just(0), 1 => Just(1), 1 => Just(2)],
         for_red in prop_oneof![5 => Just(0), 1 => Just(1), 1 => Just(2)],
+        protected in prop_oneof![7 => Just(false), 1 => Just(true)],
     ) -> Pool {
         let key = match cluster {
             Some(cluster) => format!("{cluster}/{}", POOLS[index]),
@@ -117,6 +118,7 @@ prop_compose! {
             auto_assign,
             avoid_buggy_ips,
             priority,
+            protected,
             ..pool(&key, &ranges)
         };
         match for_red {
@@ -244,6 +246,22 @@ fn check_allocate(before: &Naive, command: &Allocate, after: &State, done: bool)
     }
 }
 
+/// Whoever had what it asked for through a protected pool holds the same after an edit of pools.
+fn check_protected(before: &Naive, after: &State) {
+    for one in &before.allocations {
+        let mut pools = before.pools.iter();
+        let pool = pools.find(|pool| Some(&pool.key) == one.pool.as_ref());
+        if pool.is_some_and(|pool| pool.protected) && one.standing == Standing::Assigned {
+            let now = after.allocation(&one.owner.key).expect("still there");
+            let kept = one
+                .addresses
+                .iter()
+                .all(|held| now.addresses.contains(held));
+            assert!(kept, "{one:?} became {now:?}");
+        }
+    }
+}
+
 /// A refused claim leaves what its owner had, as far as the pools permit it.
 fn check_refused(before: &Naive, known: Option<&Allocation>, now: &Allocation) {
     let kept = known.and_then(|known| {
@@ -292,6 +310,10 @@ fn is_permitted_rejection(rejection: &Rejection, step: &Step) -> bool {
         Rejection::Refused(_) => matches!(step, Step::Allocate(_)),
         Rejection::UnknownOwner(_) => matches!(step, Step::Release(_)),
         Rejection::UnknownPool(_) => matches!(step, Step::DeletePool(..)),
+        Rejection::PoolProtected { .. } => matches!(
+            step,
+            Step::ApplyPool(..) | Step::DeletePool(..) | Step::SyncPools(..)
+        ),
         Rejection::PoolInUse { .. } => matches!(step, Step::ApplyPool(..) | Step::DeletePool(..)),
         Rejection::Invalid(_) => matches!(step, Step::ApplyPool(..) | Step::SyncPools(..)),
         Rejection::UnknownCluster(_) => matches!(step, Step::DeleteCluster(_)),
@@ -313,6 +335,9 @@ fn run_settled(book: &mut Book, step: &Step) -> Vec<Change> {
     match result {
         Ok(mut changes) => {
             book.settle(&mut changes);
+            if let Step::ApplyPool(..) | Step::DeletePool(..) | Step::SyncPools(..) = step {
+                check_protected(&before, &book.state);
+            }
             changes
         }
         Err(rejection) => {
