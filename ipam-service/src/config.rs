@@ -1,6 +1,7 @@
 //! Flags and subcommands.
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
+use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 use pharos_process::{Flags, LogOptions, UsageError};
@@ -49,6 +50,9 @@ pub struct Config {
 pub enum Command {
     /// Make the database, which must not exist yet
     Init {
+        /// No cluster has ever used this address book: nobody holds anything
+        #[arg(long, conflicts_with = "recover")]
+        fresh: bool,
         /// The store was lost: give out addresses only after these clusters have reported what they
         /// hold (names, separated by commas)
         #[arg(long, value_name = "CLUSTER", value_delimiter = ',')]
@@ -56,6 +60,26 @@ pub enum Command {
     },
     /// Check that the database is whole and that its tables agree; can run beside the server
     Check,
+    /// Copy the database into one new file; can run beside the server
+    Backup {
+        /// The file, which must not exist yet
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+    },
+    /// Make a database out of a backup. No address that was given out since is given to somebody
+    /// else: every cluster has to report what it holds before anybody gets a new one
+    Restore {
+        /// The backup
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+        /// Move an existing database aside (to PATH.replaced-TIME); nothing is deleted
+        #[arg(long)]
+        force: bool,
+        /// Clusters that came after the backup: they have to report as well (names, separated by
+        /// commas)
+        #[arg(long, value_name = "CLUSTER", value_delimiter = ',')]
+        recover: Vec<String>,
+    },
 }
 
 impl Flags for Config {

@@ -1,6 +1,7 @@
 //! The subcommands.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -8,19 +9,17 @@ use pharos_process::UsageError;
 
 use crate::engine::wall_time;
 use crate::state::change::{Change, Edit};
-use crate::state::model::{Cluster, Inventory};
+use crate::state::model::Cluster;
 use crate::state::names::Name;
-use crate::store::{self, Batch, CheckError, Location, Logged, Missing, Origin, Store};
+use crate::store::{
+    self, BackupError, Batch, CheckError, Location, Logged, Missing, Origin, Restore, RestoreError,
+    Store,
+};
 
 /// `ipam-service init`: makes a database. The clusters in `recover` are expected to report what
 /// they hold before anybody is given an address.
 pub(super) async fn init(location: &Location, recover: &[String]) -> anyhow::Result<()> {
-    let mut clusters = BTreeSet::new();
-    for text in recover {
-        let name = Name::parse(text)
-            .map_err(|error| UsageError(format!("--recover: cluster name {error}")))?;
-        clusters.insert(name);
-    }
+    let clusters = cluster_names(recover)?;
     let now = wall_time();
     let mut store = Store::open(location, Missing::Create, now)
         .await
@@ -40,12 +39,8 @@ pub(super) async fn init(location: &Location, recover: &[String]) -> anyhow::Res
         change: Change::Cluster(Edit {
             before: None,
             after: Some(Arc::new(Cluster {
-                name: name.clone(),
-                uid: String::new(),
-                inventory: Inventory::Expected,
-                fence: 0,
-                create_time: now,
                 revision,
+                ..store::expected_cluster(name.clone(), now)
             })),
         }),
         origin: Arc::clone(&origin),
@@ -90,6 +85,83 @@ pub(super) async fn check(location: &Location) -> anyhow::Result<()> {
         },
         problems[0]
     )
+}
+
+/// `ipam-service backup`.
+pub(super) async fn backup(location: &Location, to: &Path) -> anyhow::Result<()> {
+    let backup = store::backup(location, to).await.map_err(of_backup)?;
+    tracing::info!(
+        database = %location,
+        file = %to.display(),
+        store_id = %backup.store_id,
+        revision = backup.revision,
+        bytes = backup.bytes,
+        "backup made"
+    );
+    Ok(())
+}
+
+/// `ipam-service restore`.
+pub(super) async fn restore(
+    location: &Location,
+    from: &Path,
+    force: bool,
+    recover: &[String],
+) -> anyhow::Result<()> {
+    let task = Restore {
+        from,
+        to: location,
+        also_expected: &cluster_names(recover)?,
+        move_aside: force,
+        now: wall_time(),
+    };
+    let restored = store::restore(task).await.map_err(of_restore)?;
+    if let Some(path) = &restored.moved_to {
+        tracing::info!(path = %path.display(), "the database that was here is kept");
+    }
+    tracing::info!(
+        database = %location,
+        store_id = %restored.store_id,
+        revision = restored.revision,
+        expected_clusters = restored.expected,
+        "database restored"
+    );
+    Ok(())
+}
+
+/// What a person can put right without reading code is a mistake in how the program was started.
+fn of_backup(error: BackupError) -> anyhow::Error {
+    match error {
+        BackupError::Source(CheckError::Missing(_) | CheckError::NotOurs(_))
+        | BackupError::Exists(_)
+        | BackupError::Full(_)
+        | BackupError::File { .. } => UsageError(error.to_string()).into(),
+        BackupError::Source(CheckError::Read(_))
+        | BackupError::Sql(_)
+        | BackupError::Damaged(_) => error.into(),
+    }
+}
+
+fn of_restore(error: RestoreError) -> anyhow::Error {
+    match error {
+        RestoreError::Copy(error) => of_backup(error),
+        RestoreError::Open(error) => super::usage(error),
+        RestoreError::Source(CheckError::Missing(_) | CheckError::NotOurs(_))
+        | RestoreError::Damaged { .. }
+        | RestoreError::Exists(_)
+        | RestoreError::File { .. } => UsageError(error.to_string()).into(),
+        RestoreError::Source(CheckError::Read(_))
+        | RestoreError::Sql(_)
+        | RestoreError::Read(_)
+        | RestoreError::Commit(_) => error.into(),
+    }
+}
+
+fn cluster_names(texts: &[String]) -> Result<BTreeSet<Name>, UsageError> {
+    let names = texts.iter().map(|text| {
+        Name::parse(text).map_err(|error| UsageError(format!("--recover: cluster name {error}")))
+    });
+    names.collect()
 }
 
 #[cfg(test)]

@@ -48,8 +48,16 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     match &config.command {
         None => serve(config, shutdown).await,
-        Some(Command::Init { recover }) => maintenance::init(&config.database, recover).await,
+        Some(Command::Init { fresh: _, recover }) => {
+            maintenance::init(&config.database, recover).await
+        }
         Some(Command::Check) => maintenance::check(&config.database).await,
+        Some(Command::Backup { to }) => maintenance::backup(&config.database, to).await,
+        Some(Command::Restore {
+            from,
+            force,
+            recover,
+        }) => maintenance::restore(&config.database, from, *force, recover).await,
     }
 }
 

@@ -15,7 +15,7 @@ use super::{Location, ReadError};
 use crate::api::convert::{AllocationExtras, allocation_from_wire};
 use crate::state::address::Address;
 
-/// Why a database could not be checked.
+/// Why a database could not be looked at.
 #[derive(Debug, thiserror::Error)]
 pub enum CheckError {
     #[error("there is no database at {0}")]
@@ -34,6 +34,27 @@ impl From<sqlx::Error> for CheckError {
 
 /// Everything that is wrong with a database, one line each; at most [`MOST_PROBLEMS`].
 pub async fn check(location: &Location) -> Result<Vec<String>, CheckError> {
+    let mut connection = read_only(location).await?;
+    let mut transaction = connection.begin().await?;
+    let mut problems = Problems::default();
+    check_file(&mut transaction, &mut problems).await?;
+    check_log(&mut transaction, &mut problems).await?;
+    check_children(&mut transaction, &mut problems).await?;
+    transaction.rollback().await?;
+    Ok(problems.0)
+}
+
+/// The first thing that is wrong with a file as such, whatever is in it.
+pub(super) async fn first_damage(
+    connection: &mut SqliteConnection,
+) -> Result<Option<String>, ReadError> {
+    let mut problems = Problems::default();
+    check_file(connection, &mut problems).await?;
+    Ok(problems.0.into_iter().next())
+}
+
+/// A connection that changes nothing, to a database that may be in use.
+pub(super) async fn read_only(location: &Location) -> Result<SqliteConnection, CheckError> {
     let Location::Sqlite(path) = location;
     if !path.is_file() {
         return Err(CheckError::Missing(location.clone()));
@@ -53,13 +74,7 @@ pub async fn check(location: &Location) -> Result<Vec<String>, CheckError> {
     if application != APPLICATION_ID {
         return Err(CheckError::NotOurs(location.clone()));
     }
-    let mut transaction = connection.begin().await?;
-    let mut problems = Problems::default();
-    check_file(&mut transaction, &mut problems).await?;
-    check_log(&mut transaction, &mut problems).await?;
-    check_children(&mut transaction, &mut problems).await?;
-    transaction.rollback().await?;
-    Ok(problems.0)
+    Ok(connection)
 }
 
 /// Most problems that are listed: who has more needs a backup, not a list.
@@ -99,15 +114,15 @@ async fn check_file(
     Ok(())
 }
 
-/// The log ends at the store's revision, and has no gap.
+/// The log ends at the store's revision, and has no gap after its start.
 async fn check_log(
     connection: &mut SqliteConnection,
     problems: &mut Problems,
 ) -> Result<(), ReadError> {
     let row = sqlx::query(
-        "select revision, (select count(*) from change_log),
-            (select coalesce(min(revision), 1) from change_log),
-            (select coalesce(max(revision), 0) from change_log)
+        "select revision, (select count(*) from change_log where revision >= log_start),
+            (select coalesce(min(revision), 1) from change_log where revision >= log_start),
+            (select coalesce(max(revision), 0) from change_log where revision >= log_start)
         from meta where id = 1",
     )
     .fetch_one(connection)

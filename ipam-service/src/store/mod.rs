@@ -3,9 +3,11 @@
 //! - [`Store::open`] finds or makes the database and takes its lock.
 //! - [`Writer`] belongs to the engine: it loads the state and commits batches.
 //! - [`Reader`] reads committed rows: lists, history, logs. Clones share their connections.
+//! - [`backup`], [`restore`] and [`check`] are the subcommands of those names.
 //!
 //! Nothing above this module knows which engine is below.
 
+mod backup;
 mod check;
 mod checkpoint;
 mod facts;
@@ -14,6 +16,7 @@ mod lock;
 mod open;
 mod plan;
 mod read;
+mod restore;
 mod rows;
 mod sql;
 mod write;
@@ -26,11 +29,13 @@ use std::sync::Arc;
 use crate::state::change::Change;
 use crate::state::model::{Revision, Timestamp};
 
+pub use backup::{Backup, BackupError, backup};
 pub use check::{CheckError, MOST_PROBLEMS, check};
 pub use checkpoint::Checkpointer;
 pub use load::Loaded;
 pub use open::{Location, LocationError, Missing, OpenError, Store};
 pub use read::{AllocationFilter, ChangeFilter, LogPart, LogSpan, Page, ReadError, Reader};
+pub use restore::{Restore, RestoreError, Restored, expected_cluster, restore};
 pub use write::{CommitError, Writer};
 
 /// What one transaction writes: all of it or nothing.

@@ -29,11 +29,18 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const WRITER_CHECKPOINT_PAGES: u32 = 16_384;
 
 /// Schema, in order. Never edited after a release; later ones only add.
-const MIGRATIONS: &[(i64, &str, &str)] = &[(
-    1,
-    "init",
-    include_str!("../../migrations/sqlite/0001_init.sql"),
-)];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (
+        1,
+        "init",
+        include_str!("../../migrations/sqlite/0001_init.sql"),
+    ),
+    (
+        5,
+        "operation",
+        include_str!("../../migrations/sqlite/0005_operation.sql"),
+    ),
+];
 
 /// Where the database is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -181,7 +188,7 @@ impl Store {
 }
 
 /// The name of the file itself, behind all symbolic links: lock and log are named after it.
-fn resolve(path: &Path) -> std::io::Result<PathBuf> {
+pub(super) fn resolve(path: &Path) -> std::io::Result<PathBuf> {
     match path.canonicalize() {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound && !path.is_symlink() => {
             let name = path.file_name().ok_or(error)?;
@@ -205,14 +212,14 @@ fn is_missing(path: &Path) -> Result<bool, OpenError> {
     }
 }
 
-fn folder_of(path: &Path) -> &Path {
+pub(super) fn folder_of(path: &Path) -> &Path {
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         Some(_) | None => Path::new("."),
     }
 }
 
-fn sql_error(path: &Path, source: sqlx::Error) -> OpenError {
+pub(super) fn sql_error(path: &Path, source: sqlx::Error) -> OpenError {
     let code = source
         .as_database_error()
         .and_then(|error| error.code()?.parse::<i32>().ok());
@@ -232,7 +239,7 @@ fn sql_error(path: &Path, source: sqlx::Error) -> OpenError {
 }
 
 /// Readable by its owner only: history names who uses what.
-fn create_file(path: &Path) -> std::io::Result<()> {
+pub(super) fn create_file(path: &Path) -> std::io::Result<()> {
     OpenOptions::new()
         .write(true)
         .create(true)
@@ -243,7 +250,7 @@ fn create_file(path: &Path) -> std::io::Result<()> {
 }
 
 /// Makes the directory entry of a new file durable.
-fn sync_folder(path: &Path) -> std::io::Result<()> {
+pub(super) fn sync_folder(path: &Path) -> std::io::Result<()> {
     std::fs::File::open(folder_of(path))?.sync_all()
 }
 
@@ -258,7 +265,7 @@ fn options(path: &Path) -> SqliteConnectOptions {
 }
 
 /// The journal is set by [`prepare`]: it is written into the file, which may not be ours.
-fn writer_options(path: &Path) -> SqliteConnectOptions {
+pub(super) fn writer_options(path: &Path) -> SqliteConnectOptions {
     options(path)
         .synchronous(SqliteSynchronous::Full)
         .pragma("wal_autocheckpoint", WRITER_CHECKPOINT_PAGES.to_string())
@@ -279,7 +286,10 @@ pub(super) fn checkpoint_options(path: &Path) -> SqliteConnectOptions {
 }
 
 /// Refuses what is not ours, and brings the schema up to date.
-async fn prepare(connection: &mut SqliteConnection, path: &Path) -> Result<(), OpenError> {
+pub(super) async fn prepare(
+    connection: &mut SqliteConnection,
+    path: &Path,
+) -> Result<(), OpenError> {
     let sql_error = |source| sql_error(path, source);
     let row = sqlx::query(
         "select (select application_id from pragma_application_id),

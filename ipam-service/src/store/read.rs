@@ -72,7 +72,7 @@ pub struct ChangeFilter {
 /// What the log covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogSpan {
-    /// Lowest revision in the log; one more than `revision` when the log is empty.
+    /// Lowest revision from which the log has no gap; one more than `revision` when there is none.
     pub oldest: Revision,
     /// Of the store.
     pub revision: Revision,
@@ -181,7 +181,8 @@ impl Reader {
     /// What the log covers.
     pub async fn log_span(&self) -> Result<LogSpan, ReadError> {
         let row = sqlx::query(
-            "select revision, (select min(revision) from change_log) from meta where id = 1",
+            "select revision, (select min(revision) from change_log where revision >= log_start)
+            from meta where id = 1",
         )
         .fetch_one(&self.connections)
         .await?;

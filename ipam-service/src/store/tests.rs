@@ -1,5 +1,6 @@
 //! The store on real SQLite files.
 
+mod backups;
 mod refusals;
 mod round_trip;
 

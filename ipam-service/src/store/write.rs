@@ -32,7 +32,7 @@ pub enum CommitError {
 #[derive(Debug)]
 pub struct Writer {
     pub(super) connection: SqliteConnection,
-    _lock: Lock,
+    lock: Lock,
     epoch: i64,
     /// As `meta` has them.
     pub(super) revision: Revision,
@@ -44,7 +44,7 @@ impl Writer {
     pub(super) fn new(connection: SqliteConnection, lock: Lock, epoch: i64) -> Self {
         Self {
             connection,
-            _lock: lock,
+            lock,
             epoch,
             revision: 0,
             fact_seq: 0,
@@ -53,14 +53,20 @@ impl Writer {
 
     /// Moves the whole log into the database file, so that one file can be copied, closes the
     /// connection and then gives the lock back. To be called when nobody reads any more.
-    pub async fn close(mut self) {
+    pub async fn close(self) {
+        if let Err(error) = self.into_one_file().await {
+            tracing::warn!(%error, "the database was not closed in good order; keep its -wal file");
+        }
+    }
+
+    /// Does the same for who has to know how it went, and keeps the lock.
+    pub(super) async fn into_one_file(mut self) -> Result<Lock, sqlx::Error> {
         let emptied = sqlx::query("pragma wal_checkpoint(truncate)")
             .execute(&mut self.connection)
             .await
             .map(drop);
-        if let Err(error) = emptied.and(self.connection.close().await) {
-            tracing::warn!(%error, "the database was not closed in good order; keep its -wal file");
-        }
+        emptied.and(self.connection.close().await)?;
+        Ok(self.lock)
     }
 
     /// Writes a batch durably, in one transaction. When this returns `Ok` it is on disk.

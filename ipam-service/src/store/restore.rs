@@ -1,0 +1,276 @@
+//! `ipam-service restore`: a new store out of a backup.
+//!
+//! A backup is older than what its users saw since. So the restored store is another one: a new
+//! `store_id`, an epoch and revisions far above all that the lost one can have given out, and every
+//! cluster expected to report what it holds before anybody gets a new address.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
+
+use super::backup::copy_into;
+use super::check::{first_damage, read_only};
+use super::lock::Lock;
+use super::open::{create_file, prepare, resolve, sync_folder, writer_options};
+use super::{
+    BackupError, Batch, CheckError, CommitError, Location, Logged, OpenError, Origin, ReadError,
+    Writer,
+};
+use crate::state::change::{Change, Edit};
+use crate::state::model::{Cluster, Inventory, Revision, Timestamp};
+use crate::state::names::Name;
+
+/// How far a restored store is ahead of its backup: more decisions than the lost one can have made
+/// since (at 10,000 a second they take five days), so that nothing it gave out (revisions, epochs,
+/// numbers of facts) is given out again with another meaning.
+const AHEAD: i64 = 1 << 32;
+
+/// What is to be restored, and where.
+#[derive(Debug, Clone)]
+pub struct Restore<'a> {
+    pub from: &'a Path,
+    pub to: &'a Location,
+    /// Clusters that came after the backup: they are expected too.
+    pub also_expected: &'a BTreeSet<Name>,
+    /// Whether an existing database may be moved aside. Nothing is ever deleted.
+    pub move_aside: bool,
+    pub now: Timestamp,
+}
+
+/// What was restored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Restored {
+    /// New.
+    pub store_id: String,
+    pub revision: Revision,
+    /// Clusters that are expected to report what they hold.
+    pub expected: usize,
+    /// Where the database is now that was in the way.
+    pub moved_to: Option<PathBuf>,
+}
+
+/// Why nothing was restored. Until the last step an existing database is not touched.
+#[derive(Debug, thiserror::Error)]
+pub enum RestoreError {
+    #[error("the backup: {0}")]
+    Source(#[source] CheckError),
+    #[error("the backup {} is damaged: {problem}", .path.display())]
+    Damaged { path: PathBuf, problem: String },
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error(
+        "there is a database at {} already; --force moves it aside, and deletes nothing",
+        .0.display()
+    )]
+    Exists(PathBuf),
+    #[error(transparent)]
+    Copy(#[from] BackupError),
+    #[error("{}: {source}", .path.display())]
+    File {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("restoring: {0}")]
+    Sql(#[from] sqlx::Error),
+    #[error("restoring: {0}")]
+    Read(#[from] ReadError),
+    #[error("restoring: {0}")]
+    Commit(#[from] CommitError),
+}
+
+/// Makes a store out of a backup. No server may run on it.
+pub async fn restore(task: Restore<'_>) -> Result<Restored, RestoreError> {
+    let Location::Sqlite(named) = task.to;
+    let path = &resolve(named).map_err(|source| RestoreError::File {
+        path: named.clone(),
+        source,
+    })?;
+    let lock = Lock::take(path).map_err(OpenError::from)?;
+    let in_the_way = files_of(path).iter().any(|part| is_used(part));
+    if in_the_way && !task.move_aside {
+        return Err(RestoreError::Exists(path.clone()));
+    }
+    let scratch = Scratch::beside(path);
+    let file = |source| RestoreError::File {
+        path: path.clone(),
+        source,
+    };
+    create_file(&scratch.0).map_err(file)?;
+    copy(task.from, &scratch.0).await?;
+    let mut connection = writer_options(&scratch.0).connect().await?;
+    prepare(&mut connection, task.from).await?;
+    let (store_id, epoch) = rename_store(&mut connection).await?;
+    let mut writer = Writer::new(connection, lock, epoch);
+    let (revision, expected) = expect_all(&mut writer, &task).await?;
+    let lock = writer.into_one_file().await?;
+    std::fs::File::open(&scratch.0)
+        .and_then(|content| content.sync_all())
+        .map_err(file)?;
+    let moved_to = match in_the_way {
+        true => Some(move_aside(path, task.now).map_err(file)?),
+        false => None,
+    };
+    std::fs::rename(&scratch.0, path).map_err(file)?;
+    sync_folder(path).map_err(file)?;
+    drop(lock);
+    Ok(Restored {
+        store_id,
+        revision,
+        expected,
+        moved_to,
+    })
+}
+
+/// The content of a backup that is whole, in a file of its own.
+async fn copy(from: &Path, to: &Path) -> Result<(), RestoreError> {
+    let from = Location::Sqlite(from.to_owned());
+    let mut source = read_only(&from).await.map_err(RestoreError::Source)?;
+    if let Some(problem) = first_damage(&mut source).await? {
+        let Location::Sqlite(path) = from;
+        return Err(RestoreError::Damaged { path, problem });
+    }
+    copy_into(&mut source, to).await?;
+    source.close().await?;
+    Ok(())
+}
+
+/// The new name, and numbers above all that were given out. What the log has so far is history, and
+/// nobody can go on from it: the lost store had other decisions after it.
+async fn rename_store(connection: &mut SqliteConnection) -> Result<(String, i64), RestoreError> {
+    let store_id = uuid::Uuid::new_v4().to_string();
+    let row: (i64,) = sqlx::query_as(
+        "update meta set store_id = ?1, epoch = epoch + ?2, revision = revision + ?2,
+            fact_seq = fact_seq + ?2, log_start = revision + ?2 + 1
+        returning epoch",
+    )
+    .bind(&store_id)
+    .bind(AHEAD)
+    .fetch_one(connection)
+    .await?;
+    Ok((store_id, row.0))
+}
+
+/// Expects every cluster. Says at which revision the store is then, and how many there are.
+async fn expect_all(
+    writer: &mut Writer,
+    task: &Restore<'_>,
+) -> Result<(Revision, usize), RestoreError> {
+    let loaded = writer.load().await?;
+    let known = loaded.rows.into_iter().filter_map(|row| match row {
+        Change::Cluster(edit) => edit.after,
+        Change::Allocation(_)
+        | Change::Pool(_)
+        | Change::Advertisement(_)
+        | Change::Node(_)
+        | Change::Backends(_)
+        | Change::Placement(_) => None,
+    });
+    let known: Vec<Arc<Cluster>> = known.collect();
+    let new = task.also_expected.iter();
+    let new = new.filter(|name| known.iter().all(|cluster| cluster.name != **name));
+    let new = new.map(|name| (None, expected_cluster(name.clone(), task.now)));
+    let expected = known.iter().map(|cluster| {
+        let inventory = Inventory::Expected;
+        let after = Cluster {
+            inventory,
+            ..Cluster::clone(cluster)
+        };
+        (Some(Arc::clone(cluster)), after)
+    });
+    let origin = Arc::new(Origin {
+        actor: "ipam-service restore".to_owned(),
+        ..Origin::default()
+    });
+    let mut revision = loaded.revision;
+    let changes = expected.chain(new).map(|(before, after)| {
+        revision += 1;
+        let after = Some(Arc::new(Cluster { revision, ..after }));
+        Logged {
+            revision: Some(revision),
+            change: Change::Cluster(Edit { before, after }),
+            origin: Arc::clone(&origin),
+        }
+    });
+    let batch = Batch {
+        time: task.now.max(loaded.last_time),
+        changes: changes.collect(),
+    };
+    writer.commit(&batch).await?;
+    Ok((revision, batch.changes.len()))
+}
+
+/// A cluster of which nothing is known but its name: it has yet to report what it holds.
+pub fn expected_cluster(name: Name, now: Timestamp) -> Cluster {
+    Cluster {
+        name,
+        uid: String::new(),
+        inventory: Inventory::Expected,
+        fence: 0,
+        create_time: now,
+        revision: 0,
+    }
+}
+
+/// A database, its log and the index of its log.
+fn files_of(path: &Path) -> [PathBuf; 3] {
+    ["", "-wal", "-shm"].map(|suffix| {
+        let mut name = path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    })
+}
+
+/// An empty file is a database that was begun, or a log that was emptied.
+fn is_used(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > 0)
+}
+
+/// Renames a database, together with its log: a log that stays behind would be taken for that of
+/// the next database of this name.
+fn move_aside(path: &Path, now: Timestamp) -> std::io::Result<PathBuf> {
+    let mut seconds = now.0 / 1_000_000;
+    let aside = loop {
+        let mut name = path.as_os_str().to_owned();
+        name.push(format!(".replaced-{seconds}"));
+        let name = PathBuf::from(name);
+        if !files_of(&name).iter().any(|part| part.exists()) {
+            break name;
+        }
+        seconds += 1;
+    };
+    for (from, to) in files_of(path).iter().zip(files_of(&aside)) {
+        match std::fs::rename(from, to) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            renamed => renamed?,
+        }
+    }
+    Ok(aside)
+}
+
+/// The file in which the new store is made; gone when dropped, unless it was renamed.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    /// The lock of the database guards it too.
+    fn beside(path: &Path) -> Self {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".restoring");
+        let scratch = Self(PathBuf::from(name));
+        scratch.remove();
+        scratch
+    }
+
+    fn remove(&self) {
+        for part in files_of(&self.0) {
+            let _ = std::fs::remove_file(part);
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        self.remove();
+    }
+}
