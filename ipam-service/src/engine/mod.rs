@@ -8,6 +8,7 @@
 
 mod batch;
 mod clock;
+mod fair;
 mod metrics;
 mod task;
 

@@ -8,6 +8,7 @@ use tokio::time::Instant;
 
 use super::batch::{OpenBatch, undo};
 use super::clock::LogClock;
+use super::fair::{Asker, Turns};
 use super::{CommandRequest, Engine, EngineMetrics, QUEUE, Reply, Request, SubmitError};
 use crate::feed::Feeds;
 use crate::state::State;
@@ -54,6 +55,7 @@ pub fn start(parts: EngineParts) -> (Engine, EngineTask) {
     let task = EngineTask {
         clock: LogClock::after(parts.last_time),
         queue,
+        waiting: Turns::new(),
         more_follow_ups: true,
         resting_until: None,
         stopped: None,
@@ -68,6 +70,8 @@ pub fn start(parts: EngineParts) -> (Engine, EngineTask) {
 pub struct EngineTask {
     parts: EngineParts,
     queue: mpsc::Receiver<Request>,
+    /// Taken off the queue, at most [`QUEUE`] beside what came with the last wait.
+    waiting: Turns<Request>,
     clock: LogClock,
     /// Whether internal commands may be waiting.
     more_follow_ups: bool,
@@ -83,23 +87,32 @@ impl EngineTask {
     ///
     /// Not cancel safe: dropped, it leaves the outcome of the last batch unknown to its callers.
     pub async fn run(mut self) {
-        let mut requests = Vec::with_capacity(BATCH);
+        let mut arrived = Vec::with_capacity(BATCH);
         loop {
             if self.parts.stop.is_stopping() {
                 self.queue.close();
             }
-            if self.has_own_work() {
-                while requests.len() < BATCH
-                    && let Ok(request) = self.queue.try_recv()
-                {
-                    requests.push(request);
-                }
-            } else if !self.receive(&mut requests).await {
+            let has_work = self.has_own_work() || !self.waiting.is_empty();
+            if !has_work && !self.receive(&mut arrived).await {
                 break;
             }
+            self.line_up(&mut arrived);
+            let mut requests = self.waiting.take(BATCH);
             self.serve(&mut requests).await;
         }
         self.parts.writer.close().await;
+    }
+
+    /// Everything that has arrived is put in line, so that turns are taken among all of it.
+    fn line_up(&mut self, arrived: &mut Vec<Request>) {
+        for request in arrived.drain(..) {
+            self.waiting.push(Asker::of(&request), request);
+        }
+        while self.waiting.len() < QUEUE
+            && let Ok(request) = self.queue.try_recv()
+        {
+            self.waiting.push(Asker::of(&request), request);
+        }
     }
 
     fn has_own_work(&mut self) -> bool {

@@ -436,3 +436,34 @@ async fn many_callers_at_once_get_different_addresses_in_few_transactions() {
     let commits = running.commits() - before;
     assert!(commits <= 50, "{commits} transactions for 500 callers");
 }
+
+#[tokio::test]
+async fn one_clusters_flood_does_not_stand_before_another_clusters_request() {
+    let folder = Folder::new();
+    let running = Running::start(&folder).await;
+    running
+        .submit(apply_pool("pool", &["10.0.0.0/20"]))
+        .await
+        .expect("pool");
+    let flood = (0..900).map(|number| allocate(&format!("east/default/{number}"), |_| {}));
+    let late = ["west/default/a", "west/default/b"].map(|owner| allocate(owner, |_| {}));
+    let all = flood.chain(late).map(|command| running.submit(command));
+    let mut calls: Vec<_> = all.map(Box::pin).collect();
+    for call in &mut calls {
+        // Polled once, it is in the queue; the writer has no turn in between.
+        let polled = tokio::task::unconstrained(call.as_mut());
+        assert!(futures::FutureExt::now_or_never(polled).is_none());
+    }
+    let mut replies = futures::future::join_all(calls).await;
+    let others = replies.split_off(900);
+    let revision = |reply: &Result<Reply, SubmitError>| {
+        let reply = reply.as_ref().expect("granted");
+        reply.allocation.as_ref().expect("an allocation").revision
+    };
+    let others: Vec<u64> = others.iter().map(revision).collect();
+    let flood: Vec<u64> = replies.iter().map(revision).collect();
+    // The pool took the first revision; each cluster takes one more when it is first seen.
+    assert_eq!(others, [5, 7], "in turns with the flood");
+    assert!(flood.is_sorted(), "each in the order in which it asked");
+    running.stop().await;
+}
