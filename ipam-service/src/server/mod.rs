@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use pharos_process::{Health, Readiness, Shutdown, UsageError, serve_admin};
 use prometheus_client::registry::Registry;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio_util::task::AbortOnDropHandle;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -66,8 +66,8 @@ async fn serve(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let store = Store::open(&config.database, config.missing(), wall_time())
         .await
         .map_err(usage)?;
-    let listener = bind("--listen", config.listen).await?;
-    let admin = bind("--admin", config.admin).await?;
+    let listener = bind("--listen", config.listen)?;
+    let admin = bind("--admin", config.admin)?;
     let mut registry = Registry::default();
     let readiness = Readiness::default();
     let started = Started::new(store, &mut registry, &readiness, &shutdown).await?;
@@ -230,8 +230,23 @@ impl Started {
     }
 }
 
-async fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.map_err(|error| {
+/// Connections that wait to be accepted: all announcers of a large installation come back at once
+/// when a server starts, and what finds no place is reset or tries again a second later. (The
+/// kernel's own bound, `net.core.somaxconn`, is 4096 as well.)
+const BACKLOG: u32 = 4096;
+
+fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
+    let listen = || {
+        let socket = match address {
+            SocketAddr::V4(_) => TcpSocket::new_v4(),
+            SocketAddr::V6(_) => TcpSocket::new_v6(),
+        }?;
+        // A server that is started again must not wait for the connections of the one before.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    listen().map_err(|error| {
         UsageError(format!("{flag} {address}: cannot listen there: {error}")).into()
     })
 }
@@ -247,5 +262,23 @@ fn usage(error: OpenError) -> anyhow::Error {
         | OpenError::Unusable { .. }
         | OpenError::Newer { .. } => UsageError(error.to_string()).into(),
         OpenError::Sql { .. } | OpenError::Schema { .. } => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_thousand_connections_at_once_find_a_place_before_any_is_accepted() {
+        let listener = bind("--listen", "127.0.0.1:0".parse().expect("valid")).expect("free");
+        let address = listener.local_addr().expect("bound");
+        let mut connections = Vec::new();
+        for number in 0..1000 {
+            let connect = tokio::net::TcpStream::connect(address);
+            let connected = tokio::time::timeout(Duration::from_secs(10), connect).await;
+            let connected = connected.unwrap_or_else(|_| panic!("connection {number} waits"));
+            connections.push(connected.expect("connected"));
+        }
     }
 }
