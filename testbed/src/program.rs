@@ -269,11 +269,20 @@ impl Program {
 
     /// Resident memory in bytes (VmRSS of /proc/PID/status).
     pub fn resident_bytes(&self) -> anyhow::Result<u64> {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// The most that it has been (VmHWM).
+    pub fn peak_resident_bytes(&self) -> anyhow::Result<u64> {
+        self.status_bytes("VmHWM:")
+    }
+
+    fn status_bytes(&self, field: &str) -> anyhow::Result<u64> {
         let path = format!("/proc/{}/status", self.pid());
         let text = std::fs::read_to_string(&path)?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let line = text.lines().find_map(|line| line.strip_prefix(field));
         let kib = line.and_then(|rest| rest.trim().strip_suffix("kB"));
-        let kib: u64 = kib.context("no VmRSS")?.trim().parse()?;
+        let kib: u64 = kib.with_context(|| format!("no {field}"))?.trim().parse()?;
         Ok(kib * 1024)
     }
 

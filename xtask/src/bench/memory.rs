@@ -6,10 +6,10 @@ use std::time::Duration;
 use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
 use pharos_proto::v1::{AllocateRequest, Owner};
 use pharos_testbed::kube::{Assets, Kube};
-use pharos_testbed::{Launch, Program, free_port};
+use pharos_testbed::{Launch, free_port};
 use tonic::transport::Channel;
 
-use super::report;
+use super::report_rss;
 use crate::cargo::root;
 use crate::scene::{self, Scene};
 
@@ -100,10 +100,4 @@ fn adapter() -> anyhow::Result<()> {
 
 fn loopback() -> SocketAddr {
     (Ipv4Addr::LOCALHOST, free_port()).into()
-}
-
-fn report_rss(name: &str, program: &Program) -> anyhow::Result<()> {
-    let kib = u32::try_from(program.resident_bytes()? / 1024)?;
-    report(name, f64::from(kib) / 1024.0, "MiB");
-    Ok(())
 }

@@ -3,18 +3,28 @@
 
 mod alloc;
 mod failover;
+mod herd;
+mod load;
 mod memory;
+mod million;
 mod next_free;
 
 use anyhow::{Context as _, bail};
+use pharos_testbed::Program;
 
 use crate::cargo::cargo;
 
 /// A benchmark.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub(crate) enum Name {
-    /// Durable allocations per second over gRPC, 64 clients, beside Health/Check on the same server.
+    /// Durable allocations per second over gRPC, 64 clients, beside Health/Check on the same server;
+    /// in an empty pool and in one that is 99 % full.
     Alloc,
+    /// The same with two ports and ten labels per claim, half of the calls releases; then with
+    /// 1,000,000 allocations: start, memory, rates, a full listing.
+    Million,
+    /// 1,000 announcers that connect at once, 10,000 assignments.
+    Herd,
     /// Time to find the next free address in a /12, from 0 to 99 % full.
     NextFree,
     /// Time until another node answers after kill -9 of the owner's announcer. Needs root.
@@ -23,7 +33,14 @@ pub(crate) enum Name {
     Memory,
 }
 
-const ALL: [Name; 4] = [Name::Alloc, Name::NextFree, Name::Failover, Name::Memory];
+const ALL: [Name; 6] = [
+    Name::Alloc,
+    Name::Million,
+    Name::Herd,
+    Name::NextFree,
+    Name::Failover,
+    Name::Memory,
+];
 
 pub(crate) fn run(name: Option<Name>) -> anyhow::Result<()> {
     if cfg!(debug_assertions) {
@@ -33,6 +50,8 @@ pub(crate) fn run(name: Option<Name>) -> anyhow::Result<()> {
     for name in names {
         match name {
             Name::Alloc => alloc::run(),
+            Name::Million => million::run(),
+            Name::Herd => herd::run(),
             Name::NextFree => next_free::run(),
             Name::Failover => failover::run(),
             Name::Memory => memory::run(),
@@ -86,6 +105,16 @@ fn report_ratio(name: &str, value: f64, unit: &str, to: &str, reference: f64) {
         value / reference,
         digits(reference)
     );
+}
+
+/// Resident memory of a program.
+fn report_rss(name: &str, program: &Program) -> anyhow::Result<()> {
+    report(name, mebibytes(program.resident_bytes()?), "MiB");
+    Ok(())
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / (1024.0 * 1024.0)
 }
 
 /// Three significant digits are all that such a figure has.
