@@ -367,7 +367,7 @@ impl<'a> Asking<'a> {
         if vacated {
             state.has_taker(&self.claim.space, address, self.owner)
         } else {
-            state.has_older_taker(&self.claim.space, address, self.arrival)
+            state.has_older_taker(&self.claim.space, address, self.arrival, self.owner)
         }
     }
 

@@ -323,17 +323,25 @@ impl State {
     }
 
     /// Whether a claim that waits since before `arrival` is about to be decided and could take the
-    /// address.
+    /// address. One of the owner who asks does not count: its earlier incarnation goes in the same
+    /// decision.
     pub(super) fn has_older_taker(
         &self,
         space: &Name,
         address: Address,
         arrival: AllocationId,
+        asked_by: &OwnerKey,
     ) -> bool {
         let is_free = self.space(space).is_free(address);
+        let is_own = |id: AllocationId| {
+            let one = self.by_id.get(&id);
+            one.is_some_and(|one| one.owner.key == *asked_by)
+        };
         let could_use = |id: &AllocationId| {
             self.by_id.get(id).is_some_and(|one| {
-                one.claim.space == *space && self.could_use(one, address, is_free)
+                one.claim.space == *space
+                    && one.owner.key != *asked_by
+                    && self.could_use(one, address, is_free)
             })
         };
         let marks = &self.waiting.marks;
@@ -341,9 +349,13 @@ impl State {
             return false;
         }
         let offered = marks.offered.get(&(space.clone(), address)).copied();
+        let offered = match offered {
+            Some(own) if is_own(own) => self.next_taker(space, address, own, None),
+            offered => offered,
+        };
         offered
-            .filter(|id| *id < arrival)
             .into_iter()
+            .filter(|id| *id < arrival)
             .chain(self.waiting.marked_before(arrival))
             .any(|id| could_use(&id))
     }

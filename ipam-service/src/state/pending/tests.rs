@@ -229,6 +229,47 @@ fn newcomers_do_not_wait_behind_claims_that_something_else_stops() {
 }
 
 #[test]
+fn another_incarnation_waits_behind_others_and_not_behind_the_one_before_it() {
+    for others in [false, true] {
+        let mut book = tiny();
+        book.take("east/x/x", claim());
+        let incarnation = |uid: &str| {
+            let mut command = queued("east/a/old", claim());
+            command.owner.uid = uid.to_owned();
+            command
+        };
+        book.run(incarnation("one")).expect("queued");
+        if others {
+            book.queue("east/b/other", claim());
+        }
+        // The address is offered to the claim that waits, but the engine has not come to it yet.
+        book.step(release("east/x/x")).expect("released");
+        book.step(incarnation("two")).expect("asked again");
+        book.settle(&mut Vec::new());
+        let held = ["east/a/old", "east/b/other"].map(|owner| book.held(owner));
+        match others {
+            false => assert_eq!(held, ["192.0.2.1", "nothing"]),
+            true => assert_eq!(held, ["(NO_FREE_ADDRESS)", "192.0.2.1"]),
+        }
+    }
+    // The same while an edit of a pool has marked the claim.
+    let mut book = Book::default();
+    book.queue("east/a/old", claim());
+    let edit = Command::ApplyPool {
+        pool: Box::new(pool("new", &["192.0.2.1/32"])),
+        in_use: InUse::Refuse,
+    };
+    let mut again = allocate("east/a/old", claim());
+    again.owner.uid = "two".to_owned();
+    let mut first = queued("east/a/old", claim());
+    first.owner.uid = "one".to_owned();
+    book.run(first).expect("queued");
+    book.step(edit).expect("applied");
+    book.step(again).expect("granted");
+    assert_eq!(book.held("east/a/old"), "192.0.2.1");
+}
+
+#[test]
 fn who_stood_behind_gets_what_the_older_one_leaves() {
     let mut book = tiny();
     book.take("east/x/x", claim());
