@@ -112,6 +112,25 @@ fn bad_claims() -> Vec<BadClaim> {
             "needs both families",
         ),
         (
+            edited(|it| it.dual_stack_pools = v1::claim::DualStackPools::AnyPools.into()),
+            &["dual_stack_pools"],
+            "needs both families",
+        ),
+        (
+            edited(|it| {
+                it.families = vec![1, 2];
+                it.pool = "p".into();
+                it.dual_stack_pools = v1::claim::DualStackPools::AnyPools.into();
+            }),
+            &["dual_stack_pools"],
+            "does not go with a pool that is named",
+        ),
+        (
+            edited(|it| it.dual_stack_pools = 9),
+            &["dual_stack_pools"],
+            "unknown value 9",
+        ),
+        (
             edited(|it| it.pool = "a\u{7f}".into()),
             &["pool"],
             "control character",

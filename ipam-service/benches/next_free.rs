@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 use ipam_service::state::address::{AddressRange, Family};
 use ipam_service::state::command::{Allocate, Command, IfRefused, InUse, Release};
 use ipam_service::state::model::{
-    BackendsPolicy, Claim, Families, Labels, Owner, OwnerKey, Pool, PoolKey, Port, Protocol,
-    Timestamp,
+    BackendsPolicy, Claim, DualStackPools, Families, Labels, Owner, OwnerKey, Pool, PoolKey, Port,
+    Protocol, Timestamp,
 };
 use ipam_service::state::names::Name;
 use ipam_service::state::{State, decide};
@@ -167,6 +167,7 @@ fn allocate(number: u32) -> Command {
         claim: Claim {
             space: name("default"),
             families: Families::One(Family::V4),
+            dual_stack_pools: DualStackPools::OnePool,
             pool: None,
             addresses: Vec::new(),
             ports: vec![Port {

@@ -282,6 +282,8 @@ pub fn stored(claim: &Claim, settings: &Settings) -> v1::Claim {
             .collect(),
         families: claim.families.iter().map(|family| *family as i32).collect(),
         family_policy: claim.family_policy as i32,
+        // Both from one pool, as MetalLB has it.
+        dual_stack_pools: v1::claim::DualStackPools::Unspecified as i32,
         address_space: settings.address_space.clone(),
         pool: claim.pool.clone(),
         addresses: texts(&claim.addresses),

@@ -296,4 +296,56 @@ mod tests {
         }
         server.stopped().await;
     }
+
+    #[tokio::test]
+    async fn a_list_by_pool_finds_what_comes_from_it_second() {
+        let server = TestServer::start().await.with_pool().await;
+        let six = v1::Pool {
+            name: "six".to_owned(),
+            addresses: vec!["2001:db8::/64".to_owned()],
+            ..v1::Pool::default()
+        };
+        let apply = v1::ApplyPoolRequest {
+            pool: Some(six),
+            ..v1::ApplyPoolRequest::default()
+        };
+        server
+            .pools()
+            .await
+            .apply_pool(apply)
+            .await
+            .expect("applied");
+        let mut client = AllocationServiceClient::new(server.channel().await);
+        // Names that contain the pool's come before and between those that are meant.
+        for (name, dual) in [("six", false), ("a", true), ("z", true), ("six-b", false)] {
+            let mut request = v1::AllocateRequest {
+                owner: Some(owner(name)),
+                ..v1::AllocateRequest::default()
+            };
+            if dual {
+                request.families = vec![1, 2];
+                request.dual_stack_pools = v1::claim::DualStackPools::AnyPools.into();
+            }
+            client.allocate(request).await.expect("granted");
+        }
+        let (mut token, mut names) = (String::new(), Vec::new());
+        loop {
+            let request = v1::ListAllocationsRequest {
+                pool: "six".to_owned(),
+                page_size: 1,
+                page_token: token,
+                ..v1::ListAllocationsRequest::default()
+            };
+            let page = client.list_allocations(request).await.expect("listed");
+            let page = page.into_inner();
+            assert!(page.allocations.len() <= 1);
+            names.extend(page.allocations.into_iter().filter_map(|one| one.owner));
+            token = page.next_page_token;
+            if token.is_empty() {
+                break;
+            }
+        }
+        assert_eq!(names, [owner("a"), owner("z")]);
+        server.stopped().await;
+    }
 }

@@ -13,8 +13,10 @@ pub use super::fields::{
 };
 use crate::state::address::{Address, Family};
 use crate::state::command::{Allocate, IfRefused, Release};
-use crate::state::model::{BackendsPolicy, Claim, Families, Owner, OwnerKey, Port, Protocol};
-use crate::state::names::MAX_NAME_BYTES;
+use crate::state::model::{
+    BackendsPolicy, Claim, DualStackPools, Families, Owner, OwnerKey, Port, Protocol,
+};
+use crate::state::names::{MAX_NAME_BYTES, Name};
 use crate::state::refusal::Rejection;
 
 /// Most entries of `held_addresses`: one of each family under the old and the new claim, and room
@@ -131,6 +133,7 @@ struct ClaimFields<'a> {
     ports: &'a [v1::Port],
     families: &'a [i32],
     family_policy: i32,
+    dual_stack_pools: i32,
     space: &'a str,
     pool: &'a str,
     addresses: &'a [String],
@@ -147,6 +150,7 @@ impl<'a> ClaimFields<'a> {
             ports: &wire.ports,
             families: &wire.families,
             family_policy: wire.family_policy,
+            dual_stack_pools: wire.dual_stack_pools,
             space: &wire.address_space,
             pool: &wire.pool,
             addresses: &wire.addresses,
@@ -163,6 +167,7 @@ impl<'a> ClaimFields<'a> {
             ports: &wire.ports,
             families: &wire.families,
             family_policy: wire.family_policy,
+            dual_stack_pools: wire.dual_stack_pools,
             space: &wire.address_space,
             pool: &wire.pool,
             addresses: &wire.addresses,
@@ -185,6 +190,12 @@ fn claim_fields(errors: &mut FieldErrors, wire: &ClaimFields<'_>) -> Option<Clai
         (Some(addresses), Some(families)) => explicit_families(errors, addresses, families),
         (_, families) => families,
     };
+    let dual_stack_pools = match (families, &pool) {
+        (Some(families), Some(pool)) => {
+            dual_stack_pools(errors, wire.dual_stack_pools, families, pool.as_ref())
+        }
+        (None, _) | (_, None) => None,
+    };
     let sharing_key = errors.text("sharing_key", wire.sharing_key, MAX_KEY_BYTES);
     let backend_key = errors.text("backend_key", wire.backend_key, MAX_KEY_BYTES);
     let labels = errors.labels("labels", wire.labels);
@@ -193,6 +204,7 @@ fn claim_fields(errors: &mut FieldErrors, wire: &ClaimFields<'_>) -> Option<Clai
     Some(Claim {
         space: space?,
         families: families?,
+        dual_stack_pools: dual_stack_pools?,
         pool: pool?,
         addresses: addresses?,
         ports: ports?,
@@ -328,6 +340,33 @@ fn explicit_families(
     }
 }
 
+/// Two pools make sense for two families, and not where one pool is named.
+fn dual_stack_pools(
+    errors: &mut FieldErrors,
+    wire: i32,
+    families: Families,
+    pool: Option<&Name>,
+) -> Option<DualStackPools> {
+    use v1::claim::DualStackPools as Wire;
+    let both = match families {
+        Families::Both | Families::PreferBoth { .. } => true,
+        Families::Any | Families::One(_) => false,
+    };
+    let mut refuse = |message: String| {
+        errors.add("dual_stack_pools", message);
+        None
+    };
+    match Wire::try_from(wire) {
+        Ok(Wire::Unspecified | Wire::OnePool) => Some(DualStackPools::OnePool),
+        Ok(Wire::AnyPools) if !both => refuse("ANY_POOLS needs both families".to_owned()),
+        Ok(Wire::AnyPools) if pool.is_some() => {
+            refuse("ANY_POOLS does not go with a pool that is named".to_owned())
+        }
+        Ok(Wire::AnyPools) => Some(DualStackPools::AnyPools),
+        Err(_) => refuse(format!("unknown value {wire}")),
+    }
+}
+
 fn backends_policy(errors: &mut FieldErrors, wire: i32) -> Option<BackendsPolicy> {
     match v1::claim::Backends::try_from(wire) {
         Ok(v1::claim::Backends::Unspecified | v1::claim::Backends::Unmanaged) => {
@@ -365,6 +404,12 @@ pub fn claim_to_wire(claim: &Claim) -> v1::Claim {
         ports: claim.ports.iter().map(|port| port_to_wire(*port)).collect(),
         families: families.into_iter().map(family_to_wire).collect(),
         family_policy: policy.into(),
+        // The default is left out: rows that were stored before there was a choice read the same.
+        dual_stack_pools: match claim.dual_stack_pools {
+            DualStackPools::OnePool => v1::claim::DualStackPools::Unspecified,
+            DualStackPools::AnyPools => v1::claim::DualStackPools::AnyPools,
+        }
+        .into(),
         address_space: claim.space.as_str().to_owned(),
         pool: claim
             .pool

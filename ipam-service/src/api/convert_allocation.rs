@@ -37,6 +37,20 @@ pub fn allocation_to_wire(allocation: &Allocation) -> v1::Allocation {
         claim: Some(claim_to_wire(&allocation.claim)),
         id: allocation.id,
         address_space: allocation.effective_claim().space.as_str().to_owned(),
+        pools: allocation
+            .held()
+            .map(|(_, pool)| pool_ref_to_wire(pool))
+            .collect(),
+    }
+}
+
+fn pool_ref_to_wire(pool: &PoolKey) -> v1::PoolRef {
+    v1::PoolRef {
+        name: pool.name.as_str().to_owned(),
+        cluster: pool
+            .cluster
+            .as_ref()
+            .map_or_else(String::new, |cluster| cluster.as_str().to_owned()),
     }
 }
 
@@ -86,6 +100,17 @@ fn stored_allocation(
             name,
         }),
     };
+    let second_pool = match (&pool, wire.pools.get(1)) {
+        (Some(first), Some(second)) => {
+            let second = PoolKey {
+                space: first.space.clone(),
+                cluster: errors.optional_name("pools[1].cluster", &second.cluster)?,
+                name: errors.name("pools[1].name", &second.name)?,
+            };
+            (second != *first).then(|| Box::new(second))
+        }
+        (None, _) | (_, None) => None,
+    };
     let standing = match (State::try_from(wire.state), refusal, held_claim) {
         (Ok(State::Assigned), None, None) => Standing::Assigned,
         (Ok(State::Pending), Some(refusal), None) => Standing::Pending(refusal),
@@ -105,6 +130,7 @@ fn stored_allocation(
         standing,
         addresses,
         pool,
+        second_pool,
         revision: wire.revision,
         create_time: wire
             .create_time

@@ -30,9 +30,7 @@ use self::policy::{Memory, Offer};
 use super::State;
 use super::address::Address;
 use super::change::{Change, Edit};
-use super::model::{
-    Advertisement, Allocation, AllocationId, Node, OwnerKey, Placement, Pool, PoolKey,
-};
+use super::model::{Advertisement, Allocation, AllocationId, Node, OwnerKey, Placement, Pool};
 use super::names::Name;
 use super::placement::NodeNo;
 
@@ -302,12 +300,9 @@ impl Dirt {
 
 /// What an allocation holds.
 fn keys_of(allocation: &Allocation) -> impl Iterator<Item = AssignmentKey> {
-    let pool: Option<&PoolKey> = allocation.pool.as_ref();
-    pool.into_iter().flat_map(|pool| {
-        allocation.addresses.iter().map(|address| AssignmentKey {
-            space: pool.space.clone(),
-            address: *address,
-        })
+    allocation.held().map(|(address, pool)| AssignmentKey {
+        space: pool.space.clone(),
+        address,
     })
 }
 

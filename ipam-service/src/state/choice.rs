@@ -1,16 +1,20 @@
 //! Which addresses satisfy a claim, or why none do. Reads the state and changes nothing.
 
+mod adopt;
 mod exact;
+mod grant;
 
 use std::sync::Arc;
 
 use super::State;
 use super::address::{Address, AddressRange, Family};
 use super::model::{Allocation, AllocationId, Claim, Families, OwnerKey, Pool, PoolKey};
-use super::pool::{self, Holding, View};
+use super::pool::{self, View};
 use super::refusal::{Attempt, Reason, Refusal, text};
 use super::sharing::{Conflict, ShareKey};
 use super::space::Space;
+pub(super) use grant::Grant;
+use grant::grant;
 
 /// Attempts that a refusal lists. A claim that waits keeps its refusal, so with very many pools
 /// the list would weigh more than the claim; nobody reads further than this.
@@ -27,27 +31,14 @@ pub(super) struct Asking<'a> {
     pub(super) arrival: AllocationId,
     /// What the owner holds now: kept if it fits.
     pub(super) current: &'a [Address],
-    pub(super) current_pool: Option<&'a PoolKey>,
+    /// Which pools that comes from: the first address, and the second.
+    pub(super) current_pools: [Option<&'a PoolKey>; 2],
     /// Tried before any other address, but nobody's yet.
     pub(super) wished: &'a [Address],
 }
 
 /// Place in the queue of a claim that is not stored yet.
 pub(super) const NEWCOMER: AllocationId = AllocationId::MAX;
-
-/// Addresses for a claim, IPv4 first, and the pool that they come from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Grant {
-    pub(super) addresses: Vec<Address>,
-    pub(super) pool: PoolKey,
-}
-
-impl Grant {
-    /// Whether it is all of these addresses and more.
-    pub(super) fn adds_to(&self, held: &[Address]) -> bool {
-        held.len() < self.addresses.len() && held.iter().all(|a| self.addresses.contains(a))
-    }
-}
 
 /// Why a pool has no address of a family for this claim.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,13 +61,14 @@ impl<'a> Asking<'a> {
     pub(super) fn renewed(state: &'a State, held: &'a Allocation, claim: &'a Claim) -> Self {
         // Addresses of another space are not the same addresses.
         let pool = held.pool.as_ref().filter(|pool| pool.space == claim.space);
+        let second = pool.and(held.second_pool.as_deref());
         Self {
             state,
             owner: &held.owner.key,
             claim,
             arrival: held.id,
             current: pool.map_or(&[], |_| &held.addresses),
-            current_pool: pool,
+            current_pools: [pool, second.or(pool)],
             wished: &[],
         }
     }
@@ -99,12 +91,21 @@ impl<'a> Asking<'a> {
         match self.claim.families {
             Families::One(family) => self.search(named, |pool| self.one(pool, family)),
             Families::Any => self.search(named, |pool| self.either(pool, Family::ALL)),
+            Families::Both if self.claim.allows_two_pools() => match self.adopt_part() {
+                Some(grant) => Ok(grant),
+                None => self.apart(),
+            },
             Families::Both => self
                 .search(named, |pool| self.both(pool))
                 .or_else(|refusal| self.adopt_part().ok_or(refusal)),
             Families::PreferBoth { first } => {
-                let dual = self.search(named, |pool| self.both(pool));
-                if let Some(grant) = dual.ok().or_else(|| self.adopt_part()) {
+                let dual = if self.claim.allows_two_pools() {
+                    self.adopt_part().or_else(|| self.apart().ok())
+                } else {
+                    let dual = self.search(named, |pool| self.both(pool));
+                    dual.ok().or_else(|| self.adopt_part())
+                };
+                if let Some(grant) = dual {
                     return Ok(grant);
                 }
                 let second = other(first);
@@ -129,74 +130,32 @@ impl<'a> Asking<'a> {
         }
     }
 
-    /// Addresses that are the owner's, or wished for, if they satisfy the whole claim; a missing
-    /// family may be added from the same pool. Nothing is said of why not: the search follows.
-    fn adopt(&self, from: &[Address]) -> Option<Grant> {
-        let of = |family| from.iter().copied().find(|a| a.family() == family);
-        match self.claim.families {
-            Families::One(family) => self.first_at_home(from, &[family]),
-            Families::Any => self.first_at_home(from, &Family::ALL),
-            Families::Both | Families::PreferBoth { .. } => {
-                match (of(Family::V4), of(Family::V6)) {
-                    (Some(v4), Some(v6)) => {
-                        let pair = [v4, v6];
-                        self.home(&pair).map(|pool| grant(pool, &pair))
-                    }
-                    (Some(one), None) | (None, Some(one)) => self.with_second(one),
-                    (None, None) => None,
-                }
-            }
+    /// One address of each family from one pool, else each from the first pool that has its
+    /// family.
+    fn apart(&self) -> Result<Grant, Refusal> {
+        if let Ok(grant) = self.search(None, |pool| self.both(pool)) {
+            return Ok(grant);
         }
-    }
-
-    /// For a claim of both families that has lost one: one address that is the owner's or wished
-    /// for, and another from its pool.
-    fn adopt_part(&self) -> Option<Grant> {
-        match self.claim.families {
-            Families::Both | Families::PreferBoth { .. } => {
-                let mut known = self.current.iter().chain(self.wished);
-                known.find_map(|one| self.with_second(*one))
-            }
-            Families::One(_) | Families::Any => None,
-        }
-    }
-
-    /// An address with one of the other family from its pool; alone if the claim allows that.
-    fn with_second(&self, one: Address) -> Option<Grant> {
-        let pool = self.home(&[one])?;
-        match self.candidate(pool, other(one.family())) {
-            Ok(added) => Some(grant(pool, &[one, added])),
-            Err(_) if self.claim.families == Families::Both => None,
-            Err(_) => Some(grant(pool, &[one])),
-        }
-    }
-
-    fn first_at_home(&self, from: &[Address], families: &[Family]) -> Option<Grant> {
-        families.iter().find_map(|family| {
-            let mut of_family = from.iter().filter(|a| a.family() == *family);
-            of_family.find_map(|one| Some(grant(self.home(&[*one])?, &[*one])))
+        let [v4, v6] = Family::ALL.map(|family| self.search(None, |pool| self.one(pool, family)));
+        let (v4, v6) = (v4?, v6?);
+        Ok(Grant {
+            addresses: [v4.addresses, v6.addresses].concat(),
+            second_pool: (v4.pool != v6.pool).then(|| Box::new(v6.pool)),
+            pool: v4.pool,
         })
     }
 
-    /// The pool from which the claim could hold these addresses.
-    fn home(&self, addresses: &[Address]) -> Option<&'a Arc<Pool>> {
-        let preferred = match &self.claim.pool {
-            Some(name) => self.view().named(name).map(|pool| &pool.key),
-            None => self.current_pool,
-        };
-        let claim = self.claim;
-        let holding = Holding {
-            owner: self.owner,
-            space: &claim.space,
-            addresses,
-            preferred,
-        };
-        let pool = holding.permitted_by(&self.state.pools, claim)?;
-        let is_named = claim
-            .pool
-            .as_ref()
-            .is_none_or(|name| pool.key.name == *name);
-        (is_named && addresses.iter().all(|a| self.is_clear(*a))).then_some(pool)
+    /// The first address of a family, in the order in which pools are tried without being named.
+    fn first_of(&self, family: Family) -> Option<(Address, &'a Arc<Pool>)> {
+        let mut open = self.open_pools();
+        open.find_map(|pool| Some((self.candidate(pool, family).ok()?, pool)))
+    }
+
+    /// The pools that the owner may draw from without naming one, in the order in which they are
+    /// tried.
+    fn open_pools(&self) -> impl Iterator<Item = &'a Arc<Pool>> {
+        let auto = self.view().auto();
+        auto.filter(|pool| pool::admits(pool, self.owner, self.claim))
     }
 
     /// The first pool that has what `take` looks for, in the order in which pools are tried.
@@ -323,6 +282,17 @@ impl<'a> Asking<'a> {
         self.current.iter().any(may_stay) || self.lowest_in(pool, family).is_some()
     }
 
+    /// Whether any pool has an address of a family for the claim, were it not for older claims.
+    pub(super) fn has_room_anywhere(&self, family: Family) -> bool {
+        let may_stay = |address: &Address| {
+            address.family() == family
+                && self.permitted(&[*address]).is_some()
+                && self.admitted(*address).is_ok()
+        };
+        let mut open = self.open_pools();
+        self.current.iter().any(may_stay) || open.any(|pool| self.lowest_in(pool, family).is_some())
+    }
+
     fn lowest_in(&self, pool: &Pool, family: Family) -> Option<Address> {
         let key = ShareKey::of(self.owner, self.claim);
         let mut ranges = pool.ranges.iter().filter(|range| range.family() == family);
@@ -373,10 +343,8 @@ impl<'a> Asking<'a> {
 
     /// What is held now, and why it does not fit the claim: the first thing to say in a refusal.
     fn attempt_to_stay(&self) -> Vec<Attempt> {
-        let Some(pool) = self.current_pool else {
-            return Vec::new();
-        };
         let conflicts = self.current.iter().filter_map(|address| {
+            let pool = self.held_through(*address)?;
             let (conflict, holder) = self.admitted(*address).err()?;
             let (reason, message) = self.conflict(*address, pool, conflict, holder);
             Some(Attempt {
@@ -456,15 +424,6 @@ fn refusal(reason: Reason, message: String) -> Refusal {
         reason,
         message,
         attempts: Vec::new(),
-    }
-}
-
-fn grant(pool: &Pool, addresses: &[Address]) -> Grant {
-    let mut addresses = addresses.to_vec();
-    addresses.sort_by_key(|address| address.family());
-    Grant {
-        addresses,
-        pool: pool.key.clone(),
     }
 }
 

@@ -8,8 +8,8 @@ use super::choice::{Asking, Grant, NEWCOMER};
 use super::cluster;
 use super::command::{Allocate, IfRefused, Release};
 use super::draft::Draft;
-use super::model::{Allocation, Claim, OwnerKey, Pool, Revision, Standing};
-use super::pool::Holding;
+use super::model::{Allocation, Claim, OwnerKey, Revision, Standing};
+use super::pool::{Holding, Homes};
 use super::refusal::{Refusal, Rejection};
 
 /// Takes addresses for an owner.
@@ -83,14 +83,15 @@ pub(super) fn redecide(draft: &mut Draft<'_>, owner: &OwnerKey) {
     };
     let answer = Asking::again(draft.state, held).choose();
     let renewed = match (permitted_by, answer) {
-        // Only a second family from the same pool is better than what it has.
-        (Some(pool), Ok(grant)) if grant.pool == pool.key && grant.adds_to(&held.addresses) => {
+        // Only a second family beside it is better than what it has.
+        (Some(homes), Ok(grant)) if grant.adds_to(&held.addresses, homes) => {
             answered(draft.state, held, held.claim.clone(), Ok(grant))
         }
-        (Some(pool), _) => Allocation {
-            pool: Some(pool.key.clone()),
-            ..Allocation::clone(held)
-        },
+        (Some(homes), _) => {
+            let mut kept = Allocation::clone(held);
+            homes.record(&mut kept);
+            kept
+        }
         (None, answer) => answered(draft.state, held, held.claim.clone(), answer),
     };
     put_if_changed(draft, held, renewed);
@@ -131,24 +132,26 @@ fn answered(
 ) -> Allocation {
     let mut after = held.clone();
     match answer {
-        Ok(Grant { addresses, pool }) => {
+        Ok(grant) => {
             after.standing = Standing::Assigned;
-            after.addresses = addresses;
-            after.pool = Some(pool);
+            after.addresses = grant.addresses;
+            after.pool = Some(grant.pool);
+            after.second_pool = grant.second_pool;
         }
         // Make before break: what is held stays, unless a rule of the pools forbids it.
         Err(refusal) => match kept_by(state, held, &claim) {
-            Some(pool) => {
+            Some(homes) => {
                 after.standing = Standing::Stale {
                     refusal,
                     held_claim: Box::new(held.effective_claim().clone()),
                 };
-                after.pool = Some(pool.key.clone());
+                homes.record(&mut after);
             }
             None => {
                 after.standing = Standing::Pending(refusal);
                 after.addresses = Vec::new();
                 after.pool = None;
+                after.second_pool = None;
             }
         },
     }
@@ -156,8 +159,8 @@ fn answered(
     after
 }
 
-/// The pool that permits what is held under the labels that the owner has now.
-fn kept_by<'a>(state: &'a State, held: &Allocation, labels: &Claim) -> Option<&'a Arc<Pool>> {
+/// The pools that permit what is held under the labels that the owner has now.
+fn kept_by<'a>(state: &'a State, held: &Allocation, labels: &Claim) -> Option<Homes<'a>> {
     Holding::of(held)?.permitted_by(&state.pools, labels)
 }
 
@@ -179,7 +182,7 @@ fn first_answer(
         claim: &command.claim,
         arrival: NEWCOMER,
         current: &[],
-        current_pool: None,
+        current_pools: [None, None],
         wished,
     };
     match (asking.choose(), command.if_refused) {
@@ -189,9 +192,13 @@ fn first_answer(
 }
 
 fn create(draft: &mut Draft<'_>, command: &Allocate, answer: Result<Grant, Refusal>) {
-    let (standing, addresses, pool) = match answer {
-        Ok(Grant { addresses, pool }) => (Standing::Assigned, addresses, Some(pool)),
-        Err(refusal) => (Standing::Pending(refusal), Vec::new(), None),
+    let (standing, grant) = match answer {
+        Ok(grant) => (Standing::Assigned, Some(grant)),
+        Err(refusal) => (Standing::Pending(refusal), None),
+    };
+    let (addresses, pool, second_pool) = match grant {
+        Some(grant) => (grant.addresses, Some(grant.pool), grant.second_pool),
+        None => (Vec::new(), None, None),
     };
     let id = draft.next_id();
     let allocation = Allocation {
@@ -201,6 +208,7 @@ fn create(draft: &mut Draft<'_>, command: &Allocate, answer: Result<Grant, Refus
         standing,
         addresses,
         pool,
+        second_pool,
         revision: id,
         create_time: draft.now,
     };

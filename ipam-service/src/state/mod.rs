@@ -270,7 +270,7 @@ impl State {
     fn offer_what_changed_hands(&mut self, edit: &Edit<Allocation>) {
         let (before, after) = (edit.before.as_deref(), edit.after.as_deref());
         if let (Some(before), Some(after)) = (before, after)
-            && before.pool == after.pool
+            && before.pools().eq(after.pools())
             && before.addresses == after.addresses
             && before.effective_claim() == after.effective_claim()
         {

@@ -92,10 +92,20 @@ pub enum Families {
     Any,
     /// One address of this family.
     One(Family),
-    /// One of each if one pool has both, else one, of `first` if possible.
+    /// One of each if they can be had, else one, of `first` if possible.
     PreferBoth { first: Family },
     /// One of each, or nothing.
     Both,
+}
+
+/// Which pools the two addresses of a dual-stack claim may come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DualStackPools {
+    /// Both from one pool.
+    #[default]
+    OnePool,
+    /// From one pool if one has both; else each from the first pool that has its family.
+    AnyPools,
 }
 
 /// Who says which nodes can serve an allocation.
@@ -113,6 +123,8 @@ pub enum BackendsPolicy {
 pub struct Claim {
     pub space: Name,
     pub families: Families,
+    /// `OnePool` unless two families are asked for and no pool is named.
+    pub dual_stack_pools: DualStackPools,
     /// From this pool only.
     pub pool: Option<Name>,
     /// Exactly these, at most one of each family, sorted.
@@ -125,6 +137,17 @@ pub struct Claim {
     pub labels: Labels,
     pub namespace_labels: Labels,
     pub backends: BackendsPolicy,
+}
+
+impl Claim {
+    /// Whether its two addresses may come from two pools.
+    pub fn allows_two_pools(&self) -> bool {
+        let both = match self.families {
+            Families::Both | Families::PreferBoth { .. } => true,
+            Families::Any | Families::One(_) => false,
+        };
+        both && self.dual_stack_pools == DualStackPools::AnyPools && self.pool.is_none()
+    }
 }
 
 /// A pool's key. `cluster: None` is an operator's pool.
@@ -191,8 +214,10 @@ pub struct Allocation {
     pub standing: Standing,
     /// IPv4 first; empty exactly when pending.
     pub addresses: Vec<Address>,
-    /// Where the addresses come from; `None` exactly when pending.
+    /// Where the first address comes from; `None` exactly when pending.
     pub pool: Option<PoolKey>,
+    /// Where the second address comes from, if that is another pool. Of the same space.
+    pub second_pool: Option<Box<PoolKey>>,
     pub revision: Revision,
     pub create_time: Timestamp,
 }
@@ -204,6 +229,25 @@ impl Allocation {
             Standing::Stale { held_claim, .. } => held_claim,
             Standing::Assigned | Standing::Pending(_) => &self.claim,
         }
+    }
+
+    /// Every address that is held, and the pool that it comes from.
+    pub fn held(&self) -> impl Iterator<Item = (Address, &PoolKey)> {
+        let first = self.pool.as_ref();
+        let second = self.second_pool.as_deref().or(first);
+        let pools = first.into_iter().chain(second);
+        self.addresses.iter().copied().zip(pools)
+    }
+
+    /// The pool that an address comes from; `None` if it is not held.
+    pub fn pool_of(&self, address: Address) -> Option<&PoolKey> {
+        let mut held = self.held();
+        held.find_map(|(one, pool)| (one == address).then_some(pool))
+    }
+
+    /// The pools that addresses come from, each once.
+    pub fn pools(&self) -> impl Iterator<Item = &PoolKey> {
+        self.pool.iter().chain(self.second_pool.as_deref())
     }
 }
 

@@ -11,7 +11,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
-use std::sync::Arc;
 
 use super::State;
 use super::address::{Address, Family};
@@ -19,7 +18,7 @@ use super::choice::Asking;
 use super::command::Command;
 use super::model::{Allocation, AllocationId, Families, OwnerKey, Pool, PoolKey, Standing};
 use super::names::Name;
-use super::pool::{self, Holding};
+use super::pool::{self, Holding, Homes};
 use super::sharing::ShareKey;
 
 type Ids = BTreeSet<AllocationId>;
@@ -98,9 +97,10 @@ fn waits_for(allocation: &Allocation) -> Option<WaitsFor<'_>> {
         .map(|pool| &pool.name)
         .filter(|name| Some(*name) != named);
     let share_key = ShareKey::of(&allocation.owner.key, claim);
+    let open = claim.pool.is_none() && claim.addresses.is_empty();
     Some(WaitsFor {
         addresses,
-        any_pool: !is_content && claim.pool.is_none() && claim.addresses.is_empty(),
+        any_pool: open && (!is_content || claim.allows_two_pools()),
         pools: named.into_iter().chain(half).collect(),
         share_key: share_key.filter(|_| claim.addresses.is_empty()),
     })
@@ -431,10 +431,13 @@ impl State {
         }
         let view = self.pools.view(&claim.space, &owner.cluster);
         let mut pools = view.containing(address).filter(|pool| {
+            let is_its_own = lacks_second_family(one) == Some(&pool.key);
             let is_meant = match (&one.standing, &claim.pool) {
-                (Standing::Assigned, _) => lacks_second_family(one) == Some(&pool.key),
+                (Standing::Assigned, _) => {
+                    is_its_own || (claim.allows_two_pools() && pool.auto_assign)
+                }
                 (_, Some(name)) => pool.key.name == *name,
-                (_, None) => pool.auto_assign || lacks_second_family(one) == Some(&pool.key),
+                (_, None) => pool.auto_assign || is_its_own,
             };
             is_meant && pool::may_give(pool, address) && pool::admits(pool, owner, claim)
         });
@@ -446,15 +449,16 @@ impl State {
         allocation.pool.is_none()
             || self
                 .permits(allocation)
-                .is_some_and(|pool| Some(&pool.key) == allocation.pool.as_ref())
+                .is_some_and(|homes| homes.are_those_of(allocation))
     }
 
-    fn permits(&self, allocation: &Allocation) -> Option<&Arc<Pool>> {
+    fn permits(&self, allocation: &Allocation) -> Option<Homes<'_>> {
         Holding::of(allocation)?.permitted_by(&self.pools, &allocation.claim)
     }
 }
 
-/// Whether an address of this family would help the claim, given what else its pool has.
+/// Whether an address of this family would help the claim, given what else its pool has, or any
+/// pool where the claim allows two.
 fn wants_family(asking: &Asking<'_>, one: &Allocation, family: Family, pool: &Pool) -> bool {
     match one.claim.families {
         Families::One(wanted) => wanted == family,
@@ -469,6 +473,7 @@ fn wants_family(asking: &Asking<'_>, one: &Allocation, family: Family, pool: &Po
                 Family::V6 => Family::V4,
             };
             asking.has_room(pool, missing)
+                || (one.claim.allows_two_pools() && asking.has_room_anywhere(missing))
         }
     }
 }

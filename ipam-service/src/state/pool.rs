@@ -276,8 +276,38 @@ pub(super) struct Holding<'a> {
     pub(super) owner: &'a OwnerKey,
     pub(super) space: &'a Name,
     pub(super) addresses: &'a [Address],
-    /// Where several pools would do.
-    pub(super) preferred: Option<&'a PoolKey>,
+    /// Where several pools would do: for the first address, and for the second.
+    pub(super) preferred: [Option<&'a PoolKey>; 2],
+    /// Whether two addresses may come from two pools.
+    pub(super) apart: bool,
+}
+
+/// The pools of what is held: of the first address, and of the second if that is another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Homes<'a> {
+    pub(super) first: &'a Arc<Pool>,
+    pub(super) second: Option<&'a Arc<Pool>>,
+}
+
+impl<'a> Homes<'a> {
+    /// One pool for all.
+    pub(super) fn one(first: &'a Arc<Pool>) -> Self {
+        let second = None;
+        Self { first, second }
+    }
+
+    /// Whether these are the pools that an allocation has on record.
+    pub(super) fn are_those_of(self, allocation: &Allocation) -> bool {
+        let second = self.second.map(|pool| &pool.key);
+        Some(&self.first.key) == allocation.pool.as_ref()
+            && second == allocation.second_pool.as_deref()
+    }
+
+    /// Writes them into an allocation.
+    pub(super) fn record(self, allocation: &mut Allocation) {
+        allocation.pool = Some(self.first.key.clone());
+        allocation.second_pool = self.second.map(|pool| Box::new(pool.key.clone()));
+    }
 }
 
 impl<'a> Holding<'a> {
@@ -288,26 +318,56 @@ impl<'a> Holding<'a> {
             owner: &allocation.owner.key,
             space: &pool.space,
             addresses: &allocation.addresses,
-            preferred: Some(pool),
+            preferred: [Some(pool), allocation.second_pool.as_deref().or(Some(pool))],
+            apart: allocation.effective_claim().allows_two_pools(),
         })
     }
 
-    /// The pool that permits it: one that the cluster sees, that gives all of the addresses, and
-    /// that is for an owner with these labels. What the claim asks for is not looked at.
-    pub(super) fn permitted_by<'p>(
+    /// The pools that permit it: such as the cluster sees, as give the addresses, and as are for an
+    /// owner with these labels. One for all addresses, unless they may come from two; then two only
+    /// where they do already, or where no one pool gives both. What the claim asks for is not
+    /// looked at.
+    pub(super) fn permitted_by<'p>(self, pools: &'p Pools, labels: &Claim) -> Option<Homes<'p>> {
+        let [first, second] = self.preferred;
+        let together = || {
+            let home = self.home(pools, labels, self.addresses, first)?;
+            Some(Homes::one(home))
+        };
+        let [one, other] = self.addresses else {
+            return together();
+        };
+        let apart = || {
+            let first = self.home(pools, labels, &[*one], first)?;
+            let second = self.home(pools, labels, &[*other], second)?;
+            let is_other = first.key != second.key;
+            Some(Homes {
+                first,
+                second: is_other.then_some(second),
+            })
+        };
+        match self.apart {
+            false => together(),
+            true if first == second => together().or_else(apart),
+            true => apart(),
+        }
+    }
+
+    /// One pool that permits all of some addresses.
+    fn home<'p>(
         self,
         pools: &'p Pools,
         labels: &Claim,
+        addresses: &[Address],
+        preferred: Option<&PoolKey>,
     ) -> Option<&'p Arc<Pool>> {
         let view = pools.view(self.space, &self.owner.cluster);
-        let first = *self.addresses.first()?;
+        let first = *addresses.first()?;
         let fits = |pool: &&'p Arc<Pool>| {
-            self.addresses.iter().all(|held| may_give(pool, *held))
-                && admits(pool, self.owner, labels)
+            addresses.iter().all(|held| may_give(pool, *held)) && admits(pool, self.owner, labels)
         };
         let fitting = || view.containing(first).filter(fits);
         fitting()
-            .find(|pool| Some(&pool.key) == self.preferred)
+            .find(|pool| Some(&pool.key) == preferred)
             .or_else(|| fitting().next())
     }
 }

@@ -241,11 +241,11 @@ impl State {
                 .as_ref()
                 .is_none_or(|own| *own == holder.owner.key.cluster);
             // Who holds two addresses there counts at the first of them.
-            let mut here = holder.addresses.iter().filter(|held| {
-                let within = |range: &AddressRange| range.contains(**held);
-                ranges.iter().any(within)
+            let mut here = holder.held().filter(|(held, pool)| {
+                let within = |range: &AddressRange| range.contains(*held);
+                **pool == through.key && ranges.iter().any(within)
             });
-            sees_edit && holder.pool.as_ref() == Some(&through.key) && here.next() == Some(address)
+            sees_edit && here.next().is_some_and(|(first, _)| first == *address)
         })
     }
 }

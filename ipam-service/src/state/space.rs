@@ -71,16 +71,16 @@ impl Space {
                     .insert(address, Holders::One(Arc::clone(holder)));
             }
             Some(Holders::One(other)) => {
-                first_through_pool = other.pool != holder.pool;
+                first_through_pool = other.pool_of(address) != holder.pool_of(address);
                 let mut sharers = Box::<Sharers>::default();
-                sharers.insert(other);
-                sharers.insert(Arc::clone(holder));
+                sharers.insert(address, other);
+                sharers.insert(address, Arc::clone(holder));
                 self.holders.insert(address, Holders::Many(sharers));
             }
             Some(Holders::Many(mut sharers)) => {
-                let pool = holder.pool.as_ref();
+                let pool = holder.pool_of(address);
                 first_through_pool = pool.is_some_and(|pool| !sharers.pools.contains_key(pool));
-                sharers.insert(Arc::clone(holder));
+                sharers.insert(address, Arc::clone(holder));
                 self.holders.insert(address, Holders::Many(sharers));
             }
         }
@@ -89,7 +89,7 @@ impl Space {
                 group.use_port(address, *port);
             }
         }
-        if let (true, Some(pool)) = (first_through_pool, &holder.pool) {
+        if let (true, Some(pool)) = (first_through_pool, holder.pool_of(address)) {
             self.held_through.entry(pool.clone()).or_default()[family_index(address)] += 1;
         }
     }
@@ -113,8 +113,8 @@ impl Space {
                 true
             }
             Some(Holders::Many(mut sharers)) => {
-                sharers.remove(holder);
-                let pool = holder.pool.as_ref();
+                sharers.remove(address, holder);
+                let pool = holder.pool_of(address);
                 let last = pool.is_some_and(|pool| !sharers.pools.contains_key(pool));
                 let left = match sharers.by_id.len() {
                     1 => sharers
@@ -129,7 +129,7 @@ impl Space {
                 last
             }
         };
-        if let (true, Some(pool)) = (last_through_pool, &holder.pool)
+        if let (true, Some(pool)) = (last_through_pool, holder.pool_of(address))
             && let Some(held) = self.held_through.get_mut(pool)
         {
             held[family_index(address)] -= 1;
@@ -292,22 +292,22 @@ impl Space {
 }
 
 impl Sharers {
-    fn insert(&mut self, holder: Arc<Allocation>) {
+    fn insert(&mut self, address: Address, holder: Arc<Allocation>) {
         for port in &holder.effective_claim().ports {
             self.ports.insert(*port, holder.id);
         }
-        if let Some(pool) = &holder.pool {
+        if let Some(pool) = holder.pool_of(address) {
             *self.pools.entry(pool.clone()).or_default() += 1;
         }
         self.by_id.insert(holder.id, holder);
     }
 
-    fn remove(&mut self, holder: &Allocation) {
+    fn remove(&mut self, address: Address, holder: &Allocation) {
         self.by_id.remove(&holder.id);
         for port in &holder.effective_claim().ports {
             self.ports.remove(port);
         }
-        if let Some(pool) = &holder.pool
+        if let Some(pool) = holder.pool_of(address)
             && let Some(count) = self.pools.get_mut(pool)
         {
             *count -= 1;

@@ -65,6 +65,7 @@ pub(super) fn claim() -> Claim {
     Claim {
         space: space(),
         families: Families::One(Family::V4),
+        dual_stack_pools: DualStackPools::OnePool,
         pool: None,
         addresses: Vec::new(),
         ports: vec![tcp(80)],
@@ -102,6 +103,15 @@ pub(super) fn shared(key: &str, port: u16) -> Claim {
 pub(super) fn families(families: Families) -> Claim {
     Claim {
         families,
+        ..claim()
+    }
+}
+
+/// A claim of both families that may come from two pools.
+pub(super) fn from_two_pools(families: Families) -> Claim {
+    Claim {
+        families,
+        dual_stack_pools: DualStackPools::AnyPools,
         ..claim()
     }
 }
@@ -280,6 +290,13 @@ impl Book {
         Arc::clone(held.expect(owner_text))
     }
 
+    /// The pools of what an owner holds, one for each address.
+    pub(super) fn pools_of(&self, owner_text: &str) -> Vec<String> {
+        let allocation = self.get(owner_text);
+        let held = allocation.held();
+        held.map(|(_, pool)| pool.to_string()).collect()
+    }
+
     /// What an owner holds, in short: the addresses, and in brackets why not what it asks for.
     pub(super) fn held(&self, owner_text: &str) -> String {
         let Some(allocation) = self.state.allocation(&owner(owner_text)) else {
@@ -355,15 +372,23 @@ pub(super) fn assert_sound(state: &State) {
         assert_eq!(one.addresses.is_empty(), one.pool.is_none());
         let is_pending = matches!(one.standing, Standing::Pending(_));
         assert_eq!(one.addresses.is_empty(), is_pending, "{one:?}");
-        if let Some(key) = &one.pool {
+        assert_eq!(one.held().count(), one.addresses.len());
+        for (held, key) in one.held() {
             let pool = state.pool(key).expect("the pool exists");
-            for held in &one.addresses {
-                assert!(
-                    pool.ranges.iter().any(|range| range.contains(*held)),
-                    "{one:?}"
-                );
-                assert!(!(pool.avoid_buggy_ips && held.is_buggy()), "{one:?}");
-            }
+            assert!(
+                pool.ranges.iter().any(|range| range.contains(held)),
+                "{one:?}"
+            );
+            assert!(!(pool.avoid_buggy_ips && held.is_buggy()), "{one:?}");
+        }
+        if let Some(second) = &one.second_pool {
+            assert_eq!(one.addresses.len(), 2, "{one:?}");
+            assert_ne!(one.pool.as_ref(), Some(&**second), "{one:?}");
+            assert_eq!(
+                one.pool.as_ref().map(|pool| &pool.space),
+                Some(&second.space)
+            );
+            assert!(one.effective_claim().allows_two_pools(), "{one:?}");
         }
         for other in &all[index + 1..] {
             let same_space = one.pool.as_ref().map(|pool| &pool.space)

@@ -184,7 +184,8 @@ fn allocation(row: &SqliteRow, names: &mut Names) -> Result<Change, ReadError> {
     if let Some(namespace) = &mut allocation.owner.key.namespace {
         names.share(namespace);
     }
-    if let Some(pool) = &mut allocation.pool {
+    let second = allocation.second_pool.as_deref_mut();
+    for pool in allocation.pool.as_mut().into_iter().chain(second) {
         names.share(&mut pool.name);
         names.share(&mut pool.space);
         if let Some(cluster) = &mut pool.cluster {

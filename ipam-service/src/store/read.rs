@@ -1,5 +1,6 @@
 //! Committed rows for lists, history and streams. Every call is one short read transaction.
 
+use futures::TryStreamExt as _;
 use pharos_proto::v1;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection, SqlitePool};
@@ -103,8 +104,34 @@ impl Reader {
         after: Option<&(String, String, String)>,
         limit: u32,
     ) -> Result<Page<v1::Allocation>, ReadError> {
-        let query = allocations_query(filter, after, limit);
-        self.page(query, limit, |row| decode(row.try_get(0)?)).await
+        let mut query = allocations_query(filter, after, limit);
+        if filter.pool.is_empty() {
+            return self.page(query, limit, |row| decode(row.try_get(0)?)).await;
+        }
+        // The query gives all that may come from the pool: as many are read as the page takes.
+        let mut transaction = self.connections.begin().await?;
+        let revision = revision(&mut transaction).await?;
+        let most = usize::try_from(limit).unwrap_or(usize::MAX);
+        let mut items: Vec<v1::Allocation> = Vec::new();
+        let mut rows = query.build().fetch(&mut *transaction);
+        while items.len() <= most
+            && let Some(row) = rows.try_next().await?
+        {
+            let one: v1::Allocation = decode(row.try_get(0)?)?;
+            let from_it = |pool: &v1::PoolRef| pool.name == filter.pool;
+            if one.pool == filter.pool || one.pools.iter().any(from_it) {
+                items.push(one);
+            }
+        }
+        drop(rows);
+        transaction.rollback().await?;
+        let more = items.len() > most;
+        items.truncate(most);
+        Ok(Page {
+            items,
+            more,
+            revision,
+        })
     }
 
     /// Clusters by name, after `after`.
@@ -226,7 +253,11 @@ pub(super) fn allocations_query(
         query.push(" and namespace = ").push_bind(namespace);
     }
     if !filter.pool.is_empty() {
-        query.push(" and pool = ").push_bind(&filter.pool);
+        // The second address may come from another pool, which only the entry names. That the
+        // entry contains the name is a first sieve; the reader looks closer.
+        query.push(" and (pool = ").push_bind(&filter.pool);
+        query.push(" or instr(entry, cast(").push_bind(&filter.pool);
+        query.push(" as blob)) > 0)");
     }
     if !filter.space.is_empty() {
         query.push(" and space = ").push_bind(&filter.space);
@@ -250,7 +281,11 @@ pub(super) fn allocations_query(
         query.push(", ").push_bind(name).push(")");
     }
     query.push(" order by cluster, namespace, name limit ");
-    query.push_bind(i64::from(limit) + 1);
+    let all = -1;
+    query.push_bind(match filter.pool.is_empty() {
+        true => i64::from(limit) + 1,
+        false => all,
+    });
     query
 }
 

@@ -52,6 +52,7 @@ pub(super) fn convert(
             problems,
         ),
         labels: declared.labels.clone().into_iter().collect(),
+        protected: false,
         usage: None,
         revision: 0,
     }

@@ -62,6 +62,33 @@ fn what_is_held_in_one_space_while_another_is_asked_for_stays_in_its_space() {
     assert_reads_back(&state);
 }
 
+#[test]
+fn addresses_of_two_pools_keep_their_pools() {
+    let both = |wire: &mut v1::AllocateRequest| {
+        wire.families = vec![1, 2];
+        wire.dual_stack_pools = v1::claim::DualStackPools::AnyPools.into();
+    };
+    let state = state_after(&[
+        apply_pool("four", &["192.0.2.1/32"]),
+        apply_pool("six", &["2001:db8::1/128"]),
+        allocate("east/x/a", both),
+    ]);
+    let held = state.allocations().next().expect("it is held");
+    let wire = allocation_to_wire(held);
+    let pools: Vec<&str> = wire.pools.iter().map(|pool| pool.name.as_str()).collect();
+    assert_eq!((wire.pool.as_str(), pools), ("four", vec!["four", "six"]));
+    assert_reads_back(&state);
+    // What an earlier version has stored names the first pool only.
+    let mut old = wire;
+    old.pools.clear();
+    old.addresses.truncate(1);
+    let read = allocation_from_wire(&old, &AllocationExtras::default()).expect("it reads back");
+    assert_eq!(
+        (read.pool.as_ref(), read.second_pool),
+        (held.pool.as_ref(), None)
+    );
+}
+
 /// An operator's pool may be named so that it reads like the pool of a cluster.
 #[test]
 fn a_refusal_by_a_pool_of_any_name_reads_back() {
@@ -90,7 +117,10 @@ fn commands() -> impl Strategy<Value = Command> {
             }
             match pick {
                 0..=2 => wire.addresses = vec![format!("192.0.2.{pick}")],
-                3 => wire.families = vec![1, 2],
+                3 => {
+                    wire.families = vec![1, 2];
+                    wire.dual_stack_pools = i32::from(wire.sharing_key.is_empty()) + 1;
+                }
                 4 => {
                     wire.families = vec![2, 1];
                     wire.family_policy = v1::claim::FamilyPolicy::PreferDualStack.into();
@@ -104,6 +134,8 @@ fn commands() -> impl Strategy<Value = Command> {
         1 => (0..3_u8, space).prop_map(|(last, space)| {
             apply_pool_in(space, "c0/p", &[&format!("192.0.2.0-192.0.2.{last}"), "2001:db8::/127"])
         }),
+        1 => Just(apply_pool_in("", "c0/p", &["192.0.2.0/30"])),
+        1 => Just(apply_pool_in("", "six", &["2001:db8:6::/127"])),
     ]
 }
 

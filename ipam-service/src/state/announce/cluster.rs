@@ -99,10 +99,8 @@ impl ClusterAssignments {
     fn note_everything(&mut self, state: &State, cluster: &Name, dirt: &mut Dirt) {
         dirt.addresses.extend(self.assignments.keys().cloned());
         for allocation in state.allocations_of(cluster) {
-            let Some(pool) = &allocation.pool else {
-                continue;
-            };
-            if !self.memory.of_pool(state, cluster, pool).is_empty() {
+            let is_selected = |pool| !self.memory.of_pool(state, cluster, pool).is_empty();
+            if allocation.pools().any(is_selected) {
                 dirt.addresses.extend(keys_of(allocation));
             }
         }

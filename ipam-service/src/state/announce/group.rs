@@ -8,7 +8,9 @@ use super::policy::{self, Memory, Offer, Policy};
 use super::{Assignment, AssignmentKey};
 use crate::state::State;
 use crate::state::address::Address;
-use crate::state::model::{Allocation, AllocationId, BackendsPolicy, EntryNodes, OwnerKey};
+use crate::state::model::{
+    Allocation, AllocationId, BackendsPolicy, EntryNodes, OwnerKey, PoolKey,
+};
 use crate::state::names::Name;
 use crate::state::placement::NodeNo;
 
@@ -29,9 +31,11 @@ pub(super) struct Announced {
     pub(super) assignments: Vec<Assignment>,
 }
 
-/// An owner who has somewhere to send traffic, and nodes to send it through.
+/// An owner who has somewhere to send traffic, and nodes to send it through. One that holds through
+/// two pools takes part for each, as advertisements select by pool.
 struct Participant<'a> {
     allocation: &'a Arc<Allocation>,
+    pool: &'a PoolKey,
     policy: Arc<Policy>,
     nodes: Arc<[NodeNo]>,
 }
@@ -93,7 +97,10 @@ impl Component {
         let participants: Vec<_> = self
             .allocations
             .values()
-            .filter_map(|allocation| participant(state, cluster, nodes, memory, allocation))
+            .flat_map(|allocation| allocation.pools().map(move |pool| (allocation, pool)))
+            .filter_map(|(allocation, pool)| {
+                participant(state, cluster, nodes, memory, allocation, pool)
+            })
             .collect();
         let oldest = participants.first()?;
         let common = intersection(&participants);
@@ -120,7 +127,7 @@ impl Component {
         let holds = |allocation: &Allocation| allocation.addresses.contains(&key.address);
         let mut own = participants
             .iter()
-            .filter(|participant| holds(participant.allocation))
+            .filter(|it| it.allocation.pool_of(key.address) == Some(it.pool))
             .map(|participant| &*participant.policy)
             .peekable();
         own.peek()?;
@@ -147,8 +154,9 @@ fn participant<'a>(
     nodes: &Nodes,
     memory: &mut Memory,
     allocation: &'a Arc<Allocation>,
+    pool: &'a PoolKey,
 ) -> Option<Participant<'a>> {
-    let policy = memory.of_allocation(state, cluster, allocation);
+    let policy = memory.of_allocation(state, cluster, allocation, pool);
     let selected = memory.selected(nodes, &policy);
     let able = match allocation.effective_claim().backends {
         BackendsPolicy::Unmanaged => selected,
@@ -159,6 +167,7 @@ fn participant<'a>(
     };
     (!able.is_empty()).then_some(Participant {
         allocation,
+        pool,
         policy,
         nodes: able,
     })

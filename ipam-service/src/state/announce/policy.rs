@@ -64,16 +64,14 @@ impl Memory {
         policy
     }
 
-    /// Those of them that select the allocation.
+    /// Those of them that select the allocation, for what it holds from that pool.
     pub(super) fn of_allocation(
         &mut self,
         state: &State,
         cluster: &Name,
         allocation: &Allocation,
+        pool: &PoolKey,
     ) -> Arc<Policy> {
-        let Some(pool) = &allocation.pool else {
-            return Arc::default();
-        };
         let policy = self.of_pool(state, cluster, pool);
         let labels = &allocation.effective_claim().labels;
         let applies = |advertisement: &Arc<Advertisement>| {

@@ -12,8 +12,8 @@ use super::*;
 use crate::state::address::AddressRange;
 use crate::state::model::{
     AdvertisementKey, AdvertisementProtocol, Announcer, Backends, BackendsPolicy, Claim, Cluster,
-    EntryNodes, Families, Inventory, Labels, NodeKey, Owner, PreferredNodes, ReportedNode,
-    Standing, Timestamp,
+    DualStackPools, EntryNodes, Families, Inventory, Labels, NodeKey, Owner, PoolKey,
+    PreferredNodes, ReportedNode, Standing, Timestamp,
 };
 use crate::state::selector::LabelSelector;
 
@@ -62,6 +62,7 @@ fn owner_key(cluster: &str, owner: &str) -> OwnerKey {
 struct Held {
     addresses: Vec<Address>,
     pool: PoolKey,
+    second_pool: Option<PoolKey>,
     reported: bool,
     labels: Labels,
 }
@@ -70,6 +71,7 @@ fn held(addresses: &[&str]) -> Held {
     Held {
         addresses: addresses.iter().map(|text| address(text)).collect(),
         pool: pool_key(None, "pool"),
+        second_pool: None,
         reported: false,
         labels: Labels::new(),
     }
@@ -92,6 +94,14 @@ impl Held {
 
     fn out_of(self, pool: PoolKey) -> Self {
         Self { pool, ..self }
+    }
+
+    fn and(self, second: PoolKey) -> Self {
+        let second_pool = Some(second);
+        Self {
+            second_pool,
+            ..self
+        }
     }
 }
 
@@ -388,6 +398,7 @@ impl World {
             let claim = Claim {
                 space: name(SPACE),
                 families: Families::Any,
+                dual_stack_pools: DualStackPools::OnePool,
                 pool: None,
                 addresses: Vec::new(),
                 ports: Vec::new(),
@@ -411,6 +422,7 @@ impl World {
                 standing: Standing::Assigned,
                 addresses: held.addresses,
                 pool: Some(held.pool),
+                second_pool: held.second_pool.map(Box::new),
                 revision: self.next_revision(),
                 create_time: Timestamp(0),
             })

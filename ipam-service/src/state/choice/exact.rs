@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::{Asking, Grant, grant, recovering, refusal};
-use crate::state::address::Family;
+use super::grant::{Grant, grant_of};
+use super::{Asking, recovering, refusal};
+use crate::state::address::{Address, Family};
 use crate::state::model::{Families, Pool};
-use crate::state::pool;
+use crate::state::pool::{self, Homes};
 use crate::state::refusal::{Reason, Refusal, text};
 
 impl<'a> Asking<'a> {
@@ -13,8 +14,9 @@ impl<'a> Asking<'a> {
     pub(super) fn exactly(&self) -> Result<Grant, Refusal> {
         let addresses = &self.claim.addresses;
         self.check_families()?;
-        let pool = self.pool_of_exactly()?;
-        for address in addresses {
+        let homes = self.homes_of_exactly()?;
+        let pools = [homes.first, homes.second.unwrap_or(homes.first)];
+        for (address, pool) in addresses.iter().zip(pools) {
             if let Err((conflict, holder)) = self.admitted(*address) {
                 let (reason, message) = self.conflict(*address, &pool.key, conflict, holder);
                 return Err(refusal(reason, message));
@@ -25,7 +27,7 @@ impl<'a> Asking<'a> {
             return Err(recovering());
         }
         match addresses.iter().find(|address| self.is_behind(**address)) {
-            None => Ok(grant(pool, addresses)),
+            None => Ok(grant_of(addresses, homes)),
             Some(address) => Err(refusal(
                 Reason::BehindOlderClaims,
                 format!("older claims wait for address {address}"),
@@ -54,9 +56,26 @@ impl<'a> Asking<'a> {
         Err(refusal(Reason::FamilyNotInPool, message))
     }
 
-    /// The pool that gives the addresses that the claim asks for.
-    fn pool_of_exactly(&self) -> Result<&'a Arc<Pool>, Refusal> {
-        let addresses = &self.claim.addresses;
+    /// The pools that give the addresses that the claim asks for: one for both, unless the claim
+    /// allows two and no one pool has both.
+    fn homes_of_exactly(&self) -> Result<Homes<'a>, Refusal> {
+        let together = self.pool_of_exactly(&self.claim.addresses);
+        match (together, self.claim.addresses.as_slice()) {
+            (Err(_), [first, second]) if self.claim.allows_two_pools() => {
+                let first = self.pool_of_exactly(&[*first])?;
+                let second = self.pool_of_exactly(&[*second])?;
+                let is_other = first.key != second.key;
+                Ok(Homes {
+                    first,
+                    second: is_other.then_some(second),
+                })
+            }
+            (together, _) => together.map(Homes::one),
+        }
+    }
+
+    /// The pool that gives addresses that the claim asks for.
+    fn pool_of_exactly(&self, addresses: &[Address]) -> Result<&'a Arc<Pool>, Refusal> {
         if let Some(name) = &self.claim.pool
             && self.view().named(name).is_none()
         {
@@ -68,7 +87,8 @@ impl<'a> Asking<'a> {
             .filter(|pool| addresses.iter().all(|a| pool::contains(pool, *a)))
             .collect();
         // What is held is kept through the pool that it is held through.
-        homes.sort_by_key(|pool| Some(&pool.key) != self.current_pool);
+        let through = self.held_through(addresses[0]).or(self.current_pools[0]);
+        homes.sort_by_key(|pool| Some(&pool.key) != through);
         if homes.is_empty() {
             let message = text::not_in_config(addresses);
             return Err(refusal(Reason::AddressNotInPool, message));

@@ -4,6 +4,8 @@ use crate::state::testing::*;
 
 use super::*;
 
+mod two_pools;
+
 const WEB: &str = "east/default/web";
 
 fn dual() -> Pool {

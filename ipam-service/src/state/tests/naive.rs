@@ -21,7 +21,8 @@ pub(super) struct Question<'a> {
     pub(super) owner: &'a OwnerKey,
     pub(super) claim: &'a Claim,
     pub(super) current: &'a [Address],
-    pub(super) current_pool: Option<&'a PoolKey>,
+    /// The pool of each address of `current`.
+    pub(super) current_pools: Vec<&'a PoolKey>,
     pub(super) wished: &'a [Address],
 }
 
@@ -31,13 +32,25 @@ impl<'a> Question<'a> {
             owner: &one.owner.key,
             claim: &one.claim,
             current: &one.addresses,
-            current_pool: one.pool.as_ref(),
+            current_pools: one.held().map(|(_, pool)| pool).collect(),
             wished: &[],
         }
     }
+
+    fn held_through(&self, address: Address) -> Option<&'a PoolKey> {
+        let mut held = self.current.iter().zip(&self.current_pools);
+        held.find_map(|(one, pool)| (*one == address).then_some(*pool))
+    }
 }
 
-type Answer = Option<(Vec<Address>, PoolKey)>;
+/// Addresses, and the pool of each.
+type Answer = Option<Vec<(Address, PoolKey)>>;
+
+/// All of them from one pool.
+fn from_one(addresses: &[Address], pool: &PoolKey) -> Vec<(Address, PoolKey)> {
+    let each = addresses.iter();
+    each.map(|address| (*address, pool.clone())).collect()
+}
 
 fn all_of(pool: &Pool) -> impl Iterator<Item = Address> {
     pool.ranges
@@ -88,8 +101,33 @@ impl Naive {
         own.iter().copied().chain(operators).collect()
     }
 
-    /// The pool under which somebody may hold these addresses, as far as pools are concerned.
-    pub(super) fn permits(
+    /// The pools under which an allocation may go on holding its addresses, as far as pools are
+    /// concerned. `labels`: those of this claim.
+    pub(super) fn keeps(&self, one: &Allocation, labels: &Claim) -> Answer {
+        let owner = &one.owner.key;
+        let pools: Vec<&PoolKey> = one.held().map(|(_, pool)| pool).collect();
+        let together = |pool| {
+            let pool = self.permits(owner, labels, &one.addresses, pool)?;
+            Some(from_one(&one.addresses, &pool))
+        };
+        let apart = || {
+            one.held()
+                .map(|(a, pool)| Some((a, self.permits(owner, labels, &[a], Some(pool))?)))
+                .collect::<Answer>()
+        };
+        match pools.as_slice() {
+            [] => None,
+            [first, second] if first != second => apart(),
+            [first, _] if one.effective_claim().allows_two_pools() => {
+                together(Some(first)).or_else(apart)
+            }
+            [first, ..] => together(Some(first)),
+        }
+    }
+
+    /// The pool under which somebody may hold these addresses together, as far as pools are
+    /// concerned.
+    fn permits(
         &self,
         owner: &OwnerKey,
         claim: &Claim,
@@ -138,8 +176,8 @@ impl Naive {
         if named.is_some() && pools.is_empty() {
             return None;
         }
-        self.stay(question, question.current)
-            .or_else(|| self.stay(question, question.wished))
+        self.stay(question, question.current, &pools)
+            .or_else(|| self.stay(question, question.wished, &pools))
             .or_else(|| self.search(question, &pools))
     }
 
@@ -155,15 +193,42 @@ impl Naive {
             .addresses
             .iter()
             .all(|a| self.may_join(owner, claim, *a));
-        let pool = self.permitted_as_asked(question, &claim.addresses)?;
-        (right_families && free).then(|| (claim.addresses.clone(), pool))
+        let granted = self.permitted_as_asked(question, &claim.addresses)?;
+        (right_families && free).then_some(granted)
     }
 
-    /// As [`Naive::permits`], and the pool is the one that the claim names.
-    fn permitted_as_asked(&self, question: &Question<'_>, some: &[Address]) -> Option<PoolKey> {
+    /// As [`Naive::keeps`], for addresses that need not be held, and from the pool that the claim
+    /// names.
+    fn permitted_as_asked(&self, question: &Question<'_>, some: &[Address]) -> Answer {
+        let home = |some: &[Address]| self.home(question, some);
+        let together = || Some(from_one(some, &home(some)?));
+        let apart = || {
+            let each = some.iter();
+            each.map(|a| Some((*a, home(&[*a])?))).collect::<Answer>()
+        };
+        let [first, second] = some else {
+            return together();
+        };
+        let held_apart = match [first, second].map(|a| question.held_through(*a)) {
+            [Some(first), Some(second)] => first != second,
+            _ => false,
+        };
+        match question.claim.allows_two_pools() {
+            false => together(),
+            true if held_apart && question.claim.addresses.is_empty() => apart(),
+            true => together().or_else(apart),
+        }
+    }
+
+    /// One pool as in [`Naive::permits`], and the one that the claim names.
+    fn home(&self, question: &Question<'_>, some: &[Address]) -> Option<PoolKey> {
         let Question { owner, claim, .. } = question;
         match &claim.pool {
-            None => self.permits(owner, claim, some, question.current_pool),
+            None => {
+                let through = question.held_through(some[0]);
+                let first = question.current_pools.first().copied();
+                self.permits(owner, claim, some, through.or(first))
+            }
             Some(name) => {
                 let visible = self.visible(&owner.cluster);
                 let named = visible.iter().find(|pool| pool.key.name == *name)?;
@@ -174,7 +239,7 @@ impl Naive {
     }
 
     /// Keeping (or adopting) addresses as they are, with a second family added where wanted.
-    fn stay(&self, question: &Question<'_>, from: &[Address]) -> Answer {
+    fn stay(&self, question: &Question<'_>, from: &[Address], pools: &[&Arc<Pool>]) -> Answer {
         let Question { owner, claim, .. } = question;
         let fits = |some: &[Address]| {
             let free = some.iter().all(|a| self.may_join(owner, claim, *a));
@@ -184,24 +249,23 @@ impl Naive {
             let sorted = families
                 .iter()
                 .flat_map(|family| from.iter().copied().filter(move |a| a.family() == *family));
-            sorted
-                .into_iter()
-                .find_map(|a| Some((vec![a], fits(&[a])?)))
+            sorted.into_iter().find_map(|a| fits(&[a]))
         };
         let first_of = |family| from.iter().copied().find(|a| a.family() == family);
         match (claim.families, first_of(Family::V4), first_of(Family::V6)) {
             (Families::One(family), ..) => single(&[family]),
             (Families::Any, ..) => single(&[Family::V4, Family::V6]),
-            (_, Some(v4), Some(v6)) => Some((vec![v4, v6], fits(&[v4, v6])?)),
+            (_, Some(v4), Some(v6)) => fits(&[v4, v6]),
             (_, None, None) => None,
-            (_, v4, v6) => self.with_second(question, v4.or(v6)?),
+            (_, v4, v6) => self.with_second(question, v4.or(v6)?, pools),
         }
     }
 
-    /// An address and one of the other family from the same pool; alone if that will do.
-    fn with_second(&self, question: &Question<'_>, one: Address) -> Answer {
+    /// An address and one of the other family, from the same pool if possible, else from another
+    /// where that is allowed; alone if that will do.
+    fn with_second(&self, question: &Question<'_>, one: Address, pools: &[&Arc<Pool>]) -> Answer {
         let Question { owner, claim, .. } = question;
-        let key = self.permitted_as_asked(question, &[one])?;
+        let key = self.home(question, &[one])?;
         if !self.may_join(owner, claim, one) {
             return None;
         }
@@ -210,47 +274,58 @@ impl Naive {
             Family::V4 => Family::V6,
             Family::V6 => Family::V4,
         };
-        let mut all = vec![one];
-        all.extend(self.pick(question, pool, missing));
-        all.sort_by_key(|a| a.family());
-        (all.len() == 2 || claim.families != Families::Both).then_some((all, key))
+        let others = pools.iter().filter(|_| claim.allows_two_pools());
+        let second = std::iter::once(&pool)
+            .chain(others)
+            .find_map(|pool| Some((self.pick(question, pool, missing)?, pool.key.clone())));
+        let mut all = vec![(one, key)];
+        all.extend(second);
+        all.sort_by_key(|(a, _)| a.family());
+        (all.len() == 2 || claim.families != Families::Both).then_some(all)
     }
 
     fn search(&self, question: &Question<'_>, pools: &[&Arc<Pool>]) -> Answer {
         let one = |family: Family| {
             pools.iter().find_map(|pool| {
                 let picked = self.pick(question, pool, family)?;
-                Some((vec![picked], pool.key.clone()))
+                Some(from_one(&[picked], &pool.key))
             })
         };
         let both = || {
             pools.iter().find_map(|pool| {
                 let v4 = self.pick(question, pool, Family::V4)?;
                 let v6 = self.pick(question, pool, Family::V6)?;
-                Some((vec![v4, v6], pool.key.clone()))
+                Some(from_one(&[v4, v6], &pool.key))
             })
+        };
+        let dual = || {
+            let part = || self.keep_part(question, pools);
+            if !question.claim.allows_two_pools() {
+                return both().or_else(part);
+            }
+            let apart = || Some([one(Family::V4)?, one(Family::V6)?].concat());
+            part().or_else(both).or_else(apart)
         };
         match question.claim.families {
             Families::One(family) => one(family),
             Families::Any => pools.iter().find_map(|pool| {
                 let v4 = self.pick(question, pool, Family::V4);
                 let picked = v4.or_else(|| self.pick(question, pool, Family::V6))?;
-                Some((vec![picked], pool.key.clone()))
+                Some(from_one(&[picked], &pool.key))
             }),
-            Families::Both => both().or_else(|| self.keep_part(question)),
-            Families::PreferBoth { first } => both()
-                .or_else(|| self.keep_part(question))
+            Families::Both => dual(),
+            Families::PreferBoth { first } => dual()
                 .or_else(|| one(first))
                 .or_else(|| one(Family::V4))
                 .or_else(|| one(Family::V6)),
         }
     }
 
-    fn keep_part(&self, question: &Question<'_>) -> Answer {
+    fn keep_part(&self, question: &Question<'_>, pools: &[&Arc<Pool>]) -> Answer {
         let known = question.current.iter().chain(question.wished);
         known
             .copied()
-            .find_map(|one| self.with_second(question, one))
+            .find_map(|one| self.with_second(question, one, pools))
     }
 
     /// The address that a pool gives, by scanning it.
@@ -275,7 +350,7 @@ impl Naive {
                 Family::V6 => &mut usage.v6,
             };
             family.total += 1;
-            let through = |one: &Arc<Allocation>| one.pool.as_ref() == Some(&pool.key);
+            let through = |one: &Arc<Allocation>| one.pool_of(address) == Some(&pool.key);
             if self.holders(address).any(through) {
                 family.held += 1;
             } else if self.holders(address).next().is_some() {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::naive::{Naive, Question};
 use crate::state::State;
-use crate::state::address::Family;
+use crate::state::address::{Address, Family};
 use crate::state::change::Change;
 use crate::state::command::{Allocate, Command, IfRefused, InUse};
 use crate::state::model::*;
@@ -79,6 +79,7 @@ fn some_addresses() -> impl Strategy<Value = Vec<&'static str>> {
 prop_compose! {
     pub(super) fn some_claim()(
         families in some_families(),
+        any_pools in any::<bool>(),
         pool in prop_oneof![5 => Just(None), 2 => (0..POOLS.len()).prop_map(Some)],
         addresses in some_addresses(),
         ports in proptest::collection::btree_set(1_u16..4, 0..3),
@@ -86,8 +87,17 @@ prop_compose! {
         backend in prop_oneof![5 => Just(""), 1 => Just("b")],
         team in prop_oneof![Just("red"), Just("blue")],
     ) -> Claim {
+        let two_pools = any_pools && pool.is_none() && matches!(
+            families,
+            Families::Both | Families::PreferBoth { .. }
+        );
         Claim {
             families,
+            dual_stack_pools: if two_pools {
+                DualStackPools::AnyPools
+            } else {
+                DualStackPools::OnePool
+            },
             pool: pool.map(|index| name(POOLS[index])),
             addresses: super::super::testing::addresses(&addresses),
             ports: ports.into_iter().map(tcp).collect(),
@@ -219,23 +229,22 @@ fn check_allocate(before: &Naive, command: &Allocate, after: &State, done: bool)
         && known.standing == Standing::Assigned
     {
         let now = now.expect("still there");
-        assert_eq!((&now.addresses, &now.pool), (&known.addresses, &known.pool));
+        assert!(now.held().eq(known.held()), "{now:?} {known:?}");
         return;
     }
     let question = Question {
         owner,
         claim: &command.claim,
         current: known.map_or(&[], |known| &known.addresses),
-        current_pool: known.and_then(|known| known.pool.as_ref()),
+        current_pools: known.map_or_else(Vec::new, |known| {
+            known.held().map(|(_, pool)| pool).collect()
+        }),
         wished: &command.held,
     };
     match before.answer(&question) {
-        Some((addresses, pool)) => {
+        Some(granted) => {
             let now = now.expect("granted");
-            assert_eq!(
-                (&now.addresses, now.pool.as_ref()),
-                (&addresses, Some(&pool))
-            );
+            assert_eq!(held(now), granted);
             assert_eq!(now.standing, Standing::Assigned);
         }
         None if command.if_refused == IfRefused::Fail => {
@@ -246,12 +255,15 @@ fn check_allocate(before: &Naive, command: &Allocate, after: &State, done: bool)
     }
 }
 
-/// Whoever had what it asked for through a protected pool holds the same after an edit of pools.
+/// Whoever had what it asked for through protected pools only holds the same after an edit of
+/// pools.
 fn check_protected(before: &Naive, after: &State) {
     for one in &before.allocations {
-        let mut pools = before.pools.iter();
-        let pool = pools.find(|pool| Some(&pool.key) == one.pool.as_ref());
-        if pool.is_some_and(|pool| pool.protected) && one.standing == Standing::Assigned {
+        let is_protected = |key: &PoolKey| {
+            let mut pools = before.pools.iter();
+            pools.any(|pool| pool.key == *key && pool.protected)
+        };
+        if one.pools().all(is_protected) && one.standing == Standing::Assigned {
             let now = after.allocation(&one.owner.key).expect("still there");
             let kept = one
                 .addresses
@@ -264,15 +276,14 @@ fn check_protected(before: &Naive, after: &State) {
 
 /// A refused claim leaves what its owner had, as far as the pools permit it.
 fn check_refused(before: &Naive, known: Option<&Allocation>, now: &Allocation) {
-    let kept = known.and_then(|known| {
-        let pool = known.pool.as_ref();
-        let held = known.addresses.as_slice();
-        let permitted = before.permits(&known.owner.key, &now.claim, held, pool);
-        permitted.filter(|_| !held.is_empty()).map(|_| held)
-    });
-    assert_eq!(now.addresses, kept.unwrap_or_default());
+    let kept = known.and_then(|known| before.keeps(known, &now.claim));
     let is_stale = matches!(now.standing, Standing::Stale { .. });
     assert_eq!(is_stale, kept.is_some(), "{now:?}");
+    assert_eq!(held(now), kept.unwrap_or_default());
+}
+
+fn held(one: &Allocation) -> Vec<(Address, PoolKey)> {
+    one.held().map(|(a, pool)| (a, pool.clone())).collect()
 }
 
 /// Nobody waits for what could be had, and everybody may hold what is held.
@@ -280,16 +291,15 @@ fn check_settled(state: &State) {
     assert_sound(state);
     let naive = Naive::of(state);
     for one in &naive.allocations {
-        let pool = one.pool.as_ref();
-        if let Some(pool) = pool {
-            let held = naive.permits(&one.owner.key, &one.claim, &one.addresses, Some(pool));
-            assert_eq!(held.as_ref(), Some(pool), "{one:?}");
+        if one.pool.is_some() {
+            assert_eq!(naive.keeps(one, &one.claim), Some(held(one)), "{one:?}");
         }
         let answer = naive.answer(&Question::again(one));
         match &one.standing {
             Standing::Assigned => {
-                let more = answer.filter(|(found, found_in)| {
-                    found.len() > one.addresses.len() && Some(found_in) == pool
+                let has = held(one);
+                let more = answer.filter(|found| {
+                    found.len() > has.len() && has.iter().all(|one| found.contains(one))
                 });
                 assert_eq!(more, None, "a second family was missed: {one:?}");
             }
@@ -362,7 +372,7 @@ fn says_only_why(change: &Change) -> bool {
     };
     let kinds = (&before.standing, &after.standing);
     let both_wait = !matches!(kinds, (Standing::Assigned, _) | (_, Standing::Assigned));
-    both_wait && before.addresses == after.addresses && before.pool == after.pool
+    both_wait && before.held().eq(after.held())
 }
 
 /// Decides a command and at most so many follow-ups.

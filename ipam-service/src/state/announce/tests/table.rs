@@ -151,6 +151,47 @@ fn pools_are_selected_by_name_or_by_label() {
 }
 
 #[test]
+fn of_two_pools_each_is_announced_by_the_advertisements_that_select_it() {
+    const V6: &str = "2001:db8::1";
+    let mut world = World::east(&["a", "b", "c"]);
+    world.drop_advertisement(Some("east"), "all");
+    world.pool(pool_key(None, "six"), &[]);
+    for node in ["a", "b"] {
+        world.report("east", node, &[("rack", "1")], "");
+    }
+    let of_pool = |pool: &str, interface: &str| Advertisement {
+        pools: names(&[pool]),
+        ..with_l2(advertisement(Some("east"), pool), &[interface], &[])
+    };
+    let six = pool_key(None, "six");
+    world.hold("east", "web", held(&[A1, V6]).and(six.clone()));
+    assert_eq!(world.assignment("east", A1), None);
+    world.advertise(of_pool("six", "eth6"));
+    assert_eq!(
+        world.assignment("east", A1),
+        None,
+        "its pool is not advertised"
+    );
+    assert_eq!(world.candidates("east", V6), ["a", "b", "c"]);
+    world.advertise(Advertisement {
+        node_selectors: vec![selector("rack", "1")],
+        ..of_pool("pool", "eth4")
+    });
+    // One node announces both, so only those that both advertisements select are candidates.
+    for (at, interface) in [(A1, "eth4"), (V6, "eth6")] {
+        assert_eq!(world.candidates("east", at), ["a", "b"]);
+        let assignment = world.assignment("east", at).expect("announced");
+        assert_eq!(assignment.interfaces, [interface]);
+        assert_eq!(assignment.group, world.id("east", "web"));
+    }
+    world.drop_advertisement(Some("east"), "six");
+    assert_eq!(world.assignment("east", V6), None);
+    assert!(world.assignment("east", A1).is_some());
+    world.drop_pool(&six);
+    assert!(world.assignment("east", A1).is_some());
+}
+
+#[test]
 fn a_pool_that_is_labelled_later_is_announced_then() {
     let mut world = World::east(&["a"]);
     world.advertise(Advertisement {
