@@ -5,15 +5,14 @@ use std::pin::Pin;
 use futures::Stream;
 use pharos_proto::v1;
 use pharos_proto::v1::allocation_service_server::AllocationService;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Request, Response, Status};
 
-use super::call::{Api, Call, answer};
+use super::call::{Api, Call, answer, resume};
 use super::convert::{
     FieldErrors, allocate_from_wire, allocation_to_wire, owner_from_wire, release_from_wire,
 };
 use super::paging::{PageToken, page_size};
 use super::status;
-use crate::feed::allocations::Source;
 use crate::state::change::Change;
 use crate::state::command::Command;
 use crate::state::refusal::Rejection;
@@ -130,13 +129,9 @@ impl AllocationService for Allocations {
             .map_err(|error| status::of_rejection(&error))?;
         let from = match message.from_revision {
             0 => None,
-            from => Some(self.check_resume(from, &message.store_id).await?),
+            from => Some(resume(&self.0, from, &message.store_id).await?),
         };
-        let source = Source {
-            reader: self.0.reader.clone(),
-            store_id: self.0.store_id.clone(),
-            shutdown: self.0.shutdown.clone(),
-        };
+        let source = self.0.source();
         let watcher = self
             .0
             .feeds
@@ -197,40 +192,6 @@ impl Allocations {
             released: released.map(|allocation| allocation_to_wire(allocation)),
         })
     }
-
-    /// A watch can go on after `from` if the log still has everything behind it.
-    async fn check_resume(&self, from: u64, store_id: &str) -> Result<u64, Status> {
-        if !store_id.is_empty() && store_id != &*self.0.store_id {
-            let message = format!("store_id {store_id:?} is not this store; start again from 0");
-            return Err(status::plain(Code::OutOfRange, "FOREIGN_STORE", message));
-        }
-        let span = self
-            .0
-            .reader
-            .log_span()
-            .await
-            .map_err(|error| status::of_read(&error))?;
-        if from > span.revision {
-            let message = format!(
-                "revision {from} has not happened; the newest is {}; start again from 0",
-                span.revision
-            );
-            return Err(status::plain(Code::OutOfRange, "FUTURE_REVISION", message));
-        }
-        if from + 1 < span.oldest {
-            let message = format!(
-                "revision {from} is no longer in the log; the oldest to resume from is {}; start \
-                 again from 0",
-                span.oldest - 1
-            );
-            return Err(status::plain(
-                Code::OutOfRange,
-                "COMPACTED_REVISION",
-                message,
-            ));
-        }
-        Ok(from)
-    }
 }
 
 fn list_filter(message: &v1::ListAllocationsRequest) -> Result<AllocationFilter, Rejection> {
@@ -265,6 +226,8 @@ fn list_filter(message: &v1::ListAllocationsRequest) -> Result<AllocationFilter,
 mod tests {
     use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
     use pharos_proto::v1::claim::Backends;
+
+    use tonic::Code;
 
     use super::*;
     use crate::api::testing::{TestServer, owner};

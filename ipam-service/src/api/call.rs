@@ -10,7 +10,9 @@ use tonic::{Request, Response, Status};
 use super::status;
 use crate::engine::{Engine, Meta, Reply};
 use crate::feed::Feeds;
+use crate::feed::allocations::Source;
 use crate::state::command::Command;
+use crate::state::model::Revision;
 use crate::store::Reader;
 
 /// Header of the request id, both ways.
@@ -25,6 +27,30 @@ pub struct Api {
     /// Random name of the database.
     pub store_id: Arc<str>,
     pub shutdown: Shutdown,
+}
+
+impl Api {
+    /// What a watcher reads from.
+    pub fn source(&self) -> Source {
+        Source {
+            reader: self.reader.clone(),
+            store_id: Arc::clone(&self.store_id),
+            shutdown: self.shutdown.clone(),
+        }
+    }
+}
+
+/// A watch goes on after `from` if that is a revision of this store and the log still has
+/// everything behind it; otherwise OUT_OF_RANGE. `store_id` may be empty: not given.
+pub async fn resume(api: &Api, from: Revision, store_id: &str) -> Result<Revision, Status> {
+    if !store_id.is_empty() && store_id != &*api.store_id {
+        let span = api.reader.log_span().await;
+        let span = span.map_err(|error| status::of_read(&error))?;
+        return Err(status::foreign_store(store_id, span, &api.store_id));
+    }
+    let reached = api.reader.log_reaches(from).await;
+    reached.map_err(|error| status::of_log(&error, &api.store_id))?;
+    Ok(from)
 }
 
 /// Added to each request by the server's layers.

@@ -1,92 +1,227 @@
-//! HistoryService.
+//! `HistoryService`.
+//!
+//! The stream of changes is made of frames that [`crate::feed::changes`] has encoded once for all who
+//! watch, so [`HistoryServer`] passes bytes through instead of using the generated server.
 
+mod server;
+
+use futures::stream::BoxStream;
 use pharos_proto::v1;
-use pharos_proto::v1::history_service_server::HistoryService;
+use pharos_proto::v1::change::Kind as WireKind;
 use tonic::{Request, Response, Status};
 
-use super::call::Api;
+pub use self::server::HistoryServer;
+use super::call::{Api, resume};
+use super::codec::Frame;
 use super::convert::FieldErrors;
 use super::convert_history::time_from_wire;
+use super::fields::MAX_REQUEST_ID_BYTES;
 use super::paging::{PageToken, page_size};
 use super::status;
+use crate::state::address::Address;
+use crate::state::model::Timestamp;
+use crate::state::names::MAX_NAME_BYTES;
 use crate::state::refusal::Rejection;
-use crate::store::ChangeFilter;
+use crate::store::{ChangeFilter, HoldingFilter, Kind, LogFilter, OwnerFilter};
 
-/// Serves HistoryService.
+/// The service. Clones share it.
 #[derive(Debug, Clone)]
 pub struct History(pub Api);
 
-#[tonic::async_trait]
-impl HistoryService for History {
+/// Frames for one watcher.
+type Frames = BoxStream<'static, Result<Frame, Status>>;
+
+impl History {
     async fn list_changes(
         &self,
         request: Request<v1::ListChangesRequest>,
     ) -> Result<Response<v1::ListChangesResponse>, Status> {
         let message = request.into_inner();
-        let filter = filter_of(&message).map_err(|error| status::of_rejection(&error))?;
+        let filter = change_filter(&message).map_err(|error| status::of_rejection(&error))?;
         let size = page_size(message.page_size)?;
-        let shape = (
-            "changes",
-            &filter.address,
-            &filter.owner,
-            filter.start.map(|time| time.0),
-            filter.end.map(|time| time.0),
-        );
+        let shape = ("changes", &filter);
         let token = PageToken::read(&message.page_token, &shape, 1)?;
-        let before = match token.as_ref().map(|token| token.key[0].parse()) {
-            None => None,
-            Some(Ok(before)) => Some(before),
-            Some(Err(_)) => {
-                return Err(status::invalid(
-                    "page_token",
-                    "is not a token of this server",
-                ));
-            }
-        };
-        let page = self.0.reader.changes(&filter, before, size).await;
+        let page = self.0.reader.changes(&filter, key_of(&token)?, size).await;
         let page = page.map_err(|error| status::of_read(&error))?;
-        let next_page_token = match page.items.last().filter(|_| page.more) {
-            Some(last) => PageToken {
-                key: vec![last.revision.to_string()],
-                revision: token.map_or(page.revision, |token| token.revision),
-            }
-            .write(&shape),
-            None => String::new(),
-        };
+        let revision = token.map_or(page.revision, |token| token.revision);
+        let next = page.next.map(|next| PageToken {
+            key: vec![next.to_string()],
+            revision,
+        });
         Ok(Response::new(v1::ListChangesResponse {
             changes: page.items,
-            next_page_token,
+            next_page_token: next.map_or_else(String::new, |next| next.write(&shape)),
+            revision,
         }))
+    }
+
+    async fn list_holdings(
+        &self,
+        request: Request<v1::ListHoldingsRequest>,
+    ) -> Result<Response<v1::ListHoldingsResponse>, Status> {
+        let message = request.into_inner();
+        let filter = holding_filter(&message).map_err(|error| status::of_rejection(&error))?;
+        let size = page_size(message.page_size)?;
+        let shape = ("holdings", &filter);
+        let token = PageToken::read(&message.page_token, &shape, 1)?;
+        let page = self.0.reader.holdings(&filter, key_of(&token)?, size).await;
+        let page = page.map_err(|error| status::of_read(&error))?;
+        let revision = token.map_or(page.revision, |token| token.revision);
+        let last = page.items.last().map(|(id, _)| *id);
+        let next = last.filter(|_| page.more).map(|id| PageToken {
+            key: vec![id.to_string()],
+            revision,
+        });
+        Ok(Response::new(v1::ListHoldingsResponse {
+            holdings: page.items.into_iter().map(|(_, holding)| holding).collect(),
+            next_page_token: next.map_or_else(String::new, |next| next.write(&shape)),
+            revision,
+        }))
+    }
+
+    async fn watch_changes(
+        &self,
+        request: Request<v1::WatchChangesRequest>,
+    ) -> Result<Response<Frames>, Status> {
+        let message = request.into_inner();
+        let filter = log_filter(&message).map_err(|error| status::of_rejection(&error))?;
+        let span = self.0.reader.log_span().await;
+        let span = span.map_err(|error| status::of_read(&error))?;
+        let after = match (message.from_revision, message.from_oldest) {
+            (0, true) => span.oldest.saturating_sub(1),
+            (0, false) => span.revision,
+            (from, _) => from,
+        };
+        let after = resume(&self.0, after, &message.store_id).await?;
+        let watcher = self.0.feeds.changes.watch(self.0.source(), filter, after);
+        let stream = futures::stream::unfold(Some(watcher), |watcher| async {
+            let mut watcher = watcher?;
+            match watcher.next().await {
+                Ok(frame) => Some((Ok(frame), Some(watcher))),
+                Err(status) => Some((Err(status), None)),
+            }
+        });
+        Ok(Response::new(Box::pin(stream)))
     }
 }
 
-fn filter_of(message: &v1::ListChangesRequest) -> Result<ChangeFilter, Rejection> {
+/// Where the page before ended.
+fn key_of<K: std::str::FromStr>(token: &Option<PageToken>) -> Result<Option<K>, Status> {
+    let key = token.as_ref().map(|token| token.key[0].parse());
+    key.transpose()
+        .map_err(|_| status::invalid("page_token", "is not a token of this server"))
+}
+
+fn change_filter(message: &v1::ListChangesRequest) -> Result<ChangeFilter, Rejection> {
     let mut errors = FieldErrors::new();
-    let space = errors.space("address_space", &message.address_space);
-    let address = match message.address.as_str() {
-        "" => None,
-        text => errors.address("address", text),
+    let address = address_filter(&mut errors, &message.address, &message.address_space);
+    let owner = message.owner.as_ref();
+    let owner = owner.and_then(|owner| owner_filter(&mut errors, owner));
+    errors.optional_name("cluster", &message.cluster);
+    let kind = match WireKind::try_from(message.kind) {
+        Ok(WireKind::Unspecified) => None,
+        Ok(WireKind::Allocation) => Some(Kind::Allocation),
+        Ok(WireKind::Pool) => Some(Kind::Pool),
+        Ok(WireKind::Advertisement) => Some(Kind::Advertisement),
+        Ok(WireKind::Cluster) => Some(Kind::Cluster),
+        Err(_) => {
+            errors.add("kind", format!("unknown value {}", message.kind));
+            None
+        }
     };
-    let owner = message
-        .owner
-        .as_ref()
-        .and_then(|owner| owner_filter(&mut errors, owner));
+    errors.optional_name("name", &message.name);
+    if !message.name.is_empty() && matches!(kind, None | Some(Kind::Allocation)) {
+        errors.add("name", "needs a `kind` other than ALLOCATION; see `owner`");
+    }
+    for (field, text, most) in [
+        ("actor", &message.actor, MAX_NAME_BYTES),
+        ("request_id", &message.request_id, MAX_REQUEST_ID_BYTES),
+    ] {
+        if !text.is_empty() {
+            errors.text(field, text, most);
+        }
+    }
     let filter = ChangeFilter {
-        address: space
-            .zip(address)
-            .map(|(space, address)| (space.to_string(), address)),
+        address,
         owner,
+        cluster: message.cluster.clone(),
+        kind,
+        name: message.name.clone(),
+        actor: message.actor.clone(),
+        request_id: message.request_id.clone(),
         start: message.start_time.as_ref().map(time_from_wire),
         end: message.end_time.as_ref().map(time_from_wire),
+        start_revision: message.start_revision,
+        end_revision: message.end_revision,
     };
     errors.finish(Some(filter))
 }
 
-/// Cluster, namespace and name; the last two may be left open.
-fn owner_filter(
+fn log_filter(message: &v1::WatchChangesRequest) -> Result<LogFilter, Rejection> {
+    let mut errors = FieldErrors::new();
+    if message.from_oldest && message.from_revision != 0 {
+        errors.add("from_oldest", "cannot be combined with from_revision");
+    }
+    errors.optional_name("cluster", &message.cluster);
+    let address = address_filter(&mut errors, &message.address, &message.address_space);
+    let owner = message.owner.as_ref();
+    let owner = owner.and_then(|owner| owner_filter(&mut errors, owner));
+    let filter = LogFilter {
+        address,
+        owner,
+        cluster: message.cluster.clone(),
+        allocations_only: false,
+    };
+    errors.finish(Some(filter))
+}
+
+fn holding_filter(message: &v1::ListHoldingsRequest) -> Result<HoldingFilter, Rejection> {
+    let mut errors = FieldErrors::new();
+    let address = address_filter(&mut errors, &message.address, &message.address_space);
+    let owner = message.owner.as_ref();
+    let uid = owner.map_or("", |owner| &owner.uid);
+    if !uid.is_empty() {
+        errors.text("owner.uid", uid, MAX_NAME_BYTES);
+    }
+    let owner = owner.and_then(|owner| owner_filter(&mut errors, owner));
+    let window = [&message.start_time, &message.end_time];
+    let window = window.map(|time| time.as_ref().map(time_from_wire));
+    let [ended_after, begun_before] = match message.at_time.as_ref().map(time_from_wire) {
+        None => window,
+        Some(at) => {
+            if window != [None, None] {
+                errors.add("at_time", "cannot be combined with start_time or end_time");
+            }
+            // Begun at that moment or before: times are whole microseconds.
+            [Some(at), Some(Timestamp(at.0.saturating_add(1)))]
+        }
+    };
+    let filter = HoldingFilter {
+        address,
+        owner,
+        uid: uid.to_owned(),
+        ended_after,
+        begun_before,
+    };
+    errors.finish(Some(filter))
+}
+
+fn address_filter(
     errors: &mut FieldErrors,
-    owner: &v1::Owner,
-) -> Option<(String, Option<String>, Option<String>)> {
+    address: &str,
+    space: &str,
+) -> Option<(String, Address)> {
+    let space = errors.space("address_space", space);
+    let address = match address {
+        "" => None,
+        text => errors.address("address", text),
+    };
+    let (space, address) = space.zip(address)?;
+    Some((space.to_string(), address))
+}
+
+/// Cluster, namespace and name; the last two may be left open.
+fn owner_filter(errors: &mut FieldErrors, owner: &v1::Owner) -> Option<OwnerFilter> {
     errors.name("owner.cluster", &owner.cluster)?;
     errors.optional_name("owner.namespace", &owner.namespace)?;
     errors.optional_name("owner.name", &owner.name)?;
@@ -95,5 +230,9 @@ fn owner_filter(
         (namespace, "") => (Some(namespace.to_owned()), None),
         (namespace, name) => (Some(namespace.to_owned()), Some(name.to_owned())),
     };
-    Some((owner.cluster.clone(), namespace, name))
+    Some(OwnerFilter {
+        cluster: owner.cluster.clone(),
+        namespace,
+        name,
+    })
 }

@@ -8,6 +8,7 @@ pub mod allocations;
 pub mod announcer;
 pub mod call;
 pub mod clusters;
+mod codec;
 pub mod convert;
 pub mod convert_allocation;
 pub mod convert_announce;

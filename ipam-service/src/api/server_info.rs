@@ -8,7 +8,7 @@ use super::call::Api;
 use super::status;
 
 /// Abilities that a client may depend on.
-const FEATURES: [&str; 6] = [
+const FEATURES: [&str; 8] = [
     // `if_revision` and `fence` are checked.
     "conditional-writes",
     // `if_refused: QUEUE` keeps claims and decides them again.
@@ -21,6 +21,10 @@ const FEATURES: [&str; 6] = [
     "resumable-watch",
     // The assignment stream resumes by digests.
     "assignment-digests",
+    // ListHoldings tells who held an address when, also beyond the log.
+    "holdings",
+    // WatchChanges sends every decision after a revision.
+    "change-watch",
 ];
 
 /// Serves StatusService.

@@ -8,7 +8,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::engine::SubmitError;
 use crate::state::refusal::{InvalidField, Reason, Refusal, Rejection};
-use crate::store::ReadError;
+use crate::store::{LogError, LogSpan, ReadError};
 
 /// `ErrorInfo.domain` of every error.
 const DOMAIN: &str = "pharos.io";
@@ -90,6 +90,14 @@ pub fn of_read(error: &ReadError) -> Status {
             tracing::error!(%error, "a stored row cannot be read");
             plain(Code::DataLoss, "STORE_CORRUPT", error.to_string())
         }
+        ReadError::Newer { .. } => {
+            tracing::error!(%error, "the log cannot be read");
+            plain(
+                Code::FailedPrecondition,
+                "NEWER_LOG_FORMAT",
+                error.to_string(),
+            )
+        }
         ReadError::Sql(_) => {
             tracing::warn!(%error, "a read failed");
             unavailable(
@@ -98,6 +106,44 @@ pub fn of_read(error: &ReadError) -> Status {
             )
         }
     }
+}
+
+/// A watch that cannot go on from its revision. The details name the lowest revision to resume from.
+pub fn of_log(error: &LogError, store_id: &str) -> Status {
+    match error {
+        LogError::Read(error) => of_read(error),
+        LogError::Compacted { span, .. } => out_of_range("COMPACTED", error, *span, store_id),
+        LogError::Future { span, .. } => out_of_range("FUTURE_REVISION", error, *span, store_id),
+    }
+}
+
+/// A revision of another store.
+pub fn foreign_store(given: &str, span: LogSpan, store_id: &str) -> Status {
+    let given: String = given.chars().take(64).collect();
+    let error = format!("store_id {given:?} is not this store, but one that was lost or replaced");
+    out_of_range("FOREIGN_STORE", &error, span, store_id)
+}
+
+fn out_of_range(
+    reason: &str,
+    error: &impl std::fmt::Display,
+    span: LogSpan,
+    store_id: &str,
+) -> Status {
+    let resume_from = span.oldest.saturating_sub(1);
+    let newest = span.revision;
+    let message = format!(
+        "{error}; this store can resume from revisions {resume_from} to {newest}; begin again"
+    );
+    let metadata = [
+        ("oldest_revision", span.oldest.to_string()),
+        ("resume_from", resume_from.to_string()),
+        ("revision", newest.to_string()),
+        ("store_id", store_id.to_owned()),
+    ];
+    let metadata = metadata.map(|(key, value)| (key.to_owned(), value));
+    let details = info(reason, metadata.into_iter().collect());
+    Status::with_error_details(Code::OutOfRange, message, details)
 }
 
 /// Field errors.

@@ -30,6 +30,7 @@ use crate::engine::{self, EngineMetrics, EngineParts};
 use crate::feed::Feeds;
 use crate::feed::allocations::AllocationFeed;
 use crate::feed::assignments::AssignmentFeed;
+use crate::feed::changes::ChangeFeed;
 use crate::state::State;
 use crate::state::announce::Announcements;
 use crate::state::model::Timestamp;
@@ -65,6 +66,7 @@ impl TestServer {
         assert!(owed.is_empty(), "the stored lists are settled");
         let feeds = Feeds {
             allocations: AllocationFeed::default(),
+            changes: ChangeFeed::default(),
             assignments: AssignmentFeed::new(store.store_id.clone(), &announcements.everything()),
         };
         let (engine, task) = engine::start(EngineParts {

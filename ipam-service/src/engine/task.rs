@@ -254,6 +254,7 @@ impl EngineTask {
                 self.unobserved = true;
                 answer(decided);
                 self.parts.feeds.allocations.publish(&batch);
+                self.parts.feeds.changes.publish(&batch);
                 self.parts.feeds.assignments.publish(&refresh.deltas);
                 Ok(())
             }

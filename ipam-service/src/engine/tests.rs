@@ -13,6 +13,7 @@ use super::*;
 use crate::feed::Feeds;
 use crate::feed::allocations::AllocationFeed;
 use crate::feed::assignments::AssignmentFeed;
+use crate::feed::changes::ChangeFeed;
 use crate::state::announce::Announcements;
 use crate::state::model::Standing;
 use crate::store::{AllocationFilter, Reader};
@@ -44,6 +45,7 @@ impl Running {
             state,
             feeds: Feeds {
                 allocations: AllocationFeed::default(),
+                changes: ChangeFeed::default(),
                 assignments: AssignmentFeed::new(store.store_id, &announcements.everything()),
             },
             announcements,

@@ -10,6 +10,7 @@ use std::time::Duration;
 use pharos_process::Shutdown;
 use pharos_proto::v1;
 use pharos_proto::v1::watch_allocations_response::Type;
+use prost::Message as _;
 use tokio::sync::broadcast;
 use tokio::time::{Interval, MissedTickBehavior};
 use tonic::Status;
@@ -19,7 +20,7 @@ use crate::api::status;
 use crate::state::change::{Change, Edit};
 use crate::state::model::{Allocation, Revision};
 use crate::state::names::Name;
-use crate::store::{AllocationFilter, Batch, ReadError, Reader};
+use crate::store::{AllocationFilter, Batch, LogFilter, ReadError, Reader};
 
 /// Batches that the live feed keeps for watchers that are busy. A watcher further behind reads the
 /// log instead, so this bounds memory and nothing else.
@@ -210,16 +211,19 @@ impl Watcher {
             }
             Phase::CatchUp { synced } => {
                 let synced = *synced;
-                let part = self
-                    .source
-                    .reader
-                    .log_after(self.position, &self.cluster, PAGE);
-                let part = part.await.map_err(read_error)?;
-                let more = part.changes.len() >= usize::try_from(PAGE).expect("32 bits fit");
-                self.position = part.up_to;
+                let filter = LogFilter {
+                    cluster: self.cluster.clone(),
+                    allocations_only: true,
+                    ..LogFilter::default()
+                };
+                let part = self.source.reader.log_part(self.position, &filter, PAGE);
+                let part = part.await;
+                let part = part.map_err(|error| status::of_log(&error, &self.source.store_id))?;
+                let events: Result<Vec<_>, ReadError> = part.entries.iter().map(replayed).collect();
                 self.ready
-                    .extend(part.changes.into_iter().filter_map(replayed));
-                if !more {
+                    .extend(events.map_err(read_error)?.into_iter().flatten());
+                self.position = part.up_to;
+                if part.up_to >= part.newest {
                     if !synced {
                         self.ready.push_back(self.mark(Type::Synced));
                     }
@@ -281,21 +285,25 @@ impl Watcher {
 }
 
 /// A row of the log, as a live event has it.
-fn replayed(change: v1::Change) -> Option<v1::WatchAllocationsResponse> {
+fn replayed(
+    (revision, entry): &(Revision, Vec<u8>),
+) -> Result<Option<v1::WatchAllocationsResponse>, ReadError> {
+    let change = v1::Change::decode(&entry[..])
+        .map_err(|error| ReadError::Corrupt(format!("table change_log: {error}")))?;
     let Some(v1::change::Subject::Allocation(edit)) = change.subject else {
-        return None;
+        return Ok(None);
     };
     let (kind, allocation) = match (edit.before, edit.after) {
         (_, Some(after)) => (Type::Allocation, after),
         (Some(before), None) => (Type::Released, before),
-        (None, None) => return None,
+        (None, None) => return Ok(None),
     };
-    Some(v1::WatchAllocationsResponse {
+    Ok(Some(v1::WatchAllocationsResponse {
         r#type: kind.into(),
         allocation: Some(allocation),
-        revision: change.revision,
+        revision: *revision,
         store_id: String::new(),
-    })
+    }))
 }
 
 #[cfg(test)]

@@ -23,6 +23,7 @@ use crate::engine::{self, EngineMetrics, EngineParts, wall_time};
 use crate::feed::Feeds;
 use crate::feed::allocations::AllocationFeed;
 use crate::feed::assignments::AssignmentFeed;
+use crate::feed::changes::ChangeFeed;
 use crate::state::State;
 use crate::state::announce::Announcements;
 use crate::store::{OpenError, Store};
@@ -136,6 +137,7 @@ impl Started {
         }
         let feeds = Feeds {
             allocations: AllocationFeed::default(),
+            changes: ChangeFeed::default(),
             assignments: AssignmentFeed::new(store_id.clone(), &announcements.everything()),
         };
         let revision = state.revision();
@@ -261,7 +263,7 @@ fn usage(error: OpenError) -> anyhow::Error {
         | OpenError::Linked(_)
         | OpenError::Unusable { .. }
         | OpenError::Newer { .. } => UsageError(error.to_string()).into(),
-        OpenError::Sql { .. } | OpenError::Schema { .. } => error.into(),
+        OpenError::Sql { .. } | OpenError::Schema { .. } | OpenError::Fill { .. } => error.into(),
     }
 }
 

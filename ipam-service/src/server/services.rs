@@ -5,7 +5,7 @@ use pharos_proto::v1::advertisement_service_server::{self, AdvertisementServiceS
 use pharos_proto::v1::allocation_service_server::{self, AllocationServiceServer};
 use pharos_proto::v1::announcer_service_server;
 use pharos_proto::v1::cluster_service_server::{self, ClusterServiceServer};
-use pharos_proto::v1::history_service_server::{self, HistoryServiceServer};
+use pharos_proto::v1::history_service_server;
 use pharos_proto::v1::pool_service_server::{self, PoolServiceServer};
 use pharos_proto::v1::status_service_server::{self, StatusServiceServer};
 use tonic::service::Routes;
@@ -17,7 +17,7 @@ use crate::api::allocations::Allocations;
 use crate::api::announcer::{AnnouncerApi, AnnouncerServer};
 use crate::api::call::Api;
 use crate::api::clusters::Clusters;
-use crate::api::history::History;
+use crate::api::history::{History, HistoryServer};
 use crate::api::pools::Pools;
 use crate::api::server_info::ServerInfo;
 
@@ -81,7 +81,7 @@ pub(super) async fn routes(api: Api) -> anyhow::Result<(Routes, HealthStatus)> {
         AdvertisementServiceServer <- Advertisements::new(api.clone()),
         AllocationServiceServer <- Allocations(api.clone()),
         ClusterServiceServer <- Clusters(api.clone()),
-        HistoryServiceServer <- History(api.clone()),
+        HistoryServer <- History(api.clone()),
         PoolServiceServer <- Pools(api.clone()),
         StatusServiceServer <- ServerInfo(api),
     );

@@ -40,6 +40,7 @@ pub async fn check(location: &Location) -> Result<Vec<String>, CheckError> {
     check_file(&mut transaction, &mut problems).await?;
     check_log(&mut transaction, &mut problems).await?;
     check_children(&mut transaction, &mut problems).await?;
+    check_holdings(&mut transaction, &mut problems).await?;
     transaction.rollback().await?;
     Ok(problems.0)
 }
@@ -138,6 +139,36 @@ async fn check_log(
         problems.add(format!(
             "change_log has {count} rows from {oldest} to {newest}"
         ));
+    }
+    Ok(())
+}
+
+/// An interval goes on for everybody who holds an address, and for nobody else.
+async fn check_holdings(
+    connection: &mut SqliteConnection,
+    problems: &mut Problems,
+) -> Result<(), ReadError> {
+    for (sql, goes_on) in [
+        (
+            "select space, address, allocation_id from allocation_address
+            except select space, address, allocation_id from holding where end_revision = 0",
+            false,
+        ),
+        (
+            "select space, address, allocation_id from holding where end_revision = 0
+            except select space, address, allocation_id from allocation_address",
+            true,
+        ),
+    ] {
+        for row in sqlx::query(sql).fetch_all(&mut *connection).await? {
+            let (space, id): (String, i64) = (row.try_get(0)?, row.try_get(2)?);
+            let address = address_text(row.try_get(1)?)?;
+            problems.add(if goes_on {
+                format!("holding: {address} in {space} by {id} goes on, but is not held")
+            } else {
+                format!("holding: none for {address} in {space} by {id}")
+            });
+        }
     }
     Ok(())
 }

@@ -11,6 +11,9 @@ mod backup;
 mod check;
 mod checkpoint;
 mod facts;
+mod fill;
+mod history;
+mod holdings;
 mod load;
 mod lock;
 mod open;
@@ -32,9 +35,13 @@ use crate::state::model::{Revision, Timestamp};
 pub use backup::{Backup, BackupError, backup};
 pub use check::{CheckError, MOST_PROBLEMS, check};
 pub use checkpoint::Checkpointer;
+pub use history::{
+    ChangeFilter, ChangePage, HoldingFilter, Kind, LogError, LogFilter, LogPart, LogSpan,
+    OwnerFilter,
+};
 pub use load::Loaded;
 pub use open::{Location, LocationError, Missing, OpenError, Store};
-pub use read::{AllocationFilter, ChangeFilter, LogPart, LogSpan, Page, ReadError, Reader};
+pub use read::{AllocationFilter, Page, ReadError, Reader};
 pub use restore::{Restore, RestoreError, Restored, expected_cluster, restore};
 pub use write::{CommitError, Writer};
 

@@ -11,7 +11,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqlSafeStr as _, SqliteConnection};
 
 use super::lock::{Lock, LockError};
-use super::{Checkpointer, Reader, Writer};
+use super::{Checkpointer, ReadError, Reader, Writer, fill};
 use crate::state::model::Timestamp;
 
 /// `PRAGMA application_id` of our databases: "PHAR".
@@ -34,6 +34,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         1,
         "init",
         include_str!("../../migrations/sqlite/0001_init.sql"),
+    ),
+    (
+        4,
+        "holdings",
+        include_str!("../../migrations/sqlite/0004_holdings.sql"),
     ),
     (
         5,
@@ -127,6 +132,12 @@ pub enum OpenError {
         path: PathBuf,
         #[source]
         source: MigrateError,
+    },
+    #[error("filling what is new in the schema of database {}: {source}", .path.display())]
+    Fill {
+        path: PathBuf,
+        #[source]
+        source: ReadError,
     },
 }
 
@@ -329,6 +340,11 @@ pub(super) async fn prepare(
             path: path.to_owned(),
             source,
         }
+    })?;
+    let filled = fill::holdings(connection).await;
+    filled.map_err(|source| OpenError::Fill {
+        path: path.to_owned(),
+        source,
     })
 }
 

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use pharos_proto::v1;
 use prost::Message as _;
 
+use super::holdings::Intervals;
 use super::rows::{Cell, Rows};
 use super::sql::Statement;
 use super::{Batch, facts};
@@ -22,8 +23,12 @@ use crate::state::model::{
 };
 use crate::state::names::Name;
 
-/// What a reader of the log must understand to replay this program's rows.
-const MIN_READER: i64 = 1;
+/// Format of the log that this program understands. It grows by one when rows get a meaning that
+/// an older program would miss.
+pub(super) const READS: i64 = 1;
+
+/// Format that a reader must understand to replay this program's rows.
+pub(super) const MIN_READER: i64 = 1;
 
 /// Rows by statement.
 #[derive(Debug, Default)]
@@ -45,6 +50,7 @@ impl Plan {
         plan.write_objects(&coalesced);
         plan.write_facts(&coalesced, fact_seq);
         plan.write_log(batch);
+        plan.write_holdings(batch);
         plan
     }
 
@@ -60,6 +66,12 @@ impl Plan {
 
     fn row(&mut self, statement: Statement, cells: &[Cell<'_>]) {
         self.rows.entry(statement).or_default().push(cells);
+    }
+
+    fn rows_of(&mut self, statement: Statement, rows: Rows) {
+        if !rows.is_empty() {
+            self.rows.insert(statement, rows);
+        }
     }
 }
 
@@ -385,11 +397,11 @@ impl Plan {
 // === The log ===
 
 /// What a row of the log is about.
-struct Subject<'a> {
-    code: i64,
-    cluster: &'a str,
-    namespace: &'a str,
-    name: &'a str,
+pub(super) struct Subject<'a> {
+    pub(super) code: i64,
+    pub(super) cluster: &'a str,
+    pub(super) namespace: &'a str,
+    pub(super) name: &'a str,
 }
 
 impl Plan {
@@ -419,22 +431,21 @@ impl Plan {
         }
     }
 
+    fn write_holdings(&mut self, batch: &Batch) {
+        let mut intervals = Intervals::default();
+        for logged in &batch.changes {
+            if let (Change::Allocation(edit), Some(revision)) = (&logged.change, logged.revision) {
+                let at = (revision, batch.time);
+                intervals.add(at, edit.before.as_deref(), edit.after.as_deref());
+            }
+        }
+        let (updates, inserts) = intervals.into_rows();
+        self.rows_of(Statement::UpdateHolding, updates);
+        self.rows_of(Statement::InsertHolding, inserts);
+    }
+
     fn log_addresses(&mut self, revision: u64, change: &Change) {
-        let Change::Allocation(edit) = change else {
-            return;
-        };
-        let ends = [&edit.before, &edit.after];
-        let touched: BTreeSet<(&Name, [u8; 16])> = ends
-            .into_iter()
-            .flatten()
-            .flat_map(|end| {
-                let space = &end.effective_claim().space;
-                end.addresses
-                    .iter()
-                    .map(move |address| (space, address.to_bytes()))
-            })
-            .collect();
-        for (space, address) in touched {
+        for (space, address) in addresses_of(change) {
             let cells = [
                 Cell::Text(space),
                 Cell::bytes(&address),
@@ -443,6 +454,21 @@ impl Plan {
             self.row(Statement::InsertLogAddress, &cells);
         }
     }
+}
+
+/// Address spaces and addresses held before or after a change.
+pub(super) fn addresses_of(change: &Change) -> BTreeSet<(&Name, [u8; 16])> {
+    let Change::Allocation(edit) = change else {
+        return BTreeSet::new();
+    };
+    let ends = [&edit.before, &edit.after];
+    let ends = ends.into_iter().flatten();
+    let touched = ends.flat_map(|end| {
+        let space = &end.effective_claim().space;
+        let addresses = end.addresses.iter();
+        addresses.map(move |address| (space, address.to_bytes()))
+    });
+    touched.collect()
 }
 
 fn log_cells<'a>(
@@ -466,7 +492,7 @@ fn log_cells<'a>(
     ]
 }
 
-fn subject_of(change: &Change) -> Option<Subject<'_>> {
+pub(super) fn subject_of(change: &Change) -> Option<Subject<'_>> {
     let (code, cluster, namespace, name) = match change {
         Change::Allocation(edit) => {
             let key = &edit.subject().owner.key;

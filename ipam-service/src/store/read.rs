@@ -5,6 +5,7 @@ use pharos_proto::v1;
 use sqlx::sqlite::SqliteRow;
 use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection, SqlitePool};
 
+use super::plan::READS;
 use crate::state::address::Address;
 use crate::state::model::{Revision, Timestamp};
 
@@ -16,6 +17,13 @@ pub enum ReadError {
     /// A row is not what this program writes.
     #[error("a row of the database is damaged: {0}")]
     Corrupt(String),
+    /// A row of the log is of a newer version of the service, which says that this one would not
+    /// understand it.
+    #[error(
+        "revision {revision} was written by a newer version of ipam-service, and this one \
+        cannot read it: upgrade (it needs log format {needs}, this is {READS})"
+    )]
+    Newer { revision: i64, needs: i64 },
 }
 
 impl ReadError {
@@ -23,7 +31,7 @@ impl ReadError {
     pub(super) fn in_table(self, table: &str) -> Self {
         match self {
             Self::Corrupt(what) => Self::Corrupt(format!("table {table}: {what}")),
-            Self::Sql(error) => Self::Sql(error),
+            Self::Sql(_) | Self::Newer { .. } => self,
         }
     }
 }
@@ -31,7 +39,7 @@ impl ReadError {
 /// Reads committed rows.
 #[derive(Debug, Clone)]
 pub struct Reader {
-    connections: SqlitePool,
+    pub(super) connections: SqlitePool,
 }
 
 /// Part of a list.
@@ -55,36 +63,6 @@ pub struct AllocationFilter {
     pub address: Option<Address>,
     /// As on the wire; 0 means any.
     pub state: i32,
-}
-
-/// Which decisions to list.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ChangeFilter {
-    /// Address space and address held before or after the decision.
-    pub address: Option<(String, Address)>,
-    /// Cluster, namespace, name of the owner; namespace and name may be absent.
-    pub owner: Option<(String, Option<String>, Option<String>)>,
-    /// At or after.
-    pub start: Option<Timestamp>,
-    /// Before.
-    pub end: Option<Timestamp>,
-}
-
-/// What the log covers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LogSpan {
-    /// Lowest revision from which the log has no gap; one more than `revision` when there is none.
-    pub oldest: Revision,
-    /// Of the store.
-    pub revision: Revision,
-}
-
-/// Decisions on allocations, in order.
-#[derive(Debug, Clone, PartialEq)]
-pub struct LogPart {
-    pub changes: Vec<v1::Change>,
-    /// Everything up to this revision has been looked at.
-    pub up_to: Revision,
 }
 
 impl Reader {
@@ -156,74 +134,6 @@ impl Reader {
         row.map(|row| cluster(&row)).transpose()
     }
 
-    /// Decisions, newest first, before the revision `before`.
-    pub async fn changes(
-        &self,
-        filter: &ChangeFilter,
-        before: Option<Revision>,
-        limit: u32,
-    ) -> Result<Page<v1::Change>, ReadError> {
-        let mut transaction = self.connections.begin().await?;
-        let revision = revision(&mut transaction).await?;
-        let mut first = 0;
-        let mut end = before.map_or(i64::MAX, signed);
-        // Log times never fall, so times are revisions.
-        if let Some(start) = filter.start {
-            first = first_at(&mut transaction, start).await?;
-        }
-        if let Some(time) = filter.end {
-            end = end.min(first_at(&mut transaction, time).await?);
-        }
-        let mut query = changes_query(filter, first, end, limit);
-        let rows = query.build().fetch_all(&mut *transaction).await?;
-        let page = page_of(&rows, limit, revision, |row| decode(row.try_get(0)?));
-        transaction.rollback().await?;
-        page
-    }
-
-    /// Decisions on allocations after `revision`, oldest first; only of `cluster`, if not empty.
-    pub async fn log_after(
-        &self,
-        after: Revision,
-        cluster: &str,
-        limit: u32,
-    ) -> Result<LogPart, ReadError> {
-        let mut transaction = self.connections.begin().await?;
-        let revision = revision(&mut transaction).await?;
-        let mut query = log_query(after, cluster, limit);
-        let rows = query.build().fetch_all(&mut *transaction).await?;
-        transaction.rollback().await?;
-        let changes: Vec<v1::Change> = rows
-            .iter()
-            .map(|row| decode(row.try_get(0)?))
-            .collect::<Result<_, ReadError>>()?;
-        let full = changes.len() >= usize::try_from(limit).expect("32 bits fit");
-        let up_to = match changes.last() {
-            Some(last) if full => last.revision,
-            Some(_) | None => revision.max(after),
-        };
-        Ok(LogPart { changes, up_to })
-    }
-
-    /// What the log covers.
-    pub async fn log_span(&self) -> Result<LogSpan, ReadError> {
-        let row = sqlx::query(
-            "select revision, (select min(revision) from change_log where revision >= log_start)
-            from meta where id = 1",
-        )
-        .fetch_one(&self.connections)
-        .await?;
-        let revision = unsigned(row.try_get(0)?)?;
-        let oldest = row
-            .try_get::<Option<i64>, _>(1)?
-            .map(unsigned)
-            .transpose()?;
-        Ok(LogSpan {
-            oldest: oldest.unwrap_or(revision + 1),
-            revision,
-        })
-    }
-
     async fn page<T>(
         &self,
         mut query: QueryBuilder<Sqlite>,
@@ -289,57 +199,6 @@ pub(super) fn allocations_query(
     query
 }
 
-/// `first` and `end` bound the revisions.
-pub(super) fn changes_query(
-    filter: &ChangeFilter,
-    first: i64,
-    end: i64,
-    limit: u32,
-) -> QueryBuilder<Sqlite> {
-    let mut query = QueryBuilder::<Sqlite>::new("select entry from change_log");
-    // Named by its table, so that the planner reads in this order instead of sorting.
-    let revision = if let Some((space, address)) = &filter.address {
-        query.push(" join change_address using (revision) where space = ");
-        query.push_bind(space).push(" and address = ");
-        query.push_bind(address.to_bytes().to_vec());
-        "change_address.revision"
-    } else {
-        query.push(" where true");
-        "change_log.revision"
-    };
-    query.push(format!(" and {revision} >= ")).push_bind(first);
-    query.push(format!(" and {revision} < ")).push_bind(end);
-    if let Some((cluster, namespace, name)) = &filter.owner {
-        query
-            .push(" and subject = 1 and cluster = ")
-            .push_bind(cluster);
-        if let Some(namespace) = namespace {
-            query.push(" and namespace = ").push_bind(namespace);
-        }
-        if let Some(name) = name {
-            query.push(" and name = ").push_bind(name);
-        }
-    }
-    query.push(format!(" order by {revision} desc limit "));
-    query.push_bind(i64::from(limit) + 1);
-    query
-}
-
-pub(super) fn log_query(after: Revision, cluster: &str, limit: u32) -> QueryBuilder<Sqlite> {
-    let mut query = QueryBuilder::<Sqlite>::new("select entry from change_log");
-    query
-        .push(" where subject = 1 and revision > ")
-        .push_bind(signed(after));
-    if !cluster.is_empty() {
-        // The unary plus keeps the planner on the log's own order.
-        query.push(" and +cluster = ").push_bind(cluster);
-    }
-    query
-        .push(" order by revision limit ")
-        .push_bind(i64::from(limit));
-    query
-}
-
 const CLUSTERS: &str = "select name, uid, inventory, create_time, revision,
     (select count(*) from allocation where allocation.cluster = cluster.name) from cluster";
 
@@ -358,7 +217,7 @@ fn cluster(row: &SqliteRow) -> Result<v1::Cluster, ReadError> {
 }
 
 /// One row more than `limit` was asked for, to know whether there are more.
-fn page_of<T>(
+pub(super) fn page_of<T>(
     rows: &[SqliteRow],
     limit: u32,
     revision: Revision,
@@ -373,48 +232,22 @@ fn page_of<T>(
     })
 }
 
-async fn revision(connection: &mut SqliteConnection) -> Result<Revision, ReadError> {
+pub(super) async fn revision(connection: &mut SqliteConnection) -> Result<Revision, ReadError> {
     let row = sqlx::query("select revision from meta where id = 1")
         .fetch_one(connection)
         .await?;
     unsigned(row.try_get(0)?)
 }
 
-/// Lowest revision whose time is `time` or later, found by bisection: the log has no index on time
-/// because its times never fall. One more than the newest if there is none.
-async fn first_at(connection: &mut SqliteConnection, time: Timestamp) -> Result<i64, ReadError> {
-    let row = sqlx::query(
-        "select coalesce(min(revision), 1), coalesce(max(revision), 0) from change_log",
-    )
-    .fetch_one(&mut *connection)
-    .await?;
-    let (mut low, mut high): (i64, i64) = (row.try_get(0)?, row.try_get::<i64, _>(1)? + 1);
-    while low < high {
-        let middle = low + (high - low) / 2;
-        let found = sqlx::query(
-            "select revision, time from change_log where revision >= ?1 order by revision limit 1",
-        )
-        .bind(middle)
-        .fetch_one(&mut *connection)
-        .await?;
-        if found.try_get::<i64, _>(1)? < time.0 {
-            low = found.try_get::<i64, _>(0)? + 1;
-        } else {
-            high = middle;
-        }
-    }
-    Ok(low)
-}
-
-fn decode<M: prost::Message + Default>(bytes: &[u8]) -> Result<M, ReadError> {
+pub(super) fn decode<M: prost::Message + Default>(bytes: &[u8]) -> Result<M, ReadError> {
     M::decode(bytes).map_err(|error| ReadError::Corrupt(error.to_string()))
 }
 
-fn unsigned(number: i64) -> Result<u64, ReadError> {
+pub(super) fn unsigned(number: i64) -> Result<u64, ReadError> {
     u64::try_from(number).map_err(|error| ReadError::Corrupt(error.to_string()))
 }
 
 /// Beyond what can exist, everything is in the past.
-fn signed(revision: Revision) -> i64 {
+pub(super) fn signed(revision: Revision) -> i64 {
     i64::try_from(revision).unwrap_or(i64::MAX)
 }

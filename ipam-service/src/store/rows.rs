@@ -22,6 +22,11 @@ impl Rows {
         self.json.push(']');
     }
 
+    /// Whether there is nothing to run.
+    pub(super) fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
     fn push_cell(&mut self, cell: &Cell<'_>) {
         use std::fmt::Write as _;
         match cell {

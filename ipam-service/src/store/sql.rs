@@ -27,12 +27,15 @@ pub(super) enum Statement {
     UpsertPlacement,
     InsertLog,
     InsertLogAddress,
+    /// Before `InsertHolding`: an interval may end and another of the same name begin in one batch.
+    UpdateHolding,
+    InsertHolding,
 }
 
 impl Statement {
     /// All of them.
     #[cfg(test)]
-    pub(super) const ALL: [Self; 22] = [
+    pub(super) const ALL: [Self; 24] = [
         Self::DeletePort,
         Self::DeleteAddress,
         Self::DeleteUnheld,
@@ -55,6 +58,8 @@ impl Statement {
         Self::UpsertPlacement,
         Self::InsertLog,
         Self::InsertLogAddress,
+        Self::UpdateHolding,
+        Self::InsertHolding,
     ];
 
     /// For SQLite: `?1` and `?2` are those of [`super::rows::Rows`].
@@ -82,6 +87,8 @@ impl Statement {
             Self::UpsertPlacement => UPSERT_PLACEMENT,
             Self::InsertLog => INSERT_LOG,
             Self::InsertLogAddress => INSERT_LOG_ADDRESS,
+            Self::UpdateHolding => UPDATE_HOLDING,
+            Self::InsertHolding => INSERT_HOLDING,
         }
     }
 }
@@ -208,4 +215,25 @@ from json_each(?1)";
 const INSERT_LOG_ADDRESS: &str = "
 insert into change_address (space, address, revision)
 select value ->> 0, substr(?2, value ->> 1, value ->> 2), value ->> 3
+from json_each(?1)";
+
+/// Of the intervals with one name the newest goes on, if any.
+const UPDATE_HOLDING: &str = "
+update holding set uid = change.uid, end_revision = change.revision, end_time = change.time
+from (
+    select value ->> 0 as space, substr(?2, value ->> 1, value ->> 2) as address,
+        value ->> 3 as allocation_id, value ->> 4 as uid, value ->> 5 as revision,
+        value ->> 6 as time
+    from json_each(?1)) as change
+where holding.id = (
+    select past.id from holding past
+    where past.space = change.space and past.address = change.address
+        and past.allocation_id = change.allocation_id and past.end_revision = 0
+    order by past.id desc limit 1)";
+
+const INSERT_HOLDING: &str = "
+insert into holding (space, address, allocation_id, cluster, namespace, name, uid, pool,
+    start_revision, start_time, end_revision, end_time)
+select value ->> 0, substr(?2, value ->> 1, value ->> 2), value ->> 3, value ->> 4, value ->> 5,
+    value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12
 from json_each(?1)";

@@ -1,6 +1,7 @@
 //! The store on real SQLite files.
 
 mod backups;
+mod holdings;
 mod refusals;
 mod round_trip;
 
@@ -8,10 +9,14 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection};
 
+use super::history::query::{Timeline, changes_query, holdings_query, log_query};
 use super::open::{OpenError, reader_options};
-use super::read::{allocations_query, changes_query, log_query};
+use super::read::allocations_query;
 use super::sql::Statement;
-use super::{AllocationFilter, ChangeFilter, Location, Missing, Store};
+use super::{
+    AllocationFilter, ChangeFilter, HoldingFilter, Kind, Location, LogFilter, Missing, OwnerFilter,
+    Store,
+};
 use crate::state::address::Address;
 use crate::state::model::Timestamp;
 use crate::testing::Folder;
@@ -163,16 +168,7 @@ async fn hot_queries_use_their_index() {
         ..AllocationFilter::default()
     };
     let key = ("a".to_owned(), "b".to_owned(), "c".to_owned());
-    let held = ChangeFilter {
-        address: Some(("default".to_owned(), address)),
-        ..ChangeFilter::default()
-    };
-    let owned = ChangeFilter {
-        owner: Some(("a".to_owned(), Some("b".to_owned()), Some("c".to_owned()))),
-        ..ChangeFilter::default()
-    };
     let all = AllocationFilter::default();
-    let newest = ChangeFilter::default();
     let cases = [
         (
             allocations_query(&all, Some(&key), 1),
@@ -186,13 +182,6 @@ async fn hot_queries_use_their_index() {
             allocations_query(&of_address, None, 1),
             "SEARCH allocation_address",
         ),
-        (
-            changes_query(&held, 0, 9, 1),
-            "SEARCH change_address USING PRIMARY KEY",
-        ),
-        (changes_query(&owned, 0, 9, 1), "change_log_owner"),
-        (changes_query(&newest, 0, 9, 1), "INTEGER PRIMARY KEY"),
-        (log_query(1, "east", 1), "INTEGER PRIMARY KEY"),
     ];
     for (query, expected) in cases {
         let sql = query.sql();
@@ -208,4 +197,123 @@ async fn hot_queries_use_their_index() {
         let few = expected.contains("allocation_address");
         assert!(few || !sorts, "{}: {plan:?}", sql.as_str());
     }
+}
+
+fn owner(cluster: &str, namespace: Option<&str>, name: Option<&str>) -> Option<OwnerFilter> {
+    Some(OwnerFilter {
+        cluster: cluster.to_owned(),
+        namespace: namespace.map(str::to_owned),
+        name: name.map(str::to_owned),
+    })
+}
+
+/// A page of the history costs what the page and its index hold, however long the log is.
+#[tokio::test]
+async fn no_query_of_the_history_reads_the_whole_log() {
+    let folder = Folder::new();
+    let _store = folder.open().await;
+    let mut connection = reader_options(&folder.file())
+        .connect()
+        .await
+        .expect("connection");
+    let address = Address::from(std::net::Ipv4Addr::new(192, 0, 2, 1));
+    let address = Some(("default".to_owned(), address));
+    let changes = |filter: ChangeFilter| changes_query(&filter, 1, 9, 1).sql().as_str().to_owned();
+    let holdings = |filter: HoldingFilter| holdings_query(&filter, 9, 1).sql().as_str().to_owned();
+    let any = ChangeFilter::default;
+    let all = HoldingFilter::default;
+    let held = || ChangeFilter {
+        address: address.clone(),
+        ..any()
+    };
+    let of = |namespace, name| ChangeFilter {
+        owner: owner("east", namespace, name),
+        ..any()
+    };
+    let cluster = || ChangeFilter {
+        cluster: "east".to_owned(),
+        ..any()
+    };
+    let kind = |kind| ChangeFilter {
+        kind: Some(kind),
+        ..any()
+    };
+    let named = ChangeFilter {
+        name: "pool".to_owned(),
+        ..kind(Kind::Pool)
+    };
+    let by_key = "change_log USING INTEGER PRIMARY KEY";
+    let by_owner = |namespace, name| HoldingFilter {
+        owner: owner("east", namespace, name),
+        ..all()
+    };
+    let at = HoldingFilter {
+        address: address.clone(),
+        ended_after: Some(Timestamp(1)),
+        ..all()
+    };
+    let log = |filter: LogFilter| log_query(&filter, 1, 9, 1).sql().as_str().to_owned();
+    let watched = LogFilter {
+        address: address.clone(),
+        owner: owner("east", Some("ns"), Some("web")),
+        cluster: "east".to_owned(),
+        allocations_only: true,
+    };
+    let mut cases = vec![
+        (changes(held()), "change_address USING PRIMARY KEY"),
+        (
+            changes(ChangeFilter {
+                owner: owner("east", None, None),
+                ..held()
+            }),
+            "change_address",
+        ),
+        (
+            changes(of(Some("ns"), Some("web"))),
+            "change_log_owner (cluster=? AND namespace=? AND name=?",
+        ),
+        (
+            changes(of(Some("ns"), None)),
+            "change_log_owner (cluster=? AND namespace=?",
+        ),
+        (changes(of(None, None)), "change_log_cluster (cluster=?"),
+        (changes(cluster()), "change_log_cluster (cluster=?"),
+        (changes(kind(Kind::Allocation)), by_key),
+        (changes(kind(Kind::Pool)), "change_log_other (subject=?"),
+        (changes(named), "change_log_other (subject=? AND name=?"),
+        (changes(any()), by_key),
+        (log(LogFilter::default()), by_key),
+        (log(watched), by_key),
+        (holdings(at), "holding_address (space=? AND address=?"),
+        (
+            holdings(by_owner(Some("ns"), Some("web"))),
+            "holding_owner (cluster=? AND namespace=? AND name=?",
+        ),
+        (
+            holdings(by_owner(Some("ns"), None)),
+            "holding_owner (cluster=? AND namespace=?",
+        ),
+        (holdings(by_owner(None, None)), "holding_cluster (cluster=?"),
+        (holdings(all()), "holding USING INTEGER PRIMARY KEY"),
+    ];
+    for timeline in [Timeline::Log, Timeline::Holdings] {
+        let (ends, at) = timeline.queries();
+        cases.push((ends.to_owned(), "SEARCH"));
+        cases.push((at.to_owned(), "USING INTEGER PRIMARY KEY"));
+    }
+    for (sql, expected) in cases {
+        let plan = plan_of(&mut connection, &sql).await;
+        let found = plan.iter().any(|step| step.contains(expected));
+        assert!(found, "{sql}: wanted {expected}: {plan:?}");
+        let scans: Vec<&String> = plan.iter().filter(|step| is_scan(step)).collect();
+        assert!(scans.is_empty(), "{sql}: {plan:?}");
+        // Only what is ordered by owner is sorted: as much as a namespace has, without its rows.
+        let sorts = plan.iter().any(|step| step.contains("FOR ORDER BY"));
+        let may_sort = expected.ends_with("namespace=?") || expected.contains("change_log_other");
+        assert!(may_sort || !sorts, "{sql}: {plan:?}");
+    }
+}
+
+fn is_scan(step: &str) -> bool {
+    step.starts_with("SCAN") && step != "SCAN CONSTANT ROW"
 }

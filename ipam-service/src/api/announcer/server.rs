@@ -12,8 +12,8 @@ use tonic::server::{Grpc, NamedService, StreamingService, UnaryService};
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use super::codec::FrameCodec;
 use super::{AnnouncerApi, Frames};
+use crate::api::codec::FrameCodec;
 use crate::feed::assignments::Frame;
 
 /// Most bytes of a report: a hello with 2048 bytes of digests, and many labels.
@@ -78,7 +78,7 @@ where
         let api = self.api.clone();
         match request.uri().path() {
             "/pharos.v1.AnnouncerService/Announce" => Box::pin(async move {
-                let mut grpc = Grpc::new(FrameCodec)
+                let mut grpc = Grpc::new(FrameCodec::<v1::AnnouncerReport>::default())
                     .apply_max_message_size_config(Some(MAX_REPORT_BYTES), None);
                 Ok(grpc.streaming(Announce(api), request).await)
             }),

@@ -10,7 +10,7 @@ use crate::state::command::Command;
 use crate::state::model::{Placement, Timestamp};
 use crate::state::names::Name;
 use crate::state::{State, decide};
-use crate::store::LogSpan;
+use crate::store::{LogSpan, OwnerFilter};
 use crate::testing::{Folder, allocate, apply_pool, release};
 
 /// A state and its store, driven without an engine.
@@ -188,11 +188,11 @@ async fn history_is_found_by_address_owner_and_time() {
     };
     assert_eq!(kinds(late).await, ["DELETED"]);
     let of_owner = ChangeFilter {
-        owner: Some((
-            "east".to_owned(),
-            Some("default".to_owned()),
-            Some("api".to_owned()),
-        )),
+        owner: Some(OwnerFilter {
+            cluster: "east".to_owned(),
+            namespace: Some("default".to_owned()),
+            name: Some("api".to_owned()),
+        }),
         ..ChangeFilter::default()
     };
     assert_eq!(kinds(of_owner).await, ["CREATED"]);

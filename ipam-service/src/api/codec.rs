@@ -1,35 +1,41 @@
 //! A codec that writes frames as they are.
 
-use bytes::{Buf as _, BufMut as _};
-use pharos_proto::v1;
+use std::marker::PhantomData;
+
+use bytes::{Buf as _, BufMut as _, Bytes};
 use tonic::Status;
 use tonic::codec::{BufferSettings, Codec, EncodeBuf, Encoder};
 use tonic_prost::{ProstCodec, ProstDecoder};
 
-use crate::feed::assignments::Frame;
+/// A message that is encoded already.
+pub(super) type Frame = Bytes;
 
-/// Reads reports, and writes frames that are encoded already.
-#[derive(Debug, Clone, Copy, Default)]
-pub(super) struct FrameCodec;
+/// Reads messages of type `D`, and writes frames.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FrameCodec<D>(PhantomData<D>);
+
+impl<D> Default for FrameCodec<D> {
+    fn default() -> Self {
+        Self(PhantomData)
+    }
+}
 
 /// Copies a frame into the send buffer.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct FrameEncoder;
 
-type ReportCodec = ProstCodec<v1::AnnouncerReport, v1::AnnouncerReport>;
-
-impl Codec for FrameCodec {
+impl<D: prost::Message + Default + Send + 'static> Codec for FrameCodec<D> {
     type Encode = Frame;
-    type Decode = v1::AnnouncerReport;
+    type Decode = D;
     type Encoder = FrameEncoder;
-    type Decoder = ProstDecoder<v1::AnnouncerReport>;
+    type Decoder = ProstDecoder<D>;
 
     fn encoder(&mut self) -> Self::Encoder {
         FrameEncoder
     }
 
     fn decoder(&mut self) -> Self::Decoder {
-        ReportCodec::raw_decoder(BufferSettings::default())
+        ProstCodec::<D, D>::raw_decoder(BufferSettings::default())
     }
 }
 

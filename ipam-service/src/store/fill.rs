@@ -1,0 +1,140 @@
+//! Brings a database of an older version up to what this one keeps beside it: the intervals in
+//! which addresses were held, out of the log.
+
+use pharos_proto::v1;
+use pharos_proto::v1::change::Subject;
+use prost::Message as _;
+use sqlx::{Connection as _, Row as _, SqliteConnection};
+
+use super::ReadError;
+use super::holdings::Intervals;
+use super::rows::Rows;
+use super::sql::Statement;
+use crate::api::convert::{AllocationExtras, allocation_from_wire};
+use crate::state::model::{Allocation, Revision, Timestamp};
+
+/// Rows of the log that are held in memory at once.
+const CHUNK: usize = 1000;
+
+/// Fills `holding` once; a database that has it is left as it is. All of it or nothing.
+pub(super) async fn holdings(connection: &mut SqliteConnection) -> Result<(), ReadError> {
+    let mut transaction = connection.begin_with("begin immediate").await?;
+    let row = sqlx::query("select holdings_filled from history_meta where id = 1")
+        .fetch_one(&mut *transaction)
+        .await?;
+    if row.try_get::<i64, _>(0)? != 0 {
+        return Ok(transaction.rollback().await?);
+    }
+    let mut after = 0;
+    loop {
+        let part = read_part(&mut transaction, after).await?;
+        let Some(last) = part.last() else { break };
+        after = i64::try_from(last.at.0).unwrap_or(i64::MAX);
+        let mut intervals = Intervals::default();
+        for change in &part {
+            intervals.add(change.at, change.before.as_ref(), change.after.as_ref());
+        }
+        let (updates, inserts) = intervals.into_rows();
+        run(&mut transaction, Statement::UpdateHolding, updates).await?;
+        run(&mut transaction, Statement::InsertHolding, inserts).await?;
+    }
+    for statement in SETTLE {
+        sqlx::query(statement).execute(&mut *transaction).await?;
+    }
+    Ok(transaction.commit().await?)
+}
+
+/// What is held by the tables of allocations goes before what the log says: an interval that the
+/// log leaves open without a holder ends with the log, and a holder without one began with the
+/// last change of its allocation. Neither happens in a log that is whole.
+const SETTLE: [&str; 3] = [
+    "update holding set end_revision = (select revision from meta where id = 1),
+        end_time = (select coalesce(max(time), 0) from change_log
+            where revision = (select max(revision) from change_log))
+    where end_revision = 0 and not exists (
+        select 1 from allocation_address holder where holder.space = holding.space
+            and holder.address = holding.address
+            and holder.allocation_id = holding.allocation_id)",
+    "insert into holding (space, address, allocation_id, cluster, namespace, name, uid, pool,
+        start_revision, start_time, end_revision, end_time)
+    select holder.space, holder.address, allocation.id, allocation.cluster, allocation.namespace,
+        allocation.name, '', allocation.pool, allocation.revision,
+        coalesce((select time from change_log where revision = allocation.revision), 0), 0, 0
+    from allocation_address holder join allocation on allocation.id = holder.allocation_id
+    where not exists (
+        select 1 from holding where holding.space = holder.space
+            and holding.address = holder.address and holding.allocation_id = holder.allocation_id
+            and holding.end_revision = 0)
+    order by allocation.revision",
+    "update history_meta set holdings_filled = 1 where id = 1",
+];
+
+/// A change of an allocation, as far as intervals go.
+struct Past {
+    at: (Revision, Timestamp),
+    before: Option<Allocation>,
+    after: Option<Allocation>,
+}
+
+async fn read_part(connection: &mut SqliteConnection, after: i64) -> Result<Vec<Past>, ReadError> {
+    let rows = sqlx::query(
+        "select revision, time, entry from change_log where subject = 1 and revision > ?1
+        order by revision limit ?2",
+    )
+    .bind(after)
+    .bind(i64::try_from(CHUNK).expect("a small number"))
+    .fetch_all(connection)
+    .await?;
+    let corrupt = |revision: i64, error: String| {
+        ReadError::Corrupt(format!("table change_log: revision {revision}: {error}"))
+    };
+    let mut part = Vec::with_capacity(rows.len());
+    for row in rows {
+        let revision: i64 = row.try_get(0)?;
+        let wire = v1::Change::decode(row.try_get::<&[u8], _>(2)?)
+            .map_err(|error| corrupt(revision, error.to_string()))?;
+        let Some(Subject::Allocation(edit)) = wire.subject else {
+            continue;
+        };
+        let holder = |end: Option<v1::Allocation>| {
+            let holder = end.filter(|end| !end.addresses.is_empty()).map(holder);
+            holder
+                .transpose()
+                .map_err(|error| corrupt(revision, error.to_string()))
+        };
+        part.push(Past {
+            at: (wire.revision, Timestamp(row.try_get(1)?)),
+            before: holder(edit.before)?,
+            after: holder(edit.after)?,
+        });
+    }
+    Ok(part)
+}
+
+/// An allocation with what it held as its only claim: the log does not have the claim under which
+/// a stale one held its addresses, but it has their space.
+fn holder(mut wire: v1::Allocation) -> Result<Allocation, crate::state::refusal::Rejection> {
+    wire.state = v1::allocation::State::Assigned.into();
+    wire.refusal = None;
+    if let Some(claim) = &mut wire.claim {
+        claim.address_space.clone_from(&wire.address_space);
+    }
+    allocation_from_wire(&wire, &AllocationExtras::default())
+}
+
+async fn run(
+    connection: &mut SqliteConnection,
+    statement: Statement,
+    rows: Rows,
+) -> Result<(), ReadError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let (json, blobs) = rows.into_parameters();
+    sqlx::query(statement.sqlite())
+        .bind(json)
+        .bind(blobs)
+        .execute(connection)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,195 @@
+//! The queries of the history. Their plans are asserted in the tests: none reads the whole log.
+
+use sqlx::{QueryBuilder, Sqlite};
+
+use super::{ChangeFilter, HoldingFilter, Kind, LogFilter, OwnerFilter};
+use crate::state::model::Revision;
+use crate::store::read::signed;
+
+/// `first` and `end` bound the revisions.
+pub(in crate::store) fn changes_query(
+    filter: &ChangeFilter,
+    first: i64,
+    end: i64,
+    limit: u32,
+) -> QueryBuilder<Sqlite> {
+    let mut query = QueryBuilder::<Sqlite>::new(
+        "select change_log.revision, min_reader, entry, actor, request_id from change_log",
+    );
+    // Named by its table, so that the planner reads in this order instead of sorting.
+    let revision = if let Some((space, address)) = &filter.address {
+        query.push(" join change_address using (revision) where space = ");
+        query.push_bind(space).push(" and address = ");
+        query.push_bind(address.to_bytes().to_vec());
+        "change_address.revision"
+    } else {
+        query.push(" where true");
+        "change_log.revision"
+    };
+    query.push(format!(" and {revision} >= ")).push_bind(first);
+    query.push(format!(" and {revision} < ")).push_bind(end);
+    match &filter.owner {
+        None => {}
+        // The owners of a namespace are together in the index, but their decisions are not in
+        // order: they are sorted there, and only those of the page are read.
+        Some(owner) if owner.name.is_none() && owner.namespace.is_some() => {
+            query.push(format!(
+                " and {revision} in (
+                    select revision from change_log indexed by change_log_owner
+                    where subject = 1 and revision >= "
+            ));
+            query
+                .push_bind(first)
+                .push(" and revision < ")
+                .push_bind(end);
+            push_owner(&mut query, owner);
+            if filter.is_found_by_owner() {
+                query.push(" order by revision desc limit ");
+                query.push_bind(i64::from(limit) + 1);
+            }
+            query.push(")");
+        }
+        Some(owner) => {
+            query.push(" and subject = 1");
+            push_owner(&mut query, owner);
+        }
+    }
+    if !filter.cluster.is_empty() {
+        query.push(" and cluster = ").push_bind(&filter.cluster);
+    }
+    match filter.kind {
+        None => {}
+        Some(Kind::Allocation) => {
+            query.push(" and subject = 1");
+        }
+        // The first half is what the index says.
+        Some(kind) => {
+            query.push(format!(" and subject <> 1 and subject = {}", kind.code()));
+            if !filter.name.is_empty() {
+                query.push(" and name = ").push_bind(&filter.name);
+            }
+        }
+    }
+    query.push(format!(" order by {revision} desc limit "));
+    query.push_bind(i64::from(limit) + 1);
+    query
+}
+
+/// Intervals before the one named `end`.
+pub(in crate::store) fn holdings_query(
+    filter: &HoldingFilter,
+    end: i64,
+    limit: u32,
+) -> QueryBuilder<Sqlite> {
+    let mut query = QueryBuilder::<Sqlite>::new(
+        "select id, space, address, allocation_id, cluster, namespace, name, uid, pool,
+            start_revision, start_time, end_revision, end_time
+        from holding",
+    );
+    // The planner would read all of the cluster instead, to save the sorting.
+    let one_namespace = |owner: &OwnerFilter| owner.namespace.is_some() && owner.name.is_none();
+    if filter.address.is_none() && filter.owner.as_ref().is_some_and(one_namespace) {
+        query.push(" indexed by holding_owner");
+    }
+    query.push(" where id < ").push_bind(end);
+    if let Some((space, address)) = &filter.address {
+        query.push(" and space = ").push_bind(space);
+        query
+            .push(" and address = ")
+            .push_bind(address.to_bytes().to_vec());
+    }
+    if let Some(owner) = &filter.owner {
+        push_owner(&mut query, owner);
+    }
+    if !filter.uid.is_empty() {
+        query.push(" and uid = ").push_bind(&filter.uid);
+    }
+    if let Some(time) = filter.ended_after {
+        query.push(" and (end_revision = 0 or end_time > ");
+        query.push_bind(time.0).push(")");
+    }
+    query.push(" order by id desc limit ");
+    query.push_bind(i64::from(limit) + 1);
+    query
+}
+
+fn push_owner(query: &mut QueryBuilder<Sqlite>, owner: &OwnerFilter) {
+    query.push(" and cluster = ").push_bind(&owner.cluster);
+    if let Some(namespace) = &owner.namespace {
+        query.push(" and namespace = ").push_bind(namespace);
+    }
+    if let Some(name) = &owner.name {
+        query.push(" and name = ").push_bind(name);
+    }
+}
+
+/// After the revision `after`, up to and with `last`.
+pub(in crate::store) fn log_query(
+    filter: &LogFilter,
+    after: Revision,
+    last: Revision,
+    limit: u32,
+) -> QueryBuilder<Sqlite> {
+    let mut query =
+        QueryBuilder::<Sqlite>::new("select revision, min_reader, entry from change_log");
+    query
+        .push(" where revision > ")
+        .push_bind(signed(after))
+        .push(" and revision <= ")
+        .push_bind(signed(last));
+    // The unary plus keeps the planner on the log's own order.
+    if filter.allocations_only || filter.owner.is_some() {
+        query.push(" and +subject = 1");
+    }
+    if !filter.cluster.is_empty() {
+        query.push(" and +cluster = ").push_bind(&filter.cluster);
+    }
+    if let Some(owner) = &filter.owner {
+        query.push(" and +cluster = ").push_bind(&owner.cluster);
+        if let Some(namespace) = &owner.namespace {
+            query.push(" and +namespace = ").push_bind(namespace);
+        }
+        if let Some(name) = &owner.name {
+            query.push(" and +name = ").push_bind(name);
+        }
+    }
+    if let Some((space, address)) = &filter.address {
+        query
+            .push(" and exists (select 1 from change_address where space = ")
+            .push_bind(space)
+            .push(" and address = ")
+            .push_bind(address.to_bytes().to_vec())
+            .push(" and change_address.revision = change_log.revision)");
+    }
+    query
+        .push(" order by revision limit ")
+        .push_bind(i64::from(limit));
+    query
+}
+
+/// What is in order of time without an index on it.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::store) enum Timeline {
+    Log,
+    Holdings,
+}
+
+impl Timeline {
+    /// Lowest and highest key; and the first key from `?1` on, with its time. (One select with both
+    /// `min` and `max` would read the whole table.)
+    pub(in crate::store) fn queries(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Log => (
+                "select coalesce((select min(revision) from change_log), 1),
+                    coalesce((select max(revision) from change_log), 0)",
+                "select revision, time from change_log where revision >= ?1
+                order by revision limit 1",
+            ),
+            Self::Holdings => (
+                "select coalesce((select min(id) from holding), 1),
+                    coalesce((select max(id) from holding), 0)",
+                "select id, start_time from holding where id >= ?1 order by id limit 1",
+            ),
+        }
+    }
+}
