@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use pharos_proto::v1;
 use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
+use pharos_proto::v1::cluster_service_client::ClusterServiceClient;
 use pharos_proto::v1::history_service_client::HistoryServiceClient;
 use pharos_proto::v1::pool_service_client::PoolServiceClient;
 use pharos_testbed::kube::cache_directory;
@@ -59,6 +60,24 @@ impl Ipam {
         Ok(())
     }
 
+    /// Loses the database, as a volume is lost. The server must be down.
+    pub fn lose_database(&self) -> anyhow::Result<()> {
+        for suffix in ["", "-wal", "-shm", ".lock"] {
+            let mut path = self.database().into_os_string();
+            path.push(suffix);
+            match std::fs::remove_file(path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs `ipam-service ARGUMENTS --database` on its database; exit code and output.
+    pub fn run(&self, arguments: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
+        run(&self.database(), arguments)
+    }
+
     /// Path of the database file.
     pub fn database(&self) -> PathBuf {
         database_in(self.folder.path())
@@ -98,6 +117,11 @@ impl Ipam {
     /// Client of HistoryService.
     pub fn history(&self) -> anyhow::Result<HistoryServiceClient<Channel>> {
         Ok(HistoryServiceClient::new(self.channel()?))
+    }
+
+    /// Client of ClusterService.
+    pub fn clusters(&self) -> anyhow::Result<ClusterServiceClient<Channel>> {
+        Ok(ClusterServiceClient::new(self.channel()?))
     }
 
     /// Makes an operator's pool.
@@ -186,6 +210,17 @@ pub fn command(database: &Path, listen: SocketAddr, admin: SocketAddr) -> anyhow
         .arg(admin.to_string())
         .arg("--database")
         .arg(format!("sqlite:{}", database.display())))
+}
+
+/// Runs `ipam-service ARGUMENTS --database sqlite:DATABASE`; exit code and output.
+pub fn run(database: &Path, arguments: &[&str]) -> anyhow::Result<(Option<i32>, String)> {
+    let launch = Launch::workspace("ipam-service")?.args(arguments.to_vec());
+    let mut program = launch
+        .arg("--database")
+        .arg(format!("sqlite:{}", database.display()))
+        .start()?;
+    let status = program.wait(SOON)?;
+    Ok((status.code(), program.log()))
 }
 
 fn launch(database: &Path, listen: SocketAddr, admin: SocketAddr) -> anyhow::Result<Program> {

@@ -1,15 +1,18 @@
 //! ClusterService.
 
+use std::sync::Arc;
+
 use pharos_proto::v1;
 use pharos_proto::v1::cluster_service_server::ClusterService;
 use tonic::{Request, Response, Status};
 
 use super::call::{Api, Call, answer};
-use super::convert::{FieldErrors, allocation_to_wire};
+use super::convert::{FieldErrors, allocation_to_wire, cluster_to_wire};
 use super::paging::{PageToken, page_size};
 use super::status;
 use crate::state::change::Change;
 use crate::state::command::Command;
+use crate::state::model::Cluster;
 use crate::state::names::{MAX_NAME_BYTES, Name};
 use crate::state::refusal::Rejection;
 
@@ -84,9 +87,111 @@ impl ClusterService for Clusters {
         let message = request.into_inner();
         answer(&message.request_id, self.end(&call, &message).await)
     }
+
+    async fn finish_recovery(
+        &self,
+        request: Request<v1::FinishRecoveryRequest>,
+    ) -> Result<Response<v1::FinishRecoveryResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        answer(&message.request_id, self.finish(&call, &message).await)
+    }
+
+    async fn adopt_cluster(
+        &self,
+        request: Request<v1::AdoptClusterRequest>,
+    ) -> Result<Response<v1::AdoptClusterResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        answer(&message.request_id, self.adopt(&call, &message).await)
+    }
 }
 
 impl Clusters {
+    async fn finish(
+        &self,
+        call: &Call,
+        message: &v1::FinishRecoveryRequest,
+    ) -> Result<v1::FinishRecoveryResponse, Status> {
+        let cluster = match message.cluster.as_str() {
+            "" => None,
+            name => Some(one_name("cluster", name, &message.request_id)?),
+        };
+        let command = Command::FinishRecovery { cluster };
+        let (id, validate_only) = (&message.request_id, message.validate_only);
+        let reply = call.submit(&self.0, command, id, validate_only).await?;
+        let mut response = v1::FinishRecoveryResponse::default();
+        for change in &reply.changes {
+            match change {
+                Change::Cluster(edit) => {
+                    response.clusters.extend(self.shown(&edit.after).await?);
+                }
+                Change::Allocation(edit) => {
+                    let decided = edit.after.as_deref().map(allocation_to_wire);
+                    response.decided.extend(decided);
+                }
+                Change::Pool(_)
+                | Change::Advertisement(_)
+                | Change::Node(_)
+                | Change::Backends(_)
+                | Change::Placement(_) => {}
+            }
+        }
+        Ok(response)
+    }
+
+    async fn adopt(
+        &self,
+        call: &Call,
+        message: &v1::AdoptClusterRequest,
+    ) -> Result<v1::AdoptClusterResponse, Status> {
+        let mut errors = FieldErrors::new();
+        errors.request_id(&message.request_id);
+        let cluster = errors.name("name", &message.name);
+        let uid = errors.text("cluster_uid", &message.cluster_uid, MAX_NAME_BYTES);
+        let (cluster, uid) = errors
+            .finish(cluster.zip(uid))
+            .map_err(|error| status::of_rejection(&error))?;
+        let command = Command::AdoptCluster {
+            cluster: cluster.clone(),
+            uid,
+        };
+        let (id, validate_only) = (&message.request_id, message.validate_only);
+        let reply = call.submit(&self.0, command, id, validate_only).await?;
+        let changed = reply.changes.iter().find_map(|change| match change {
+            Change::Cluster(edit) => edit.after.clone(),
+            Change::Allocation(_)
+            | Change::Pool(_)
+            | Change::Advertisement(_)
+            | Change::Node(_)
+            | Change::Backends(_)
+            | Change::Placement(_) => None,
+        });
+        let cluster = match changed {
+            Some(_) => self.shown(&changed).await?,
+            // It was so already.
+            None => self.stored(&cluster).await?,
+        };
+        Ok(v1::AdoptClusterResponse { cluster })
+    }
+
+    /// A cluster as a decision leaves it, with what is known of it beside.
+    async fn shown(&self, cluster: &Option<Arc<Cluster>>) -> Result<Option<v1::Cluster>, Status> {
+        let Some(cluster) = cluster else {
+            return Ok(None);
+        };
+        let stored = self.stored(&cluster.name).await?.unwrap_or_default();
+        Ok(Some(v1::Cluster {
+            last_seen: stored.last_seen,
+            ..cluster_to_wire(cluster, stored.allocations)
+        }))
+    }
+
+    async fn stored(&self, name: &Name) -> Result<Option<v1::Cluster>, Status> {
+        let cluster = self.0.reader.cluster(name).await;
+        cluster.map_err(|error| status::of_read(&error))
+    }
+
     async fn delete(
         &self,
         call: &Call,

@@ -37,6 +37,8 @@ pub fn cluster_to_wire(cluster: &Cluster, allocations: u64) -> v1::Cluster {
         authoritative: cluster.inventory.is_authoritative(),
         allocations,
         revision: cluster.revision,
+        // A fact, which decisions do not carry.
+        last_seen: None,
     }
 }
 

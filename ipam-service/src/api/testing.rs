@@ -74,6 +74,7 @@ impl TestServer {
             announcements,
             owed,
             last_time: loaded.last_time,
+            seen: loaded.seen,
             writer: store.writer,
             feeds: feeds.clone(),
             metrics: EngineMetrics::register(&mut Registry::default()),

@@ -154,6 +154,7 @@ impl OpenBatch {
         Batch {
             time: self.time,
             changes: self.changes,
+            ..Batch::default()
         }
     }
 }
@@ -181,6 +182,8 @@ fn owner_of(command: &Command) -> Option<&OwnerKey> {
         | Command::BeginSync { .. }
         | Command::EndSync { .. }
         | Command::DeleteCluster { .. }
+        | Command::FinishRecovery { .. }
+        | Command::AdoptCluster { .. }
         | Command::Facts { .. } => None,
     }
 }

@@ -55,6 +55,7 @@ fn cluster_of(command: &Command) -> Option<&Name> {
         | Command::EndSync { cluster, .. }
         | Command::DeleteCluster { cluster }
         | Command::Facts { cluster, .. } => Some(cluster),
+        Command::FinishRecovery { .. } | Command::AdoptCluster { .. } => None,
     }
 }
 

@@ -10,7 +10,8 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::state::State;
 use crate::state::address::Family as IpFamily;
 use crate::state::change::Change;
-use crate::state::model::{Allocation, Pool, Standing};
+use crate::state::model::{Allocation, Pool, Standing, Timestamp};
+use crate::state::names::Name;
 use crate::state::{FamilyUsage, PoolUsage};
 use crate::store::Batch;
 
@@ -23,6 +24,8 @@ pub struct EngineMetrics {
     revision: Gauge,
     allocations: Family<StandingLabel, Gauge>,
     pool_addresses: Family<PoolLabel, Gauge<f64, std::sync::atomic::AtomicU64>>,
+    recovering: Gauge,
+    last_seen: Family<ClusterLabel, Gauge>,
 }
 
 /// Values of the label `state` of `pharos_ipam_allocations`.
@@ -44,6 +47,11 @@ struct PoolLabel {
     state: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ClusterLabel {
+    cluster: String,
+}
+
 impl EngineMetrics {
     /// Registers the metrics.
     pub fn register(registry: &mut Registry) -> Self {
@@ -54,6 +62,8 @@ impl EngineMetrics {
             revision: Gauge::default(),
             allocations: Family::default(),
             pool_addresses: Family::default(),
+            recovering: Gauge::default(),
+            last_seen: Family::default(),
         };
         registry.register(
             "pharos_ipam_batch_requests",
@@ -85,6 +95,17 @@ impl EngineMetrics {
             "pharos_ipam_pool_addresses",
             "Addresses of a pool by use; the cluster is empty for an operator's pool",
             metrics.pool_addresses.clone(),
+        );
+        registry.register(
+            "pharos_ipam_recovering_clusters",
+            "Clusters that have yet to report what they hold; until then nobody gets a new address",
+            metrics.recovering.clone(),
+        );
+        registry.register_with_unit(
+            "pharos_ipam_cluster_last_seen_timestamp",
+            "When a call about the cluster was last decided, since 1970",
+            Unit::Seconds,
+            metrics.last_seen.clone(),
         );
         metrics
     }
@@ -126,11 +147,27 @@ impl EngineMetrics {
     pub(super) fn observe_state(&self, state: &State) {
         self.revision
             .set(i64::try_from(state.revision()).unwrap_or(i64::MAX));
+        let recovering = state.clusters();
+        let recovering = recovering.filter(|cluster| !cluster.inventory.is_authoritative());
+        self.recovering
+            .set(i64::try_from(recovering.count()).unwrap_or(i64::MAX));
         self.pool_addresses.clear();
         for pool in state.pools() {
             if let Some(usage) = state.pool_usage(&pool.key) {
                 self.observe_pool(pool, usage);
             }
+        }
+    }
+
+    /// Publishes when clusters were last heard of.
+    pub(super) fn observe_seen<'a>(&self, seen: impl Iterator<Item = (&'a Name, Timestamp)>) {
+        self.last_seen.clear();
+        for (name, time) in seen {
+            let label = ClusterLabel {
+                cluster: name.to_string(),
+            };
+            let seconds = time.0 / 1_000_000;
+            self.last_seen.get_or_create(&label).set(seconds);
         }
     }
 

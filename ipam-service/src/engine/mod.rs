@@ -10,6 +10,7 @@ mod batch;
 mod clock;
 mod fair;
 mod metrics;
+mod seen;
 mod task;
 
 #[cfg(test)]

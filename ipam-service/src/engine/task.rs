@@ -9,12 +9,14 @@ use tokio::time::Instant;
 use super::batch::{OpenBatch, undo};
 use super::clock::LogClock;
 use super::fair::{Asker, Turns};
+use super::seen::LastSeen;
 use super::{CommandRequest, Engine, EngineMetrics, QUEUE, Reply, Request, SubmitError};
 use crate::feed::Feeds;
 use crate::state::State;
 use crate::state::announce::Announcements;
 use crate::state::change::Change;
 use crate::state::model::Timestamp;
+use crate::state::names::Name;
 use crate::store::{Batch, CommitError, Writer};
 
 /// Requests that share a transaction. At 30 us each this keeps a batch below 10 ms, and with it
@@ -39,6 +41,8 @@ pub struct EngineParts {
     pub owed: Vec<Change>,
     /// Newest time in the log.
     pub last_time: Timestamp,
+    /// When clusters were last heard of.
+    pub seen: Vec<(Name, Timestamp)>,
     pub writer: Writer,
     pub feeds: Feeds,
     pub metrics: EngineMetrics,
@@ -49,11 +53,12 @@ pub struct EngineParts {
 }
 
 /// Makes the handle and the task behind it.
-pub fn start(parts: EngineParts) -> (Engine, EngineTask) {
+pub fn start(mut parts: EngineParts) -> (Engine, EngineTask) {
     let (sender, queue) = mpsc::channel(QUEUE);
     parts.metrics.loaded(&parts.state);
     let task = EngineTask {
         clock: LogClock::after(parts.last_time),
+        seen: LastSeen::restore(std::mem::take(&mut parts.seen)),
         queue,
         waiting: Turns::new(),
         more_follow_ups: true,
@@ -73,6 +78,7 @@ pub struct EngineTask {
     /// Taken off the queue, at most [`QUEUE`] beside what came with the last wait.
     waiting: Turns<Request>,
     clock: LogClock,
+    seen: LastSeen,
     /// Whether internal commands may be waiting.
     more_follow_ups: bool,
     resting_until: Option<Instant>,
@@ -150,7 +156,10 @@ impl EngineTask {
     }
 
     fn observe(&mut self) {
-        self.parts.metrics.observe_state(&self.parts.state);
+        let state = &self.parts.state;
+        self.seen.keep_only(|name| state.cluster(name).is_some());
+        self.parts.metrics.observe_state(state);
+        self.parts.metrics.observe_seen(self.seen.iter());
         self.observed = Instant::now();
         self.unobserved = false;
     }
@@ -218,7 +227,8 @@ impl EngineTask {
         follow_ups: bool,
     ) -> Result<(), Vec<CommandRequest>> {
         let parts = &mut self.parts;
-        let mut open = OpenBatch::new(self.clock.tick(), follow_ups);
+        let time = self.clock.tick();
+        let mut open = OpenBatch::new(time, follow_ups);
         let owed = std::mem::take(&mut parts.owed);
         open.add_applied(owed.clone());
         let now = Instant::now();
@@ -236,13 +246,17 @@ impl EngineTask {
                 continue;
             }
             let outcome = open.decide(&mut parts.state, &command.command, &command.meta);
+            if let (Some(cluster), Ok(_)) = (command.command.sender(), &outcome) {
+                self.seen.note(cluster, time);
+            }
             decided.push((command, outcome));
         }
         open.follow_up(&mut parts.state, "");
         self.more_follow_ups = open.is_full() && follow_ups;
         let refresh = open.refresh(&mut parts.state, &mut parts.announcements);
-        let batch = open.close();
-        if batch.changes.is_empty() {
+        let mut batch = open.close();
+        batch.seen = self.seen.due();
+        if batch.is_empty() {
             answer(decided);
             return Ok(());
         }
@@ -251,6 +265,7 @@ impl EngineTask {
             Ok(()) => {
                 let seconds = started.elapsed().as_secs_f64();
                 parts.metrics.committed(&batch, decided.len(), seconds);
+                self.seen.stored(&batch.seen);
                 self.unobserved = true;
                 answer(decided);
                 self.parts.feeds.allocations.publish(&batch);

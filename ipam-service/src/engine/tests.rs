@@ -51,6 +51,7 @@ impl Running {
             announcements,
             owed,
             last_time: loaded.last_time,
+            seen: loaded.seen,
             writer: store.writer,
             metrics: EngineMetrics::register(&mut registry),
             readiness: readiness.clone(),

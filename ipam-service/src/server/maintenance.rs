@@ -48,6 +48,7 @@ pub(super) async fn init(location: &Location, recover: &[String]) -> anyhow::Res
     let batch = Batch {
         time: now,
         changes: changes.collect(),
+        ..Batch::default()
     };
     store.writer.commit(&batch).await.context("init")?;
     tracing::info!(

@@ -147,6 +147,7 @@ impl Started {
             announcements,
             owed,
             last_time: loaded.last_time,
+            seen: loaded.seen,
             writer,
             feeds: feeds.clone(),
             metrics: EngineMetrics::register(registry),

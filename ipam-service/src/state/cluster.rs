@@ -66,15 +66,61 @@ pub(super) fn end_sync(draft: &mut Draft<'_>, name: &Name, fence: u64) -> Result
     Ok(())
 }
 
+/// Waits no longer for what a cluster, or any, has yet to report.
+///
+/// # Errors
+/// [`Rejection::UnknownCluster`]
+pub(super) fn finish_recovery(draft: &mut Draft<'_>, name: Option<&Name>) -> Result<(), Rejection> {
+    let state = draft.state;
+    let clusters: Vec<&Arc<Cluster>> = match name {
+        Some(name) => vec![known(draft, name)?],
+        None => state.clusters().collect(),
+    };
+    for cluster in clusters {
+        let inventory = match cluster.inventory {
+            Inventory::Expected => Inventory::Complete,
+            // Its adapter is about to say that it is done, and shall not be told that it never began.
+            Inventory::Reporting { resync: false } => Inventory::Reporting { resync: true },
+            as_it_is @ (Inventory::Complete | Inventory::Reporting { resync: true }) => as_it_is,
+        };
+        let finished = Cluster {
+            inventory,
+            ..Cluster::clone(cluster)
+        };
+        put_if_changed(draft, finished);
+    }
+    Ok(())
+}
+
+/// Another installation takes a cluster over. Its fences are counted by a Lease of its own.
+///
+/// # Errors
+/// [`Rejection::UnknownCluster`]
+pub(super) fn adopt(draft: &mut Draft<'_>, name: &Name, uid: &str) -> Result<(), Rejection> {
+    let cluster = known(draft, name)?;
+    if cluster.uid != uid {
+        let adopted = Cluster {
+            uid: uid.to_owned(),
+            fence: 0,
+            ..Cluster::clone(cluster)
+        };
+        draft.put_cluster(Some(cluster), adopted);
+    }
+    Ok(())
+}
+
+fn known<'a>(draft: &Draft<'a>, name: &Name) -> Result<&'a Arc<Cluster>, Rejection> {
+    let unknown = || Rejection::UnknownCluster(name.clone());
+    draft.state.cluster(name).ok_or_else(unknown)
+}
+
 /// Frees all that a cluster holds and forgets all that it declared.
 ///
 /// # Errors
 /// [`Rejection::UnknownCluster`]
 pub(super) fn delete(draft: &mut Draft<'_>, name: &Name) -> Result<(), Rejection> {
     let state = draft.state;
-    let Some(cluster) = state.cluster(name) else {
-        return Err(Rejection::UnknownCluster(name.clone()));
-    };
+    let cluster = known(draft, name)?;
     for allocation in state.allocations_of(name) {
         draft.drop_allocation(allocation);
     }

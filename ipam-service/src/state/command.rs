@@ -50,6 +50,15 @@ pub enum Command {
     DeleteCluster {
         cluster: Name,
     },
+    /// Waits no longer for what a cluster (`None`: any) has yet to report.
+    FinishRecovery {
+        cluster: Option<Name>,
+    },
+    /// Another installation takes a cluster over; an empty uid: the next that calls.
+    AdoptCluster {
+        cluster: Name,
+        uid: String,
+    },
     /// Facts of one cluster, from one stream.
     Facts {
         cluster: Name,
@@ -58,6 +67,34 @@ pub enum Command {
     /// Decides an owner again after something that concerns it changed: a pending or stale claim
     /// that may fit now, or a holder whose address may not be kept. Made by the state itself.
     Redecide(OwnerKey),
+}
+
+impl Command {
+    /// The cluster that shows by this command that it is there: its adapter, or who acts for it.
+    pub fn sender(&self) -> Option<&Name> {
+        match self {
+            Self::Allocate(allocate) => Some(&allocate.owner.key.cluster),
+            Self::Release(release) => Some(&release.owner.key.cluster),
+            Self::SyncPools { cluster, .. }
+            | Self::SyncAdvertisements { cluster, .. }
+            | Self::Introduce { cluster, .. }
+            | Self::BeginSync { cluster, .. }
+            | Self::EndSync { cluster, .. } => Some(cluster),
+            Self::Facts { cluster, facts } => {
+                // Announcers go on without an adapter.
+                let of_announcer = |fact: &Fact| matches!(fact, Fact::Announcer { .. });
+                (!facts.iter().all(of_announcer)).then_some(cluster)
+            }
+            Self::ApplyPool { .. }
+            | Self::DeletePool { .. }
+            | Self::ApplyAdvertisement(_)
+            | Self::DeleteAdvertisement(_)
+            | Self::DeleteCluster { .. }
+            | Self::FinishRecovery { .. }
+            | Self::AdoptCluster { .. }
+            | Self::Redecide(_) => None,
+        }
+    }
 }
 
 /// Take addresses for an owner.

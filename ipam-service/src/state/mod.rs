@@ -115,6 +115,8 @@ pub fn decide(state: &State, command: &Command, now: Timestamp) -> Result<Vec<Ch
         } => cluster::begin_sync(to, cluster, uid, *fence)?,
         Command::EndSync { cluster, fence } => cluster::end_sync(to, cluster, *fence)?,
         Command::DeleteCluster { cluster } => cluster::delete(to, cluster)?,
+        Command::FinishRecovery { cluster } => cluster::finish_recovery(to, cluster.as_ref())?,
+        Command::AdoptCluster { cluster, uid } => cluster::adopt(to, cluster, uid)?,
         Command::Facts { cluster, facts } => facts::report(to, cluster, facts)?,
     }
     Ok(draft.finish())

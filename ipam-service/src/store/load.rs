@@ -28,6 +28,8 @@ pub struct Loaded {
     pub last_time: Timestamp,
     /// Every row, as an edit without a before.
     pub rows: Vec<Change>,
+    /// When clusters were last heard of.
+    pub seen: Vec<(Name, Timestamp)>,
 }
 
 impl Writer {
@@ -51,10 +53,16 @@ impl Writer {
                 rows.push(read.map_err(|error| error.in_table(query.table))?);
             }
         }
+        let mut seen = Vec::new();
+        let clusters = sqlx::query("select name, last_seen from cluster where last_seen > 0");
+        for row in clusters.fetch_all(&mut self.connection).await? {
+            seen.push((names.get(row.try_get(0)?)?, Timestamp(row.try_get(1)?)));
+        }
         Ok(Loaded {
             revision: self.revision,
             last_time,
             rows,
+            seen,
         })
     }
 }

@@ -31,6 +31,7 @@ use std::sync::Arc;
 
 use crate::state::change::Change;
 use crate::state::model::{Revision, Timestamp};
+use crate::state::names::Name;
 
 pub use backup::{Backup, BackupError, backup};
 pub use check::{CheckError, MOST_PROBLEMS, check};
@@ -52,9 +53,16 @@ pub struct Batch {
     pub time: Timestamp,
     /// In order. The decisions among them carry consecutive revisions.
     pub changes: Vec<Logged>,
+    /// When clusters were last heard of: a fact, and no part of the state.
+    pub seen: Vec<(Name, Timestamp)>,
 }
 
 impl Batch {
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.changes.is_empty() && self.seen.is_empty()
+    }
+
     /// Revision after the batch; `None` if it holds facts only.
     pub fn last_revision(&self) -> Option<Revision> {
         self.changes.iter().rev().find_map(|logged| logged.revision)

@@ -49,6 +49,12 @@ impl Plan {
         plan.write_allocations(&coalesced.allocations);
         plan.write_objects(&coalesced);
         plan.write_facts(&coalesced, fact_seq);
+        for (cluster, time) in &batch.seen {
+            plan.row(
+                Statement::UpdateSeen,
+                &[Cell::Text(cluster), Cell::Int(time.0)],
+            );
+        }
         plan.write_log(batch);
         plan.write_holdings(batch);
         plan

@@ -200,7 +200,8 @@ pub(super) fn allocations_query(
 }
 
 const CLUSTERS: &str = "select name, uid, inventory, create_time, revision,
-    (select count(*) from allocation where allocation.cluster = cluster.name) from cluster";
+    (select count(*) from allocation where allocation.cluster = cluster.name), last_seen
+    from cluster";
 
 fn cluster(row: &SqliteRow) -> Result<v1::Cluster, ReadError> {
     let inventory: i64 = row.try_get(2)?;
@@ -213,6 +214,10 @@ fn cluster(row: &SqliteRow) -> Result<v1::Cluster, ReadError> {
         authoritative: matches!(inventory, 0 | 3),
         allocations: unsigned(row.try_get(5)?)?,
         revision: unsigned(row.try_get(4)?)?,
+        last_seen: match row.try_get(6)? {
+            0 => None,
+            micros => Some(crate::api::convert_history::time_to_wire(Timestamp(micros))),
+        },
     })
 }
 

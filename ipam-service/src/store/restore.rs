@@ -196,6 +196,7 @@ async fn expect_all(
     let batch = Batch {
         time: task.now.max(loaded.last_time),
         changes: changes.collect(),
+        ..Batch::default()
     };
     writer.commit(&batch).await?;
     Ok((revision, batch.changes.len()))

@@ -19,6 +19,8 @@ pub(super) enum Statement {
     UpsertAdvertisement,
     DeleteCluster,
     UpsertCluster,
+    /// When clusters were last heard of.
+    UpdateSeen,
     DeleteNode,
     UpsertNode,
     DeleteBackends,
@@ -35,7 +37,7 @@ pub(super) enum Statement {
 impl Statement {
     /// All of them.
     #[cfg(test)]
-    pub(super) const ALL: [Self; 24] = [
+    pub(super) const ALL: [Self; 25] = [
         Self::DeletePort,
         Self::DeleteAddress,
         Self::DeleteUnheld,
@@ -50,6 +52,7 @@ impl Statement {
         Self::UpsertAdvertisement,
         Self::DeleteCluster,
         Self::UpsertCluster,
+        Self::UpdateSeen,
         Self::DeleteNode,
         Self::UpsertNode,
         Self::DeleteBackends,
@@ -79,6 +82,7 @@ impl Statement {
             Self::UpsertAdvertisement => UPSERT_ADVERTISEMENT,
             Self::DeleteCluster => DELETE_CLUSTER,
             Self::UpsertCluster => UPSERT_CLUSTER,
+            Self::UpdateSeen => UPDATE_SEEN,
             Self::DeleteNode => DELETE_NODE,
             Self::UpsertNode => UPSERT_NODE,
             Self::DeleteBackends => DELETE_BACKENDS,
@@ -172,6 +176,10 @@ select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->
 from json_each(?1) where true
 on conflict (name) do update set uid = excluded.uid, inventory = excluded.inventory,
     fence = excluded.fence, create_time = excluded.create_time, revision = excluded.revision";
+
+const UPDATE_SEEN: &str = "
+update cluster set last_seen = json_each.value ->> 1 from json_each(?1)
+where cluster.name = json_each.value ->> 0";
 
 const DELETE_NODE: &str = "
 delete from node where (cluster, node) in (

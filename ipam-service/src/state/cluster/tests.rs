@@ -240,6 +240,72 @@ fn a_cluster_that_will_never_report_can_be_deleted() {
     assert_eq!(book.held(WEB), "192.0.2.0");
 }
 
+fn finish(cluster: Option<&str>) -> Command {
+    Command::FinishRecovery {
+        cluster: cluster.map(name),
+    }
+}
+
+#[test]
+fn an_operator_ends_the_wait_for_one_cluster_or_for_all() {
+    let mut book = recovering(&["east", "north", "west"]);
+    assert_eq!(book.queue(WEB, claim()), "(RECOVERING)");
+    assert_eq!(
+        book.run(finish(Some("south"))),
+        Err(Rejection::UnknownCluster(name("south")))
+    );
+    let changes = book.run(finish(Some("west"))).expect("finished");
+    assert!(matches!(changes.as_slice(), [Change::Cluster(_)]));
+    assert_eq!(book.run(finish(Some("west"))), Ok(Vec::new()));
+    assert_eq!(book.held(WEB), "(RECOVERING)", "two are still expected");
+    let changes = book.run(finish(None)).expect("finished");
+    let clusters = |change: &&Change| matches!(change, Change::Cluster(_));
+    assert_eq!(changes.iter().filter(clusters).count(), 2);
+    assert!(!book.state.is_recovering());
+    assert_eq!(book.held(WEB), "192.0.2.0");
+    assert_eq!(book.run(finish(None)), Ok(Vec::new()));
+}
+
+#[test]
+fn an_adapter_in_the_middle_of_its_report_is_not_told_that_it_never_began() {
+    let mut book = recovering(&["east"]);
+    book.run(begin("east", "", 0)).expect("begun");
+    book.run(finish(Some("east"))).expect("finished");
+    assert!(!book.state.is_recovering());
+    book.run(end("east")).expect("its report is still its own");
+    let inventory = book.state.cluster("east").map(|one| one.inventory);
+    assert_eq!(inventory, Some(Inventory::Complete));
+}
+
+#[test]
+fn another_installation_takes_a_cluster_over_by_adoption_and_the_old_one_is_turned_away() {
+    let adopt = |uid: &str| Command::AdoptCluster {
+        cluster: name("east"),
+        uid: uid.to_owned(),
+    };
+    let mut book = Book::with_pools(&[pool("p", &["192.0.2.0/29"])]);
+    assert_eq!(
+        book.run(adopt("two")),
+        Err(Rejection::UnknownCluster(name("east")))
+    );
+    book.run(begin("east", "one", 7)).expect("registered");
+    book.take(WEB, claim());
+    book.run(begin("east", "two", 1)).expect_err("another");
+    book.run(adopt("two")).expect("adopted");
+    assert_eq!(book.run(adopt("two")), Ok(Vec::new()));
+    book.run(begin("east", "two", 1))
+        .expect("its own fences count");
+    assert_eq!(book.held(WEB), "192.0.2.0", "and it has what was held");
+    let mismatch = book.run(begin("east", "one", 8));
+    assert!(matches!(
+        mismatch,
+        Err(Rejection::ClusterUidMismatch { .. })
+    ));
+    // Without a uid: whoever comes next.
+    book.run(adopt("")).expect("adopted");
+    book.run(begin("east", "three", 1)).expect("learnt");
+}
+
 #[test]
 fn deleting_a_cluster_frees_and_forgets_all_that_is_its() {
     let mut book = Book::with_pools(&[pool("tiny", &["192.0.2.1/32"])]);

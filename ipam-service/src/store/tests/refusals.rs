@@ -48,6 +48,7 @@ async fn commit(writer: &mut Writer, changes: Vec<Logged>) -> Result<(), CommitE
     let batch = Batch {
         time: Timestamp(1),
         changes,
+        ..Batch::default()
     };
     writer.commit(&batch).await
 }
