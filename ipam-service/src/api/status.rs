@@ -98,7 +98,7 @@ pub fn of_read(error: &ReadError) -> Status {
                 error.to_string(),
             )
         }
-        ReadError::Sql(_) => {
+        ReadError::Sql(_) | ReadError::Load(_) => {
             tracing::warn!(%error, "a read failed");
             unavailable(
                 "STORE_UNAVAILABLE",

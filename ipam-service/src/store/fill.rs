@@ -8,7 +8,7 @@ use sqlx::{Connection as _, Row as _, SqliteConnection};
 
 use super::ReadError;
 use super::holdings::Intervals;
-use super::rows::Rows;
+use super::rows::{Cell, Rows};
 use super::sql::Statement;
 use crate::api::convert::{AllocationExtras, allocation_from_wire};
 use crate::state::model::{Allocation, Revision, Timestamp};
@@ -35,8 +35,8 @@ pub(super) async fn holdings(connection: &mut SqliteConnection) -> Result<(), Re
             intervals.add(change.at, change.before.as_ref(), change.after.as_ref());
         }
         let (updates, inserts) = intervals.into_rows();
-        run(&mut transaction, Statement::UpdateHolding, updates).await?;
-        run(&mut transaction, Statement::InsertHolding, inserts).await?;
+        run(&mut transaction, Statement::UpdateHolding, &updates).await?;
+        run(&mut transaction, Statement::InsertHolding, &inserts).await?;
     }
     for statement in SETTLE {
         sqlx::query(statement).execute(&mut *transaction).await?;
@@ -125,16 +125,18 @@ fn holder(mut wire: v1::Allocation) -> Result<Allocation, crate::state::refusal:
 async fn run(
     connection: &mut SqliteConnection,
     statement: Statement,
-    rows: Rows,
+    rows: &Rows,
 ) -> Result<(), ReadError> {
-    if rows.is_empty() {
-        return Ok(());
+    for row in rows.iter() {
+        let mut query = sqlx::query(statement.sqlite());
+        for cell in row {
+            query = match cell {
+                Cell::Text(text) => query.bind(text),
+                Cell::Int(number) => query.bind(number),
+                Cell::Blob(bytes) => query.bind(bytes),
+            };
+        }
+        query.execute(&mut *connection).await?;
     }
-    let (json, blobs) = rows.into_parameters();
-    sqlx::query(statement.sqlite())
-        .bind(json)
-        .bind(blobs)
-        .execute(connection)
-        .await?;
     Ok(())
 }

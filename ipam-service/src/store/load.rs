@@ -3,10 +3,9 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use futures::TryStreamExt as _;
 use pharos_proto::v1;
-use sqlx::Row as _;
-use sqlx::sqlite::SqliteRow;
+use rusqlite::types::FromSqlError;
+use rusqlite::{Connection, Row};
 
 use super::facts;
 use super::{ReadError, Writer};
@@ -35,43 +34,51 @@ pub struct Loaded {
 impl Writer {
     /// Reads everything. Called once, before the first commit.
     pub async fn load(&mut self) -> Result<Loaded, ReadError> {
-        let meta = sqlx::query(
-            "select revision, fact_seq, (select coalesce(max(time), 0) from change_log
-                where revision = (select max(revision) from change_log)) from meta where id = 1",
-        )
-        .fetch_one(&mut self.connection)
-        .await?;
-        self.revision = unsigned(meta.try_get(0)?)?;
-        self.fact_seq = unsigned(meta.try_get(1)?)?;
-        let last_time = Timestamp(meta.try_get(2)?);
-        let mut names = Names::default();
-        let mut rows = Vec::new();
-        for query in LOADERS {
-            let mut stream = sqlx::query(query.sql).fetch(&mut self.connection);
-            while let Some(row) = stream.try_next().await? {
-                let read = (query.read)(&row, &mut names);
-                rows.push(read.map_err(|error| error.in_table(query.table))?);
-            }
-        }
-        let mut seen = Vec::new();
-        let clusters = sqlx::query("select name, last_seen from cluster where last_seen > 0");
-        for row in clusters.fetch_all(&mut self.connection).await? {
-            seen.push((names.get(row.try_get(0)?)?, Timestamp(row.try_get(1)?)));
-        }
-        Ok(Loaded {
-            revision: self.revision,
-            last_time,
-            rows,
-            seen,
-        })
+        let loaded = self.with_connection(load).await;
+        let gone = || Err(corrupt("its connection is gone"));
+        let (loaded, fact_seq) = loaded.unwrap_or_else(gone)?;
+        self.revision = loaded.revision;
+        self.fact_seq = fact_seq;
+        Ok(loaded)
     }
+}
+
+/// Everything, and the number of the newest fact.
+fn load(connection: &Connection) -> Result<(Loaded, u64), ReadError> {
+    let meta = "select revision, fact_seq, (select coalesce(max(time), 0) from change_log
+        where revision = (select max(revision) from change_log)) from meta where id = 1";
+    let meta: (i64, i64, i64) = connection.query_row(meta, (), |row| row.try_into())?;
+    let mut names = Names::default();
+    let mut rows = Vec::new();
+    for query in LOADERS {
+        let mut statement = connection.prepare(query.sql)?;
+        let mut stream = statement.query(())?;
+        while let Some(row) = stream.next()? {
+            let read = (query.read)(row, &mut names);
+            rows.push(read.map_err(|error| error.in_table(query.table))?);
+        }
+    }
+    let mut seen = Vec::new();
+    let clusters = "select name, last_seen from cluster where last_seen > 0";
+    let mut clusters = connection.prepare(clusters)?;
+    let mut clusters = clusters.query(())?;
+    while let Some(row) = clusters.next()? {
+        seen.push((names.get(text(row, 0)?)?, Timestamp(row.get(1)?)));
+    }
+    let loaded = Loaded {
+        revision: unsigned(meta.0)?,
+        last_time: Timestamp(meta.2),
+        rows,
+        seen,
+    };
+    Ok((loaded, unsigned(meta.1)?))
 }
 
 /// One table: how it is read.
 struct Loader {
     table: &'static str,
     sql: &'static str,
-    read: fn(&SqliteRow, &mut Names) -> Result<Change, ReadError>,
+    read: fn(&Row<'_>, &mut Names) -> Result<Change, ReadError>,
 }
 
 const LOADERS: [Loader; 7] = [
@@ -143,8 +150,8 @@ impl Names {
     }
 }
 
-fn cluster(row: &SqliteRow, names: &mut Names) -> Result<Change, ReadError> {
-    let inventory = match row.try_get::<i64, _>(2)? {
+fn cluster(row: &Row<'_>, names: &mut Names) -> Result<Change, ReadError> {
+    let inventory = match row.get::<_, i64>(2)? {
         0 => Inventory::Complete,
         1 => Inventory::Expected,
         2 => Inventory::Reporting { resync: false },
@@ -152,17 +159,17 @@ fn cluster(row: &SqliteRow, names: &mut Names) -> Result<Change, ReadError> {
         other => return Err(corrupt(format!("inventory {other}"))),
     };
     Ok(Change::Cluster(loaded(Cluster {
-        name: names.get(row.try_get(0)?)?,
-        uid: row.try_get(1)?,
+        name: names.get(text(row, 0)?)?,
+        uid: row.get(1)?,
         inventory,
-        fence: unsigned(row.try_get(3)?)?,
-        create_time: Timestamp(row.try_get(4)?),
-        revision: unsigned(row.try_get(5)?)?,
+        fence: unsigned(row.get(3)?)?,
+        create_time: Timestamp(row.get(4)?),
+        revision: unsigned(row.get(5)?)?,
     })))
 }
 
-fn pool(row: &SqliteRow, _names: &mut Names) -> Result<Change, ReadError> {
-    let wire: v1::Pool = decode(row.try_get(0)?)?;
+fn pool(row: &Row<'_>, _names: &mut Names) -> Result<Change, ReadError> {
+    let wire: v1::Pool = decode(blob(row, 0)?)?;
     let mut errors = FieldErrors::new();
     let pool = pool_from_wire(&mut errors, "pool", Some(&wire));
     Ok(Change::Pool(loaded(
@@ -170,8 +177,8 @@ fn pool(row: &SqliteRow, _names: &mut Names) -> Result<Change, ReadError> {
     )))
 }
 
-fn advertisement(row: &SqliteRow, _names: &mut Names) -> Result<Change, ReadError> {
-    let wire: v1::Advertisement = decode(row.try_get(0)?)?;
+fn advertisement(row: &Row<'_>, _names: &mut Names) -> Result<Change, ReadError> {
+    let wire: v1::Advertisement = decode(blob(row, 0)?)?;
     let mut errors = FieldErrors::new();
     let advertisement = advertisement_from_wire(&mut errors, "advertisement", Some(&wire));
     Ok(Change::Advertisement(loaded(
@@ -179,11 +186,11 @@ fn advertisement(row: &SqliteRow, _names: &mut Names) -> Result<Change, ReadErro
     )))
 }
 
-fn allocation(row: &SqliteRow, names: &mut Names) -> Result<Change, ReadError> {
-    let wire: v1::Allocation = decode(row.try_get(0)?)?;
-    let held: Option<&[u8]> = row.try_get(2)?;
+fn allocation(row: &Row<'_>, names: &mut Names) -> Result<Change, ReadError> {
+    let wire: v1::Allocation = decode(blob(row, 0)?)?;
+    let held: Option<&[u8]> = optional_blob(row, 2)?;
     let extras = AllocationExtras {
-        pool_cluster: row.try_get(1)?,
+        pool_cluster: row.get(1)?,
         held_claim: held.map(decode).transpose()?,
     };
     let mut allocation = allocation_from_wire(&wire, &extras).map_err(of_fields)?;
@@ -203,15 +210,15 @@ fn allocation(row: &SqliteRow, names: &mut Names) -> Result<Change, ReadError> {
     Ok(Change::Allocation(loaded(allocation)))
 }
 
-fn node(row: &SqliteRow, names: &mut Names) -> Result<Change, ReadError> {
-    let reported: Option<&[u8]> = row.try_get(2)?;
-    let announcer: Option<&[u8]> = row.try_get(3)?;
+fn node(row: &Row<'_>, names: &mut Names) -> Result<Change, ReadError> {
+    let reported: Option<&[u8]> = optional_blob(row, 2)?;
+    let announcer: Option<&[u8]> = optional_blob(row, 3)?;
     let said = reported.map(facts::decode_reported).transpose();
     let said = said.map_err(corrupt)?;
     Ok(Change::Node(loaded(Node {
         key: NodeKey {
-            cluster: names.get(row.try_get(0)?)?,
-            node: names.get(row.try_get(1)?)?,
+            cluster: names.get(text(row, 0)?)?,
+            node: names.get(text(row, 1)?)?,
         },
         removed: said == Some(None),
         reported: said.flatten(),
@@ -222,23 +229,42 @@ fn node(row: &SqliteRow, names: &mut Names) -> Result<Change, ReadError> {
     })))
 }
 
-fn backends(row: &SqliteRow, names: &mut Names) -> Result<Change, ReadError> {
+fn backends(row: &Row<'_>, names: &mut Names) -> Result<Change, ReadError> {
     Ok(Change::Backends(loaded(Backends {
         owner: OwnerKey {
-            cluster: names.get(row.try_get(0)?)?,
-            namespace: names.optional(row.try_get(1)?)?,
-            name: names.get(row.try_get(2)?)?,
+            cluster: names.get(text(row, 0)?)?,
+            namespace: names.optional(text(row, 1)?)?,
+            name: names.get(text(row, 2)?)?,
         },
-        entry: facts::decode_backends(row.try_get(3)?).map_err(corrupt)?,
+        entry: facts::decode_backends(blob(row, 3)?).map_err(corrupt)?,
     })))
 }
 
-fn placement(row: &SqliteRow, names: &mut Names) -> Result<Change, ReadError> {
+fn placement(row: &Row<'_>, names: &mut Names) -> Result<Change, ReadError> {
     Ok(Change::Placement(loaded(Placement {
-        group: unsigned(row.try_get(0)?)?,
-        cluster: names.get(row.try_get(1)?)?,
-        nodes: facts::decode_placement(row.try_get(2)?).map_err(corrupt)?,
+        group: unsigned(row.get(0)?)?,
+        cluster: names.get(text(row, 1)?)?,
+        nodes: facts::decode_placement(blob(row, 2)?).map_err(corrupt)?,
     })))
+}
+
+fn text<'a>(row: &'a Row<'_>, index: usize) -> Result<&'a str, ReadError> {
+    let value = row.get_ref(index)?.as_str();
+    value.map_err(|error| of_value(index, error))
+}
+
+fn blob<'a>(row: &'a Row<'_>, index: usize) -> Result<&'a [u8], ReadError> {
+    let value = row.get_ref(index)?.as_blob();
+    value.map_err(|error| of_value(index, error))
+}
+
+fn optional_blob<'a>(row: &'a Row<'_>, index: usize) -> Result<Option<&'a [u8]>, ReadError> {
+    let value = row.get_ref(index)?.as_blob_or_null();
+    value.map_err(|error| of_value(index, error))
+}
+
+fn of_value(index: usize, error: FromSqlError) -> ReadError {
+    corrupt(format!("column {index}: {error}"))
 }
 
 fn loaded<T>(value: T) -> Edit<T> {

@@ -22,11 +22,11 @@ pub(super) const APPLICATION_ID: i32 = 0x5048_4152;
 const READERS: u32 = 4;
 
 /// How long a statement waits for a lock of SQLite. Only backups and checkpoints take any.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Size of the log at which the writer itself moves it into the database file, in pages of 4 KiB.
 /// The [`Checkpointer`] does so long before, beside the writer.
-const WRITER_CHECKPOINT_PAGES: u32 = 16_384;
+pub(super) const WRITER_CHECKPOINT_PAGES: u32 = 16_384;
 
 /// Schema, in order. Never edited after a release; later ones only add.
 const MIGRATIONS: &[(i64, &str, &str)] = &[
@@ -177,9 +177,10 @@ impl Store {
             create_file(path).map_err(file_error)?;
         }
         let sql_error = |source| sql_error(path, source);
-        let mut connection = writer_options(path).connect().await.map_err(sql_error)?;
+        let mut connection = schema_options(path).connect().await.map_err(sql_error)?;
         prepare(&mut connection, path).await?;
         let (store_id, epoch) = take_over(&mut connection, now).await.map_err(sql_error)?;
+        connection.close().await.map_err(sql_error)?;
         if created {
             sync_folder(path).map_err(file_error)?;
         }
@@ -189,7 +190,7 @@ impl Store {
             .await
             .map_err(sql_error)?;
         Ok(Self {
-            writer: Writer::new(connection, lock, epoch),
+            writer: Writer::open(path, lock, epoch).await?,
             reader: Reader::new(readers),
             checkpointer: Checkpointer::new(path),
             store_id,
@@ -275,12 +276,10 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .disable_statement_logging()
 }
 
-/// The journal is set by [`prepare`]: it is written into the file, which may not be ours.
-pub(super) fn writer_options(path: &Path) -> SqliteConnectOptions {
-    options(path)
-        .synchronous(SqliteSynchronous::Full)
-        .pragma("wal_autocheckpoint", WRITER_CHECKPOINT_PAGES.to_string())
-        .thread_name(|_| "store-writer".to_owned())
+/// For who prepares a database. The journal is set by [`prepare`]: it is written into the file,
+/// which may not be ours.
+pub(super) fn schema_options(path: &Path) -> SqliteConnectOptions {
+    options(path).synchronous(SqliteSynchronous::Full)
 }
 
 pub(super) fn reader_options(path: &Path) -> SqliteConnectOptions {

@@ -66,8 +66,8 @@ impl Plan {
     }
 
     /// In the order of [`Statement`].
-    pub(super) fn into_statements(self) -> impl Iterator<Item = (Statement, Rows)> {
-        self.rows.into_iter()
+    pub(super) fn statements(&self) -> impl Iterator<Item = (&Statement, &Rows)> {
+        self.rows.iter()
     }
 
     fn row(&mut self, statement: Statement, cells: &[Cell<'_>]) {

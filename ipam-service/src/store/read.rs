@@ -14,6 +14,8 @@ use crate::state::model::{Revision, Timestamp};
 pub enum ReadError {
     #[error("reading the database: {0}")]
     Sql(#[from] sqlx::Error),
+    #[error("reading the database: {0}")]
+    Load(#[from] rusqlite::Error),
     /// A row is not what this program writes.
     #[error("a row of the database is damaged: {0}")]
     Corrupt(String),
@@ -31,7 +33,7 @@ impl ReadError {
     pub(super) fn in_table(self, table: &str) -> Self {
         match self {
             Self::Corrupt(what) => Self::Corrupt(format!("table {table}: {what}")),
-            Self::Sql(_) | Self::Newer { .. } => self,
+            Self::Sql(_) | Self::Load(_) | Self::Newer { .. } => self,
         }
     }
 }

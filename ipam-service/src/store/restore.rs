@@ -13,7 +13,7 @@ use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use super::backup::copy_into;
 use super::check::{first_damage, read_only};
 use super::lock::Lock;
-use super::open::{create_file, prepare, resolve, sync_folder, writer_options};
+use super::open::{create_file, prepare, resolve, schema_options, sync_folder};
 use super::{
     BackupError, Batch, CheckError, CommitError, Location, Logged, OpenError, Origin, ReadError,
     Writer,
@@ -99,10 +99,11 @@ pub async fn restore(task: Restore<'_>) -> Result<Restored, RestoreError> {
     };
     create_file(&scratch.0).map_err(file)?;
     copy(task.from, &scratch.0).await?;
-    let mut connection = writer_options(&scratch.0).connect().await?;
+    let mut connection = schema_options(&scratch.0).connect().await?;
     prepare(&mut connection, task.from).await?;
     let (store_id, epoch) = rename_store(&mut connection).await?;
-    let mut writer = Writer::new(connection, lock, epoch);
+    connection.close().await?;
+    let mut writer = Writer::open(&scratch.0, lock, epoch).await?;
     let (revision, expected) = expect_all(&mut writer, &task).await?;
     let lock = writer.into_one_file().await?;
     std::fs::File::open(&scratch.0)

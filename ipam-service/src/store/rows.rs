@@ -1,61 +1,76 @@
-//! Rows on their way into SQL: one JSON text and one block of bytes per statement, instead of one
-//! statement per row. Rows, more than fsyncs, set the rate.
+//! Rows on their way into SQL.
 
-/// Rows of one statement. `?1` is a JSON array with one array per row, `?2` the bytes of all blobs
-/// one after the other; a blob is two cells, its position in `?2` (from 1) and its length.
+use rusqlite::ToSql;
+use rusqlite::types::{ToSqlOutput, ValueRef};
+
+/// Rows of one statement, each with as many cells as the statement has parameters. The texts of all
+/// cells lie one after the other in one block, and so do their bytes: a row costs no allocation of
+/// its own.
 #[derive(Debug, Default)]
 pub(super) struct Rows {
-    json: String,
-    blobs: Vec<u8>,
-    count: usize,
+    cells: Vec<Stored>,
+    texts: String,
+    bytes: Vec<u8>,
+    /// Cells of a row.
+    width: usize,
+}
+
+/// A cell; texts and blobs by where they begin and end.
+#[derive(Debug, Clone, Copy)]
+enum Stored {
+    Null,
+    Int(i64),
+    Text(usize, usize),
+    Blob(usize, usize),
 }
 
 impl Rows {
-    /// Adds a row.
+    /// Adds a row, as wide as the others.
     pub(super) fn push(&mut self, cells: &[Cell<'_>]) {
-        self.json.push(if self.count == 0 { '[' } else { ',' });
-        self.count += 1;
-        for (index, cell) in cells.iter().enumerate() {
-            self.json.push(if index == 0 { '[' } else { ',' });
-            self.push_cell(cell);
+        self.width = cells.len();
+        for cell in cells {
+            let stored = match cell {
+                Cell::Int(number) => Stored::Int(*number),
+                Cell::Blob(None) => Stored::Null,
+                Cell::Text(text) => {
+                    let first = self.texts.len();
+                    self.texts.push_str(text);
+                    Stored::Text(first, self.texts.len())
+                }
+                Cell::Blob(Some(bytes)) => {
+                    let first = self.bytes.len();
+                    self.bytes.extend_from_slice(bytes);
+                    Stored::Blob(first, self.bytes.len())
+                }
+            };
+            self.cells.push(stored);
         }
-        self.json.push(']');
     }
 
     /// Whether there is nothing to run.
     pub(super) fn is_empty(&self) -> bool {
-        self.count == 0
+        self.cells.is_empty()
     }
 
-    fn push_cell(&mut self, cell: &Cell<'_>) {
-        use std::fmt::Write as _;
-        match cell {
-            Cell::Text(text) => push_json_text(&mut self.json, text),
-            Cell::Int(number) => {
-                // Writing to a String cannot fail.
-                let _ = write!(self.json, "{number}");
-            }
-            Cell::Blob(None) => self.json.push_str("null,null"),
-            Cell::Blob(Some(bytes)) => {
-                let _ = write!(self.json, "{},{}", self.blobs.len() + 1, bytes.len());
-                self.blobs.extend_from_slice(bytes);
-            }
-        }
+    /// The parameters of each row.
+    pub(super) fn iter(&self) -> impl Iterator<Item = impl Iterator<Item = Cell<'_>>> {
+        // A row has a cell at least; without rows there is nothing to cut into pieces.
+        let rows = self.cells.chunks_exact(self.width.max(1));
+        rows.map(|row| row.iter().map(|cell| self.cell(*cell)))
     }
 
-    /// The two parameters of the statement.
-    pub(super) fn into_parameters(mut self) -> (String, Vec<u8>) {
-        self.json.push(']');
-        if self.blobs.is_empty() {
-            // An empty parameter would be bound as null, and every empty blob in it would be null.
-            self.blobs.push(0);
+    fn cell(&self, stored: Stored) -> Cell<'_> {
+        match stored {
+            Stored::Null => Cell::Blob(None),
+            Stored::Int(number) => Cell::Int(number),
+            Stored::Text(first, end) => Cell::Text(&self.texts[first..end]),
+            Stored::Blob(first, end) => Cell::bytes(&self.bytes[first..end]),
         }
-        (self.json, self.blobs)
     }
 }
 
-/// One value; a blob takes two places in the JSON array.
-#[derive(Debug, Clone, Copy)]
+/// One value.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Cell<'a> {
     Text(&'a str),
     Int(i64),
@@ -74,22 +89,15 @@ impl<'a> Cell<'a> {
     }
 }
 
-/// A JSON string literal (RFC 8259 section 7).
-fn push_json_text(json: &mut String, text: &str) {
-    use std::fmt::Write as _;
-    json.push('"');
-    let mut plain_from = 0;
-    for (index, byte) in text.bytes().enumerate() {
-        if byte >= 0x20 && byte != b'"' && byte != b'\\' {
-            continue;
-        }
-        json.push_str(&text[plain_from..index]);
-        plain_from = index + 1;
-        // Writing to a String cannot fail.
-        let _ = write!(json, "\\u{byte:04x}");
+impl ToSql for Cell<'_> {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(ToSqlOutput::Borrowed(match self {
+            Self::Text(text) => ValueRef::Text(text.as_bytes()),
+            Self::Int(number) => ValueRef::Integer(*number),
+            Self::Blob(Some(bytes)) => ValueRef::Blob(bytes),
+            Self::Blob(None) => ValueRef::Null,
+        }))
     }
-    json.push_str(&text[plain_from..]);
-    json.push('"');
 }
 
 #[cfg(test)]
@@ -97,19 +105,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_become_one_json_text_and_one_block_of_bytes() {
+    fn rows_come_out_cell_by_cell_as_they_went_in() {
         let mut rows = Rows::default();
-        rows.push(&[Cell::Text("a\"b\\c\nd"), Cell::Int(-1), Cell::bytes(b"xy")]);
-        rows.push(&[Cell::Text("ü"), Cell::number(7), Cell::Blob(None)]);
-        rows.push(&[Cell::Text(""), Cell::Int(0), Cell::bytes(b"z")]);
-        let (json, blobs) = rows.into_parameters();
-        let read: serde_json::Value = serde_json::from_str(&json).expect("valid JSON");
-        let expected = serde_json::json!([
-            ["a\"b\\c\nd", -1, 1, 2],
-            ["ü", 7, null, null],
-            ["", 0, 3, 1]
-        ]);
-        assert_eq!(read, expected);
-        assert_eq!(blobs, b"xyz");
+        assert!(rows.is_empty() && rows.iter().next().is_none());
+        let written = [
+            [Cell::Text("a\"b"), Cell::Int(-1), Cell::bytes(b"xy")],
+            [Cell::Text("ü"), Cell::number(7), Cell::Blob(None)],
+            [Cell::Text(""), Cell::Int(0), Cell::bytes(b"")],
+        ];
+        for row in &written {
+            rows.push(row);
+        }
+        let read: Vec<Vec<Cell<'_>>> = rows.iter().map(Iterator::collect).collect();
+        assert_eq!(read, written);
     }
 }

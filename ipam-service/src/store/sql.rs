@@ -65,7 +65,7 @@ impl Statement {
         Self::InsertHolding,
     ];
 
-    /// For SQLite: `?1` and `?2` are those of [`super::rows::Rows`].
+    /// For SQLite. Its parameters are the cells of one row of [`super::rows::Rows`].
     pub(super) fn sqlite(self) -> &'static str {
         match self {
             Self::DeletePort => DELETE_PORT,
@@ -98,150 +98,115 @@ impl Statement {
 }
 
 const DELETE_PORT: &str = "
-delete from allocation_port where (space, address, protocol, port) in (
-    select value ->> 0, substr(?2, value ->> 1, value ->> 2), value ->> 3, value ->> 4
-    from json_each(?1))";
+delete from allocation_port where space = ?1 and address = ?2 and protocol = ?3 and port = ?4";
 
 const DELETE_ADDRESS: &str = "
-delete from allocation_address where (space, address, allocation_id) in (
-    select value ->> 0, substr(?2, value ->> 1, value ->> 2), value ->> 3
-    from json_each(?1))";
+delete from allocation_address where space = ?1 and address = ?2 and allocation_id = ?3";
 
 const DELETE_UNHELD: &str = "
-delete from held_address where (space, address) in (
-    select value ->> 0, substr(?2, value ->> 1, value ->> 2)
-    from json_each(?1))
+delete from held_address where space = ?1 and address = ?2
 and not exists (
     select 1 from allocation_address holder
     where holder.space = held_address.space and holder.address = held_address.address)";
 
 const DELETE_ALLOCATION: &str = "
-delete from allocation where id in (select value ->> 0 from json_each(?1))";
+delete from allocation where id = ?1";
 
 const UPSERT_ALLOCATION: &str = "
 insert into allocation (id, cluster, namespace, name, space, pool, pool_cluster, state, revision,
     entry, held_claim)
-select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-    value ->> 7, value ->> 8, substr(?2, value ->> 9, value ->> 10),
-    substr(?2, value ->> 11, value ->> 12)
-from json_each(?1) where true
+values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)
 on conflict (id) do update set space = excluded.space, pool = excluded.pool,
     pool_cluster = excluded.pool_cluster, state = excluded.state, revision = excluded.revision,
     entry = excluded.entry, held_claim = excluded.held_claim";
 
 const INSERT_HELD: &str = "
 insert into held_address (space, address, cluster, group_key, backend_key)
-select value ->> 0, substr(?2, value ->> 1, value ->> 2), value ->> 3, value ->> 4, value ->> 5
-from json_each(?1) where true
+values (?1, ?2, ?3, ?4, ?5)
 on conflict (space, address) do nothing";
 
 const INSERT_ADDRESS: &str = "
 insert into allocation_address (space, address, allocation_id, cluster, group_key, backend_key)
-select value ->> 0, substr(?2, value ->> 1, value ->> 2), value ->> 3, value ->> 4, value ->> 5,
-    value ->> 6
-from json_each(?1)";
+values (?1, ?2, ?3, ?4, ?5, ?6)";
 
 const INSERT_PORT: &str = "
 insert into allocation_port (space, address, protocol, port, allocation_id)
-select value ->> 0, substr(?2, value ->> 1, value ->> 2), value ->> 3, value ->> 4, value ->> 5
-from json_each(?1)";
+values (?1, ?2, ?3, ?4, ?5)";
 
 const DELETE_POOL: &str = "
-delete from pool where (space, cluster, name) in (
-    select value ->> 0, value ->> 1, value ->> 2 from json_each(?1))";
+delete from pool where space = ?1 and cluster = ?2 and name = ?3";
 
 const UPSERT_POOL: &str = "
 insert into pool (space, cluster, name, revision, entry)
-select value ->> 0, value ->> 1, value ->> 2, value ->> 3, substr(?2, value ->> 4, value ->> 5)
-from json_each(?1) where true
+values (?1, ?2, ?3, ?4, ?5)
 on conflict (space, cluster, name) do update set revision = excluded.revision,
     entry = excluded.entry";
 
 const DELETE_ADVERTISEMENT: &str = "
-delete from advertisement where (cluster, name) in (
-    select value ->> 0, value ->> 1 from json_each(?1))";
+delete from advertisement where cluster = ?1 and name = ?2";
 
 const UPSERT_ADVERTISEMENT: &str = "
 insert into advertisement (cluster, name, revision, entry)
-select value ->> 0, value ->> 1, value ->> 2, substr(?2, value ->> 3, value ->> 4)
-from json_each(?1) where true
+values (?1, ?2, ?3, ?4)
 on conflict (cluster, name) do update set revision = excluded.revision, entry = excluded.entry";
 
 const DELETE_CLUSTER: &str = "
-delete from cluster where name in (select value ->> 0 from json_each(?1))";
+delete from cluster where name = ?1";
 
 const UPSERT_CLUSTER: &str = "
 insert into cluster (name, uid, inventory, fence, create_time, revision)
-select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5
-from json_each(?1) where true
+values (?1, ?2, ?3, ?4, ?5, ?6)
 on conflict (name) do update set uid = excluded.uid, inventory = excluded.inventory,
     fence = excluded.fence, create_time = excluded.create_time, revision = excluded.revision";
 
 const UPDATE_SEEN: &str = "
-update cluster set last_seen = json_each.value ->> 1 from json_each(?1)
-where cluster.name = json_each.value ->> 0";
+update cluster set last_seen = ?2 where name = ?1";
 
 const DELETE_NODE: &str = "
-delete from node where (cluster, node) in (
-    select value ->> 0, value ->> 1 from json_each(?1))";
+delete from node where cluster = ?1 and node = ?2";
 
 const UPSERT_NODE: &str = "
 insert into node (cluster, node, seq, reported, announcer)
-select value ->> 0, value ->> 1, value ->> 2, substr(?2, value ->> 3, value ->> 4),
-    substr(?2, value ->> 5, value ->> 6)
-from json_each(?1) where true
+values (?1, ?2, ?3, ?4, ?5)
 on conflict (cluster, node) do update set seq = excluded.seq, reported = excluded.reported,
     announcer = excluded.announcer";
 
 const DELETE_BACKENDS: &str = "
-delete from backends where (cluster, namespace, name) in (
-    select value ->> 0, value ->> 1, value ->> 2 from json_each(?1))";
+delete from backends where cluster = ?1 and namespace = ?2 and name = ?3";
 
 const UPSERT_BACKENDS: &str = "
 insert into backends (cluster, namespace, name, seq, entry)
-select value ->> 0, value ->> 1, value ->> 2, value ->> 3, substr(?2, value ->> 4, value ->> 5)
-from json_each(?1) where true
+values (?1, ?2, ?3, ?4, ?5)
 on conflict (cluster, namespace, name) do update set seq = excluded.seq, entry = excluded.entry";
 
 const DELETE_PLACEMENT: &str = "
-delete from placement where group_id in (select value ->> 0 from json_each(?1))";
+delete from placement where group_id = ?1";
 
 const UPSERT_PLACEMENT: &str = "
 insert into placement (group_id, cluster, seq, entry)
-select value ->> 0, value ->> 1, value ->> 2, substr(?2, value ->> 3, value ->> 4)
-from json_each(?1) where true
+values (?1, ?2, ?3, ?4)
 on conflict (group_id) do update set cluster = excluded.cluster, seq = excluded.seq,
     entry = excluded.entry";
 
 const INSERT_LOG: &str = "
 insert into change_log (revision, time, actor, request_id, kind, subject, cluster, namespace,
     name, min_reader, entry)
-select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6,
-    value ->> 7, value ->> 8, value ->> 9, substr(?2, value ->> 10, value ->> 11)
-from json_each(?1)";
+values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
 
 const INSERT_LOG_ADDRESS: &str = "
 insert into change_address (space, address, revision)
-select value ->> 0, substr(?2, value ->> 1, value ->> 2), value ->> 3
-from json_each(?1)";
+values (?1, ?2, ?3)";
 
 /// Of the intervals with one name the newest goes on, if any.
 const UPDATE_HOLDING: &str = "
-update holding set uid = change.uid, end_revision = change.revision, end_time = change.time
-from (
-    select value ->> 0 as space, substr(?2, value ->> 1, value ->> 2) as address,
-        value ->> 3 as allocation_id, value ->> 4 as uid, value ->> 5 as revision,
-        value ->> 6 as time
-    from json_each(?1)) as change
+update holding set uid = ?4, end_revision = ?5, end_time = ?6
 where holding.id = (
     select past.id from holding past
-    where past.space = change.space and past.address = change.address
-        and past.allocation_id = change.allocation_id and past.end_revision = 0
+    where past.space = ?1 and past.address = ?2 and past.allocation_id = ?3
+        and past.end_revision = 0
     order by past.id desc limit 1)";
 
 const INSERT_HOLDING: &str = "
 insert into holding (space, address, allocation_id, cluster, namespace, name, uid, pool,
     start_revision, start_time, end_revision, end_time)
-select value ->> 0, substr(?2, value ->> 1, value ->> 2), value ->> 3, value ->> 4, value ->> 5,
-    value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12
-from json_each(?1)";
+values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";

@@ -1,10 +1,14 @@
 //! The writer: one connection, one transaction per batch.
 
-use sqlx::{Connection as _, SqliteConnection};
+use std::path::Path;
 
-use super::Batch;
+use rusqlite::{Connection, OpenFlags, Statement};
+
 use super::lock::Lock;
+use super::open::{BUSY_TIMEOUT, WRITER_CHECKPOINT_PAGES};
 use super::plan::Plan;
+use super::rows::Cell;
+use super::{Batch, OpenError};
 use crate::state::model::Revision;
 
 /// Why a batch is not, or perhaps not, in the database.
@@ -29,9 +33,13 @@ pub enum CommitError {
 }
 
 /// Commits batches. Belongs to the engine, and holds the lock of the database.
+///
+/// SQLite is called directly, on a thread that may block, once per batch: a driver that crosses
+/// threads for each statement costs more than most statements do.
 #[derive(Debug)]
 pub struct Writer {
-    pub(super) connection: SqliteConnection,
+    /// `None` while a batch is being written, and for ever if that did not end.
+    connection: Option<Connection>,
     lock: Lock,
     epoch: i64,
     /// As `meta` has them.
@@ -40,15 +48,38 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// `revision` and `fact_seq` are known after [`Writer::load`].
-    pub(super) fn new(connection: SqliteConnection, lock: Lock, epoch: i64) -> Self {
-        Self {
-            connection,
+    /// Opens the writing connection of a database that is prepared. Revision and number of facts
+    /// are known after [`Writer::load`].
+    pub(super) async fn open(path: &Path, lock: Lock, epoch: i64) -> Result<Self, OpenError> {
+        let file = path.to_owned();
+        let connection = tokio::task::spawn_blocking(move || connect(&file)).await;
+        let connection = connection.expect("opening a database does not panic");
+        Ok(Self {
+            connection: Some(connection.map_err(|error| OpenError::Unusable {
+                path: path.to_owned(),
+                reason: error.to_string(),
+            })?),
             lock,
             epoch,
             revision: 0,
             fact_seq: 0,
-        }
+        })
+    }
+
+    /// Runs `work` with the connection, on a thread that may block; `None`: it is gone.
+    pub(super) async fn with_connection<R: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&Connection) -> R + Send + 'static,
+    ) -> Option<R> {
+        let connection = self.connection.take()?;
+        let done = tokio::task::spawn_blocking(move || {
+            let result = work(&connection);
+            (connection, result)
+        });
+        // An error is a panic: what it left behind nobody knows.
+        let (connection, result) = done.await.ok()?;
+        self.connection = Some(connection);
+        Some(result)
     }
 
     /// Moves the whole log into the database file, so that one file can be copied, closes the
@@ -60,13 +91,22 @@ impl Writer {
     }
 
     /// Does the same for who has to know how it went, and keeps the lock.
-    pub(super) async fn into_one_file(mut self) -> Result<Lock, sqlx::Error> {
-        let emptied = sqlx::query("pragma wal_checkpoint(truncate)")
-            .execute(&mut self.connection)
-            .await
-            .map(drop);
-        emptied.and(self.connection.close().await)?;
-        Ok(self.lock)
+    pub(super) async fn into_one_file(mut self) -> Result<Lock, CommitError> {
+        let emptied = self.with_connection(|connection| {
+            connection.query_row("pragma wal_checkpoint(truncate)", (), |_| Ok(()))
+        });
+        let emptied = emptied.await;
+        if let Some(connection) = self.connection.take() {
+            let close = move || connection.close().map_err(|(_, error)| error.to_string());
+            if let Ok(Err(error)) = tokio::task::spawn_blocking(close).await {
+                return Err(CommitError::Unknown(error));
+            }
+        }
+        match emptied {
+            Some(Ok(())) => Ok(self.lock),
+            Some(Err(error)) => Err(CommitError::Unknown(error.to_string())),
+            None => Err(CommitError::Unknown(GONE.to_owned())),
+        }
     }
 
     /// Writes a batch durably, in one transaction. When this returns `Ok` it is on disk.
@@ -76,71 +116,124 @@ impl Writer {
         let revision = batch.last_revision().unwrap_or(self.revision);
         let plan = Plan::of(batch, self.fact_seq);
         let fact_seq = self.fact_seq + plan.facts();
-        if let Err(error) = self.write(plan, revision, fact_seq).await {
-            return Err(self.roll_back(error).await);
-        }
-        if let Err(error) = sqlx::query("commit").execute(&mut self.connection).await {
-            let error = match classify(&error) {
-                // Both leave the transaction open and the file as it was (sqlite.org/lang_transaction).
-                Failure::Full => CommitError::Full,
-                Failure::Busy => CommitError::NotWritten(error.to_string()),
-                Failure::Refused | Failure::Storage | Failure::Other => {
-                    return Err(CommitError::Unknown(error.to_string()));
-                }
-            };
-            return Err(self.roll_back(error).await);
-        }
+        let step = Step {
+            epoch: self.epoch,
+            from: self.revision,
+            revision,
+            fact_seq,
+        };
+        let done = self.with_connection(move |connection| transaction(connection, &plan, step));
+        let gone = || Err(CommitError::Unknown(GONE.to_owned()));
+        done.await.unwrap_or_else(gone)?;
         self.revision = revision;
         self.fact_seq = fact_seq;
         Ok(())
     }
+}
 
-    /// Everything up to the commit.
-    async fn write(
-        &mut self,
-        plan: Plan,
-        revision: Revision,
-        fact_seq: u64,
-    ) -> Result<(), CommitError> {
-        sqlx::query("begin immediate")
-            .execute(&mut self.connection)
-            .await
-            .map_err(|error| statement_error(&error))?;
-        let number = |number: u64| i64::try_from(number).expect("revisions stay below 2^63");
-        let updated = sqlx::query(
-            "update meta set revision = ?1, fact_seq = ?2
-            where id = 1 and epoch = ?3 and revision = ?4",
-        )
-        .bind(number(revision))
-        .bind(number(fact_seq))
-        .bind(self.epoch)
-        .bind(number(self.revision))
-        .execute(&mut self.connection)
-        .await
-        .map_err(|error| statement_error(&error))?;
-        if updated.rows_affected() != 1 {
-            return Err(CommitError::Deposed);
-        }
-        for (statement, rows) in plan.into_statements() {
-            let (json, blobs) = rows.into_parameters();
-            sqlx::query(statement.sqlite())
-                .bind(json)
-                .bind(blobs)
-                .execute(&mut self.connection)
-                .await
-                .map_err(|error| statement_error(&error))?;
-        }
-        Ok(())
+/// Why there is no connection.
+const GONE: &str = "an earlier write did not end";
+
+/// Statements that are kept prepared: more than a batch can have.
+const PREPARED: usize = 64;
+
+/// The writing connection.
+fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
+    // The connection is on one thread at a time, and needs no mutex. It makes no file either.
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(PREPARED);
+    connection.pragma_update(None, "synchronous", "full")?;
+    connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "wal_autocheckpoint", WRITER_CHECKPOINT_PAGES)?;
+    Ok(connection)
+}
+
+/// From which place in the log a transaction leads to which.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    epoch: i64,
+    from: Revision,
+    revision: Revision,
+    fact_seq: u64,
+}
+
+fn transaction(connection: &Connection, plan: &Plan, step: Step) -> Result<(), CommitError> {
+    if let Err(error) = write(connection, plan, step) {
+        return Err(roll_back(connection, error));
     }
-
-    /// Ends the transaction without a trace; `error` is why. If even that fails, nobody knows.
-    async fn roll_back(&mut self, error: CommitError) -> CommitError {
-        match sqlx::query("rollback").execute(&mut self.connection).await {
-            Ok(_) => error,
-            // SQLite rolls back by itself after some errors.
-            Err(rollback) if rollback.to_string().contains("no transaction is active") => error,
-            Err(rollback) => CommitError::Unknown(format!("{error}; and: {rollback}")),
+    let Err(error) = run(connection, "commit", []) else {
+        return Ok(());
+    };
+    let error = match classify(&error) {
+        // Both leave the transaction open and the file as it was (sqlite.org/lang_transaction).
+        Failure::Full => CommitError::Full,
+        Failure::Busy => CommitError::NotWritten(error.to_string()),
+        Failure::Refused | Failure::Storage | Failure::Other => {
+            return Err(CommitError::Unknown(error.to_string()));
         }
+    };
+    Err(roll_back(connection, error))
+}
+
+/// Everything up to the commit.
+fn write(connection: &Connection, plan: &Plan, step: Step) -> Result<(), CommitError> {
+    let number = |number: u64| i64::try_from(number).expect("revisions stay below 2^63");
+    let failed = |error: rusqlite::Error| statement_error(&error);
+    run(connection, "begin immediate", []).map_err(failed)?;
+    let parameters = [
+        number(step.revision),
+        number(step.fact_seq),
+        step.epoch,
+        number(step.from),
+    ];
+    let moved = run(connection, MOVE_ON, parameters.map(Cell::Int));
+    if moved.map_err(failed)? != 1 {
+        return Err(CommitError::Deposed);
+    }
+    for (statement, rows) in plan.statements() {
+        let prepared = connection.prepare_cached(statement.sqlite());
+        let mut prepared = prepared.map_err(failed)?;
+        for row in rows.iter() {
+            execute(&mut prepared, row).map_err(failed)?;
+        }
+    }
+    Ok(())
+}
+
+const MOVE_ON: &str = "
+update meta set revision = ?1, fact_seq = ?2 where id = 1 and epoch = ?3 and revision = ?4";
+
+/// Runs one statement; gives the number of rows that it changed.
+fn run<'a>(
+    connection: &Connection,
+    sql: &str,
+    parameters: impl IntoIterator<Item = Cell<'a>>,
+) -> Result<usize, rusqlite::Error> {
+    let mut prepared = connection.prepare_cached(sql)?;
+    execute(&mut prepared, parameters)
+}
+
+fn execute<'a>(
+    statement: &mut Statement<'_>,
+    parameters: impl IntoIterator<Item = Cell<'a>>,
+) -> Result<usize, rusqlite::Error> {
+    for (index, parameter) in (1_usize..).zip(parameters) {
+        statement.raw_bind_parameter(index, parameter)?;
+    }
+    statement.raw_execute()
+}
+
+/// Ends the transaction without a trace; `error` is why. If even that fails, nobody knows.
+fn roll_back(connection: &Connection, error: CommitError) -> CommitError {
+    // SQLite rolls back by itself after some errors.
+    if connection.is_autocommit() {
+        return error;
+    }
+    match run(connection, "rollback", []) {
+        Ok(_) => error,
+        Err(rollback) => CommitError::Unknown(format!("{error}; and: {rollback}")),
     }
 }
 
@@ -155,7 +248,7 @@ enum Failure {
     Other,
 }
 
-fn statement_error(error: &sqlx::Error) -> CommitError {
+fn statement_error(error: &rusqlite::Error) -> CommitError {
     match classify(error) {
         Failure::Refused => CommitError::Refused(error.to_string()),
         Failure::Full => CommitError::Full,
@@ -165,15 +258,12 @@ fn statement_error(error: &sqlx::Error) -> CommitError {
 }
 
 /// By the primary result code (sqlite.org/rescode.html).
-fn classify(error: &sqlx::Error) -> Failure {
-    let Some(code) = error
-        .as_database_error()
-        .and_then(|error| error.code()?.parse::<i32>().ok())
-    else {
-        // The worker thread of the connection is gone.
-        return Failure::Storage;
+fn classify(error: &rusqlite::Error) -> Failure {
+    let rusqlite::Error::SqliteFailure(failure, _) = error else {
+        // Not of the database: a parameter that does not fit the statement, for example.
+        return Failure::Refused;
     };
-    match code & 0xff {
+    match failure.extended_code & 0xff {
         // CONSTRAINT, ERROR, TOOBIG, MISMATCH, RANGE
         19 | 1 | 18 | 20 | 25 => Failure::Refused,
         13 => Failure::Full,
