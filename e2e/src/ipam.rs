@@ -11,6 +11,7 @@ use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
 use pharos_proto::v1::cluster_service_client::ClusterServiceClient;
 use pharos_proto::v1::history_service_client::HistoryServiceClient;
 use pharos_proto::v1::pool_service_client::PoolServiceClient;
+use pharos_proto::v1::reservation_service_client::ReservationServiceClient;
 use pharos_testbed::kube::cache_directory;
 use pharos_testbed::{Launch, Program, free_port, skip};
 use tempfile::TempDir;
@@ -112,6 +113,11 @@ impl Ipam {
     /// Client of PoolService.
     pub fn pools(&self) -> anyhow::Result<PoolServiceClient<Channel>> {
         Ok(PoolServiceClient::new(self.channel()?))
+    }
+
+    /// Client of ReservationService.
+    pub fn reservations(&self) -> anyhow::Result<ReservationServiceClient<Channel>> {
+        Ok(ReservationServiceClient::new(self.channel()?))
     }
 
     /// Client of HistoryService.

@@ -169,6 +169,7 @@ fn allocate(number: u32) -> Command {
             families: Families::One(Family::V4),
             dual_stack_pools: DualStackPools::OnePool,
             pool: None,
+            reservation: None,
             addresses: Vec::new(),
             ports: vec![Port {
                 protocol: Protocol::Tcp,

@@ -5,6 +5,7 @@ use pharos_proto::v1;
 use tempfile::TempDir;
 
 use crate::api::convert::{FieldErrors, allocate_from_wire, pool_from_wire, release_from_wire};
+use crate::api::convert_reservation::{reservation_from_wire, reservation_key};
 use crate::state::command::{Command, InUse};
 use crate::state::model::Timestamp;
 use crate::store::{Location, Missing, OpenError, Store};
@@ -64,6 +65,27 @@ pub(crate) fn apply_pool_in(space: &str, name: &str, ranges: &[&str]) -> Command
         pool: Box::new(errors.finish(pool).expect("valid pool")),
         in_use: InUse::Move,
     }
+}
+
+/// A reservation for a cluster, or for nobody.
+pub(crate) fn apply_reservation(name: &str, addresses: &[&str], cluster: Option<&str>) -> Command {
+    let wire = v1::Reservation {
+        name: name.to_owned(),
+        addresses: addresses.iter().map(|text| (*text).to_owned()).collect(),
+        kept_for: cluster.map(|cluster| v1::KeptFor {
+            cluster: cluster.to_owned(),
+            ..v1::KeptFor::default()
+        }),
+        ..v1::Reservation::default()
+    };
+    let mut errors = FieldErrors::new();
+    let reservation = reservation_from_wire(&mut errors, "reservation", Some(&wire));
+    let reservation = errors.finish(reservation).expect("valid reservation");
+    Command::ApplyReservation(Box::new(reservation))
+}
+
+pub(crate) fn delete_reservation(name: &str) -> Command {
+    Command::DeleteReservation(reservation_key("", name).expect("a name"))
 }
 
 /// A claim for one address on TCP port 80, changed by `edit`.

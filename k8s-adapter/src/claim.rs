@@ -286,6 +286,8 @@ pub fn stored(claim: &Claim, settings: &Settings) -> v1::Claim {
         dual_stack_pools: v1::claim::DualStackPools::Unspecified as i32,
         address_space: settings.address_space.clone(),
         pool: claim.pool.clone(),
+        // Kubernetes has no name for it: what is kept for a Service it gets without naming it.
+        reservation: String::new(),
         addresses: texts(&claim.addresses),
         sharing_key: claim.sharing_key.clone(),
         backend_key: claim.backend_key.clone(),
@@ -305,6 +307,7 @@ pub fn request(claim: &Claim, held: &[IpAddr], settings: &Settings) -> v1::Alloc
         family_policy: stored.family_policy,
         address_space: stored.address_space,
         pool: stored.pool,
+        reservation: stored.reservation,
         addresses: stored.addresses,
         sharing_key: stored.sharing_key,
         backend_key: stored.backend_key,

@@ -157,6 +157,7 @@ mod tests {
                 held: held.to_owned(),
                 held_by_others: others.to_owned(),
                 free: free.to_owned(),
+                ..v1::pool_usage::FamilyUsage::default()
             }))
         };
         let ipv4 = usage("21", "2", "3", "16");

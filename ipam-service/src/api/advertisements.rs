@@ -286,6 +286,7 @@ fn changed(changes: &[Change]) -> BTreeMap<AdvertisementKey, Arc<Advertisement>>
         Change::Allocation(_)
         | Change::Pool(_)
         | Change::Cluster(_)
+        | Change::Reservation(_)
         | Change::Node(_)
         | Change::Backends(_)
         | Change::Placement(_) => None,

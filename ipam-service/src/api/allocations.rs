@@ -184,6 +184,7 @@ impl Allocations {
             | Change::Pool(_)
             | Change::Advertisement(_)
             | Change::Cluster(_)
+            | Change::Reservation(_)
             | Change::Node(_)
             | Change::Backends(_)
             | Change::Placement(_) => None,

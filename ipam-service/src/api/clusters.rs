@@ -132,6 +132,7 @@ impl Clusters {
                 }
                 Change::Pool(_)
                 | Change::Advertisement(_)
+                | Change::Reservation(_)
                 | Change::Node(_)
                 | Change::Backends(_)
                 | Change::Placement(_) => {}
@@ -163,6 +164,7 @@ impl Clusters {
             Change::Allocation(_)
             | Change::Pool(_)
             | Change::Advertisement(_)
+            | Change::Reservation(_)
             | Change::Node(_)
             | Change::Backends(_)
             | Change::Placement(_) => None,
@@ -208,6 +210,7 @@ impl Clusters {
             Change::Allocation(_)
             | Change::Pool(_)
             | Change::Advertisement(_)
+            | Change::Reservation(_)
             | Change::Cluster(_)
             | Change::Node(_)
             | Change::Backends(_)

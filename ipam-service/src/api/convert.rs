@@ -136,6 +136,7 @@ struct ClaimFields<'a> {
     dual_stack_pools: i32,
     space: &'a str,
     pool: &'a str,
+    reservation: &'a str,
     addresses: &'a [String],
     sharing_key: &'a str,
     backend_key: &'a str,
@@ -153,6 +154,7 @@ impl<'a> ClaimFields<'a> {
             dual_stack_pools: wire.dual_stack_pools,
             space: &wire.address_space,
             pool: &wire.pool,
+            reservation: &wire.reservation,
             addresses: &wire.addresses,
             sharing_key: &wire.sharing_key,
             backend_key: &wire.backend_key,
@@ -170,6 +172,7 @@ impl<'a> ClaimFields<'a> {
             dual_stack_pools: wire.dual_stack_pools,
             space: &wire.address_space,
             pool: &wire.pool,
+            reservation: &wire.reservation,
             addresses: &wire.addresses,
             sharing_key: &wire.sharing_key,
             backend_key: &wire.backend_key,
@@ -185,6 +188,7 @@ fn claim_fields(errors: &mut FieldErrors, wire: &ClaimFields<'_>) -> Option<Clai
     let families = families(errors, wire.families, wire.family_policy);
     let space = errors.space("address_space", wire.space);
     let pool = errors.optional_name("pool", wire.pool);
+    let reservation = errors.optional_name("reservation", wire.reservation);
     let addresses = addresses(errors, "addresses", wire.addresses);
     let families = match (&addresses, families) {
         (Some(addresses), Some(families)) => explicit_families(errors, addresses, families),
@@ -206,6 +210,7 @@ fn claim_fields(errors: &mut FieldErrors, wire: &ClaimFields<'_>) -> Option<Clai
         families: families?,
         dual_stack_pools: dual_stack_pools?,
         pool: pool?,
+        reservation: reservation?,
         addresses: addresses?,
         ports: ports?,
         sharing_key: sharing_key?,
@@ -415,6 +420,10 @@ pub fn claim_to_wire(claim: &Claim) -> v1::Claim {
             .pool
             .as_ref()
             .map_or_else(String::new, |pool| pool.as_str().to_owned()),
+        reservation: claim
+            .reservation
+            .as_ref()
+            .map_or_else(String::new, |name| name.as_str().to_owned()),
         addresses: claim.addresses.iter().map(Address::to_string).collect(),
         sharing_key: claim.sharing_key.clone(),
         backend_key: claim.backend_key.clone(),

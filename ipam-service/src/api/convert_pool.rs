@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use pharos_proto::v1;
 
 use super::fields::{FieldErrors, labels_to_wire, selectors_to_wire};
-use crate::state::address::AddressRange;
+use crate::state::address::{Address, AddressRange, InvalidRange};
 use crate::state::command::InUse;
 use crate::state::model::{Pool, PoolKey};
 use crate::state::names::Name;
@@ -26,7 +26,8 @@ pub fn pool_from_wire(
     let wire = errors.required(field, wire)?;
     let at = |name: &str| format!("{field}.{name}");
     let key = key_fields(errors, &at, &wire.address_space, &wire.cluster, &wire.name);
-    let ranges = ranges(errors, &at("addresses"), &wire.addresses);
+    let texts = &wire.addresses;
+    let ranges = ranges(errors, &at("addresses"), texts, Written::AsRange);
     if wire.allocation_priority < 0 {
         errors.add(at("allocation_priority"), "must not be negative");
     }
@@ -60,7 +61,22 @@ pub fn pool_from_wire(
     })
 }
 
-fn ranges(errors: &mut FieldErrors, field: &str, wire: &[String]) -> Option<Vec<AddressRange>> {
+/// How a range may be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Written {
+    /// As MetalLB wants it: a CIDR, or `first-last`.
+    AsRange,
+    /// Also as a single address.
+    OrOneAddress,
+}
+
+/// Disjoint ranges, in the order in which they are written.
+pub(super) fn ranges(
+    errors: &mut FieldErrors,
+    field: &str,
+    wire: &[String],
+    written: Written,
+) -> Option<Vec<AddressRange>> {
     if wire.is_empty() {
         errors.add(field, "must not be empty");
         return None;
@@ -75,7 +91,7 @@ fn ranges(errors: &mut FieldErrors, field: &str, wire: &[String]) -> Option<Vec<
         let path = format!("{field}[{index}]");
         // What is written is kept and shown: it must not be longer than the range that it means.
         let text = errors.text(&path, text.trim(), MAX_RANGE_BYTES);
-        match text.map(|text| AddressRange::parse(&text)) {
+        match text.map(|text| range(&text, written)) {
             Some(Ok(range)) => ranges.push(range),
             Some(Err(error)) => {
                 errors.add(path, error);
@@ -99,6 +115,16 @@ fn ranges(errors: &mut FieldErrors, field: &str, wire: &[String]) -> Option<Vec<
         }
     }
     good.then_some(ranges)
+}
+
+fn range(text: &str, written: Written) -> Result<AddressRange, InvalidRange> {
+    if written == Written::OrOneAddress
+        && let Ok(address) = pharos_proto::net::parse_address(text)
+    {
+        let address = Address::from(address);
+        return Ok(AddressRange::new(address, address).expect("one address is a range"));
+    }
+    AddressRange::parse(text)
 }
 
 /// The key of a pool that a request names in `address_space`, `cluster` and `name`.

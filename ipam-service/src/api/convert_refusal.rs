@@ -52,6 +52,9 @@ pub fn reason_to_wire(reason: Reason) -> v1::refusal::Reason {
         Reason::FamilyNotInPool => Wire::FamilyNotInPool,
         Reason::Recovering => Wire::Recovering,
         Reason::BehindOlderClaims => Wire::BehindOlderClaims,
+        Reason::AddressReserved => Wire::AddressReserved,
+        Reason::UnknownReservation => Wire::UnknownReservation,
+        Reason::AddressNotInReservation => Wire::AddressNotInReservation,
     }
 }
 
@@ -70,6 +73,9 @@ fn reason_from_wire(errors: &mut FieldErrors, wire: i32) -> Option<Reason> {
         Ok(Wire::FamilyNotInPool) => Reason::FamilyNotInPool,
         Ok(Wire::Recovering) => Reason::Recovering,
         Ok(Wire::BehindOlderClaims) => Reason::BehindOlderClaims,
+        Ok(Wire::AddressReserved) => Reason::AddressReserved,
+        Ok(Wire::UnknownReservation) => Reason::UnknownReservation,
+        Ok(Wire::AddressNotInReservation) => Reason::AddressNotInReservation,
         Ok(Wire::Unspecified) | Err(_) => {
             errors.add("refusal.reason", format!("unknown value {wire}"));
             return None;

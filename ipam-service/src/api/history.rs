@@ -124,6 +124,7 @@ fn change_filter(message: &v1::ListChangesRequest) -> Result<ChangeFilter, Rejec
         Ok(WireKind::Pool) => Some(Kind::Pool),
         Ok(WireKind::Advertisement) => Some(Kind::Advertisement),
         Ok(WireKind::Cluster) => Some(Kind::Cluster),
+        Ok(WireKind::Reservation) => Some(Kind::Reservation),
         Err(_) => {
             errors.add("kind", format!("unknown value {}", message.kind));
             None

@@ -15,10 +15,12 @@ pub mod convert_announce;
 pub mod convert_history;
 pub mod convert_pool;
 pub mod convert_refusal;
+pub mod convert_reservation;
 pub mod fields;
 pub mod history;
 pub mod paging;
 pub mod pools;
+pub mod reservations;
 pub mod server_info;
 pub mod status;
 

@@ -265,6 +265,7 @@ fn moved(changes: &[Change]) -> Vec<v1::Owner> {
         Change::Pool(_)
         | Change::Advertisement(_)
         | Change::Cluster(_)
+        | Change::Reservation(_)
         | Change::Node(_)
         | Change::Backends(_)
         | Change::Placement(_) => None,
@@ -279,6 +280,7 @@ fn changed(changes: &[Change]) -> BTreeMap<PoolKey, Arc<Pool>> {
         Change::Allocation(_)
         | Change::Advertisement(_)
         | Change::Cluster(_)
+        | Change::Reservation(_)
         | Change::Node(_)
         | Change::Backends(_)
         | Change::Placement(_) => None,
@@ -338,6 +340,8 @@ fn used_to_wire((pool, usage): &Used) -> v1::Pool {
             held: usage.held.to_string(),
             held_by_others: usage.held_by_others.to_string(),
             free: usage.free.to_string(),
+            reserved: usage.reserved.to_string(),
+            draining: "0".to_owned(),
         })
     };
     v1::Pool {

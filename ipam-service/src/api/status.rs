@@ -42,6 +42,7 @@ pub fn of_rejection(rejection: &Rejection) -> Status {
         Rejection::UnknownAdvertisement(_) => {
             plain(Code::NotFound, "UNKNOWN_ADVERTISEMENT", message)
         }
+        Rejection::UnknownReservation(_) => plain(Code::NotFound, "UNKNOWN_RESERVATION", message),
         Rejection::UnknownCluster(_) => plain(Code::NotFound, "UNKNOWN_CLUSTER", message),
         Rejection::Invalid(invalid) => of_invalid(invalid),
         Rejection::PoolInUse { pool, .. } => {
@@ -225,7 +226,7 @@ fn of_refusal(refusal: &Refusal, message: String) -> Status {
 fn code_of(reason: Reason) -> Code {
     match reason {
         Reason::NoFreeAddress | Reason::BehindOlderClaims => Code::ResourceExhausted,
-        Reason::UnknownPool => Code::NotFound,
+        Reason::UnknownPool | Reason::UnknownReservation => Code::NotFound,
         Reason::AddressNotInPool
         | Reason::AddressTaken
         | Reason::PortInUse
@@ -234,6 +235,8 @@ fn code_of(reason: Reason) -> Code {
         | Reason::AddressNotInRequestedPool
         | Reason::BuggyAddress
         | Reason::FamilyNotInPool
+        | Reason::AddressReserved
+        | Reason::AddressNotInReservation
         | Reason::Recovering => Code::FailedPrecondition,
     }
 }

@@ -14,6 +14,7 @@ use pharos_proto::v1::cluster_service_client::ClusterServiceClient;
 use pharos_proto::v1::cluster_service_server::ClusterServiceServer;
 use pharos_proto::v1::pool_service_client::PoolServiceClient;
 use pharos_proto::v1::pool_service_server::PoolServiceServer;
+use pharos_proto::v1::reservation_service_server::ReservationServiceServer;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -26,6 +27,7 @@ use super::announcer::{AnnouncerApi, AnnouncerServer, Connections};
 use super::call::Api;
 use super::clusters::Clusters;
 use super::pools::Pools;
+use super::reservations::Reservations;
 use crate::engine::{self, EngineMetrics, EngineParts};
 use crate::feed::Feeds;
 use crate::feed::allocations::AllocationFeed;
@@ -100,7 +102,8 @@ impl TestServer {
             )))
             .add_service(AllocationServiceServer::new(Allocations(api.clone())))
             .add_service(ClusterServiceServer::new(Clusters(api.clone())))
-            .add_service(PoolServiceServer::new(Pools(api)))
+            .add_service(PoolServiceServer::new(Pools(api.clone())))
+            .add_service(ReservationServiceServer::new(Reservations(api)))
             .serve_with_incoming_shutdown(TcpIncoming::from(listener), shutdown.stopping_owned());
         Self {
             connections,

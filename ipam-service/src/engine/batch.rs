@@ -178,6 +178,8 @@ fn owner_of(command: &Command) -> Option<&OwnerKey> {
         | Command::ApplyAdvertisement(_)
         | Command::DeleteAdvertisement(_)
         | Command::SyncAdvertisements { .. }
+        | Command::ApplyReservation(_)
+        | Command::DeleteReservation(_)
         | Command::Introduce { .. }
         | Command::BeginSync { .. }
         | Command::EndSync { .. }

@@ -56,6 +56,8 @@ fn cluster_of(command: &Command) -> Option<&Name> {
         | Command::DeleteCluster { cluster }
         | Command::Facts { cluster, .. } => Some(cluster),
         Command::FinishRecovery { .. } | Command::AdoptCluster { .. } => None,
+        // Whoever it is for.
+        Command::ApplyReservation(_) | Command::DeleteReservation(_) => None,
     }
 }
 

@@ -208,10 +208,11 @@ impl EngineMetrics {
     }
 }
 
-fn by_use(usage: FamilyUsage) -> [(&'static str, u128); 3] {
+fn by_use(usage: FamilyUsage) -> [(&'static str, u128); 4] {
     [
         ("held", usage.held),
         ("held_by_others", usage.held_by_others),
+        ("reserved", usage.reserved),
         ("free", usage.free),
     ]
 }

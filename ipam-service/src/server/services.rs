@@ -7,6 +7,7 @@ use pharos_proto::v1::announcer_service_server;
 use pharos_proto::v1::cluster_service_server::{self, ClusterServiceServer};
 use pharos_proto::v1::history_service_server;
 use pharos_proto::v1::pool_service_server::{self, PoolServiceServer};
+use pharos_proto::v1::reservation_service_server::{self, ReservationServiceServer};
 use pharos_proto::v1::status_service_server::{self, StatusServiceServer};
 use tonic::service::Routes;
 use tonic_health::ServingStatus;
@@ -19,6 +20,7 @@ use crate::api::call::Api;
 use crate::api::clusters::Clusters;
 use crate::api::history::{History, HistoryServer};
 use crate::api::pools::Pools;
+use crate::api::reservations::Reservations;
 use crate::api::server_info::ServerInfo;
 
 /// Largest message that is read, in bytes. Whole sets of pools come in one message; and a field of
@@ -26,7 +28,7 @@ use crate::api::server_info::ServerInfo;
 const MAX_MESSAGE: usize = 2 * 1024 * 1024;
 
 /// Names of the services, for `grpc.health.v1`; the empty one is the server as a whole.
-const SERVICES: [&str; 8] = [
+const SERVICES: [&str; 9] = [
     "",
     advertisement_service_server::SERVICE_NAME,
     allocation_service_server::SERVICE_NAME,
@@ -34,6 +36,7 @@ const SERVICES: [&str; 8] = [
     cluster_service_server::SERVICE_NAME,
     history_service_server::SERVICE_NAME,
     pool_service_server::SERVICE_NAME,
+    reservation_service_server::SERVICE_NAME,
     status_service_server::SERVICE_NAME,
 ];
 
@@ -83,6 +86,7 @@ pub(super) async fn routes(api: Api) -> anyhow::Result<(Routes, HealthStatus)> {
         ClusterServiceServer <- Clusters(api.clone()),
         HistoryServer <- History(api.clone()),
         PoolServiceServer <- Pools(api.clone()),
+        ReservationServiceServer <- Reservations(api.clone()),
         StatusServiceServer <- ServerInfo(api),
     );
     Ok((routes.routes(), health))

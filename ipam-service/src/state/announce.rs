@@ -254,7 +254,10 @@ impl Announcements {
             Change::Cluster(edit) => {
                 dirt_of(dirt, &edit.subject().name).deleted |= edit.after.is_none();
             }
-            Change::Advertisement(_) | Change::Pool(_) | Change::Placement(_) => {}
+            Change::Advertisement(_)
+            | Change::Pool(_)
+            | Change::Reservation(_)
+            | Change::Placement(_) => {}
         }
     }
 

@@ -3,7 +3,9 @@
 
 use std::sync::Arc;
 
-use super::model::{Advertisement, Allocation, Backends, Cluster, Node, Placement, Pool};
+use super::model::{
+    Advertisement, Allocation, Backends, Cluster, Node, Placement, Pool, Reservation,
+};
 
 /// One thing before and after. Exactly one of them may be absent: creation or deletion.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +43,7 @@ pub enum Change {
     Pool(Edit<Pool>),
     Advertisement(Edit<Advertisement>),
     Cluster(Edit<Cluster>),
+    Reservation(Edit<Reservation>),
     // Facts: stored, but no history.
     Node(Edit<Node>),
     Backends(Edit<Backends>),
@@ -51,7 +54,11 @@ impl Change {
     /// Whether it takes a revision and is logged.
     pub fn is_decision(&self) -> bool {
         match self {
-            Self::Allocation(_) | Self::Pool(_) | Self::Advertisement(_) | Self::Cluster(_) => true,
+            Self::Allocation(_)
+            | Self::Pool(_)
+            | Self::Advertisement(_)
+            | Self::Cluster(_)
+            | Self::Reservation(_) => true,
             Self::Node(_) | Self::Backends(_) | Self::Placement(_) => false,
         }
     }
@@ -63,6 +70,7 @@ impl Change {
             Self::Pool(edit) => Self::Pool(edit.inverse()),
             Self::Advertisement(edit) => Self::Advertisement(edit.inverse()),
             Self::Cluster(edit) => Self::Cluster(edit.inverse()),
+            Self::Reservation(edit) => Self::Reservation(edit.inverse()),
             Self::Node(edit) => Self::Node(edit.inverse()),
             Self::Backends(edit) => Self::Backends(edit.inverse()),
             Self::Placement(edit) => Self::Placement(edit.inverse()),

@@ -3,16 +3,20 @@
 mod adopt;
 mod exact;
 mod grant;
+mod reserved;
 
 use std::sync::Arc;
 
 use super::State;
 use super::address::{Address, AddressRange, Family};
-use super::model::{Allocation, AllocationId, Claim, Families, OwnerKey, Pool, PoolKey};
+use super::model::{
+    Allocation, AllocationId, Claim, Families, OwnerKey, OwnerScope, Pool, PoolKey,
+};
 use super::pool::{self, View};
 use super::refusal::{Attempt, Reason, Refusal, text};
 use super::sharing::{Conflict, ShareKey};
-use super::space::Space;
+use super::space::{Obstacle, Space};
+use super::withheld::Barrier;
 pub(super) use grant::Grant;
 use grant::grant;
 
@@ -82,6 +86,7 @@ impl<'a> Asking<'a> {
             return self.exactly();
         }
         let named = self.named_pool()?;
+        self.named_reservation()?;
         if let Some(grant) = self.adopt(self.current).or_else(|| self.adopt(self.wished)) {
             return Ok(grant);
         }
@@ -90,7 +95,7 @@ impl<'a> Asking<'a> {
         }
         match self.claim.families {
             Families::One(family) => self.search(named, |pool| self.one(pool, family)),
-            Families::Any => self.search(named, |pool| self.either(pool, Family::ALL)),
+            Families::Any => self.search(named, |pool| self.either(pool, self.kept_first(pool))),
             Families::Both if self.claim.allows_two_pools() => match self.adopt_part() {
                 Some(grant) => Ok(grant),
                 None => self.apart(),
@@ -154,8 +159,8 @@ impl<'a> Asking<'a> {
     /// The pools that the owner may draw from without naming one, in the order in which they are
     /// tried.
     fn open_pools(&self) -> impl Iterator<Item = &'a Arc<Pool>> {
-        let auto = self.view().auto();
-        auto.filter(|pool| pool::admits(pool, self.owner, self.claim))
+        let pools = self.pools_in_order(None);
+        pools.filter(|pool| pool::admits(pool, self.owner, self.claim))
     }
 
     /// The first pool that has what `take` looks for, in the order in which pools are tried.
@@ -165,12 +170,11 @@ impl<'a> Asking<'a> {
         take: impl Fn(&Pool) -> Result<Vec<Address>, (Family, Lack)>,
     ) -> Result<Grant, Refusal> {
         let mut tried = Vec::new();
-        let auto = named.is_none().then(|| self.view().auto());
-        for pool in named.into_iter().chain(auto.into_iter().flatten()) {
+        for pool in self.pools_in_order(named) {
             let (reason, message) = if pool::admits(pool, self.owner, self.claim) {
                 match take(pool) {
                     Ok(addresses) => return Ok(grant(pool, &addresses)),
-                    Err((family, lack)) => lack.describe(&pool.key, family),
+                    Err((family, lack)) => self.describe(lack, &pool.key, family),
                 }
             } else {
                 let message = text::pool_not_for_owner(&pool.key, self.owner);
@@ -254,6 +258,7 @@ impl<'a> Asking<'a> {
         let known = known.find(|address| {
             address.family() == family
                 && pool::may_give(pool, **address)
+                && self.is_of_reservation(**address)
                 && self.is_clear(**address)
         });
         if let Some(address) = known {
@@ -264,6 +269,12 @@ impl<'a> Asking<'a> {
         }
         if self.state.is_recovering() {
             return Err(Lack::Recovering);
+        }
+        if self.may_have_kept()
+            && let Some((_, kept)) = self.lowest_kept(pool, family)
+            && !self.is_behind(kept)
+        {
+            return Ok(kept);
         }
         match self.lowest_in(pool, family) {
             None => Err(Lack::FreeAddress),
@@ -277,9 +288,10 @@ impl<'a> Asking<'a> {
         let may_stay = |address: &Address| {
             address.family() == family
                 && pool::may_give(pool, *address)
+                && self.is_of_reservation(*address)
                 && self.admitted(*address).is_ok()
         };
-        self.current.iter().any(may_stay) || self.lowest_in(pool, family).is_some()
+        self.current.iter().any(may_stay) || self.gives(pool, family)
     }
 
     /// Whether any pool has an address of a family for the claim, were it not for older claims.
@@ -287,10 +299,16 @@ impl<'a> Asking<'a> {
         let may_stay = |address: &Address| {
             address.family() == family
                 && self.permitted(&[*address]).is_some()
+                && self.is_of_reservation(*address)
                 && self.admitted(*address).is_ok()
         };
         let mut open = self.open_pools();
-        self.current.iter().any(may_stay) || open.any(|pool| self.lowest_in(pool, family).is_some())
+        self.current.iter().any(may_stay) || open.any(|pool| self.gives(pool, family))
+    }
+
+    fn gives(&self, pool: &Pool, family: Family) -> bool {
+        self.lowest_in(pool, family).is_some()
+            || (self.may_have_kept() && self.lowest_kept(pool, family).is_some())
     }
 
     fn lowest_in(&self, pool: &Pool, family: Family) -> Option<Address> {
@@ -306,11 +324,40 @@ impl<'a> Asking<'a> {
         key: Option<&ShareKey>,
     ) -> Option<Address> {
         let space = self.space();
+        if let Some(name) = &self.claim.reservation {
+            let parts = space.reserved_in(range, name);
+            return parts.into_iter().find_map(|part| {
+                let mut scopes = OwnerScope::around(self.owner);
+                let free = scopes.find_map(|scope| space.lowest_kept(&scope, part, avoid_buggy));
+                self.lower_shared(part, avoid_buggy, key, free)
+            });
+        }
         let free = space.lowest_free(range, avoid_buggy);
-        // A shared address counts only below the lowest free one, as in MetalLB's scan.
+        self.lower_shared(range, avoid_buggy, key, free)
+    }
+
+    /// A shared address counts only below the lowest free one, as in MetalLB's scan.
+    fn lower_shared(
+        &self,
+        range: AddressRange,
+        avoid_buggy: bool,
+        key: Option<&ShareKey>,
+        free: Option<Address>,
+    ) -> Option<Address> {
         let reach = AddressRange::new(range.first(), free.unwrap_or(range.last()))?;
-        key.and_then(|key| space.lowest_shared(key, &self.claim.ports, reach, avoid_buggy))
-            .or(free)
+        let shared = |mut from: AddressRange| {
+            let ports = &self.claim.ports;
+            let key = key?;
+            loop {
+                let found = self.space().lowest_shared(key, ports, from, avoid_buggy)?;
+                // The key agrees and the ports are free; it may be withheld from this owner.
+                if self.admitted(found).is_ok() {
+                    return Some(found);
+                }
+                from = AddressRange::new(found.next()?, from.last())?;
+            }
+        };
+        shared(reach).or(free)
     }
 
     /// Whether the owner could hold the address as far as others are concerned.
@@ -318,8 +365,18 @@ impl<'a> Asking<'a> {
         self.admitted(address).is_ok() && !self.is_behind(address)
     }
 
-    fn admitted(&self, address: Address) -> Result<(), (Conflict, &'a Arc<Allocation>)> {
-        self.space().admits(address, self.owner, self.claim)
+    fn admitted(&self, address: Address) -> Result<(), Obstacle<'a>> {
+        let space = self.space();
+        match space.admits(address, self.owner, self.claim) {
+            // While the store does not know who holds what, its word is not held against somebody
+            // who uses the address.
+            Err(Obstacle::Withheld(_))
+                if self.state.is_recovering() && self.wished.contains(&address) =>
+            {
+                space.agrees(address, self.owner, self.claim)
+            }
+            outcome => outcome,
+        }
     }
 
     /// Whether a claim that waits longer comes first for this address.
@@ -345,8 +402,8 @@ impl<'a> Asking<'a> {
     fn attempt_to_stay(&self) -> Vec<Attempt> {
         let conflicts = self.current.iter().filter_map(|address| {
             let pool = self.held_through(*address)?;
-            let (conflict, holder) = self.admitted(*address).err()?;
-            let (reason, message) = self.conflict(*address, pool, conflict, holder);
+            let obstacle = self.admitted(*address).err()?;
+            let (reason, message) = self.conflict(*address, pool, obstacle);
             Some(Attempt {
                 pool: pool.to_string(),
                 reason,
@@ -360,9 +417,16 @@ impl<'a> Asking<'a> {
         &self,
         address: Address,
         pool: &PoolKey,
-        conflict: Conflict,
-        holder: &Allocation,
+        obstacle: Obstacle<'_>,
     ) -> (Reason, String) {
+        let (conflict, holder) = match obstacle {
+            Obstacle::Holder(conflict, holder) => (conflict, holder),
+            Obstacle::Withheld(Barrier::Reserved(reservation)) => {
+                let whose = text::reservation(reservation, self.owner);
+                let message = format!("address {address} of pool \"{pool}\" is {whose}");
+                return (Reason::AddressReserved, message);
+            }
+        };
         let holder_name = text::holder(holder, self.owner);
         match conflict {
             Conflict::PortInUse(port) => {
@@ -386,6 +450,25 @@ impl<'a> Asking<'a> {
         refusal(Reason::PoolNotForOwner, message)
     }
 
+    fn describe(&self, lack: Lack, pool: &PoolKey, family: Family) -> (Reason, String) {
+        match lack {
+            Lack::Family => (Reason::FamilyNotInPool, text::no_family(pool, family)),
+            Lack::FreeAddress => {
+                let message = text::no_free_address(pool, family);
+                let message = match &self.claim.reservation {
+                    None => message,
+                    Some(name) => format!("{message} of reservation \"{name}\""),
+                };
+                (Reason::NoFreeAddress, message)
+            }
+            Lack::BehindOlder => (
+                Reason::BehindOlderClaims,
+                format!("older claims wait for {family} addresses of pool \"{pool}\""),
+            ),
+            Lack::Recovering => (Reason::Recovering, recovering().message),
+        }
+    }
+
     fn view(&self) -> View<'a> {
         self.state
             .pools
@@ -394,20 +477,6 @@ impl<'a> Asking<'a> {
 
     fn space(&self) -> &'a Space {
         self.state.space(&self.claim.space)
-    }
-}
-
-impl Lack {
-    fn describe(self, pool: &PoolKey, family: Family) -> (Reason, String) {
-        match self {
-            Self::Family => (Reason::FamilyNotInPool, text::no_family(pool, family)),
-            Self::FreeAddress => (Reason::NoFreeAddress, text::no_free_address(pool, family)),
-            Self::BehindOlder => (
-                Reason::BehindOlderClaims,
-                format!("older claims wait for {family} addresses of pool \"{pool}\""),
-            ),
-            Self::Recovering => (Reason::Recovering, recovering().message),
-        }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::address::Address;
 use super::model::{
     Advertisement, AdvertisementKey, Announcer, Claim, EntryNodes, NodeKey, Owner, OwnerKey, Pool,
-    PoolKey, ReportedNode, Revision,
+    PoolKey, ReportedNode, Reservation, ReservationKey, Revision,
 };
 use super::names::Name;
 
@@ -33,6 +33,8 @@ pub enum Command {
         advertisements: Vec<Advertisement>,
         fence: u64,
     },
+    ApplyReservation(Box<Reservation>),
+    DeleteReservation(ReservationKey),
     /// A program of this cluster introduces itself. An empty uid is equal to any.
     Introduce {
         cluster: Name,
@@ -92,6 +94,8 @@ impl Command {
             | Self::DeleteCluster { .. }
             | Self::FinishRecovery { .. }
             | Self::AdoptCluster { .. }
+            | Self::ApplyReservation(_)
+            | Self::DeleteReservation(_)
             | Self::Redecide(_) => None,
         }
     }

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use super::State;
 use super::change::{Change, Edit};
 use super::model::{
-    Advertisement, Allocation, AllocationId, Backends, Cluster, Node, Pool, Revision, Timestamp,
+    Advertisement, Allocation, AllocationId, Backends, Cluster, Node, Pool, Reservation, Revision,
+    Timestamp,
 };
 
 /// Changes in the order of the log; gives each decision its revision.
@@ -90,6 +91,22 @@ impl<'a> Draft<'a> {
     pub(super) fn drop_cluster(&mut self, before: &Arc<Cluster>) {
         self.take_revision();
         self.changes.push(Change::Cluster(edit(Some(before), None)));
+    }
+
+    pub(super) fn put_reservation(
+        &mut self,
+        before: Option<&Arc<Reservation>>,
+        mut after: Reservation,
+    ) {
+        after.revision = self.take_revision();
+        self.changes
+            .push(Change::Reservation(edit(before, Some(after))));
+    }
+
+    pub(super) fn drop_reservation(&mut self, before: &Arc<Reservation>) {
+        self.take_revision();
+        self.changes
+            .push(Change::Reservation(edit(Some(before), None)));
     }
 
     pub(super) fn node(&mut self, before: Option<&Arc<Node>>, after: Option<Node>) {

@@ -11,8 +11,10 @@
 //! | `pool` | which pools a cluster sees, their order, whom they admit |
 //! | `pool_edit` | ApplyPool, DeletePool, SyncPools |
 //! | `sharing` | who may hold one address together |
+//! | `reservation` | ApplyReservation, DeleteReservation |
+//! | `withheld` | what a space keeps for somebody, or from everybody |
 //! | `space` | occupied addresses, holders, the next free one |
-//! | `runs` | sets of numbers with a fast first gap |
+//! | `runs`, `address_set` | sets of numbers, and of addresses, with a fast first gap |
 //! | `pending` | claims that wait, and what wakes them |
 //! | `cluster`, `advertisement`, `facts` | the other commands |
 //! | `announce`, `placement` | which nodes announce what is held |
@@ -30,6 +32,7 @@ pub mod placement;
 pub mod refusal;
 pub mod selector;
 
+mod address_set;
 mod advertisement;
 mod choice;
 mod claim;
@@ -39,12 +42,15 @@ mod facts;
 mod pending;
 mod pool;
 mod pool_edit;
+mod reservation;
 mod runs;
 mod sharing;
 mod space;
 mod tenants;
+mod withheld;
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use address::Address;
@@ -53,7 +59,7 @@ use command::Command;
 use draft::Draft;
 use model::{
     Advertisement, AdvertisementKey, Allocation, AllocationId, Backends, Cluster, Node, NodeKey,
-    OwnerKey, Placement, Pool, PoolKey, Revision, Timestamp,
+    OwnerKey, Placement, Pool, PoolKey, Reservation, ReservationKey, Revision, Timestamp,
 };
 use names::Name;
 use pending::Waiting;
@@ -70,10 +76,11 @@ pub struct State {
     revision: Revision,
     tenants: Tenants,
     by_id: BTreeMap<AllocationId, Arc<Allocation>>,
-    /// Only spaces in which something is held.
+    /// Only spaces in which something is held or withheld.
     spaces: BTreeMap<Name, Space>,
     pools: Pools,
     advertisements: BTreeMap<AdvertisementKey, Arc<Advertisement>>,
+    reservations: BTreeMap<ReservationKey, Arc<Reservation>>,
     placements: BTreeMap<AllocationId, Arc<Placement>>,
     /// How many clusters have yet to report what they hold.
     recovering: usize,
@@ -107,6 +114,8 @@ pub fn decide(state: &State, command: &Command, now: Timestamp) -> Result<Vec<Ch
             advertisements,
             fence,
         } => advertisement::sync(to, cluster, advertisements, *fence)?,
+        Command::ApplyReservation(reservation) => reservation::apply(to, reservation)?,
+        Command::DeleteReservation(key) => reservation::delete(to, key)?,
         Command::Introduce { cluster, uid } => cluster::introduce(to, cluster, uid)?,
         Command::BeginSync {
             cluster,
@@ -199,6 +208,10 @@ impl State {
                     self.waiting.mark_everyone();
                 }
             }
+            Change::Reservation(edit) => {
+                self.enter(change);
+                self.mark_for_reservation(edit);
+            }
             Change::Advertisement(_)
             | Change::Node(_)
             | Change::Backends(_)
@@ -218,6 +231,7 @@ impl State {
                     None => self.advertisements.remove(key),
                 };
             }
+            Change::Reservation(edit) => self.enter_reservation(edit),
             Change::Cluster(edit) => {
                 let waits = |cluster: &Option<Arc<Cluster>>| {
                     let cluster = cluster.as_ref();
@@ -237,6 +251,24 @@ impl State {
                 };
             }
         }
+    }
+
+    fn enter_reservation(&mut self, edit: &Edit<Reservation>) {
+        let key = &edit.subject().key;
+        let space = self.spaces.entry(key.space.clone()).or_default();
+        if let Some(before) = &edit.before {
+            space.unreserve(before);
+        }
+        if let Some(after) = &edit.after {
+            space.reserve(after);
+        }
+        if space.is_empty() {
+            self.spaces.remove(&key.space);
+        }
+        match &edit.after {
+            Some(after) => self.reservations.insert(key.clone(), Arc::clone(after)),
+            None => self.reservations.remove(key),
+        };
     }
 
     fn enter_allocation(&mut self, edit: &Edit<Allocation>) {
@@ -394,6 +426,24 @@ impl State {
     /// By cluster (the operator's first) and name.
     pub fn advertisements(&self) -> impl Iterator<Item = &Arc<Advertisement>> {
         self.advertisements.values()
+    }
+
+    pub fn reservation(&self, key: &ReservationKey) -> Option<&Arc<Reservation>> {
+        self.reservations.get(key)
+    }
+
+    /// By address space and name.
+    pub fn reservations(&self) -> impl Iterator<Item = &Arc<Reservation>> {
+        self.reservations.values()
+    }
+
+    /// The same from somewhere on.
+    pub fn reservations_after(
+        &self,
+        after: Bound<&ReservationKey>,
+    ) -> impl Iterator<Item = &Arc<Reservation>> {
+        let found = self.reservations.range((after, Bound::Unbounded));
+        found.map(|(_, reservation)| reservation)
     }
 
     pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {

@@ -127,6 +127,8 @@ pub struct Claim {
     pub dual_stack_pools: DualStackPools,
     /// From this pool only.
     pub pool: Option<Name>,
+    /// Only addresses of the reservation of this name.
+    pub reservation: Option<Name>,
     /// Exactly these, at most one of each family, sorted.
     pub addresses: Vec<Address>,
     /// Sorted, without repetition.
@@ -188,6 +190,80 @@ pub struct Pool {
     pub protected: bool,
     /// Of its last change.
     pub revision: Revision,
+}
+
+/// A reservation's key.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ReservationKey {
+    pub space: Name,
+    pub name: Name,
+}
+
+impl fmt::Display for ReservationKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of address space {}", self.name, self.space)
+    }
+}
+
+/// Addresses that are kept for an owner, or that nobody is to get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reservation {
+    pub key: ReservationKey,
+    /// As written by its author, one text per range.
+    pub addresses: Vec<String>,
+    /// What `addresses` mean, in the same order. Disjoint, also from those of other reservations.
+    pub ranges: Vec<AddressRange>,
+    /// `None`: for nobody.
+    pub kept_for: Option<OwnerScope>,
+    pub description: String,
+    pub create_time: Timestamp,
+    /// Of its last change.
+    pub revision: Revision,
+}
+
+/// One owner, or all of a namespace, or all of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct OwnerScope {
+    pub cluster: Name,
+    /// `None` with a name: the owner of no namespace; `None` without: every namespace.
+    pub namespace: Option<Name>,
+    /// `None`: every owner of the namespace.
+    pub name: Option<Name>,
+}
+
+impl OwnerScope {
+    /// Whether the owner is one of them.
+    pub fn covers(&self, owner: &OwnerKey) -> bool {
+        Self::around(owner).any(|scope| scope == *self)
+    }
+
+    /// Every scope that covers an owner, the most precise first.
+    pub fn around(owner: &OwnerKey) -> impl Iterator<Item = Self> {
+        let scope = |namespace: Option<&Name>, name: Option<&Name>| Self {
+            cluster: owner.cluster.clone(),
+            namespace: namespace.cloned(),
+            name: name.cloned(),
+        };
+        let namespace = owner.namespace.as_ref();
+        let of_namespace = namespace.map(|namespace| scope(Some(namespace), None));
+        std::iter::once(scope(namespace, Some(&owner.name)))
+            .chain(of_namespace)
+            .chain(std::iter::once(scope(None, None)))
+    }
+}
+
+impl fmt::Display for OwnerScope {
+    /// `cluster`, `cluster/namespace` or `cluster/namespace/name`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.cluster.fmt(f)?;
+        if self.namespace.is_some() || self.name.is_some() {
+            write!(f, "/{}", self.namespace.as_ref().map_or("", Name::as_str))?;
+        }
+        match &self.name {
+            Some(name) => write!(f, "/{name}"),
+            None => Ok(()),
+        }
+    }
 }
 
 /// State of an allocation.

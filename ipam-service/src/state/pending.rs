@@ -13,13 +13,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 
 use super::State;
-use super::address::{Address, Family};
+use super::address::{Address, AddressRange, Family};
 use super::choice::Asking;
 use super::command::Command;
-use super::model::{Allocation, AllocationId, Families, OwnerKey, Pool, PoolKey, Standing};
+use super::model::{
+    Allocation, AllocationId, Families, OwnerKey, Pool, PoolKey, ReservationKey, Standing,
+};
 use super::names::Name;
-use super::pool::{self, Holding, Homes};
+use super::pool::{self, Holding, Homes, Pools};
 use super::sharing::ShareKey;
+use super::space::Obstacle;
 
 type Ids = BTreeSet<AllocationId>;
 
@@ -40,6 +43,8 @@ pub(super) struct Lists {
     by_cluster: BTreeMap<Name, BTreeMap<Name, ClusterList>>,
     /// Those of the others that would share an address under this key.
     by_share_key: BTreeMap<(Name, ShareKey), Ids>,
+    /// Those that name a reservation.
+    by_reservation: BTreeMap<ReservationKey, Ids>,
 }
 
 /// Claims of one cluster in one space that wait.
@@ -73,6 +78,7 @@ struct WaitsFor<'a> {
     /// and may give the other.
     pools: Vec<&'a Name>,
     share_key: Option<ShareKey>,
+    reservation: Option<ReservationKey>,
 }
 
 /// What an allocation waits for, if it waits: one that is pending or stale for its claim; one that
@@ -97,12 +103,16 @@ fn waits_for(allocation: &Allocation) -> Option<WaitsFor<'_>> {
         .map(|pool| &pool.name)
         .filter(|name| Some(*name) != named);
     let share_key = ShareKey::of(&allocation.owner.key, claim);
-    let open = claim.pool.is_none() && claim.addresses.is_empty();
+    let open = claim.pool.is_none() && claim.reservation.is_none() && claim.addresses.is_empty();
     Some(WaitsFor {
         addresses,
         any_pool: open && (!is_content || claim.allows_two_pools()),
         pools: named.into_iter().chain(half).collect(),
         share_key: share_key.filter(|_| claim.addresses.is_empty()),
+        reservation: claim.reservation.as_ref().map(|name| ReservationKey {
+            space: claim.space.clone(),
+            name: name.clone(),
+        }),
     })
 }
 
@@ -150,6 +160,9 @@ impl Lists {
             let key = (space.clone(), key);
             self.by_share_key.entry(key).or_default().insert(id);
         }
+        if let Some(key) = waits.reservation {
+            self.by_reservation.entry(key).or_default().insert(id);
+        }
     }
 
     fn remove(&mut self, allocation: &Allocation) {
@@ -179,6 +192,9 @@ impl Lists {
         }
         if let Some(key) = waits.share_key {
             take_out(&mut self.by_share_key, &(space.clone(), key), id);
+        }
+        if let Some(key) = waits.reservation {
+            take_out(&mut self.by_reservation, &key, id);
         }
     }
 }
@@ -246,7 +262,45 @@ impl Waiting {
                 self.marks.again.extend(ids);
             }
         }
-        for range in &pool.ranges {
+        // Whatever reservation they name may lie in the pool.
+        for (key, ids) in &self.lists.by_reservation {
+            if key.space == *space {
+                self.marks.again.extend(ids);
+            }
+        }
+        self.mark_for_addresses(space, &pool.ranges);
+    }
+
+    /// Marks the claims that name a reservation.
+    pub(super) fn mark_for_reservation(&mut self, key: &ReservationKey) {
+        if let Some(ids) = self.lists.by_reservation.get(key) {
+            self.marks.again.extend(ids);
+        }
+    }
+
+    /// Marks the claims that could use addresses of these ranges: those that may draw from a pool
+    /// that has one of them in it, and those for one of them.
+    pub(super) fn mark_for_ranges(&mut self, pools: &Pools, space: &Name, ranges: &[AddressRange]) {
+        let clusters = self.lists.by_cluster.get(space);
+        for (cluster, list) in clusters.into_iter().flatten() {
+            for pool in pools.view(space, cluster).all() {
+                let mut of_pool = pool.ranges.iter();
+                if !of_pool.any(|one| ranges.iter().any(|range| range.overlaps(*one))) {
+                    continue;
+                }
+                if pool.auto_assign {
+                    self.marks.again.extend(&list.any_pool);
+                }
+                if let Some(ids) = list.by_pool.get(&pool.key.name) {
+                    self.marks.again.extend(ids);
+                }
+            }
+        }
+        self.mark_for_addresses(space, ranges);
+    }
+
+    fn mark_for_addresses(&mut self, space: &Name, ranges: &[AddressRange]) {
+        for range in ranges {
             let (first, last) = (range.first(), range.last());
             let within = (space.clone(), first)..=(space.clone(), last);
             for (_, ids) in self.lists.by_address.range(within) {
@@ -387,6 +441,9 @@ impl State {
         let mut consider = |ids: Option<&Ids>| {
             first = [first, ids.and_then(first_of)].into_iter().flatten().min();
         };
+        if let Some(reservation) = self.space(space).reservation(address) {
+            consider(lists.by_reservation.get(&reservation.key));
+        }
         if is_free {
             let clusters = lists.by_cluster.get(space);
             for (cluster, list) in clusters.into_iter().flatten() {
@@ -420,7 +477,12 @@ impl State {
         }
         let owner = &one.owner.key;
         let space = self.space(&claim.space);
-        if !is_free && space.admits(address, owner, claim).is_err() {
+        match space.admits(address, owner, claim) {
+            Err(Obstacle::Withheld(_)) => return false,
+            Err(Obstacle::Holder(..)) if !is_free => return false,
+            Ok(()) | Err(Obstacle::Holder(..)) => {}
+        }
+        if !asking.is_of_reservation(address) {
             return false;
         }
         if !claim.addresses.is_empty() {
@@ -431,13 +493,12 @@ impl State {
         }
         let view = self.pools.view(&claim.space, &owner.cluster);
         let mut pools = view.containing(address).filter(|pool| {
+            let is_open = pool.auto_assign || claim.reservation.is_some();
             let is_its_own = lacks_second_family(one) == Some(&pool.key);
             let is_meant = match (&one.standing, &claim.pool) {
-                (Standing::Assigned, _) => {
-                    is_its_own || (claim.allows_two_pools() && pool.auto_assign)
-                }
+                (Standing::Assigned, _) => is_its_own || (claim.allows_two_pools() && is_open),
                 (_, Some(name)) => pool.key.name == *name,
-                (_, None) => pool.auto_assign || is_its_own,
+                (_, None) => is_open || is_its_own,
             };
             is_meant && pool::may_give(pool, address) && pool::admits(pool, owner, claim)
         });

@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::address::{Address, AddressRange, Family};
+use super::address_set::usable_count;
 use super::change::Edit;
 use super::model::{Allocation, Claim, OwnerKey, Pool, PoolKey};
 use super::names::Name;
 use super::runs::Runs;
 use super::selector::any_matches;
-use super::space::{Space, usable_count};
+use super::space::Space;
 
 /// How full a pool is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,7 +28,9 @@ pub struct FamilyUsage {
     pub held: u128,
     /// Held through other pools that overlap this one.
     pub held_by_others: u128,
-    /// Neither.
+    /// Reserved, and held by nobody.
+    pub reserved: u128,
+    /// What automatic choice may give to anybody.
     pub free: u128,
 }
 
@@ -243,6 +246,15 @@ impl<'a> View<'a> {
             .is_some_and(|visible| visible.key == pool.key)
     }
 
+    /// All of them: the cluster's own by name, then the operator's.
+    pub(super) fn all(self) -> impl Iterator<Item = &'a Arc<Pool>> {
+        [self.own, self.operator]
+            .into_iter()
+            .flatten()
+            .flat_map(|scope| scope.by_name.values())
+            .filter(move |pool| self.sees(pool))
+    }
+
     /// Those that contain an address: at most one of the cluster's own, then one of the operator's.
     pub(super) fn containing(self, address: Address) -> impl Iterator<Item = &'a Arc<Pool>> {
         [self.own, self.operator]
@@ -406,18 +418,21 @@ pub(super) fn admits(pool: &Pool, owner: &OwnerKey, claim: &Claim) -> bool {
 pub(super) fn usage(pool: &Pool, space: &Space) -> PoolUsage {
     let of_family = |family| {
         let ranges = pool.ranges.iter().filter(|range| range.family() == family);
-        let (mut total, mut occupied) = (0, 0);
+        let (mut total, mut occupied, mut reserved) = (0, 0, 0);
         for range in ranges {
             total += usable_count(*range, pool.avoid_buggy_ips);
             occupied += space.occupied_in(*range, pool.avoid_buggy_ips);
+            reserved += space.kept_in(*range, pool.avoid_buggy_ips);
         }
         // Until the holders that an edit strands have been decided again, more may be held through
         // the pool than lies in it.
-        let held = u128::from(space.held_through(&pool.key, family)).min(occupied);
+        let held_at_all = occupied - reserved;
+        let held = u128::from(space.held_through(&pool.key, family)).min(held_at_all);
         FamilyUsage {
             total,
             held,
-            held_by_others: occupied - held,
+            held_by_others: held_at_all - held,
+            reserved,
             free: total - occupied,
         }
     };

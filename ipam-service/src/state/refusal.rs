@@ -1,7 +1,7 @@
 //! Why not: every way in which a command can be turned down has a name here.
 
 use super::address::Address;
-use super::model::{OwnerKey, PoolKey, Revision};
+use super::model::{OwnerKey, PoolKey, ReservationKey, Revision};
 use super::names::Name;
 
 /// A claim that was not granted. What a later change can cure may be queued.
@@ -38,6 +38,9 @@ pub enum Reason {
     FamilyNotInPool,
     Recovering,
     BehindOlderClaims,
+    AddressReserved,
+    UnknownReservation,
+    AddressNotInReservation,
 }
 
 /// A command that changes nothing, and why.
@@ -52,6 +55,8 @@ pub enum Rejection {
     UnknownPool(PoolKey),
     #[error("no advertisement {0}")]
     UnknownAdvertisement(String),
+    #[error("no reservation {0}")]
+    UnknownReservation(ReservationKey),
     #[error("no cluster {0}")]
     UnknownCluster(Name),
     /// Fields that cannot be accepted in this state, such as a range that overlaps another pool.
@@ -136,6 +141,9 @@ impl Reason {
             Self::FamilyNotInPool => "FAMILY_NOT_IN_POOL",
             Self::Recovering => "RECOVERING",
             Self::BehindOlderClaims => "BEHIND_OLDER_CLAIMS",
+            Self::AddressReserved => "ADDRESS_RESERVED",
+            Self::UnknownReservation => "UNKNOWN_RESERVATION",
+            Self::AddressNotInReservation => "ADDRESS_NOT_IN_RESERVATION",
         }
     }
 }
@@ -144,7 +152,7 @@ impl Reason {
 /// search for them.
 pub mod text {
     use super::super::address::{Address, Family};
-    use super::super::model::{Allocation, OwnerKey, PoolKey, Port};
+    use super::super::model::{Allocation, OwnerKey, PoolKey, Port, Reservation};
 
     /// A port clash, in MetalLB's words.
     pub fn port_in_use(port: Port, address: Address) -> String {
@@ -170,6 +178,32 @@ pub mod text {
             key.to_string()
         } else {
             format!("cluster {}", key.cluster)
+        }
+    }
+
+    /// For whom a reservation is, as an owner may see it: of another cluster only the name.
+    pub fn reservation(reservation: &Reservation, asked_by: &OwnerKey) -> String {
+        let name = &reservation.key.name;
+        match &reservation.kept_for {
+            None => format!("reserved (reservation \"{name}\")"),
+            Some(scope) if scope.cluster == asked_by.cluster => {
+                format!("reserved for {scope} (reservation \"{name}\")")
+            }
+            Some(scope) => format!("reserved for cluster {}", scope.cluster),
+        }
+    }
+
+    /// A reservation that is named by an owner that it is not for.
+    pub fn reservation_not_for_owner(reservation: &Reservation, owner: &OwnerKey) -> String {
+        let name = &reservation.key.name;
+        match &reservation.kept_for {
+            None => format!("reservation \"{name}\" keeps its addresses for nobody"),
+            Some(scope) if scope.cluster == owner.cluster => {
+                format!("reservation \"{name}\" is for {scope}, not for {owner}")
+            }
+            Some(scope) => {
+                format!("reservation \"{name}\" is for cluster {}", scope.cluster)
+            }
         }
     }
 

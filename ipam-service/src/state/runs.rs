@@ -14,6 +14,10 @@ impl Runs {
         Self(BTreeMap::new())
     }
 
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Adds `first..=last`; what is in the set already stays in it.
     pub(super) fn insert(&mut self, first: u128, last: u128) {
         let (mut first, mut last) = (first, last);
@@ -54,6 +58,14 @@ impl Runs {
     /// The lowest number of `first..=last` that is not in the set.
     pub(super) fn first_gap(&self, first: u128, last: u128) -> Option<u128> {
         gap(|number| self.run_from(number), first, last)
+    }
+
+    /// The lowest number of `first..=last` that is in the set.
+    pub(super) fn first_member(&self, first: u128, last: u128) -> Option<u128> {
+        match self.run_from(first) {
+            Some((_, until)) if until >= first => Some(first),
+            Some(_) | None => self.0.range(first..=last).next().map(|(next, _)| *next),
+        }
     }
 
     /// How many numbers of `first..=last` are in the set. Costs one step per run in there.
@@ -189,6 +201,8 @@ mod tests {
             let (low, high) = (window.0.min(window.1), window.0.max(window.1));
             let free = (low..=high).find(|number| !plain.contains(number));
             prop_assert_eq!(set.first_gap(low, high), free);
+            let member = plain.range(low..=high).next().copied();
+            prop_assert_eq!(set.first_member(low, high), member);
             let count = plain.range(low..=high).count() as u128;
             prop_assert_eq!(set.count(low, high), count);
         }

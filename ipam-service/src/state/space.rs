@@ -6,19 +6,21 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::address::{Address, AddressRange, Family};
-use super::model::{Allocation, AllocationId, Claim, OwnerKey, PoolKey, Port};
-use super::runs::Runs;
+use super::address_set::AddressSet;
+use super::model::{
+    Allocation, AllocationId, Claim, OwnerKey, OwnerScope, PoolKey, Port, Reservation,
+};
+use super::names::Name;
 use super::sharing::{Conflict, ShareGroup, ShareKey, agree};
+use super::withheld::{Barrier, Withheld};
 
 /// What is held in one address space.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Space {
-    /// Numbers of all addresses that may not be given to anybody new. Whoever occupies an address
-    /// also frees it; a holder is one such reason.
-    occupied: Runs,
-    /// The same for IPv4 addresses, but numbered without those that end in .0 or .255 (see
-    /// [`sound_rank`]): in this numbering a pool that avoids them has no holes to step over.
-    occupied_sound: Runs,
+    /// All addresses that may not be given to just anybody: held, or withheld for whatever reason.
+    /// An address stays in it as long as one reason stands.
+    occupied: AddressSet,
+    withheld: Withheld,
     holders: BTreeMap<Address, Holders>,
     /// How many addresses are held through a pool, by family. Never 0 for both.
     held_through: BTreeMap<PoolKey, [u64; 2]>,
@@ -27,12 +29,20 @@ pub(super) struct Space {
 
 /// A space in which nothing is held.
 pub(super) static NOTHING_HELD: Space = Space {
-    occupied: Runs::new(),
-    occupied_sound: Runs::new(),
+    occupied: AddressSet::new(),
+    withheld: Withheld::new(),
     holders: BTreeMap::new(),
     held_through: BTreeMap::new(),
     groups: BTreeMap::new(),
 };
+
+/// Why an owner may not take an address.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Obstacle<'a> {
+    /// Somebody holds it.
+    Holder(Conflict, &'a Arc<Allocation>),
+    Withheld(Barrier<'a>),
+}
 
 /// Who holds one address.
 #[derive(Debug, PartialEq, Eq)]
@@ -51,7 +61,7 @@ struct Sharers {
 
 impl Space {
     pub(super) fn is_empty(&self) -> bool {
-        self.holders.is_empty()
+        self.holders.is_empty() && self.withheld.is_empty()
     }
 
     /// Enters a holder of an address. The rules have been checked by whoever decided it.
@@ -168,14 +178,35 @@ impl Space {
 
     /// Whether the owner may hold the address, beside those who do. O(log n) per port.
     ///
+    /// What is withheld is so from those who come; who holds it already is not moved.
+    ///
     /// # Errors
-    /// The rule that forbids it, and a holder.
+    /// What forbids it.
     pub(super) fn admits(
         &self,
         address: Address,
         owner: &OwnerKey,
         claim: &Claim,
-    ) -> Result<(), (Conflict, &Arc<Allocation>)> {
+    ) -> Result<(), Obstacle<'_>> {
+        if let Some(barrier) = self.withheld.barrier(address, owner) {
+            let mut holders = self.holders(address);
+            if !holders.any(|holder| holder.owner.key == *owner) {
+                return Err(Obstacle::Withheld(barrier));
+            }
+        }
+        self.agrees(address, owner, claim)
+    }
+
+    /// Whether the owner may hold the address as far as its holders are concerned.
+    ///
+    /// # Errors
+    /// A holder that forbids it.
+    pub(super) fn agrees(
+        &self,
+        address: Address,
+        owner: &OwnerKey,
+        claim: &Claim,
+    ) -> Result<(), Obstacle<'_>> {
         let others = || {
             self.holders(address)
                 .filter(|holder| holder.owner.key != *owner)
@@ -184,7 +215,7 @@ impl Space {
             return Ok(());
         };
         // Holders of one address agree with one another, so one speaks for all.
-        agree(owner, claim, other).map_err(|conflict| (conflict, other))?;
+        agree(owner, claim, other).map_err(|conflict| Obstacle::Holder(conflict, other))?;
         for port in &claim.ports {
             let user = match self.holders.get(&address) {
                 Some(Holders::Many(sharers)) => sharers
@@ -197,7 +228,7 @@ impl Space {
                 }
             };
             if let Some(user) = user {
-                return Err((Conflict::PortInUse(*port), user));
+                return Err(Obstacle::Holder(Conflict::PortInUse(*port), user));
             }
         }
         Ok(())
@@ -217,15 +248,17 @@ impl Space {
     /// The lowest free address of a range; with `avoid_buggy` none that ends in .0 or .255.
     /// One look into one ordered map, at any fill and size.
     pub(super) fn lowest_free(&self, range: AddressRange, avoid_buggy: bool) -> Option<Address> {
-        if avoid_buggy && range.family() == Family::V4 {
-            let (first, last) = sound_ranks(range)?;
-            let rank = self.occupied_sound.first_gap(first, last)?;
-            Some(nth_sound(range.first(), rank))
-        } else {
-            self.occupied
-                .first_gap(range.first().bits(), range.last().bits())
-                .map(Address::from_bits)
-        }
+        self.occupied.lowest_absent(range, avoid_buggy)
+    }
+
+    /// The lowest address of a range that is kept for just this scope, and that nobody holds.
+    pub(super) fn lowest_kept(
+        &self,
+        scope: &OwnerScope,
+        range: AddressRange,
+        avoid_buggy: bool,
+    ) -> Option<Address> {
+        self.withheld.lowest_kept(scope, range, avoid_buggy)
     }
 
     /// The lowest address of a range that owners of this key hold and where the ports are unused.
@@ -247,15 +280,25 @@ impl Space {
         }
     }
 
+    /// Whether something that nobody holds is kept for the owner.
+    pub(super) fn keeps_for(&self, owner: &OwnerKey) -> bool {
+        self.withheld.keeps_for(owner)
+    }
+
+    /// The parts of a range that belong to a reservation, lowest first.
+    pub(super) fn reserved_in(&self, range: AddressRange, name: &Name) -> Vec<AddressRange> {
+        self.withheld.reserved_in(range, name)
+    }
+
     /// How many addresses of a range are occupied; with `avoid_buggy` not counting those that end
     /// in .0 or .255. One step per run of occupied addresses.
     pub(super) fn occupied_in(&self, range: AddressRange, avoid_buggy: bool) -> u128 {
-        if avoid_buggy && range.family() == Family::V4 {
-            sound_ranks(range).map_or(0, |(first, last)| self.occupied_sound.count(first, last))
-        } else {
-            self.occupied
-                .count(range.first().bits(), range.last().bits())
-        }
+        self.occupied.count(range, avoid_buggy)
+    }
+
+    /// How many of them are reserved and held by nobody.
+    pub(super) fn kept_in(&self, range: AddressRange, avoid_buggy: bool) -> u128 {
+        self.withheld.kept_in(range, avoid_buggy)
     }
 
     /// How many addresses are held through a pool.
@@ -267,17 +310,51 @@ impl Space {
         }
     }
 
-    fn occupy(&mut self, address: Address) {
-        self.occupied.insert(address.bits(), address.bits());
-        if let Some(rank) = sound_rank(address) {
-            self.occupied_sound.insert(rank, rank);
+    /// Enters a reservation, over holders and all.
+    pub(super) fn reserve(&mut self, reservation: &Arc<Reservation>) {
+        for range in &reservation.ranges {
+            self.occupied.insert_range(*range);
+            let held = self.holders.range(range.first()..=range.last());
+            let held = held.map(|(address, _)| *address);
+            self.withheld.reserve(reservation, *range, held);
         }
     }
 
+    /// Takes a reservation out; what is held in it stays occupied.
+    pub(super) fn unreserve(&mut self, reservation: &Arc<Reservation>) {
+        for range in &reservation.ranges {
+            self.withheld.unreserve(reservation, *range);
+            self.occupied.remove_range(*range);
+            for address in self.holders.range(range.first()..=range.last()) {
+                self.occupied.insert(*address.0);
+            }
+        }
+    }
+
+    /// The reservation that an address belongs to.
+    pub(super) fn reservation(&self, address: Address) -> Option<&Arc<Reservation>> {
+        self.withheld.reservation(address)
+    }
+
+    /// Another reservation that has an address in common with a range, and where.
+    pub(super) fn overlapping_reservation(
+        &self,
+        range: AddressRange,
+        but: &Reservation,
+    ) -> Option<(&Arc<Reservation>, AddressRange)> {
+        self.withheld.overlapping(range, but)
+    }
+
+    fn occupy(&mut self, address: Address) {
+        self.occupied.insert(address);
+        self.withheld.set_held(address, true);
+    }
+
+    /// The last holder is gone.
     fn vacate(&mut self, address: Address) {
-        self.occupied.remove(address.bits(), address.bits());
-        if let Some(rank) = sound_rank(address) {
-            self.occupied_sound.remove(rank, rank);
+        self.withheld.set_held(address, false);
+        if self.withheld.reservation(address).is_none() {
+            self.occupied.remove(address);
         }
     }
 
@@ -318,54 +395,9 @@ impl Sharers {
     }
 }
 
-/// How many addresses a pool may give from a range.
-pub(super) fn usable_count(range: AddressRange, avoid_buggy: bool) -> u128 {
-    if avoid_buggy && range.family() == Family::V4 {
-        sound_ranks(range).map_or(0, |(first, last)| last - first + 1)
-    } else {
-        range.count()
-    }
-}
-
 fn family_index(address: Address) -> usize {
     match address.family() {
         Family::V4 => 0,
         Family::V6 => 1,
     }
 }
-
-/// Sound addresses in each block of 256: all but .0 and .255.
-const SOUND_PER_BLOCK: u128 = 254;
-
-/// How many sound IPv4 addresses lie below an offset into the IPv4 block.
-fn sound_below(offset: u128) -> u128 {
-    (offset >> 8) * SOUND_PER_BLOCK + (offset & 0xff).saturating_sub(1)
-}
-
-fn v4_offset(address: Address) -> u128 {
-    address.bits() & 0xffff_ffff
-}
-
-/// Number of an IPv4 address when those that end in .0 or .255 are left out of the count; `None`
-/// for those and for IPv6.
-fn sound_rank(address: Address) -> Option<u128> {
-    let counted = address.family() == Family::V4 && !address.is_buggy();
-    counted.then(|| sound_below(v4_offset(address)))
-}
-
-/// Ranks of the first and last sound address of an IPv4 range.
-fn sound_ranks(range: AddressRange) -> Option<(u128, u128)> {
-    let first = sound_below(v4_offset(range.first()));
-    let end = sound_below(v4_offset(range.last()) + 1);
-    (first < end).then(|| (first, end - 1))
-}
-
-/// The address of a rank. `any` is any IPv4 address.
-fn nth_sound(any: Address, rank: u128) -> Address {
-    let block = any.bits() - v4_offset(any);
-    let offset = (rank / SOUND_PER_BLOCK) << 8 | (rank % SOUND_PER_BLOCK + 1);
-    Address::from_bits(block | offset)
-}
-
-#[cfg(test)]
-mod tests;

@@ -67,6 +67,7 @@ pub(super) fn claim() -> Claim {
         families: Families::One(Family::V4),
         dual_stack_pools: DualStackPools::OnePool,
         pool: None,
+        reservation: None,
         addresses: Vec::new(),
         ports: vec![tcp(80)],
         sharing_key: String::new(),
@@ -145,6 +146,38 @@ pub(super) fn pool(key: &str, ranges: &[&str]) -> Pool {
         service_selectors: Vec::new(),
         labels: Labels::new(),
         protected: false,
+        revision: 0,
+    }
+}
+
+pub(super) fn reservation_key(text: &str) -> ReservationKey {
+    ReservationKey {
+        space: space(),
+        name: name(text),
+    }
+}
+
+/// `kept_for`: `cluster`, `cluster/namespace` or `cluster/namespace/name`.
+pub(super) fn reservation(key: &str, ranges: &[&str], kept_for: Option<&str>) -> Reservation {
+    let parse = |text: &&str| match text.parse::<IpAddr>() {
+        Ok(one) => AddressRange::new(one.into(), one.into()).expect("one"),
+        Err(_) => AddressRange::parse(text).expect(text),
+    };
+    let scope = |text: &str| {
+        let mut parts = text.split('/').map(name);
+        OwnerScope {
+            cluster: parts.next().expect("cluster"),
+            namespace: parts.next(),
+            name: parts.next(),
+        }
+    };
+    Reservation {
+        key: reservation_key(key),
+        addresses: ranges.iter().map(|text| (*text).to_owned()).collect(),
+        ranges: ranges.iter().map(parse).collect(),
+        kept_for: kept_for.map(scope),
+        description: String::new(),
+        create_time: Timestamp(0),
         revision: 0,
     }
 }
@@ -253,6 +286,29 @@ impl Book {
         self.run(Command::ApplyPool { pool, in_use })
     }
 
+    pub(super) fn reserve(&mut self, key: &str, ranges: &[&str], kept_for: Option<&str>) {
+        let wanted = Box::new(reservation(key, ranges, kept_for));
+        self.run(Command::ApplyReservation(wanted))
+            .expect("a good reservation");
+    }
+
+    /// The store was replaced, and this cluster has to report what it holds.
+    pub(super) fn expect_inventory_of(&mut self, cluster: &str) {
+        let mut left = rows(&self.state);
+        left.push(Change::Cluster(Edit {
+            before: None,
+            after: Some(Arc::new(Cluster {
+                name: name(cluster),
+                uid: String::new(),
+                inventory: Inventory::Expected,
+                fence: 0,
+                create_time: Timestamp(0),
+                revision: self.state.revision(),
+            })),
+        }));
+        self.state = State::restore(self.state.revision(), left);
+    }
+
     pub(super) fn sync_pools(
         &mut self,
         cluster: &str,
@@ -337,6 +393,8 @@ pub(super) fn rows(state: &State) -> Vec<Change> {
             .advertisements()
             .map(|one| Change::Advertisement(row(one))),
     );
+    let reservations = state.reservations();
+    rows.extend(reservations.map(|one| Change::Reservation(row(one))));
     for cluster in state.clusters() {
         rows.push(Change::Cluster(row(cluster)));
         rows.extend(
@@ -360,6 +418,7 @@ pub(super) fn assert_same_book(one: &State, other: &State) {
     assert_eq!(one.pools, other.pools);
     assert_eq!(one.advertisements, other.advertisements);
     assert_eq!(one.placements, other.placements);
+    assert_eq!(one.reservations, other.reservations);
     assert_eq!(one.recovering, other.recovering);
     assert_eq!(one.waiting.lists, other.waiting.lists);
 }

@@ -38,6 +38,7 @@ fn every_decision_takes_the_next_revision_and_stamps_it() {
             Change::Pool(edit) => edit.after.as_ref().map(|after| after.revision),
             Change::Cluster(edit) => edit.after.as_ref().map(|after| after.revision),
             Change::Advertisement(_)
+            | Change::Reservation(_)
             | Change::Node(_)
             | Change::Backends(_)
             | Change::Placement(_) => panic!("{change:?}"),

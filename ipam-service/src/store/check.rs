@@ -12,7 +12,8 @@ use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 use super::open::{APPLICATION_ID, reader_options};
 use super::plan::{address_rows, port_rows};
 use super::{Location, ReadError};
-use crate::api::convert::{AllocationExtras, allocation_from_wire};
+use crate::api::convert::{AllocationExtras, FieldErrors, allocation_from_wire};
+use crate::api::convert_reservation::reservation_from_wire;
 use crate::state::address::Address;
 
 /// Why a database could not be looked at.
@@ -41,6 +42,7 @@ pub async fn check(location: &Location) -> Result<Vec<String>, CheckError> {
     check_log(&mut transaction, &mut problems).await?;
     check_children(&mut transaction, &mut problems).await?;
     check_holdings(&mut transaction, &mut problems).await?;
+    check_reserved(&mut transaction, &mut problems).await?;
     transaction.rollback().await?;
     Ok(problems.0)
 }
@@ -296,6 +298,58 @@ fn expect_allocation(
         expected.insert(format!(
             "port {protocol}/{port} on {address} in {space} by {id}"
         ));
+    }
+    Ok(())
+}
+
+/// The ranges of the reservations are the rows of `unavailable` that name them.
+async fn check_reserved(
+    connection: &mut SqliteConnection,
+    problems: &mut Problems,
+) -> Result<(), ReadError> {
+    let line = |space: &str, first: String, last: String, name: &str| {
+        format!("{first}-{last} in {space} by reservation {name}")
+    };
+    let mut expected = Guard::new();
+    let rows = sqlx::query("select space, name, revision, entry from reservation");
+    for row in rows.fetch_all(&mut *connection).await? {
+        let (space, name): (String, String) = (row.try_get(0)?, row.try_get(1)?);
+        let corrupt = |error: String| ReadError::Corrupt(format!("reservation {name}: {error}"));
+        let wire = v1::Reservation::decode(row.try_get::<&[u8], _>(3)?)
+            .map_err(|error| corrupt(error.to_string()))?;
+        let mut errors = FieldErrors::new();
+        let reservation = reservation_from_wire(&mut errors, "reservation", Some(&wire));
+        let reservation = errors.finish(reservation);
+        let reservation = reservation.map_err(|error| corrupt(error.to_string()))?;
+        let revision = i64::try_from(wire.revision).unwrap_or(i64::MAX);
+        if (space.as_str(), name.as_str(), row.try_get(2)?)
+            != (&*wire.address_space, &*wire.name, revision)
+        {
+            problems.add(format!(
+                "reservation {name}: its columns and its entry differ"
+            ));
+        }
+        for range in &reservation.ranges {
+            let (first, last) = (range.first().to_string(), range.last().to_string());
+            expected.insert(line(&space, first, last, &name));
+        }
+    }
+    let mut found = Guard::new();
+    let rows =
+        sqlx::query("select space, first, last, reservation from unavailable where reason = 1");
+    for row in rows.fetch_all(&mut *connection).await? {
+        let (space, name): (String, String) = (row.try_get(0)?, row.try_get(3)?);
+        let (first, last) = (
+            address_text(row.try_get(1)?)?,
+            address_text(row.try_get(2)?)?,
+        );
+        found.insert(line(&space, first, last, &name));
+    }
+    for missing in expected.difference(&found) {
+        problems.add(format!("not unavailable: {missing}"));
+    }
+    for extra in found.difference(&expected) {
+        problems.add(format!("unavailable, but not reserved: {extra}"));
     }
     Ok(())
 }

@@ -36,6 +36,7 @@ pub enum Kind {
     Pool,
     Advertisement,
     Cluster,
+    Reservation,
 }
 
 impl Kind {
@@ -46,6 +47,7 @@ impl Kind {
             Self::Pool => 2,
             Self::Advertisement => 3,
             Self::Cluster => 4,
+            Self::Reservation => 10,
         }
     }
 }

@@ -11,6 +11,7 @@ use super::facts;
 use super::{ReadError, Writer};
 use crate::api::convert::{AllocationExtras, FieldErrors, allocation_from_wire, pool_from_wire};
 use crate::api::convert_announce::advertisement_from_wire;
+use crate::api::convert_reservation::reservation_from_wire;
 use crate::state::change::{Change, Edit};
 use crate::state::model::{
     Backends, Cluster, Inventory, Node, NodeKey, OwnerKey, Placement, Revision, Timestamp,
@@ -81,7 +82,7 @@ struct Loader {
     read: fn(&Row<'_>, &mut Names) -> Result<Change, ReadError>,
 }
 
-const LOADERS: [Loader; 7] = [
+const LOADERS: [Loader; 8] = [
     Loader {
         table: "cluster",
         sql: "select name, uid, inventory, fence, create_time, revision from cluster",
@@ -101,6 +102,11 @@ const LOADERS: [Loader; 7] = [
         table: "allocation",
         sql: "select entry, pool_cluster, held_claim from allocation order by id",
         read: allocation,
+    },
+    Loader {
+        table: "reservation",
+        sql: "select entry from reservation",
+        read: reservation,
     },
     Loader {
         table: "node",
@@ -183,6 +189,15 @@ fn advertisement(row: &Row<'_>, _names: &mut Names) -> Result<Change, ReadError>
     let advertisement = advertisement_from_wire(&mut errors, "advertisement", Some(&wire));
     Ok(Change::Advertisement(loaded(
         errors.finish(advertisement).map_err(of_fields)?,
+    )))
+}
+
+fn reservation(row: &Row<'_>, _names: &mut Names) -> Result<Change, ReadError> {
+    let wire: v1::Reservation = decode(blob(row, 0)?)?;
+    let mut errors = FieldErrors::new();
+    let reservation = reservation_from_wire(&mut errors, "reservation", Some(&wire));
+    Ok(Change::Reservation(loaded(
+        errors.finish(reservation).map_err(of_fields)?,
     )))
 }
 

@@ -36,6 +36,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         include_str!("../../migrations/sqlite/0001_init.sql"),
     ),
     (
+        3,
+        "unavailable",
+        include_str!("../../migrations/sqlite/0003_unavailable.sql"),
+    ),
+    (
         4,
         "holdings",
         include_str!("../../migrations/sqlite/0004_holdings.sql"),

@@ -3,6 +3,8 @@
 //! A row that is touched several times in a batch is written once, from its first `before` to its
 //! last `after`; per table deletions come before insertions.
 
+mod withheld;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use pharos_proto::v1;
@@ -19,7 +21,7 @@ use crate::state::address::Address;
 use crate::state::change::{Change, Edit};
 use crate::state::model::{
     Advertisement, AdvertisementKey, Allocation, AllocationId, Backends, Cluster, Inventory, Node,
-    NodeKey, OwnerKey, Placement, Pool, PoolKey, Protocol, Standing,
+    NodeKey, OwnerKey, Placement, Pool, PoolKey, Protocol, Reservation, ReservationKey, Standing,
 };
 use crate::state::names::Name;
 
@@ -48,6 +50,7 @@ impl Plan {
         let mut plan = Self::default();
         plan.write_allocations(&coalesced.allocations);
         plan.write_objects(&coalesced);
+        plan.write_reservations(&coalesced.reservations);
         plan.write_facts(&coalesced, fact_seq);
         for (cluster, time) in &batch.seen {
             plan.row(
@@ -88,6 +91,7 @@ struct Coalesced {
     pools: BTreeMap<PoolKey, Edit<Pool>>,
     advertisements: BTreeMap<AdvertisementKey, Edit<Advertisement>>,
     clusters: BTreeMap<Name, Edit<Cluster>>,
+    reservations: BTreeMap<ReservationKey, Edit<Reservation>>,
     nodes: BTreeMap<NodeKey, Edit<Node>>,
     backends: BTreeMap<OwnerKey, Edit<Backends>>,
     placements: BTreeMap<AllocationId, Edit<Placement>>,
@@ -102,6 +106,9 @@ impl Coalesced {
                 merge(&mut self.advertisements, edit, |it| it.key.clone());
             }
             Change::Cluster(edit) => merge(&mut self.clusters, edit, |it| it.name.clone()),
+            Change::Reservation(edit) => {
+                merge(&mut self.reservations, edit, |it| it.key.clone());
+            }
             Change::Node(edit) => merge(&mut self.nodes, edit, |it| it.key.clone()),
             Change::Backends(edit) => merge(&mut self.backends, edit, |it| it.owner.clone()),
             Change::Placement(edit) => merge(&mut self.placements, edit, |it| it.group),
@@ -521,6 +528,8 @@ pub(super) fn subject_of(change: &Change) -> Option<Subject<'_>> {
             let name = &edit.subject().name;
             (4, name.as_str(), "", name)
         }
+        // Not its cluster's, but the operator's.
+        Change::Reservation(edit) => (10, "", "", &edit.subject().key.name),
         Change::Node(_) | Change::Backends(_) | Change::Placement(_) => return None,
     };
     Some(Subject {

@@ -164,6 +164,7 @@ async fn expect_all(
         Change::Allocation(_)
         | Change::Pool(_)
         | Change::Advertisement(_)
+        | Change::Reservation(_)
         | Change::Node(_)
         | Change::Backends(_)
         | Change::Placement(_) => None,

@@ -21,6 +21,10 @@ pub(super) enum Statement {
     UpsertCluster,
     /// When clusters were last heard of.
     UpdateSeen,
+    DeleteUnavailable,
+    DeleteReservation,
+    UpsertReservation,
+    InsertReserved,
     DeleteNode,
     UpsertNode,
     DeleteBackends,
@@ -37,7 +41,7 @@ pub(super) enum Statement {
 impl Statement {
     /// All of them.
     #[cfg(test)]
-    pub(super) const ALL: [Self; 25] = [
+    pub(super) const ALL: &[Self] = &[
         Self::DeletePort,
         Self::DeleteAddress,
         Self::DeleteUnheld,
@@ -53,6 +57,10 @@ impl Statement {
         Self::DeleteCluster,
         Self::UpsertCluster,
         Self::UpdateSeen,
+        Self::DeleteUnavailable,
+        Self::DeleteReservation,
+        Self::UpsertReservation,
+        Self::InsertReserved,
         Self::DeleteNode,
         Self::UpsertNode,
         Self::DeleteBackends,
@@ -83,6 +91,10 @@ impl Statement {
             Self::DeleteCluster => DELETE_CLUSTER,
             Self::UpsertCluster => UPSERT_CLUSTER,
             Self::UpdateSeen => UPDATE_SEEN,
+            Self::DeleteUnavailable => DELETE_UNAVAILABLE,
+            Self::DeleteReservation => DELETE_RESERVATION,
+            Self::UpsertReservation => UPSERT_RESERVATION,
+            Self::InsertReserved => INSERT_RESERVED,
             Self::DeleteNode => DELETE_NODE,
             Self::UpsertNode => UPSERT_NODE,
             Self::DeleteBackends => DELETE_BACKENDS,
@@ -161,6 +173,26 @@ on conflict (name) do update set uid = excluded.uid, inventory = excluded.invent
 
 const UPDATE_SEEN: &str = "
 update cluster set last_seen = ?2 where name = ?1";
+
+const DELETE_UNAVAILABLE: &str = "
+delete from unavailable where (space, first, reason) in (
+    select value ->> 0, substr(?2, value ->> 1, value ->> 2), value ->> 3 from json_each(?1))";
+
+const DELETE_RESERVATION: &str = "
+delete from reservation where (space, name) in (
+    select value ->> 0, value ->> 1 from json_each(?1))";
+
+const UPSERT_RESERVATION: &str = "
+insert into reservation (space, name, revision, entry)
+select value ->> 0, value ->> 1, value ->> 2, substr(?2, value ->> 3, value ->> 4)
+from json_each(?1) where true
+on conflict (space, name) do update set revision = excluded.revision, entry = excluded.entry";
+
+const INSERT_RESERVED: &str = "
+insert into unavailable (space, first, last, reason, reservation)
+select value ->> 0, substr(?2, value ->> 1, value ->> 2), substr(?2, value ->> 3, value ->> 4),
+    value ->> 5, value ->> 6
+from json_each(?1)";
 
 const DELETE_NODE: &str = "
 delete from node where cluster = ?1 and node = ?2";

@@ -141,7 +141,7 @@ async fn no_statement_of_a_batch_scans_a_table() {
         .connect()
         .await
         .expect("connection");
-    for statement in Statement::ALL {
+    for statement in Statement::ALL.iter().copied() {
         let plan = plan_of(&mut connection, statement.sqlite()).await;
         let scans = plan.iter().filter(|step| step.starts_with("SCAN"));
         let scans: Vec<&String> = scans.collect();

@@ -400,6 +400,7 @@ impl World {
                 families: Families::Any,
                 dual_stack_pools: DualStackPools::OnePool,
                 pool: None,
+                reservation: None,
                 addresses: Vec::new(),
                 ports: Vec::new(),
                 sharing_key: "shared".to_owned(),

@@ -69,7 +69,8 @@ impl<'a> Asking<'a> {
         let homes = self.permitted(addresses)?;
         let named = self.claim.pool.as_ref();
         let as_named = named.is_none_or(|name| homes.first.key.name == *name);
-        (as_named && addresses.iter().all(|a| self.is_clear(*a))).then_some(homes)
+        let is_clear = |a: &Address| self.is_of_reservation(*a) && self.is_clear(*a);
+        (as_named && addresses.iter().all(is_clear)).then_some(homes)
     }
 
     /// The pools from which the owner could hold these addresses, others aside.

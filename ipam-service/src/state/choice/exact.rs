@@ -14,11 +14,18 @@ impl<'a> Asking<'a> {
     pub(super) fn exactly(&self) -> Result<Grant, Refusal> {
         let addresses = &self.claim.addresses;
         self.check_families()?;
+        if let Some(reservation) = self.named_reservation()?
+            && let Some(address) = addresses.iter().find(|a| !self.is_of_reservation(**a))
+        {
+            let name = &reservation.key.name;
+            let message = format!("address {address} is not one of reservation \"{name}\"");
+            return Err(refusal(Reason::AddressNotInReservation, message));
+        }
         let homes = self.homes_of_exactly()?;
         let pools = [homes.first, homes.second.unwrap_or(homes.first)];
         for (address, pool) in addresses.iter().zip(pools) {
-            if let Err((conflict, holder)) = self.admitted(*address) {
-                let (reason, message) = self.conflict(*address, &pool.key, conflict, holder);
+            if let Err(obstacle) = self.admitted(*address) {
+                let (reason, message) = self.conflict(*address, &pool.key, obstacle);
                 return Err(refusal(reason, message));
             }
         }

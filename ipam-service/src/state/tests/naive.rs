@@ -14,6 +14,7 @@ use crate::state::pool::{PoolUsage, admits};
 pub(super) struct Naive {
     pub(super) allocations: Vec<Arc<Allocation>>,
     pub(super) pools: Vec<Arc<Pool>>,
+    pub(super) reservations: Vec<Arc<Reservation>>,
 }
 
 /// An owner that asks.
@@ -68,6 +69,7 @@ impl Naive {
         Self {
             allocations: state.allocations().cloned().collect(),
             pools: state.pools().cloned().collect(),
+            reservations: state.reservations().cloned().collect(),
         }
     }
 
@@ -76,7 +78,36 @@ impl Naive {
         all.filter(move |one| one.addresses.contains(&address))
     }
 
+    fn reservation(&self, address: Address) -> Option<&Arc<Reservation>> {
+        let mut all = self.reservations.iter();
+        all.find(|one| one.ranges.iter().any(|range| range.contains(address)))
+    }
+
+    /// How precisely an address is kept for an owner: 0 by name, 1 by namespace, 2 by cluster.
+    fn kept_for(&self, owner: &OwnerKey, address: Address) -> Option<usize> {
+        let scope = self.reservation(address)?.kept_for.as_ref()?;
+        let same = |one: Option<&Name>, other: Option<&Name>| one == other;
+        if scope.cluster != owner.cluster {
+            return None;
+        }
+        let namespace = same(scope.namespace.as_ref(), owner.namespace.as_ref());
+        match (&scope.namespace, &scope.name) {
+            (_, Some(name)) => (namespace && *name == owner.name).then_some(0),
+            (Some(_), None) => namespace.then_some(1),
+            (None, None) => Some(2),
+        }
+    }
+
     fn may_join(&self, owner: &OwnerKey, claim: &Claim, address: Address) -> bool {
+        let is_mine = self.holders(address).any(|one| one.owner.key == *owner);
+        let named = claim.reservation.as_ref();
+        let reservation = self.reservation(address);
+        if named.is_some() && reservation.map(|one| &one.key.name) != named {
+            return false;
+        }
+        if reservation.is_some() && !is_mine && self.kept_for(owner, address).is_none() {
+            return false;
+        }
         let mut others = self.holders(address).filter(|one| one.owner.key != *owner);
         others.all(|other| {
             let theirs = other.effective_claim();
@@ -144,6 +175,10 @@ impl Naive {
     /// What the owner should get.
     pub(super) fn answer(&self, question: &Question<'_>) -> Answer {
         let Question { owner, claim, .. } = question;
+        if let Some(name) = &claim.reservation {
+            let reservation = self.reservations.iter().find(|one| one.key.name == *name)?;
+            self.kept_for(owner, reservation.ranges[0].first())?;
+        }
         let visible = self.visible(&owner.cluster);
         let named = claim.pool.as_ref();
         let pools: Vec<&Arc<Pool>> = match named {
@@ -156,7 +191,8 @@ impl Naive {
             }
             None => {
                 let mut auto = visible.clone();
-                auto.retain(|pool| pool.auto_assign && admits(pool, owner, claim));
+                let any = claim.reservation.is_some();
+                auto.retain(|pool| (pool.auto_assign || any) && admits(pool, owner, claim));
                 auto.sort_by_key(|pool| (pool.key.name.clone(), pool.key.cluster.is_none()));
                 auto.sort_by_key(|pool| pool.priority);
                 auto.sort_by_key(|pool| pool.priority == 0);
@@ -167,6 +203,16 @@ impl Naive {
                         && pool.service_selectors.is_empty()
                 };
                 auto.sort_by_key(|pool| is_plain(pool));
+                match any {
+                    // The order of the pools that are for automatic choice; the others behind.
+                    true => {
+                        let mut others = visible.clone();
+                        others.retain(|pool| !pool.auto_assign && admits(pool, owner, claim));
+                        auto.retain(|pool| pool.auto_assign);
+                        auto.extend(others);
+                    }
+                    false => auto.sort_by_key(|pool| self.most_precise(question, pool)),
+                }
                 auto
             }
         };
@@ -309,9 +355,14 @@ impl Naive {
         match question.claim.families {
             Families::One(family) => one(family),
             Families::Any => pools.iter().find_map(|pool| {
-                let v4 = self.pick(question, pool, Family::V4);
-                let picked = v4.or_else(|| self.pick(question, pool, Family::V6))?;
-                Some(from_one(&[picked], &pool.key))
+                let mut families = Family::ALL;
+                if question.claim.reservation.is_none() {
+                    families.sort_by_key(|family| self.precision(question.owner, pool, *family));
+                }
+                let mut picked = families
+                    .iter()
+                    .map(|family| self.pick(question, pool, *family));
+                Some(from_one(&[picked.find_map(|one| one)?], &pool.key))
             }),
             Families::Both => dual(),
             Families::PreferBoth { first } => dual()
@@ -338,7 +389,43 @@ impl Naive {
         };
         let known = question.current.iter().chain(question.wished);
         let known = known.copied().find(|address| fits(address));
-        known.or_else(|| all_of(pool).find(fits))
+        let kept = || match claim.reservation {
+            Some(_) => None,
+            None => self.lowest_kept(owner, pool, family).map(|(_, kept)| kept),
+        };
+        known.or_else(kept).or_else(|| all_of(pool).find(fits))
+    }
+
+    /// The address of a pool that nobody holds and that is most precisely kept for an owner.
+    fn lowest_kept(
+        &self,
+        owner: &OwnerKey,
+        pool: &Pool,
+        family: Family,
+    ) -> Option<(usize, Address)> {
+        let all = all_of(pool).filter(|address| {
+            address.family() == family
+                && gives(pool, *address)
+                && self.holders(*address).next().is_none()
+        });
+        let kept = all.filter_map(|address| Some((self.kept_for(owner, address)?, address)));
+        // The first of the smallest.
+        kept.min_by_key(|(precision, _)| *precision)
+    }
+
+    fn precision(&self, owner: &OwnerKey, pool: &Pool, family: Family) -> usize {
+        let kept = self.lowest_kept(owner, pool, family);
+        kept.map_or(9, |(precision, _)| precision)
+    }
+
+    fn most_precise(&self, question: &Question<'_>, pool: &Pool) -> usize {
+        let precision = |family| self.precision(question.owner, pool, family);
+        match question.claim.families {
+            Families::One(one) => precision(one),
+            Families::Any | Families::Both | Families::PreferBoth { .. } => {
+                precision(Family::V4).min(precision(Family::V6))
+            }
+        }
     }
 
     /// How full a pool is, by counting.
@@ -355,6 +442,8 @@ impl Naive {
                 family.held += 1;
             } else if self.holders(address).next().is_some() {
                 family.held_by_others += 1;
+            } else if self.reservation(address).is_some() {
+                family.reserved += 1;
             } else {
                 family.free += 1;
             }

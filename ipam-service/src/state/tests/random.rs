@@ -37,6 +37,18 @@ const BLOCKS: [&str; 7] = [
 
 pub(super) const POOLS: [&str; 3] = ["p", "q", "r"];
 
+/// Names of reservations, and what they may be kept for.
+const RESERVATIONS: [&str; 3] = ["v", "w", "x"];
+const SCOPES: [&str; 5] = ["east", "east/red", "east/red/a", "west/blue", "west/red/a"];
+const KEPT: [&str; 6] = [
+    "10.0.0.254",
+    "10.0.0.255-10.0.1.0",
+    "10.0.2.2-10.0.2.3",
+    "10.0.1.2/31",
+    "2001:db8::2",
+    "2001:db8::1",
+];
+
 #[derive(Debug, Clone)]
 enum Step {
     Allocate(Box<Allocate>),
@@ -45,6 +57,8 @@ enum Step {
     DeletePool(usize, InUse),
     SyncPools(&'static str, Vec<Pool>),
     DeleteCluster(&'static str),
+    Reserve(Box<Reservation>),
+    DeleteReservation(usize),
     /// Only so many follow-ups are decided before the next command.
     Hurry(Box<Step>, usize),
     /// The command is taken back, as after a commit that failed, and then given again.
@@ -81,6 +95,7 @@ prop_compose! {
         families in some_families(),
         any_pools in any::<bool>(),
         pool in prop_oneof![5 => Just(None), 2 => (0..POOLS.len()).prop_map(Some)],
+        kept in prop_oneof![8 => Just(None), 1 => (0..RESERVATIONS.len()).prop_map(Some)],
         addresses in some_addresses(),
         ports in proptest::collection::btree_set(1_u16..4, 0..3),
         key in prop_oneof![3 => Just(""), 3 => Just("k"), 1 => Just("l")],
@@ -99,6 +114,7 @@ prop_compose! {
                 DualStackPools::OnePool
             },
             pool: pool.map(|index| name(POOLS[index])),
+            reservation: kept.map(|index| name(RESERVATIONS[index])),
             addresses: super::super::testing::addresses(&addresses),
             ports: ports.into_iter().map(tcp).collect(),
             sharing_key: key.to_owned(),
@@ -140,6 +156,18 @@ prop_compose! {
     }
 }
 
+prop_compose! {
+    fn some_reservation()(
+        index in 0..RESERVATIONS.len(),
+        ranges in proptest::collection::btree_set(0..KEPT.len(), 1..3),
+        scope in prop_oneof![1 => Just(None), 3 => (0..SCOPES.len()).prop_map(Some)],
+    ) -> Step {
+        let ranges: Vec<&str> = ranges.into_iter().map(|range| KEPT[range]).collect();
+        let scope = scope.map(|scope| SCOPES[scope]);
+        Step::Reserve(Box::new(reservation(RESERVATIONS[index], &ranges, scope)))
+    }
+}
+
 fn some_pools(cluster: &'static str) -> impl Strategy<Value = Step> {
     proptest::collection::vec(some_pool(Some(cluster)), 0..3)
         .prop_map(move |pools| Step::SyncPools(cluster, pools))
@@ -175,6 +203,8 @@ fn some_step() -> impl Strategy<Value = Step> {
         1 => some_pools("east"),
         1 => some_pools("west"),
         1 => prop_oneof![Just("east"), Just("west")].prop_map(Step::DeleteCluster),
+        2 => some_reservation(),
+        1 => (0..RESERVATIONS.len()).prop_map(Step::DeleteReservation),
     ];
     (plain, 0_usize..16).prop_map(|(step, luck)| match luck {
         0 => Step::FailFirst(Box::new(step)),
@@ -207,6 +237,10 @@ fn command(step: &Step) -> Command {
         Step::DeleteCluster(cluster) => Command::DeleteCluster {
             cluster: name(cluster),
         },
+        Step::Reserve(reservation) => Command::ApplyReservation(reservation.clone()),
+        Step::DeleteReservation(index) => {
+            Command::DeleteReservation(reservation_key(RESERVATIONS[*index]))
+        }
         Step::Hurry(inner, _) | Step::FailFirst(inner) | Step::TakeBack(inner, _) => command(inner),
     }
 }
@@ -325,7 +359,13 @@ fn is_permitted_rejection(rejection: &Rejection, step: &Step) -> bool {
             Step::ApplyPool(..) | Step::DeletePool(..) | Step::SyncPools(..)
         ),
         Rejection::PoolInUse { .. } => matches!(step, Step::ApplyPool(..) | Step::DeletePool(..)),
-        Rejection::Invalid(_) => matches!(step, Step::ApplyPool(..) | Step::SyncPools(..)),
+        Rejection::Invalid(_) => {
+            matches!(
+                step,
+                Step::ApplyPool(..) | Step::SyncPools(..) | Step::Reserve(_)
+            )
+        }
+        Rejection::UnknownReservation(_) => matches!(step, Step::DeleteReservation(_)),
         Rejection::UnknownCluster(_) => matches!(step, Step::DeleteCluster(_)),
         Rejection::UnknownAdvertisement(_)
         | Rejection::ClusterUidMismatch { .. }
@@ -414,7 +454,9 @@ fn run(book: &mut Book, step: &Step) {
         | Step::ApplyPool(..)
         | Step::DeletePool(..)
         | Step::SyncPools(..)
-        | Step::DeleteCluster(_) => drop(run_settled(book, step)),
+        | Step::DeleteCluster(_)
+        | Step::Reserve(_)
+        | Step::DeleteReservation(_) => drop(run_settled(book, step)),
     }
 }
 

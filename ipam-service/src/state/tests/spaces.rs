@@ -101,6 +101,7 @@ fn losing(state: &State, lost: &str) -> Vec<Change> {
         Change::Cluster(edit) => edit.subject().name.as_str() != lost,
         Change::Pool(_)
         | Change::Advertisement(_)
+        | Change::Reservation(_)
         | Change::Node(_)
         | Change::Backends(_)
         | Change::Placement(_) => true,

@@ -11,7 +11,9 @@ use crate::state::model::{Placement, Timestamp};
 use crate::state::names::Name;
 use crate::state::{State, decide};
 use crate::store::{LogSpan, OwnerFilter};
-use crate::testing::{Folder, allocate, apply_pool, release};
+use crate::testing::{
+    Folder, allocate, apply_pool, apply_reservation, delete_reservation, release,
+};
 
 /// A state and its store, driven without an engine.
 struct Book {
@@ -80,6 +82,13 @@ fn commands() -> impl Strategy<Value = Command> {
         1 => (1..6_u8).prop_map(|last| {
             apply_pool("pool", &[&format!("192.0.2.0-192.0.2.{last}"), "2001:db8::/126"])
         }),
+        2 => (0..3_u8, 0..3_u8, 0..4_u8, 0..3_u8).prop_map(|(name, of, first, cluster)| {
+            let range = format!("192.0.2.{first}-192.0.2.{}", first + of);
+            let cluster = format!("c{cluster}");
+            let cluster = (cluster != "c2").then_some(cluster.as_str());
+            apply_reservation(&format!("r{name}"), &[&range], cluster)
+        }),
+        1 => (0..3_u8).prop_map(|name| delete_reservation(&format!("r{name}"))),
     ]
 }
 
@@ -123,6 +132,7 @@ proptest! {
             assert!(again.state.allocations().eq(state.allocations()), "allocations");
             assert!(again.state.pools().eq(state.pools()), "pools");
             assert!(again.state.clusters().eq(state.clusters()), "clusters");
+            assert!(again.state.reservations().eq(state.reservations()), "reservations");
         });
     }
 }

@@ -32,24 +32,24 @@ fn sound_addresses_are_numbered_without_the_others() {
 /// of them is a gap that leads nowhere.
 #[test]
 fn full_blocks_between_avoided_addresses_are_stepped_over_at_once() {
-    let mut space = Space::default();
+    let mut set = AddressSet::default();
     let blocks: u32 = 64;
     for offset in 0..blocks << 8 {
         let held = Address::from_bits(0xffff_0a00_0000 | u128::from(offset));
         if !held.is_buggy() {
-            space.occupy(held);
+            set.insert(held);
         }
     }
     let pool = range("10.0.0.0/8");
-    assert_eq!(space.lowest_free(pool, false), Some(address("10.0.0.0")));
-    assert_eq!(space.lowest_free(pool, true), Some(address("10.0.64.1")));
-    assert_eq!(space.occupied_sound, {
+    assert_eq!(set.lowest_absent(pool, false), Some(address("10.0.0.0")));
+    assert_eq!(set.lowest_absent(pool, true), Some(address("10.0.64.1")));
+    assert_eq!(set.sound, {
         let mut one_run = Runs::default();
         let first = sound_rank(address("10.0.0.1")).expect("sound");
         one_run.insert(first, first + 254 * u128::from(blocks) - 1);
         one_run
     });
-    assert_eq!(space.lowest_free(range("10.0.0.0/18"), true), None);
+    assert_eq!(set.lowest_absent(range("10.0.0.0/18"), true), None);
 }
 
 proptest! {
@@ -65,9 +65,9 @@ proptest! {
         if let Some((first, length)) = fill {
             held.extend(first..first + length);
         }
-        let mut space = Space::default();
+        let mut set = AddressSet::default();
         for offset in &held {
-            space.occupy(Address::from_bits(base + offset));
+            set.insert(Address::from_bits(base + offset));
         }
         let (low, high) = (window.0.min(window.1), window.0.max(window.1));
         let asked = AddressRange::new(Address::from_bits(base + low), Address::from_bits(base + high));
@@ -76,13 +76,26 @@ proptest! {
         let all: Vec<u128> = (low..=high).filter(usable).collect();
         let free = all.iter().find(|offset| !held.contains(offset));
         let free = free.map(|offset| Address::from_bits(base + offset));
-        prop_assert_eq!(space.lowest_free(asked, avoid), free);
+        prop_assert_eq!(set.lowest_absent(asked, avoid), free);
         prop_assert_eq!(usable_count(asked, avoid), all.len() as u128);
+        let taken = all.iter().find(|offset| held.contains(offset));
+        let taken = taken.map(|offset| Address::from_bits(base + offset));
+        prop_assert_eq!(set.lowest_present(asked, avoid), taken);
         let occupied = all.iter().filter(|offset| held.contains(offset)).count();
-        prop_assert_eq!(space.occupied_in(asked, avoid), occupied as u128);
-        for offset in &held {
-            space.vacate(Address::from_bits(base + offset));
+        prop_assert_eq!(set.count(asked, avoid), occupied as u128);
+        // A whole range is what its addresses are, one by one.
+        let mut by_range = AddressSet::default();
+        by_range.insert_range(asked);
+        let mut one_by_one = AddressSet::default();
+        for offset in low..=high {
+            one_by_one.insert(Address::from_bits(base + offset));
         }
-        prop_assert_eq!(space, Space::default());
+        prop_assert_eq!(&by_range, &one_by_one);
+        by_range.remove_range(asked);
+        prop_assert_eq!(by_range, AddressSet::default());
+        for offset in &held {
+            set.remove(Address::from_bits(base + offset));
+        }
+        prop_assert_eq!(set, AddressSet::default());
     }
 }
