@@ -175,24 +175,19 @@ const UPDATE_SEEN: &str = "
 update cluster set last_seen = ?2 where name = ?1";
 
 const DELETE_UNAVAILABLE: &str = "
-delete from unavailable where (space, first, reason) in (
-    select value ->> 0, substr(?2, value ->> 1, value ->> 2), value ->> 3 from json_each(?1))";
+delete from unavailable where space = ?1 and first = ?2 and reason = ?3";
 
 const DELETE_RESERVATION: &str = "
-delete from reservation where (space, name) in (
-    select value ->> 0, value ->> 1 from json_each(?1))";
+delete from reservation where space = ?1 and name = ?2";
 
 const UPSERT_RESERVATION: &str = "
 insert into reservation (space, name, revision, entry)
-select value ->> 0, value ->> 1, value ->> 2, substr(?2, value ->> 3, value ->> 4)
-from json_each(?1) where true
+values (?1, ?2, ?3, ?4)
 on conflict (space, name) do update set revision = excluded.revision, entry = excluded.entry";
 
 const INSERT_RESERVED: &str = "
 insert into unavailable (space, first, last, reason, reservation)
-select value ->> 0, substr(?2, value ->> 1, value ->> 2), substr(?2, value ->> 3, value ->> 4),
-    value ->> 5, value ->> 6
-from json_each(?1)";
+values (?1, ?2, ?3, ?4, ?5)";
 
 const DELETE_NODE: &str = "
 delete from node where cluster = ?1 and node = ?2";
