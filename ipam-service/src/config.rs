@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 use pharos_process::{Flags, LogOptions, UsageError};
 
+use crate::retention::{Keep, Policy};
 use crate::store::{Location, Missing};
 
 /// The address book: pools, allocations and their history, as a durable gRPC service.
@@ -37,6 +38,25 @@ pub struct Config {
     /// everything
     #[arg(long, env = "PHAROS_INSECURE")]
     pub insecure: bool,
+
+    /// How long changes stay in the history: a number with d, h, m or s, or `forever`. Who held
+    /// which address when is kept for ever
+    #[arg(
+        long,
+        env = "PHAROS_HISTORY_RETENTION",
+        default_value = "400d",
+        value_name = "TIME"
+    )]
+    pub history_retention: Keep,
+
+    /// So many of the newest changes stay in the history, however old they are
+    #[arg(
+        long,
+        env = "PHAROS_HISTORY_FLOOR",
+        default_value_t = 10_000,
+        value_name = "CHANGES"
+    )]
+    pub history_floor: u64,
 
     #[command(flatten)]
     pub logs: LogOptions,
@@ -99,6 +119,14 @@ impl Config {
             )));
         }
         Ok(())
+    }
+
+    /// What of the history is kept.
+    pub fn retention(&self) -> Policy {
+        Policy {
+            keep: self.history_retention,
+            floor: self.history_floor,
+        }
     }
 
     /// What to do without a database.

@@ -10,6 +10,7 @@ pub mod api;
 pub mod config;
 pub mod engine;
 pub mod feed;
+pub mod retention;
 pub mod server;
 pub mod state;
 pub mod store;

@@ -69,7 +69,13 @@ async fn metrics(State(health): State<Arc<Health>>) -> Response {
 
 async fn readyz(State(health): State<Arc<Health>>) -> Response {
     match health.readiness.reason() {
-        None => "ok\n".into_response(),
+        None => {
+            let mut text = "ok\n".to_owned();
+            for note in health.readiness.notes() {
+                text.push_str(&format!("note: {note}\n"));
+            }
+            text.into_response()
+        }
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("{reason}\n")).into_response(),
     }
 }

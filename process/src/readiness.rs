@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 #[derive(Debug, Clone, Default)]
 pub struct Readiness {
     reasons: Arc<Mutex<BTreeMap<&'static str, String>>>,
+    notes: Arc<Mutex<BTreeMap<&'static str, String>>>,
 }
 
 impl Readiness {
@@ -35,9 +36,30 @@ impl Readiness {
         Some(parts.join("; "))
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
-        self.reasons.lock().unwrap_or_else(PoisonError::into_inner)
+    /// `part` does its job, but a person should know this (one line).
+    pub fn note(&self, part: &'static str, note: impl Into<String>) {
+        locked(&self.notes).insert(part, note.into());
     }
+
+    /// There is nothing to know of `part` any more.
+    pub fn clear_note(&self, part: &'static str) {
+        locked(&self.notes).remove(part);
+    }
+
+    /// What persons should know, one line each.
+    pub fn notes(&self) -> Vec<String> {
+        let notes = locked(&self.notes);
+        let lines = notes.iter().map(|(part, note)| format!("{part}: {note}"));
+        lines.collect()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<&'static str, String>> {
+        locked(&self.reasons)
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -56,5 +78,10 @@ mod tests {
         readiness.ready("store");
         readiness.ready("stream");
         assert_eq!(readiness.reason(), None);
+        readiness.note("history", "the clock is wrong");
+        assert_eq!(readiness.reason(), None);
+        assert_eq!(readiness.notes(), ["history: the clock is wrong"]);
+        readiness.clear_note("history");
+        assert!(readiness.notes().is_empty());
     }
 }

@@ -11,6 +11,7 @@ use super::status;
 use crate::engine::{Engine, Meta, Reply};
 use crate::feed::Feeds;
 use crate::feed::allocations::Source;
+use crate::retention::Retention;
 use crate::state::command::Command;
 use crate::state::model::Revision;
 use crate::store::Reader;
@@ -24,6 +25,7 @@ pub struct Api {
     pub engine: Engine,
     pub reader: Reader,
     pub feeds: Feeds,
+    pub retention: Retention,
     /// Random name of the database.
     pub store_id: Arc<str>,
     pub shutdown: Shutdown,

@@ -11,13 +11,15 @@ use pharos_proto::v1::change::Kind as WireKind;
 use tonic::{Request, Response, Status};
 
 pub use self::server::HistoryServer;
-use super::call::{Api, resume};
+use super::call::{Api, Call, answer, resume};
 use super::codec::Frame;
 use super::convert::FieldErrors;
-use super::convert_history::time_from_wire;
+use super::convert_history::{time_from_wire, time_to_wire};
 use super::fields::MAX_REQUEST_ID_BYTES;
 use super::paging::{PageToken, page_size};
 use super::status;
+use crate::engine::wall_time;
+use crate::retention::{RetentionError, Verdict};
 use crate::state::address::Address;
 use crate::state::model::Timestamp;
 use crate::state::names::MAX_NAME_BYTES;
@@ -77,6 +79,42 @@ impl History {
             next_page_token: next.map_or_else(String::new, |next| next.write(&shape)),
             revision,
         }))
+    }
+
+    async fn confirm_clock(
+        &self,
+        request: Request<v1::ConfirmClockRequest>,
+    ) -> Result<Response<v1::ConfirmClockResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        let mut errors = FieldErrors::new();
+        errors.request_id(&message.request_id);
+        errors
+            .finish(Some(()))
+            .map_err(|error| status::of_rejection(&error))?;
+        let meta = call.meta(&message.request_id, message.validate_only);
+        let confirmed = self
+            .0
+            .retention
+            .confirm_clock(wall_time(), meta.validate_only);
+        let (clocks, verdict) = confirmed.await.map_err(|error| match error {
+            RetentionError::Read(error) => status::of_read(&error),
+            RetentionError::Write(error) => status::of_submit(&error),
+        })?;
+        if !meta.validate_only {
+            tracing::info!(actor = %meta.actor, ?clocks, "an operator confirmed the wall clock");
+        }
+        let time = |time: Timestamp| (time.0 != 0).then(|| time_to_wire(time));
+        let response = v1::ConfirmClockResponse {
+            wall_time: time(clocks.wall),
+            last_seen_time: time(clocks.seen),
+            newest_change_time: time(clocks.newest),
+            doubt: match verdict {
+                Verdict::Stopped(doubt) => doubt.to_string(),
+                Verdict::KeepAll | Verdict::Compact { .. } => String::new(),
+            },
+        };
+        answer(&message.request_id, Ok(response))
     }
 
     async fn watch_changes(

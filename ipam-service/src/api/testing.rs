@@ -33,6 +33,7 @@ use crate::feed::Feeds;
 use crate::feed::allocations::AllocationFeed;
 use crate::feed::assignments::AssignmentFeed;
 use crate::feed::changes::ChangeFeed;
+use crate::retention::{Keep, Policy, Retention};
 use crate::state::State;
 use crate::state::announce::Announcements;
 use crate::state::model::Timestamp;
@@ -84,7 +85,20 @@ impl TestServer {
             stop: Shutdown::default(),
         });
         let shutdown = Shutdown::default();
+        let policy = Policy {
+            keep: Keep::Forever,
+            floor: 0,
+        };
+        let retention = Retention::new(
+            policy,
+            engine.clone(),
+            store.reader.clone(),
+            store.compactor,
+            &mut Registry::default(),
+            Readiness::default(),
+        );
         let api = Api {
+            retention,
             engine,
             reader: store.reader,
             feeds,

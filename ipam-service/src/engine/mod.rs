@@ -18,6 +18,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -26,6 +27,7 @@ use crate::state::change::Change;
 use crate::state::command::Command;
 use crate::state::model::{Allocation, Revision};
 use crate::state::refusal::Rejection;
+use crate::store::CommitError;
 
 pub use clock::wall_time;
 pub use metrics::EngineMetrics;
@@ -127,12 +129,41 @@ impl Engine {
             .map_err(|_| SubmitError::Stopping)?;
         answer.await.map_err(|_| SubmitError::Stopping)
     }
+
+    /// Runs a short piece of work on the database between two batches: SQLite has one writer at a
+    /// time. Everybody waits meanwhile.
+    ///
+    /// Cancel safe in this sense: once handed over, the work is driven to its end.
+    pub async fn between_batches<R: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<R, CommitError>> + Send + 'static,
+    ) -> Result<R, SubmitError> {
+        let (reply, answer) = oneshot::channel();
+        let work = Box::pin(async move {
+            let (outcome, ended) = match work.await {
+                Ok(done) => (Ok(done), Ok(())),
+                Err(error) => (Err(SubmitError::Unavailable(error.to_string())), Err(error)),
+            };
+            // A caller that is gone needs no answer.
+            let _ = reply.send(outcome);
+            ended
+        });
+        self.queue
+            .send(Request::Between(work))
+            .await
+            .map_err(|_| SubmitError::Stopping)?;
+        answer.await.map_err(|_| SubmitError::Stopping)?
+    }
 }
+
+/// Work on the database that may not meet a batch. `Err`: how it failed.
+type Interlude = BoxFuture<'static, Result<(), CommitError>>;
 
 /// What waits for the writer.
 enum Request {
     Command(CommandRequest),
     Read(Box<dyn FnOnce(&State) + Send>),
+    Between(Interlude),
 }
 
 /// A command, and who waits for its outcome.

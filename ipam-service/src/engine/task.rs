@@ -168,15 +168,24 @@ impl EngineTask {
     async fn serve(&mut self, requests: &mut Vec<Request>) {
         let mut commands = Vec::with_capacity(requests.len());
         let mut reads = Vec::new();
+        let mut interludes = Vec::new();
         for request in requests.drain(..) {
             match request {
                 Request::Command(command) => commands.push(command),
                 Request::Read(read) => reads.push(read),
+                Request::Between(work) => interludes.push(work),
             }
         }
         self.serve_commands(commands).await;
         for read in reads {
             read(&self.parts.state);
+        }
+        for work in interludes {
+            // Dropped, it tells its caller that it was not done.
+            if self.stopped.is_some() {
+                break;
+            }
+            self.between(work.await);
         }
         if self.unobserved && self.observed.elapsed() >= OBSERVE {
             self.observe();
@@ -301,15 +310,33 @@ impl EngineTask {
                 });
             }
             CommitError::Unknown(_) | CommitError::Deposed => {
-                let reason = format!("writing has stopped: {text}; restart ipam-service");
-                self.parts.readiness.not_ready("store", reason.clone());
+                let reason = self.stop_writing(&text);
                 commands.for_each(|command| {
                     command.answer(Err(SubmitError::Unavailable(reason.clone())));
                 });
-                self.stopped = Some(reason);
             }
         }
         Ok(())
+    }
+
+    /// Work between batches has ended. The file that it used is that of the batches.
+    fn between(&mut self, outcome: Result<(), CommitError>) {
+        match outcome {
+            Ok(())
+            | Err(CommitError::Refused(_) | CommitError::Full | CommitError::NotWritten(_)) => {}
+            Err(error @ (CommitError::Unknown(_) | CommitError::Deposed)) => {
+                tracing::error!(%error, "work on the database between two batches has failed");
+                self.stop_writing(&error.to_string());
+            }
+        }
+    }
+
+    /// Nothing is written any more; gives the reason as callers are told it.
+    fn stop_writing(&mut self, error: &str) -> String {
+        let reason = format!("writing has stopped: {error}; restart ipam-service");
+        self.parts.readiness.not_ready("store", reason.clone());
+        self.stopped = Some(reason.clone());
+        reason
     }
 
     fn rest(&mut self, period: Duration) {

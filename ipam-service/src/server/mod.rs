@@ -24,6 +24,7 @@ use crate::feed::Feeds;
 use crate::feed::allocations::AllocationFeed;
 use crate::feed::assignments::AssignmentFeed;
 use crate::feed::changes::ChangeFeed;
+use crate::retention::{Policy, Retention};
 use crate::state::State;
 use crate::state::announce::Announcements;
 use crate::store::{OpenError, Store};
@@ -71,7 +72,14 @@ async fn serve(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let admin = bind("--admin", config.admin)?;
     let mut registry = Registry::default();
     let readiness = Readiness::default();
-    let started = Started::new(store, &mut registry, &readiness, &shutdown).await?;
+    let started = Started::new(
+        store,
+        config.retention(),
+        &mut registry,
+        &readiness,
+        &shutdown,
+    )
+    .await?;
     let methods = Arc::new(Methods::register(&mut registry)?);
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
@@ -111,11 +119,13 @@ struct Started {
     writer: AbortOnDropHandle<()>,
     stop_writer: Shutdown,
     checkpoints: AbortOnDropHandle<()>,
+    retention: AbortOnDropHandle<()>,
 }
 
 impl Started {
     async fn new(
         store: Store,
+        policy: Policy,
         registry: &mut Registry,
         readiness: &Readiness,
         shutdown: &Shutdown,
@@ -124,6 +134,7 @@ impl Started {
             mut writer,
             reader,
             checkpointer,
+            compactor,
             store_id,
             created,
         } = store;
@@ -154,7 +165,16 @@ impl Started {
             readiness: readiness.clone(),
             stop: stop_writer.clone(),
         });
+        let retention = Retention::new(
+            policy,
+            engine.clone(),
+            reader.clone(),
+            compactor,
+            registry,
+            readiness.clone(),
+        );
         let api = Api {
+            retention: retention.clone(),
             engine,
             reader,
             feeds,
@@ -168,6 +188,7 @@ impl Started {
             writer: AbortOnDropHandle::new(tokio::spawn(task.run())),
             stop_writer,
             checkpoints: AbortOnDropHandle::new(tokio::spawn(checkpointer.run())),
+            retention: AbortOnDropHandle::new(tokio::spawn(retention.run())),
         })
     }
 
@@ -184,6 +205,7 @@ impl Started {
             mut writer,
             stop_writer,
             mut checkpoints,
+            mut retention,
             ..
         } = self;
         let reader = api.reader.clone();
@@ -216,8 +238,12 @@ impl Started {
                 ended.context("the checkpoints failed")?;
                 anyhow::bail!("the checkpoints ended");
             }
+            ended = &mut retention => {
+                ended.context("the retention failed")?;
+                anyhow::bail!("the retention ended");
+            }
         }
-        drop(checkpoints);
+        drop((checkpoints, retention));
         // A read that goes on would keep the writer from emptying the log.
         let closed = tokio::time::timeout(DRAIN, reader.close()).await;
         if closed.is_err() {
@@ -263,7 +289,8 @@ fn usage(error: OpenError) -> anyhow::Error {
         | OpenError::NotOurs(_)
         | OpenError::Linked(_)
         | OpenError::Unusable { .. }
-        | OpenError::Newer { .. } => UsageError(error.to_string()).into(),
+        | OpenError::Newer { .. }
+        | OpenError::NewerLog { .. } => UsageError(error.to_string()).into(),
         OpenError::Sql { .. } | OpenError::Schema { .. } | OpenError::Fill { .. } => error.into(),
     }
 }

@@ -10,6 +10,7 @@
 mod backup;
 mod check;
 mod checkpoint;
+mod compact;
 mod facts;
 mod fill;
 mod history;
@@ -36,6 +37,7 @@ use crate::state::names::Name;
 pub use backup::{Backup, BackupError, backup};
 pub use check::{CheckError, MOST_PROBLEMS, check};
 pub use checkpoint::Checkpointer;
+pub use compact::{Compaction, Compactor, LogState};
 pub use history::{
     ChangeFilter, ChangePage, HoldingFilter, Kind, LogError, LogFilter, LogPart, LogSpan,
     OwnerFilter,

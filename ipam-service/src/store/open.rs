@@ -11,7 +11,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqlSafeStr as _, SqliteConnection};
 
 use super::lock::{Lock, LockError};
-use super::{Checkpointer, ReadError, Reader, Writer, fill};
+use super::plan::{MIN_READER, READS};
+use super::{Checkpointer, Compactor, ReadError, Reader, Writer, fill};
 use crate::state::model::Timestamp;
 
 /// `PRAGMA application_id` of our databases: "PHAR".
@@ -138,6 +139,9 @@ pub enum OpenError {
         #[source]
         source: MigrateError,
     },
+    #[error("the history of database {} was written by a newer version of ipam-service (log \
+        format {needs})", .path.display())]
+    NewerLog { path: PathBuf, needs: i64 },
     #[error("filling what is new in the schema of database {}: {source}", .path.display())]
     Fill {
         path: PathBuf,
@@ -152,6 +156,7 @@ pub struct Store {
     pub writer: Writer,
     pub reader: Reader,
     pub checkpointer: Checkpointer,
+    pub compactor: Compactor,
     /// Random name of the database.
     pub store_id: String,
     /// Whether the database was made by this call.
@@ -198,6 +203,7 @@ impl Store {
             writer: Writer::open(path, lock, epoch).await?,
             reader: Reader::new(readers),
             checkpointer: Checkpointer::new(path),
+            compactor: Compactor::new(path),
             store_id,
             created,
         })
@@ -349,7 +355,17 @@ pub(super) async fn prepare(
     filled.map_err(|source| OpenError::Fill {
         path: path.to_owned(),
         source,
-    })
+    })?;
+    let needs: i64 = sqlx::query("select min_reader from history_meta where id = 1")
+        .fetch_one(connection)
+        .await
+        .and_then(|row| row.try_get(0))
+        .map_err(sql_error)?;
+    if needs > READS {
+        let path = path.to_owned();
+        return Err(OpenError::NewerLog { path, needs });
+    }
+    Ok(())
 }
 
 fn migrator() -> Migrator {
@@ -377,6 +393,11 @@ async fn take_over(
     .bind(now.0)
     .execute(&mut *transaction)
     .await?;
+    // Its rows need no less from now on.
+    sqlx::query("update history_meta set min_reader = max(min_reader, ?1) where id = 1")
+        .bind(MIN_READER)
+        .execute(&mut *transaction)
+        .await?;
     let row = sqlx::query("update meta set epoch = epoch + 1 returning store_id, epoch")
         .fetch_one(&mut *transaction)
         .await?;

@@ -1,6 +1,7 @@
 //! The store on real SQLite files.
 
 mod backups;
+mod compaction;
 mod holdings;
 mod refusals;
 mod round_trip;

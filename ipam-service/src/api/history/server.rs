@@ -74,6 +74,7 @@ macro_rules! unary {
     };
 }
 
+unary!(ConfirmClock, confirm_clock, v1::ConfirmClockRequest => v1::ConfirmClockResponse);
 unary!(ListChanges, list_changes, v1::ListChangesRequest => v1::ListChangesResponse);
 unary!(ListHoldings, list_holdings, v1::ListHoldingsRequest => v1::ListHoldingsResponse);
 
@@ -107,6 +108,7 @@ where
                 let mut grpc = grpc.apply_max_message_size_config(most, None);
                 Ok(grpc.server_streaming(WatchChanges(api), request).await)
             }),
+            "/pharos.v1.HistoryService/ConfirmClock" => serve!(ConfirmClock),
             "/pharos.v1.HistoryService/ListChanges" => serve!(ListChanges),
             "/pharos.v1.HistoryService/ListHoldings" => serve!(ListHoldings),
             _ => Box::pin(async move {

@@ -302,3 +302,50 @@ async fn filters_let_the_same_through_live_and_from_the_log() {
         "{counts:?}"
     );
 }
+
+#[tokio::test]
+async fn a_watcher_whose_place_in_the_log_is_gone_is_told_so() {
+    use tonic_types::StatusExt as _;
+    let mut book = Book::new().await;
+    let begin = book.state.revision();
+    let mut late = book
+        .changes
+        .watch(book.source(), LogFilter::default(), begin);
+    let mut live = Client::of(&book, begin);
+    let mut allocations = book
+        .allocations
+        .watch(book.source(), String::new(), Some(begin));
+    next(&mut late).await;
+    live.next(&book).await;
+    for number in 0..LIVE_BATCHES * 2 {
+        book.commit(&[
+            allocate(&owner(number % 3), |_| {}),
+            release(&owner(number % 3)),
+        ])
+        .await;
+    }
+    live.until(&book, book.state.revision()).await;
+    let all = crate::store::Compaction {
+        before: Timestamp(i64::MAX),
+        end: book.state.revision(),
+        limit: 10_000,
+    };
+    book.store.compactor.compact(all).await.expect("compacted");
+    let ends = [
+        late.next().await.map(drop),
+        allocations.next().await.map(drop),
+    ];
+    for end in ends {
+        let status = end.expect_err("its place is gone");
+        assert_eq!(status.code(), tonic::Code::OutOfRange);
+        let info = status.get_details_error_info().expect("a reason");
+        assert_eq!(info.reason, "COMPACTED");
+        let newest = book.state.revision();
+        assert_eq!(info.metadata["oldest_revision"], newest.to_string());
+        assert_eq!(info.metadata["resume_from"], (newest - 1).to_string());
+        assert_eq!(info.metadata["store_id"], "store");
+    }
+    // Who is up to date goes on.
+    book.commit(&[allocate(&owner(1), |_| {})]).await;
+    live.until(&book, book.state.revision()).await;
+}

@@ -1,0 +1,254 @@
+//! Taking the oldest decisions out of the log, and what is known of the clock.
+//!
+//! It has a connection of its own, but SQLite has one writer at a time: the engine calls it between
+//! two batches, so that neither waits for the other's lock.
+
+use std::path::{Path, PathBuf};
+
+use pharos_proto::v1;
+use prost::Message as _;
+use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
+
+use super::open::checkpoint_options;
+use super::{CommitError, ReadError, Reader};
+use crate::api::fields::FieldErrors;
+use crate::state::model::{Revision, Timestamp};
+
+/// Makes the log shorter. Used by one task.
+#[derive(Debug)]
+pub struct Compactor {
+    database: PathBuf,
+    connection: Option<SqliteConnection>,
+}
+
+/// A bounded piece of work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compaction {
+    /// Only what is older.
+    pub before: Timestamp,
+    /// Only revisions before this one.
+    pub end: Revision,
+    /// At most so many rows.
+    pub limit: u32,
+}
+
+/// What the log and its clock are like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogState {
+    /// Of the oldest decision in the log; 0 if it is empty.
+    pub oldest: Revision,
+    /// Of the store.
+    pub revision: Revision,
+    /// Of the newest decision; 0 if the log is empty.
+    pub newest_time: Timestamp,
+    pub clock_seen: Timestamp,
+    pub clock_accepted: Timestamp,
+}
+
+impl Reader {
+    /// What the log and its clock are like.
+    pub async fn log_state(&self) -> Result<LogState, ReadError> {
+        let row = sqlx::query(LOG_STATE).fetch_one(&self.connections).await?;
+        let number =
+            |index: usize| -> Result<u64, ReadError> { super::read::unsigned(row.try_get(index)?) };
+        Ok(LogState {
+            oldest: number(0)?,
+            revision: number(1)?,
+            newest_time: Timestamp(row.try_get(2)?),
+            clock_seen: Timestamp(row.try_get(3)?),
+            clock_accepted: Timestamp(row.try_get(4)?),
+        })
+    }
+}
+
+const LOG_STATE: &str = "
+select coalesce((select min(revision) from change_log), 0), meta.revision,
+    coalesce((select time from change_log order by revision desc limit 1), 0),
+    clock_seen, clock_accepted
+from meta join history_meta using (id) where id = 1";
+
+impl Compactor {
+    pub(super) fn new(database: &Path) -> Self {
+        Self {
+            database: database.to_owned(),
+            connection: None,
+        }
+    }
+
+    /// Deletes the oldest decisions, as many as the step allows; says how many. The log begins
+    /// behind them from then on.
+    ///
+    /// Not cancel safe: the future must be driven to its end, with no batch beside it.
+    pub async fn compact(&mut self, step: Compaction) -> Result<u64, CommitError> {
+        let mut connection = self.connected().await?;
+        let deleted = delete_oldest(&mut connection, step).await;
+        let deleted = self.settled(connection, deleted).await?;
+        if deleted < u64::from(step.limit) {
+            self.let_go().await;
+        }
+        Ok(deleted)
+    }
+
+    /// Remembers what is known of the clock.
+    ///
+    /// Not cancel safe: the future must be driven to its end, with no batch beside it.
+    pub async fn note_clock(
+        &mut self,
+        seen: Timestamp,
+        accepted: Timestamp,
+    ) -> Result<(), CommitError> {
+        let mut connection = self.connected().await?;
+        let noted = note(&mut connection, seen, accepted).await;
+        self.settled(connection, noted).await?;
+        self.let_go().await;
+        Ok(())
+    }
+
+    /// Nothing is open while there is nothing to do: the last connection that is closed moves the
+    /// write-ahead log into the database.
+    async fn let_go(&mut self) {
+        if let Some(connection) = self.connection.take()
+            && let Err(error) = connection.close().await
+        {
+            tracing::debug!(%error, "a connection was not closed in good order");
+        }
+    }
+
+    async fn connected(&mut self) -> Result<SqliteConnection, CommitError> {
+        match self.connection.take() {
+            Some(connection) => Ok(connection),
+            None => checkpoint_options(&self.database)
+                .connect()
+                .await
+                .map_err(|error| CommitError::NotWritten(error.to_string())),
+        }
+    }
+
+    /// Commits what was done, or takes it back; on an error the connection is not used again.
+    async fn settled<T>(
+        &mut self,
+        mut connection: SqliteConnection,
+        done: Result<T, sqlx::Error>,
+    ) -> Result<T, CommitError> {
+        let done = match done {
+            Ok(done) => done,
+            Err(error) => {
+                // Closing the connection ends the transaction, too.
+                let _ = sqlx::query("rollback").execute(&mut connection).await;
+                return Err(CommitError::NotWritten(error.to_string()));
+            }
+        };
+        match sqlx::query("commit").execute(&mut connection).await {
+            Ok(_) => {
+                self.connection = Some(connection);
+                Ok(done)
+            }
+            Err(error) => {
+                let code = error.as_database_error().and_then(|error| error.code());
+                let code: Option<i32> = code.and_then(|code| code.parse().ok());
+                let _ = sqlx::query("rollback").execute(&mut connection).await;
+                match code.map(|code| code & 0xff) {
+                    // FULL and BUSY leave the transaction open and the file as it was
+                    // (sqlite.org/lang_transaction).
+                    Some(13) => Err(CommitError::Full),
+                    Some(5 | 6) => Err(CommitError::NotWritten(error.to_string())),
+                    Some(_) | None => Err(CommitError::Unknown(error.to_string())),
+                }
+            }
+        }
+    }
+}
+
+async fn note(
+    connection: &mut SqliteConnection,
+    seen: Timestamp,
+    accepted: Timestamp,
+) -> Result<(), sqlx::Error> {
+    sqlx::query("begin immediate")
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query("update history_meta set clock_seen = ?1, clock_accepted = ?2 where id = 1")
+        .bind(seen.0)
+        .bind(accepted.0)
+        .execute(connection)
+        .await
+        .map(drop)
+}
+
+async fn delete_oldest(
+    connection: &mut SqliteConnection,
+    step: Compaction,
+) -> Result<u64, sqlx::Error> {
+    sqlx::query("begin immediate")
+        .execute(&mut *connection)
+        .await?;
+    let rows = sqlx::query(
+        "select revision, time, subject, entry from change_log order by revision limit ?1",
+    )
+    .bind(i64::from(step.limit))
+    .fetch_all(&mut *connection)
+    .await?;
+    let end = i64::try_from(step.end).unwrap_or(i64::MAX);
+    let mut last = None;
+    let mut addresses = Vec::new();
+    let mut count = 0;
+    for row in rows {
+        let (revision, time): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+        if revision >= end || time >= step.before.0 {
+            break;
+        }
+        if row.try_get::<i64, _>(2)? == 1 {
+            addresses_of(row.try_get(3)?, revision, &mut addresses);
+        }
+        last = Some(revision);
+        count += 1;
+    }
+    let Some(last) = last else { return Ok(0) };
+    sqlx::query(DELETE_ADDRESSES)
+        .bind(format!("[{}]", addresses.join(",")))
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query("delete from change_log where revision <= ?1")
+        .bind(last)
+        .execute(&mut *connection)
+        .await?;
+    sqlx::query("update meta set log_start = max(log_start, ?1 + 1) where id = 1")
+        .bind(last)
+        .execute(connection)
+        .await?;
+    Ok(count)
+}
+
+pub(super) const DELETE_ADDRESSES: &str = "
+delete from change_address where (space, address, revision) in (
+    select cast(unhex(value ->> 0) as text), unhex(value ->> 1), value ->> 2
+    from json_each(?1))";
+
+/// Keys of the rows of `change_address` that a decision has, as JSON. (An entry that cannot be
+/// read leaves rows that refer to nothing and that no query finds.)
+fn addresses_of(entry: &[u8], revision: i64, keys: &mut Vec<String>) {
+    let Ok(change) = v1::Change::decode(entry) else {
+        return;
+    };
+    let Some(v1::change::Subject::Allocation(edit)) = change.subject else {
+        return;
+    };
+    for end in [edit.before, edit.after].into_iter().flatten() {
+        let space = hex(end.address_space.as_bytes());
+        for text in &end.addresses {
+            if let Some(address) = FieldErrors::new().address("address", text) {
+                let address = hex(&address.to_bytes());
+                keys.push(format!("[\"{space}\",\"{address}\",{revision}]"));
+            }
+        }
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    use std::fmt::Write as _;
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}

@@ -1,0 +1,180 @@
+//! The log loses its oldest decisions, and nothing else.
+
+use std::sync::Arc;
+
+use sqlx::ConnectOptions as _;
+
+use super::super::compact::DELETE_ADDRESSES;
+use super::super::{
+    Batch, ChangeFilter, Compaction, HoldingFilter, LogError, LogFilter, Logged, OpenError, Origin,
+    Store, check,
+};
+use super::{execute, plan_of};
+use crate::state::command::Command;
+use crate::state::model::Timestamp;
+use crate::state::{State, decide};
+use crate::testing::{Folder, allocate, apply_pool, release};
+
+/// Batch number n is of time n.
+async fn fill(store: &mut Store, batches: &[Vec<Command>]) -> State {
+    store.writer.load().await.expect("readable");
+    let mut state = State::new();
+    for (time, commands) in (1..).zip(batches) {
+        let mut batch = Batch {
+            time: Timestamp(time),
+            ..Batch::default()
+        };
+        for command in commands {
+            for change in decide(&state, command, batch.time).expect("granted") {
+                state.apply(&change);
+                batch.changes.push(Logged {
+                    revision: change.is_decision().then(|| state.revision()),
+                    change,
+                    origin: Arc::new(Origin::default()),
+                });
+            }
+        }
+        store.writer.commit(&batch).await.expect("committed");
+    }
+    state
+}
+
+fn step(before: i64, end: u64, limit: u32) -> Compaction {
+    Compaction {
+        before: Timestamp(before),
+        end,
+        limit,
+    }
+}
+
+#[tokio::test]
+async fn the_log_begins_later_and_everything_else_stays() {
+    let folder = Folder::new();
+    let mut store = folder.open().await;
+    // Revisions 1 (pool), 2 and 3 (cluster, web), 4 to 11.
+    let mut batches = vec![
+        vec![apply_pool("pool", &["192.0.2.0/24", "2001:db8::/64"])],
+        vec![allocate("east/ns/web", |wire| wire.families = vec![1, 2])],
+    ];
+    for _ in 0..4 {
+        batches.push(vec![allocate("east/ns/api", |_| {})]);
+        batches.push(vec![release("east/ns/api")]);
+    }
+    let state = fill(&mut store, &batches).await;
+    assert_eq!(state.revision(), 11);
+    let all = HoldingFilter::default();
+    let holdings = store
+        .reader
+        .holdings(&all, None, 100)
+        .await
+        .expect("readable");
+    assert_eq!(holdings.items.len(), 6);
+
+    // Neither what is young nor what lies behind the end nor more than the limit.
+    for (step, deleted, oldest) in [
+        (step(1, 100, 10), 0, 1),
+        (step(100, 1, 10), 0, 1),
+        (step(2, 100, 10), 1, 2),
+        (step(100, 100, 2), 2, 4),
+        (step(100, 8, 100), 4, 8),
+        (step(100, 8, 100), 0, 8),
+    ] {
+        let done = store.compactor.compact(step).await.expect("compacted");
+        let span = store.reader.log_span().await.expect("readable");
+        assert_eq!((done, span.oldest), (deleted, oldest), "{step:?}");
+    }
+    let left = store
+        .reader
+        .changes(&ChangeFilter::default(), None, 100)
+        .await
+        .expect("readable");
+    let left: Vec<u64> = left.items.iter().map(|change| change.revision).collect();
+    assert_eq!(left, [11, 10, 9, 8]);
+    let after = |revision| {
+        let reader = store.reader.clone();
+        async move { reader.log_part(revision, &LogFilter::default(), 100).await }
+    };
+    assert!(matches!(
+        after(6).await,
+        Err(LogError::Compacted { after: 6, .. })
+    ));
+    assert_eq!(after(7).await.expect("in the log").entries.len(), 4);
+    assert!(matches!(
+        after(12).await,
+        Err(LogError::Future { after: 12, .. })
+    ));
+    let again = store
+        .reader
+        .holdings(&all, None, 100)
+        .await
+        .expect("readable");
+    assert_eq!(again, holdings);
+
+    drop(store);
+    assert_eq!(
+        check(&folder.location()).await.expect("checked"),
+        Vec::<String>::new()
+    );
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.file());
+    let mut connection = options.connect().await.expect("connection");
+    let orphans: i64 = sqlx::query_scalar(
+        "select count(*) from change_address where revision not in (select revision from change_log)",
+    )
+    .fetch_one(&mut connection)
+    .await
+    .expect("counted");
+    assert_eq!(orphans, 0);
+    let plan = plan_of(&mut connection, DELETE_ADDRESSES).await;
+    assert!(
+        plan.iter()
+            .any(|step| step.contains("SEARCH change_address")),
+        "{plan:?}"
+    );
+    drop(connection);
+
+    let mut store = folder.open().await;
+    let loaded = store.writer.load().await.expect("readable");
+    assert_eq!((loaded.revision, loaded.last_time), (11, Timestamp(10)));
+    let again = State::restore(loaded.revision, loaded.rows);
+    assert!(again.allocations().eq(state.allocations()));
+}
+
+#[tokio::test]
+async fn a_history_of_a_newer_format_is_refused_by_name() {
+    let folder = Folder::new();
+    let mut store = folder.open().await;
+    fill(&mut store, &[vec![apply_pool("pool", &["192.0.2.0/24"])]]).await;
+    execute(
+        &folder.file(),
+        false,
+        "update change_log set min_reader = 2",
+    )
+    .await;
+    let read = store
+        .reader
+        .changes(&ChangeFilter::default(), None, 10)
+        .await;
+    let error = read.expect_err("it is newer").to_string();
+    assert!(
+        error.contains("revision 1 was written by a newer version"),
+        "{error}"
+    );
+    let read = store.reader.log_part(0, &LogFilter::default(), 10).await;
+    assert!(
+        read.expect_err("it is newer")
+            .to_string()
+            .contains("upgrade")
+    );
+    drop(store);
+    execute(
+        &folder.file(),
+        false,
+        "update history_meta set min_reader = 2",
+    )
+    .await;
+    let refused = folder.try_open().await;
+    assert!(
+        matches!(refused, Err(OpenError::NewerLog { needs: 2, .. })),
+        "{refused:?}"
+    );
+}
