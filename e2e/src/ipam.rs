@@ -27,20 +27,28 @@ pub struct Ipam {
     folder: TempDir,
     listen: SocketAddr,
     admin: SocketAddr,
+    flags: Vec<String>,
 }
 
 impl Ipam {
     /// On an empty database.
     pub fn start() -> anyhow::Result<Self> {
+        Self::start_with(&[])
+    }
+
+    /// On an empty database, with more flags.
+    pub fn start_with(flags: &[&str]) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("ipam-").tempdir()?;
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-        let program = launch(&database_in(folder.path()), listen, admin)?;
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
+        let program = launch(&database_in(folder.path()), listen, admin, &flags)?;
         Ok(Self {
             program,
             folder,
             listen,
             admin,
+            flags,
         })
     }
 
@@ -57,7 +65,7 @@ impl Ipam {
     /// Starts it again on the same database and the same ports.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         self.program.kill()?;
-        self.program = launch(&self.database(), self.listen, self.admin)?;
+        self.program = launch(&self.database(), self.listen, self.admin, &self.flags)?;
         Ok(())
     }
 
@@ -229,8 +237,15 @@ pub fn run(database: &Path, arguments: &[&str]) -> anyhow::Result<(Option<i32>, 
     Ok((status.code(), program.log()))
 }
 
-fn launch(database: &Path, listen: SocketAddr, admin: SocketAddr) -> anyhow::Result<Program> {
-    let mut program = command(database, listen, admin)?.start()?;
+fn launch(
+    database: &Path,
+    listen: SocketAddr,
+    admin: SocketAddr,
+    flags: &[String],
+) -> anyhow::Result<Program> {
+    let mut program = command(database, listen, admin)?
+        .args(flags.to_vec())
+        .start()?;
     program.wait_ready(None, admin, SOON)?;
     Ok(program)
 }

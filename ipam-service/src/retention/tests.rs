@@ -42,6 +42,7 @@ impl Site {
             announcements,
             owed,
             last_time: loaded.last_time,
+            seen: loaded.seen,
             writer: store.writer,
             metrics: EngineMetrics::register(&mut Registry::default()),
             readiness: readiness.clone(),
