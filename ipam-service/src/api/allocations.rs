@@ -11,6 +11,7 @@ use super::call::{Api, Call, answer, resume};
 use super::convert::{
     FieldErrors, allocate_from_wire, allocation_to_wire, owner_from_wire, release_from_wire,
 };
+use super::explain;
 use super::paging::{PageToken, page_size};
 use super::status;
 use crate::state::change::Change;
@@ -70,6 +71,14 @@ impl AllocationService for Allocations {
         Ok(Response::new(v1::GetAllocationResponse {
             allocation: Some(allocation_to_wire(&allocation)),
         }))
+    }
+
+    async fn explain_allocation(
+        &self,
+        request: Request<v1::ExplainAllocationRequest>,
+    ) -> Result<Response<v1::ExplainAllocationResponse>, Status> {
+        let explained = explain::explain(&self.0.engine, request.into_inner()).await?;
+        Ok(Response::new(explained))
     }
 
     async fn list_allocations(

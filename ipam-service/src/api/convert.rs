@@ -437,7 +437,8 @@ pub fn claim_to_wire(claim: &Claim) -> v1::Claim {
     }
 }
 
-fn family_to_wire(family: Family) -> i32 {
+/// A family, to the wire.
+pub fn family_to_wire(family: Family) -> i32 {
     match family {
         Family::V4 => v1::ip_family::Value::Ipv4,
         Family::V6 => v1::ip_family::Value::Ipv6,

@@ -44,7 +44,8 @@ pub fn allocation_to_wire(allocation: &Allocation) -> v1::Allocation {
     }
 }
 
-fn pool_ref_to_wire(pool: &PoolKey) -> v1::PoolRef {
+/// A pool by name, to the wire.
+pub fn pool_ref_to_wire(pool: &PoolKey) -> v1::PoolRef {
     v1::PoolRef {
         name: pool.name.as_str().to_owned(),
         cluster: pool

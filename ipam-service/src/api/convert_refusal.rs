@@ -55,6 +55,8 @@ pub fn reason_to_wire(reason: Reason) -> v1::refusal::Reason {
         Reason::AddressReserved => Wire::AddressReserved,
         Reason::UnknownReservation => Wire::UnknownReservation,
         Reason::AddressNotInReservation => Wire::AddressNotInReservation,
+        Reason::PoolNotAutomatic => Wire::PoolNotAutomatic,
+        Reason::OtherPoolNamed => Wire::OtherPoolNamed,
     }
 }
 
@@ -76,6 +78,8 @@ fn reason_from_wire(errors: &mut FieldErrors, wire: i32) -> Option<Reason> {
         Ok(Wire::AddressReserved) => Reason::AddressReserved,
         Ok(Wire::UnknownReservation) => Reason::UnknownReservation,
         Ok(Wire::AddressNotInReservation) => Reason::AddressNotInReservation,
+        Ok(Wire::PoolNotAutomatic) => Reason::PoolNotAutomatic,
+        Ok(Wire::OtherPoolNamed) => Reason::OtherPoolNamed,
         Ok(Wire::Unspecified) | Err(_) => {
             errors.add("refusal.reason", format!("unknown value {wire}"));
             return None;

@@ -16,6 +16,7 @@ pub mod convert_history;
 pub mod convert_pool;
 pub mod convert_refusal;
 pub mod convert_reservation;
+mod explain;
 pub mod fields;
 pub mod history;
 pub mod paging;

@@ -333,7 +333,8 @@ fn key_of_token(token: &PageToken) -> Result<PoolKey, Status> {
     pool_key(space, cluster, name).map_err(|error| status::of_rejection(&error))
 }
 
-fn used_to_wire((pool, usage): &Used) -> v1::Pool {
+/// How full a pool is, to the wire; a family that it does not have is absent.
+pub(super) fn usage_to_wire(usage: PoolUsage) -> v1::PoolUsage {
     let family = |usage: FamilyUsage| {
         (usage.total > 0).then(|| v1::pool_usage::FamilyUsage {
             total: usage.total.to_string(),
@@ -344,11 +345,15 @@ fn used_to_wire((pool, usage): &Used) -> v1::Pool {
             draining: "0".to_owned(),
         })
     };
+    v1::PoolUsage {
+        ipv4: family(usage.v4),
+        ipv6: family(usage.v6),
+    }
+}
+
+fn used_to_wire((pool, usage): &Used) -> v1::Pool {
     v1::Pool {
-        usage: usage.map(|usage| v1::PoolUsage {
-            ipv4: family(usage.v4),
-            ipv6: family(usage.v6),
-        }),
+        usage: usage.map(usage_to_wire),
         ..pool_to_wire(pool)
     }
 }

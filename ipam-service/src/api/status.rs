@@ -237,6 +237,8 @@ fn code_of(reason: Reason) -> Code {
         | Reason::FamilyNotInPool
         | Reason::AddressReserved
         | Reason::AddressNotInReservation
+        | Reason::PoolNotAutomatic
+        | Reason::OtherPoolNamed
         | Reason::Recovering => Code::FailedPrecondition,
     }
 }

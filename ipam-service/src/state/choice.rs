@@ -4,6 +4,7 @@ mod adopt;
 mod exact;
 mod grant;
 mod reserved;
+mod two_pools;
 
 use std::sync::Arc;
 
@@ -21,8 +22,9 @@ pub(super) use grant::Grant;
 use grant::grant;
 
 /// Attempts that a refusal lists. A claim that waits keeps its refusal, so with very many pools
-/// the list would weigh more than the claim; nobody reads further than this.
-const MAX_ATTEMPTS: usize = 32;
+/// the list would weigh more than the claim; nobody reads further than this. How many are left out
+/// is told.
+pub(super) const MAX_ATTEMPTS: usize = 32;
 
 /// A claim on its way to an answer.
 #[derive(Debug, Clone, Copy)]
@@ -135,34 +137,6 @@ impl<'a> Asking<'a> {
         }
     }
 
-    /// One address of each family from one pool, else each from the first pool that has its
-    /// family.
-    fn apart(&self) -> Result<Grant, Refusal> {
-        if let Ok(grant) = self.search(None, |pool| self.both(pool)) {
-            return Ok(grant);
-        }
-        let [v4, v6] = Family::ALL.map(|family| self.search(None, |pool| self.one(pool, family)));
-        let (v4, v6) = (v4?, v6?);
-        Ok(Grant {
-            addresses: [v4.addresses, v6.addresses].concat(),
-            second_pool: (v4.pool != v6.pool).then(|| Box::new(v6.pool)),
-            pool: v4.pool,
-        })
-    }
-
-    /// The first address of a family, in the order in which pools are tried without being named.
-    fn first_of(&self, family: Family) -> Option<(Address, &'a Arc<Pool>)> {
-        let mut open = self.open_pools();
-        open.find_map(|pool| Some((self.candidate(pool, family).ok()?, pool)))
-    }
-
-    /// The pools that the owner may draw from without naming one, in the order in which they are
-    /// tried.
-    fn open_pools(&self) -> impl Iterator<Item = &'a Arc<Pool>> {
-        let pools = self.pools_in_order(None);
-        pools.filter(|pool| pool::admits(pool, self.owner, self.claim))
-    }
-
     /// The first pool that has what `take` looks for, in the order in which pools are tried.
     fn search(
         &self,
@@ -170,6 +144,7 @@ impl<'a> Asking<'a> {
         take: impl Fn(&Pool) -> Result<Vec<Address>, (Family, Lack)>,
     ) -> Result<Grant, Refusal> {
         let mut tried = Vec::new();
+        let mut untold = 0_usize;
         for pool in self.pools_in_order(named) {
             let (reason, message) = if pool::admits(pool, self.owner, self.claim) {
                 match take(pool) {
@@ -186,9 +161,16 @@ impl<'a> Asking<'a> {
                     reason,
                     message,
                 });
+            } else {
+                untold += 1;
             }
         }
-        Err(self.summary(tried, named.is_some()))
+        let mut refusal = self.summary(tried, named.is_some());
+        if untold > 0 {
+            let more = format!("; and {untold} more pools were tried");
+            refusal.message.push_str(&more);
+        }
+        Err(refusal)
     }
 
     /// The refusal of a search, from what was tried.
@@ -294,23 +276,6 @@ impl<'a> Asking<'a> {
         self.current.iter().any(may_stay) || self.gives(pool, family)
     }
 
-    /// Whether any pool has an address of a family for the claim, were it not for older claims.
-    pub(super) fn has_room_anywhere(&self, family: Family) -> bool {
-        let may_stay = |address: &Address| {
-            address.family() == family
-                && self.permitted(&[*address]).is_some()
-                && self.is_of_reservation(*address)
-                && self.admitted(*address).is_ok()
-        };
-        let mut open = self.open_pools();
-        self.current.iter().any(may_stay) || open.any(|pool| self.gives(pool, family))
-    }
-
-    fn gives(&self, pool: &Pool, family: Family) -> bool {
-        self.lowest_in(pool, family).is_some()
-            || (self.may_have_kept() && self.lowest_kept(pool, family).is_some())
-    }
-
     fn lowest_in(&self, pool: &Pool, family: Family) -> Option<Address> {
         let key = ShareKey::of(self.owner, self.claim);
         let mut ranges = pool.ranges.iter().filter(|range| range.family() == family);
@@ -365,7 +330,7 @@ impl<'a> Asking<'a> {
         self.admitted(address).is_ok() && !self.is_behind(address)
     }
 
-    fn admitted(&self, address: Address) -> Result<(), Obstacle<'a>> {
+    pub(super) fn admitted(&self, address: Address) -> Result<(), Obstacle<'a>> {
         let space = self.space();
         match space.admits(address, self.owner, self.claim) {
             // While the store does not know who holds what, its word is not held against somebody
@@ -413,7 +378,7 @@ impl<'a> Asking<'a> {
         conflicts.collect()
     }
 
-    fn conflict(
+    pub(super) fn conflict(
         &self,
         address: Address,
         pool: &PoolKey,

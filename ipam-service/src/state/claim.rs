@@ -26,14 +26,7 @@ pub(super) fn allocate(draft: &mut Draft<'_>, command: &Allocate) -> Result<(), 
     match existing {
         Some(held) if held.owner.is_incarnation(&owner.uid) => renew(draft, held, command),
         Some(former) => {
-            let pool = former.pool.as_ref();
-            let vacated = pool.is_some_and(|pool| pool.space == command.claim.space);
-            let vacated = if vacated {
-                former.addresses.as_slice()
-            } else {
-                &[]
-            };
-            let wished = [vacated, &command.held].concat();
+            let wished = wished_after(former, command);
             let answer = first_answer(draft.state, command, &wished)?;
             draft.drop_allocation(former);
             create(draft, command, answer);
@@ -170,13 +163,24 @@ fn put_if_changed(draft: &mut Draft<'_>, held: &Arc<Allocation>, renewed: Alloca
     }
 }
 
-/// The answer to a claim of an owner that is not stored; a refusal is to be queued.
-fn first_answer(
-    state: &State,
-    command: &Allocate,
-    wished: &[Address],
-) -> Result<Result<Grant, Refusal>, Rejection> {
-    let asking = Asking {
+/// What an incarnation that follows another wishes for: what that one gives back, and what it uses
+/// now.
+pub(super) fn wished_after(former: &Allocation, command: &Allocate) -> Vec<Address> {
+    let pool = former.pool.as_ref();
+    let vacated = match pool.is_some_and(|pool| pool.space == command.claim.space) {
+        true => former.addresses.as_slice(),
+        false => &[],
+    };
+    [vacated, &command.held].concat()
+}
+
+/// The question of an owner that is not stored.
+pub(super) fn newcomer<'a>(
+    state: &'a State,
+    command: &'a Allocate,
+    wished: &'a [Address],
+) -> Asking<'a> {
+    Asking {
         state,
         owner: &command.owner.key,
         claim: &command.claim,
@@ -184,8 +188,17 @@ fn first_answer(
         current: &[],
         current_pools: [None, None],
         wished,
-    };
-    match (asking.choose(), command.if_refused) {
+    }
+}
+
+/// The answer to a claim of an owner that is not stored; a refusal is to be queued.
+fn first_answer(
+    state: &State,
+    command: &Allocate,
+    wished: &[Address],
+) -> Result<Result<Grant, Refusal>, Rejection> {
+    let answer = newcomer(state, command, wished).choose();
+    match (answer, command.if_refused) {
         (Err(refusal), IfRefused::Fail) => Err(refusal.into()),
         (answer, IfRefused::Fail | IfRefused::Queue) => Ok(answer),
     }

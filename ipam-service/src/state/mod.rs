@@ -16,6 +16,7 @@
 //! | `space` | occupied addresses, holders, the next free one |
 //! | `runs`, `address_set` | sets of numbers, and of addresses, with a fast first gap |
 //! | `pending` | claims that wait, and what wakes them |
+//! | `explain` | why: all that the rules say about one claim |
 //! | `cluster`, `advertisement`, `facts` | the other commands |
 //! | `announce`, `placement` | which nodes announce what is held |
 //! | `tenants`, `draft` | allocations and facts by cluster; changes being drawn up |
@@ -38,6 +39,7 @@ mod choice;
 mod claim;
 mod cluster;
 mod draft;
+mod explain;
 mod facts;
 mod pending;
 mod pool;
@@ -68,6 +70,10 @@ use refusal::Rejection;
 use space::{NOTHING_HELD, Space};
 use tenants::Tenants;
 
+pub use explain::{
+    AddressReport, Explanation, Holder, Obstacle, PoolReport, WaitingReport, explain_request,
+    explain_stored,
+};
 pub use pool::{FamilyUsage, PoolUsage};
 
 /// Everything that is held, with the indexes that make each rule cheap.

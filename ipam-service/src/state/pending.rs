@@ -9,6 +9,8 @@
 //! Arrival order is the order of allocation ids. The marks are not part of the store: after a
 //! restart everything that waits is marked.
 
+mod queue;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 

@@ -402,16 +402,23 @@ pub(super) fn has_family(pool: &Pool, family: Family) -> bool {
 /// Whether a pool is for this owner. Namespaces and namespace selectors are a union, the service
 /// selectors hold in addition; where nothing is said everybody is admitted (MetalLB).
 pub(super) fn admits(pool: &Pool, owner: &OwnerKey, claim: &Claim) -> bool {
+    admits_namespace(pool, owner, claim) && admits_labels(pool, claim)
+}
+
+/// Whether a pool is for the owner's namespace.
+pub(super) fn admits_namespace(pool: &Pool, owner: &OwnerKey, claim: &Claim) -> bool {
     let any_namespace = pool.namespaces.is_empty() && pool.namespace_selectors.is_empty();
-    let namespace = any_namespace
+    any_namespace
         || owner
             .namespace
             .as_ref()
             .is_some_and(|namespace| pool.namespaces.contains(namespace))
-        || any_matches(&pool.namespace_selectors, &claim.namespace_labels);
-    let service =
-        pool.service_selectors.is_empty() || any_matches(&pool.service_selectors, &claim.labels);
-    namespace && service
+        || any_matches(&pool.namespace_selectors, &claim.namespace_labels)
+}
+
+/// Whether a pool is for claims with these labels.
+pub(super) fn admits_labels(pool: &Pool, claim: &Claim) -> bool {
+    pool.service_selectors.is_empty() || any_matches(&pool.service_selectors, &claim.labels)
 }
 
 /// How full a pool is. One step per run of occupied addresses in its ranges.

@@ -41,6 +41,10 @@ pub enum Reason {
     AddressReserved,
     UnknownReservation,
     AddressNotInReservation,
+    /// Only said in an explanation: pools that are not chosen from are not tried.
+    PoolNotAutomatic,
+    /// Only said in an explanation, like the one before.
+    OtherPoolNamed,
 }
 
 /// A command that changes nothing, and why.
@@ -144,6 +148,8 @@ impl Reason {
             Self::AddressReserved => "ADDRESS_RESERVED",
             Self::UnknownReservation => "UNKNOWN_RESERVATION",
             Self::AddressNotInReservation => "ADDRESS_NOT_IN_RESERVATION",
+            Self::PoolNotAutomatic => "POOL_NOT_AUTOMATIC",
+            Self::OtherPoolNamed => "OTHER_POOL_NAMED",
         }
     }
 }

@@ -1,5 +1,7 @@
 //! Kubernetes label selectors, as values.
 
+use std::fmt;
+
 use super::model::Labels;
 
 /// All parts must hold; an empty selector matches everything.
@@ -48,6 +50,32 @@ impl Requirement {
             Operator::NotIn => value.is_none_or(|value| !self.values.contains(value)),
             Operator::Exists => value.is_some(),
             Operator::DoesNotExist => value.is_none(),
+        }
+    }
+}
+
+impl fmt::Display for LabelSelector {
+    /// As `kubectl -l` takes it; the empty one reads `everything`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let labels = self.match_labels.iter();
+        let labels = labels.map(|(key, value)| format!("{key}={value}"));
+        let expressions = self.match_expressions.iter().map(Requirement::to_string);
+        let parts: Vec<String> = labels.chain(expressions).collect();
+        match parts.is_empty() {
+            true => f.write_str("everything"),
+            false => f.write_str(&parts.join(",")),
+        }
+    }
+}
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (key, values) = (&self.key, self.values.join(","));
+        match self.operator {
+            Operator::In => write!(f, "{key} in ({values})"),
+            Operator::NotIn => write!(f, "{key} notin ({values})"),
+            Operator::Exists => f.write_str(key),
+            Operator::DoesNotExist => write!(f, "!{key}"),
         }
     }
 }

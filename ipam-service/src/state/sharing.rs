@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::address::Address;
+use super::address::{Address, AddressRange};
 use super::model::{Allocation, Claim, OwnerKey, Port};
 use super::names::Name;
 
@@ -166,6 +166,11 @@ impl ShareGroup {
             };
             candidate = self.after(end).filter(|next| *next <= last)?;
         }
+    }
+
+    /// Its addresses in a range.
+    pub(super) fn addresses_in(&self, range: AddressRange) -> impl Iterator<Item = Address> {
+        self.addresses.range(range.first()..=range.last()).copied()
     }
 
     fn before(&self, address: Address) -> Option<Address> {

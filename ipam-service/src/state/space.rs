@@ -290,6 +290,16 @@ impl Space {
         self.withheld.reserved_in(range, name)
     }
 
+    /// Addresses of a range that owners of this key hold.
+    pub(super) fn shared_in(
+        &self,
+        key: &ShareKey,
+        range: AddressRange,
+    ) -> impl Iterator<Item = Address> {
+        let group = self.groups.get(key).into_iter();
+        group.flat_map(move |group| group.addresses_in(range))
+    }
+
     /// How many addresses of a range are occupied; with `avoid_buggy` not counting those that end
     /// in .0 or .255. One step per run of occupied addresses.
     pub(super) fn occupied_in(&self, range: AddressRange, avoid_buggy: bool) -> u128 {

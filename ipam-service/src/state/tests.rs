@@ -1,6 +1,7 @@
 //! The whole state: random sequences of commands against a naive model, and what holds for all
 //! commands alike.
 
+mod explained;
 mod naive;
 mod random;
 mod spaces;

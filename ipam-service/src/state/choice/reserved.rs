@@ -53,7 +53,7 @@ impl<'a> Asking<'a> {
     }
 
     /// The pools that the claim may draw from, in the order in which they are tried.
-    pub(super) fn pools_in_order(
+    pub(in crate::state) fn pools_in_order(
         &self,
         named: Option<&'a Arc<Pool>>,
     ) -> impl Iterator<Item = &'a Arc<Pool>> {

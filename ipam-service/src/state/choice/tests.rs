@@ -64,6 +64,7 @@ fn a_refusal_lists_a_bounded_number_of_attempts() {
         .collect();
     let refusal = Book::with_pools(&pools).refused(WEB, claim());
     assert_eq!(refusal.attempts.len(), MAX_ATTEMPTS);
+    assert!(refusal.message.ends_with("; and 68 more pools were tried"));
     assert_eq!(refusal.attempts[0].reason, Reason::FamilyNotInPool);
     assert_eq!(refusal.reason, Reason::NoFreeAddress);
 }

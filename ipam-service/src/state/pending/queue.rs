@@ -1,0 +1,119 @@
+//! What can be told about a claim that waits: who goes first, and what leads to a new decision.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::{WaitsFor, lacks_second_family, waits_for};
+use crate::state::State;
+use crate::state::model::{Allocation, AllocationId, Pool};
+
+/// Claims that are counted: an explanation runs on the writer, and nobody needs a greater number.
+const MAX_COUNTED: usize = 10_000;
+
+/// Claims that wait for something that another one waits for too, and that go first.
+#[derive(Debug, Clone)]
+pub(in crate::state) struct Ahead<'a> {
+    /// At most [`MAX_COUNTED`].
+    pub(in crate::state) count: usize,
+    pub(in crate::state) first: Option<&'a Arc<Allocation>>,
+}
+
+impl State {
+    /// Who goes before an allocation that waits. It need not be stored; its id is its place.
+    pub(in crate::state) fn ahead_of(&self, one: &Allocation) -> Ahead<'_> {
+        let mut ids = BTreeSet::new();
+        if let Some(waits) = waits_for(one) {
+            self.collect_ahead(one, &waits, &mut ids);
+        }
+        let first = ids.first().and_then(|id| self.by_id.get(id));
+        Ahead {
+            count: ids.len(),
+            first,
+        }
+    }
+
+    fn collect_ahead(
+        &self,
+        one: &Allocation,
+        waits: &WaitsFor<'_>,
+        ids: &mut BTreeSet<AllocationId>,
+    ) {
+        let lists = &self.waiting.lists;
+        let space = &one.claim.space;
+        let mut add = |list: Option<&BTreeSet<AllocationId>>| {
+            let older = list.into_iter().flat_map(|list| list.range(..one.id));
+            for id in older.take(MAX_COUNTED) {
+                if ids.len() < MAX_COUNTED {
+                    ids.insert(*id);
+                }
+            }
+        };
+        for address in &waits.addresses {
+            add(lists.by_address.get(&(space.clone(), *address)));
+        }
+        let pools = self.pools_waited_for(one, waits);
+        let clusters = lists.by_cluster.get(space);
+        for (cluster, list) in clusters.into_iter().flatten() {
+            let view = self.pools.view(space, cluster);
+            let mut any_pool = false;
+            for pool in pools.iter().filter(|pool| view.sees(pool)) {
+                any_pool |= pool.auto_assign;
+                add(list.by_pool.get(&pool.key.name));
+            }
+            add(any_pool.then_some(&list.any_pool));
+        }
+        if let Some(key) = &waits.share_key {
+            add(lists.by_share_key.get(&(space.clone(), key.clone())));
+        }
+    }
+
+    fn pools_waited_for(&self, one: &Allocation, waits: &WaitsFor<'_>) -> Vec<&Arc<Pool>> {
+        let view = self.pools.view(&one.claim.space, &one.owner.key.cluster);
+        let named = waits.pools.iter().filter_map(|name| view.named(name));
+        let auto = view.auto().filter(|_| waits.any_pool);
+        named.chain(auto).collect()
+    }
+
+    /// What leads to a new decision about an allocation, in words; nothing if it does not wait.
+    pub(in crate::state) fn wakes_on(&self, one: &Allocation) -> Vec<String> {
+        let Some(waits) = waits_for(one) else {
+            return Vec::new();
+        };
+        let mut wakes = Vec::new();
+        for address in &waits.addresses {
+            wakes.push(format!(
+                "{address} comes free, or who holds it changes its ports or its sharing key"
+            ));
+        }
+        if !waits.addresses.is_empty() && waits.pools.is_empty() {
+            wakes.push("a pool that contains the address is added, edited or deleted".to_owned());
+        }
+        for name in &waits.pools {
+            wakes.push(match lacks_second_family(one) {
+                Some(own) if own.name == **name => format!(
+                    "an address of the other family comes free in pool \"{name}\", or the pool is \
+                     edited"
+                ),
+                Some(_) | None => format!(
+                    "an address comes free in pool \"{name}\", or a pool of that name is added or \
+                     edited"
+                ),
+            });
+        }
+        if waits.any_pool {
+            let text = "an address comes free in a pool that is open to the claim, or such a pool \
+                        is added or edited";
+            wakes.push(text.to_owned());
+        }
+        if waits.share_key.is_some() {
+            let key = &one.claim.sharing_key;
+            let text =
+                format!("a port comes free on an address that is shared under key \"{key}\"");
+            wakes.push(text);
+        }
+        if self.is_recovering() {
+            wakes.push("the last cluster has reported what it holds".to_owned());
+        }
+        wakes
+    }
+}
