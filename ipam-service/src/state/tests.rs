@@ -2,6 +2,7 @@
 //! commands alike.
 
 mod explained;
+mod metallb;
 mod naive;
 mod random;
 mod spaces;
