@@ -1,5 +1,6 @@
 //! ipam-service alone on loopback, on a database of its own: no cluster, no announcer.
 
+use std::ffi::OsString;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -24,10 +25,13 @@ pub const SOON: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Ipam {
     program: Program,
-    folder: TempDir,
+    database: PathBuf,
+    environment: Vec<(OsString, OsString)>,
     listen: SocketAddr,
     admin: SocketAddr,
     flags: Vec<String>,
+    /// Gone when dropped, after the program.
+    _folder: Option<TempDir>,
 }
 
 impl Ipam {
@@ -39,16 +43,35 @@ impl Ipam {
     /// On an empty database, with more flags.
     pub fn start_with(flags: &[&str]) -> anyhow::Result<Self> {
         let folder = tempfile::Builder::new().prefix("ipam-").tempdir()?;
+        let mut ipam = Self::launched(&folder.path().join("pharos.db"), Vec::new(), flags)?;
+        ipam._folder = Some(folder);
+        Ok(ipam)
+    }
+
+    /// On a database of the caller's, in this environment.
+    pub fn start_on(
+        database: &Path,
+        environment: Vec<(OsString, OsString)>,
+    ) -> anyhow::Result<Self> {
+        Self::launched(database, environment, &[])
+    }
+
+    fn launched(
+        database: &Path,
+        environment: Vec<(OsString, OsString)>,
+        flags: &[&str],
+    ) -> anyhow::Result<Self> {
+        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
         let listen = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
         let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-        let flags: Vec<String> = flags.iter().map(|flag| (*flag).to_owned()).collect();
-        let program = launch(&database_in(folder.path()), listen, admin, &flags)?;
         Ok(Self {
-            program,
-            folder,
+            program: launch(database, listen, admin, &flags, &environment)?,
+            database: database.to_owned(),
+            environment,
             listen,
             admin,
             flags,
+            _folder: None,
         })
     }
 
@@ -65,7 +88,8 @@ impl Ipam {
     /// Starts it again on the same database and the same ports.
     pub fn restart(&mut self) -> anyhow::Result<()> {
         self.program.kill()?;
-        self.program = launch(&self.database(), self.listen, self.admin, &self.flags)?;
+        let (flags, environment) = (&self.flags, &self.environment);
+        self.program = launch(&self.database, self.listen, self.admin, flags, environment)?;
         Ok(())
     }
 
@@ -89,7 +113,7 @@ impl Ipam {
 
     /// Path of the database file.
     pub fn database(&self) -> PathBuf {
-        database_in(self.folder.path())
+        self.database.clone()
     }
 
     /// Address of the gRPC listener.
@@ -242,14 +266,13 @@ fn launch(
     listen: SocketAddr,
     admin: SocketAddr,
     flags: &[String],
+    environment: &[(OsString, OsString)],
 ) -> anyhow::Result<Program> {
-    let mut program = command(database, listen, admin)?
-        .args(flags.to_vec())
-        .start()?;
+    let mut launch = command(database, listen, admin)?.args(flags.to_vec());
+    for (key, value) in environment {
+        launch = launch.env(key, value);
+    }
+    let mut program = launch.start()?;
     program.wait_ready(None, admin, SOON)?;
     Ok(program)
-}
-
-fn database_in(folder: &Path) -> PathBuf {
-    folder.join("pharos.db")
 }

@@ -5,6 +5,7 @@
 
 pub mod adapters;
 pub mod crash;
+pub mod disk;
 pub mod ipam;
 pub mod segment;
 pub mod site;

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::sync::watch;
+
 /// Reasons why a process is not ready, by the part that gave them. Ready means: none.
 ///
 /// Clones share their state.
@@ -10,17 +12,26 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub struct Readiness {
     reasons: Arc<Mutex<BTreeMap<&'static str, String>>>,
     notes: Arc<Mutex<BTreeMap<&'static str, String>>>,
+    /// Told when one of them comes or goes.
+    changes: Arc<watch::Sender<()>>,
 }
 
 impl Readiness {
     /// `part` cannot do its job, because of `reason` (one line).
     pub fn not_ready(&self, part: &'static str, reason: impl Into<String>) {
         self.lock().insert(part, reason.into());
+        self.changes.send_replace(());
     }
 
     /// `part` can do its job.
     pub fn ready(&self, part: &'static str) {
         self.lock().remove(part);
+        self.changes.send_replace(());
+    }
+
+    /// Sees every change from now on (and none that was overtaken by the next).
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
     }
 
     /// One line with every reason; `None` when ready.
@@ -65,6 +76,17 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn whoever_watches_sees_that_it_changed() {
+        let readiness = Readiness::default();
+        let mut changes = readiness.changes();
+        readiness.not_ready("store", "disk full");
+        changes.changed().await.expect("told");
+        readiness.ready("store");
+        changes.changed().await.expect("told");
+        assert_eq!(readiness.reason(), None);
+    }
 
     #[test]
     fn it_is_ready_when_no_part_has_a_reason() {

@@ -21,6 +21,7 @@ pub struct EngineMetrics {
     batch_size: Histogram,
     commit_seconds: Histogram,
     failed_commits: Counter,
+    renewals: Counter,
     revision: Gauge,
     allocations: Family<StandingLabel, Gauge>,
     pool_addresses: Family<PoolLabel, Gauge<f64, std::sync::atomic::AtomicU64>>,
@@ -59,6 +60,7 @@ impl EngineMetrics {
             batch_size: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
             commit_seconds: Histogram::new(exponential_buckets(0.0001, 2.0, 16)),
             failed_commits: Counter::default(),
+            renewals: Counter::default(),
             revision: Gauge::default(),
             allocations: Family::default(),
             pool_addresses: Family::default(),
@@ -80,6 +82,11 @@ impl EngineMetrics {
             "pharos_ipam_failed_commits",
             "Transactions that were not written",
             metrics.failed_commits.clone(),
+        );
+        registry.register(
+            "pharos_ipam_database_renewals",
+            "Fresh copies of the database that writing went on with after an error of the disk",
+            metrics.renewals.clone(),
         );
         registry.register(
             "pharos_ipam_revision",
@@ -141,6 +148,11 @@ impl EngineMetrics {
     /// A batch is not on disk.
     pub(super) fn failed(&self) {
         self.failed_commits.inc();
+    }
+
+    /// Writing goes on with a fresh copy of the database.
+    pub(super) fn renewed(&self) {
+        self.renewals.inc();
     }
 
     /// Publishes what is derived from the whole state.

@@ -10,6 +10,7 @@ mod batch;
 mod clock;
 mod fair;
 mod metrics;
+mod renew;
 mod seen;
 mod task;
 

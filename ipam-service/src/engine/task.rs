@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use super::batch::{OpenBatch, undo};
 use super::clock::LogClock;
 use super::fair::{Asker, Turns};
+use super::renew::Stopped;
 use super::seen::LastSeen;
 use super::{CommandRequest, Engine, EngineMetrics, QUEUE, Reply, Request, SubmitError};
 use crate::feed::Feeds;
@@ -21,7 +22,7 @@ use crate::store::{Batch, CommitError, Writer};
 
 /// Requests that share a transaction. At 30 us each this keeps a batch below 10 ms, and with it
 /// the wait of everybody behind; a sync is long since paid for.
-const BATCH: usize = 256;
+pub(super) const BATCH: usize = 256;
 
 /// How often gauges of the whole state are brought up to date at most.
 const OBSERVE: Duration = Duration::from_secs(1);
@@ -73,17 +74,17 @@ pub fn start(mut parts: EngineParts) -> (Engine, EngineTask) {
 
 /// The writer. Only it touches the state.
 pub struct EngineTask {
-    parts: EngineParts,
-    queue: mpsc::Receiver<Request>,
+    pub(super) parts: EngineParts,
+    pub(super) queue: mpsc::Receiver<Request>,
     /// Taken off the queue, at most [`QUEUE`] beside what came with the last wait.
-    waiting: Turns<Request>,
+    pub(super) waiting: Turns<Request>,
     clock: LogClock,
     seen: LastSeen,
     /// Whether internal commands may be waiting.
-    more_follow_ups: bool,
+    pub(super) more_follow_ups: bool,
     resting_until: Option<Instant>,
-    /// Why nothing can be written any more.
-    stopped: Option<String>,
+    /// Why nothing can be written now.
+    pub(super) stopped: Option<Stopped>,
     observed: Instant,
     unobserved: bool,
 }
@@ -95,6 +96,15 @@ impl EngineTask {
     pub async fn run(mut self) {
         let mut arrived = Vec::with_capacity(BATCH);
         loop {
+            if self.parts.writer.disk_failed() && self.stopped.is_none() {
+                let reason = "writing has stopped: a checkpoint met an error of the disk";
+                self.stop(Stopped {
+                    reason: reason.to_owned(),
+                    in_doubt: None,
+                    curable: true,
+                });
+            }
+            self.renew().await;
             if self.parts.stop.is_stopping() {
                 self.queue.close();
             }
@@ -193,9 +203,9 @@ impl EngineTask {
     }
 
     async fn serve_commands(&mut self, commands: Vec<CommandRequest>) {
-        if let Some(reason) = &self.stopped {
+        if let Some(stopped) = &self.stopped {
             for command in commands {
-                command.answer(Err(SubmitError::Unavailable(reason.clone())));
+                command.answer(Err(SubmitError::Unavailable(stopped.reason.clone())));
             }
             return;
         }
@@ -210,8 +220,8 @@ impl EngineTask {
             self.rest(REST_AFTER_REFUSAL);
         }
         for command in refused {
-            if let Some(reason) = &self.stopped {
-                command.answer(Err(SubmitError::Unavailable(reason.clone())));
+            if let Some(stopped) = &self.stopped {
+                command.answer(Err(SubmitError::Unavailable(stopped.reason.clone())));
                 continue;
             }
             if let Err(culprit) = self.one_batch(vec![command], false).await {
@@ -310,9 +320,15 @@ impl EngineTask {
                 });
             }
             CommitError::Unknown(_) | CommitError::Deposed => {
-                let reason = self.stop_writing(&text);
+                let reason = format!("writing has stopped: {text}");
                 commands.for_each(|command| {
                     command.answer(Err(SubmitError::Unavailable(reason.clone())));
+                });
+                let curable = matches!(error, CommitError::Unknown(_));
+                self.stop(Stopped {
+                    reason,
+                    in_doubt: curable.then(|| batch.clone()),
+                    curable,
                 });
             }
         }
@@ -326,17 +342,13 @@ impl EngineTask {
             | Err(CommitError::Refused(_) | CommitError::Full | CommitError::NotWritten(_)) => {}
             Err(error @ (CommitError::Unknown(_) | CommitError::Deposed)) => {
                 tracing::error!(%error, "work on the database between two batches has failed");
-                self.stop_writing(&error.to_string());
+                self.stop(Stopped {
+                    reason: format!("writing has stopped: {error}"),
+                    in_doubt: None,
+                    curable: matches!(error, CommitError::Unknown(_)),
+                });
             }
         }
-    }
-
-    /// Nothing is written any more; gives the reason as callers are told it.
-    fn stop_writing(&mut self, error: &str) -> String {
-        let reason = format!("writing has stopped: {error}; restart ipam-service");
-        self.parts.readiness.not_ready("store", reason.clone());
-        self.stopped = Some(reason.clone());
-        reason
     }
 
     fn rest(&mut self, period: Duration) {

@@ -46,6 +46,10 @@ const MAX_HEADERS: u32 = 16 * 1024;
 /// before; only a client that does not answer any more takes all of it.
 const DRAIN: Duration = Duration::from_secs(5);
 
+/// What to do about a database that is damaged.
+const CANNOT_BE_READ: &str = "the database cannot be read; `ipam-service check` says more, and \
+    `ipam-service restore --from BACKUP --force` makes a new one out of a backup";
+
 /// Runs ipam-service: serves until `shutdown`, or carries out a subcommand.
 pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     match &config.command {
@@ -138,9 +142,7 @@ impl Started {
             store_id,
             created,
         } = store;
-        let loaded = writer.load().await.context(
-            "the database cannot be loaded; ipam-service check says more, and a backup cures it",
-        )?;
+        let loaded = writer.load().await.context(CANNOT_BE_READ)?;
         let mut state = State::restore(loaded.revision, loaded.rows);
         let (announcements, owed) = Announcements::rebuild(&state);
         for change in &owed {
@@ -222,7 +224,10 @@ impl Started {
             .add_routes(routes)
             .serve_with_incoming_shutdown(incoming, shutdown.stopping_owned());
         let drain = async {
-            shutdown.stopping().await;
+            tokio::select! {
+                () = shutdown.stopping() => {}
+                () = health.follow(&readiness) => {}
+            }
             readiness.not_ready("server", "stopping");
             health.not_serving().await;
             tokio::time::sleep(DRAIN).await;
@@ -291,7 +296,9 @@ fn usage(error: OpenError) -> anyhow::Error {
         | OpenError::Unusable { .. }
         | OpenError::Newer { .. }
         | OpenError::NewerLog { .. } => UsageError(error.to_string()).into(),
-        OpenError::Sql { .. } | OpenError::Schema { .. } | OpenError::Fill { .. } => error.into(),
+        OpenError::Sql { .. } | OpenError::Schema { .. } | OpenError::Fill { .. } => {
+            anyhow::Error::new(error).context(CANNOT_BE_READ)
+        }
     }
 }
 

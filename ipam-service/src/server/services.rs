@@ -1,5 +1,6 @@
 //! All gRPC services behind the listener, their health and their reflection.
 
+use pharos_process::Readiness;
 use pharos_proto::DESCRIPTOR_SET;
 use pharos_proto::v1::advertisement_service_server::{self, AdvertisementServiceServer};
 use pharos_proto::v1::allocation_service_server::{self, AllocationServiceServer};
@@ -40,6 +41,15 @@ const SERVICES: [&str; 9] = [
     status_service_server::SERVICE_NAME,
 ];
 
+/// Those that need a database that can be written; the others go on without.
+const WRITERS: [&str; 5] = [
+    "",
+    advertisement_service_server::SERVICE_NAME,
+    allocation_service_server::SERVICE_NAME,
+    cluster_service_server::SERVICE_NAME,
+    pool_service_server::SERVICE_NAME,
+];
+
 /// Says to health checks whether the server serves.
 pub(super) struct HealthStatus {
     reporter: HealthReporter,
@@ -49,6 +59,24 @@ impl HealthStatus {
     /// The server is about to stop.
     pub(super) async fn not_serving(&self) {
         self.set(ServingStatus::NotServing).await;
+    }
+
+    /// Follows `/readyz`: while the database cannot be written, the server as a whole and the
+    /// services that write are not serving. Never returns.
+    pub(super) async fn follow(&self, readiness: &Readiness) {
+        let mut changes = readiness.changes();
+        loop {
+            let status = match readiness.reason() {
+                None => ServingStatus::Serving,
+                Some(_) => ServingStatus::NotServing,
+            };
+            for name in WRITERS {
+                self.reporter.set_service_status(name, status).await;
+            }
+            if changes.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     async fn set(&self, status: ServingStatus) {

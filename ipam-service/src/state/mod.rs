@@ -18,6 +18,7 @@
 //! | `pending` | claims that wait, and what wakes them |
 //! | `explain` | why: all that the rules say about one claim |
 //! | `cluster`, `advertisement`, `facts` | the other commands |
+//! | `rows` | the state held against rows that were read anew |
 //! | `announce`, `placement` | which nodes announce what is held |
 //! | `tenants`, `draft` | allocations and facts by cluster; changes being drawn up |
 //!
@@ -45,6 +46,7 @@ mod pending;
 mod pool;
 mod pool_edit;
 mod reservation;
+mod rows;
 mod runs;
 mod sharing;
 mod space;

@@ -104,6 +104,14 @@ impl Tenants {
         tenant.flat_map(|tenant| tenant.backends.values())
     }
 
+    /// How many nodes there are, and how many owners with backends.
+    pub(super) fn fact_counts(&self) -> (usize, usize) {
+        let tenants = self.0.values();
+        tenants.fold((0, 0), |(nodes, backends), tenant| {
+            (nodes + tenant.nodes.len(), backends + tenant.backends.len())
+        })
+    }
+
     pub(super) fn replace_cluster(&mut self, edit: &Edit<Cluster>) {
         let after = edit.after.clone();
         self.edit(&edit.subject().name, |tenant| tenant.cluster = after);

@@ -9,6 +9,7 @@ use pharos_proto::v1;
 use prost::Message as _;
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 
+use super::checkpoint::Gate;
 use super::open::checkpoint_options;
 use super::{CommitError, ReadError, Reader};
 use crate::api::fields::FieldErrors;
@@ -19,6 +20,9 @@ use crate::state::model::{Revision, Timestamp};
 pub struct Compactor {
     database: PathBuf,
     connection: Option<SqliteConnection>,
+    gate: Gate,
+    /// Of the file that the connection is to.
+    generation: u64,
 }
 
 /// A bounded piece of work.
@@ -48,7 +52,9 @@ pub struct LogState {
 impl Reader {
     /// What the log and its clock are like.
     pub async fn log_state(&self) -> Result<LogState, ReadError> {
-        let row = sqlx::query(LOG_STATE).fetch_one(&self.connections).await?;
+        let row = sqlx::query(LOG_STATE)
+            .fetch_one(&self.connections())
+            .await?;
         let number =
             |index: usize| -> Result<u64, ReadError> { super::read::unsigned(row.try_get(index)?) };
         Ok(LogState {
@@ -68,10 +74,12 @@ select coalesce((select min(revision) from change_log), 0), meta.revision,
 from meta join history_meta using (id) where id = 1";
 
 impl Compactor {
-    pub(super) fn new(database: &Path) -> Self {
+    pub(super) fn new(database: &Path, gate: Gate) -> Self {
         Self {
             database: database.to_owned(),
             connection: None,
+            generation: gate.generation(),
+            gate,
         }
     }
 
@@ -115,6 +123,11 @@ impl Compactor {
     }
 
     async fn connected(&mut self) -> Result<SqliteConnection, CommitError> {
+        if self.generation != self.gate.generation() {
+            // Another file has the name now; what is written to this one is lost.
+            self.connection = None;
+            self.generation = self.gate.generation();
+        }
         match self.connection.take() {
             Some(connection) => Ok(connection),
             None => checkpoint_options(&self.database)

@@ -186,7 +186,7 @@ impl Reader {
         before: Option<Revision>,
         limit: u32,
     ) -> Result<ChangePage, ReadError> {
-        let mut transaction = self.connections.begin().await?;
+        let mut transaction = self.connections().begin().await?;
         let revision = revision(&mut transaction).await?;
         let mut first = signed(filter.start_revision);
         let mut end = before.map_or(i64::MAX, signed);
@@ -219,7 +219,7 @@ impl Reader {
         before: Option<i64>,
         limit: u32,
     ) -> Result<Page<(i64, v1::Holding)>, ReadError> {
-        let mut transaction = self.connections.begin().await?;
+        let mut transaction = self.connections().begin().await?;
         let revision = revision(&mut transaction).await?;
         let mut end = before.unwrap_or(i64::MAX);
         if let Some(time) = filter.begun_before {
@@ -239,7 +239,7 @@ impl Reader {
         filter: &LogFilter,
         limit: u32,
     ) -> Result<LogPart, LogError> {
-        let mut transaction = self.connections.begin().await.map_err(ReadError::from)?;
+        let mut transaction = self.connections().begin().await.map_err(ReadError::from)?;
         let span = log_span(&mut transaction).await?;
         check_span(after, span)?;
         let newest = span.revision;
@@ -270,7 +270,7 @@ impl Reader {
 
     /// What the log covers.
     pub async fn log_span(&self) -> Result<LogSpan, ReadError> {
-        let mut connection = self.connections.acquire().await?;
+        let mut connection = self.connections().acquire().await?;
         log_span(&mut connection).await
     }
 }

@@ -24,6 +24,8 @@ use crate::state::refusal::Rejection;
 pub struct Loaded {
     /// Of the newest decision.
     pub revision: Revision,
+    /// Of the newest fact.
+    pub fact_seq: u64,
     /// Of the newest decision; later ones are not earlier.
     pub last_time: Timestamp,
     /// Every row, as an edit without a before.
@@ -37,15 +39,15 @@ impl Writer {
     pub async fn load(&mut self) -> Result<Loaded, ReadError> {
         let loaded = self.with_connection(load).await;
         let gone = || Err(corrupt("its connection is gone"));
-        let (loaded, fact_seq) = loaded.unwrap_or_else(gone)?;
+        let loaded = loaded.unwrap_or_else(gone)?;
         self.revision = loaded.revision;
-        self.fact_seq = fact_seq;
+        self.fact_seq = loaded.fact_seq;
         Ok(loaded)
     }
 }
 
-/// Everything, and the number of the newest fact.
-fn load(connection: &Connection) -> Result<(Loaded, u64), ReadError> {
+/// Everything that a database holds.
+pub(super) fn load(connection: &Connection) -> Result<Loaded, ReadError> {
     let meta = "select revision, fact_seq, (select coalesce(max(time), 0) from change_log
         where revision = (select max(revision) from change_log)) from meta where id = 1";
     let meta: (i64, i64, i64) = connection.query_row(meta, (), |row| row.try_into())?;
@@ -66,13 +68,13 @@ fn load(connection: &Connection) -> Result<(Loaded, u64), ReadError> {
     while let Some(row) = clusters.next()? {
         seen.push((names.get(text(row, 0)?)?, Timestamp(row.get(1)?)));
     }
-    let loaded = Loaded {
+    Ok(Loaded {
         revision: unsigned(meta.0)?,
+        fact_seq: unsigned(meta.1)?,
         last_time: Timestamp(meta.2),
         rows,
         seen,
-    };
-    Ok((loaded, unsigned(meta.1)?))
+    })
 }
 
 /// One table: how it is read.

@@ -20,6 +20,7 @@ mod lock;
 mod open;
 mod plan;
 mod read;
+mod renew;
 mod restore;
 mod rows;
 mod sql;
@@ -45,6 +46,7 @@ pub use history::{
 pub use load::Loaded;
 pub use open::{Location, LocationError, Missing, OpenError, Store};
 pub use read::{AllocationFilter, Page, ReadError, Reader};
+pub use renew::RenewError;
 pub use restore::{Restore, RestoreError, Restored, expected_cluster, restore};
 pub use write::{CommitError, Writer};
 

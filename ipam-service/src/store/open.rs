@@ -7,7 +7,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqlSafeStr as _, SqliteConnection};
 
 use super::lock::{Lock, LockError};
@@ -17,10 +17,6 @@ use crate::state::model::Timestamp;
 
 /// `PRAGMA application_id` of our databases: "PHAR".
 pub(super) const APPLICATION_ID: i32 = 0x5048_4152;
-
-/// Connections that read. Lists and histories are short and cached; more than the cores of a
-/// small machine bring nothing.
-const READERS: u32 = 4;
 
 /// How long a statement waits for a lock of SQLite. Only backups and checkpoints take any.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -189,21 +185,20 @@ impl Store {
         let sql_error = |source| sql_error(path, source);
         let mut connection = schema_options(path).connect().await.map_err(sql_error)?;
         prepare(&mut connection, path).await?;
+        begin_log(&mut connection).await.map_err(sql_error)?;
         let (store_id, epoch) = take_over(&mut connection, now).await.map_err(sql_error)?;
         connection.close().await.map_err(sql_error)?;
         if created {
             sync_folder(path).map_err(file_error)?;
         }
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .connect_with(reader_options(path))
-            .await
-            .map_err(sql_error)?;
+        let reader = Reader::open(path).await.map_err(sql_error)?;
+        let writer = Writer::open(path, lock, epoch, reader.clone()).await?;
+        let gate = writer.gate();
         Ok(Self {
-            writer: Writer::open(path, lock, epoch).await?,
-            reader: Reader::new(readers),
-            checkpointer: Checkpointer::new(path),
-            compactor: Compactor::new(path),
+            checkpointer: Checkpointer::new(path, gate.clone()),
+            writer,
+            reader,
+            compactor: Compactor::new(path, gate),
             store_id,
             created,
         })
@@ -364,6 +359,19 @@ pub(super) async fn prepare(
     if needs > READS {
         let path = path.to_owned();
         return Err(OpenError::NewerLog { path, needs });
+    }
+    Ok(())
+}
+
+/// Moves what a crash left in the log into the database, so that nothing is appended to it. If a sync
+/// of the log failed before the crash, frames that can be read may never have reached the disk, and
+/// whatever comes behind them in the log would be lost with them.
+async fn begin_log(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    let row = sqlx::query("pragma wal_checkpoint(truncate)")
+        .fetch_one(connection)
+        .await?;
+    if row.try_get::<i64, _>(0)? != 0 {
+        tracing::warn!("somebody reads the database; the log of the last run is gone on with");
     }
     Ok(())
 }

@@ -1,10 +1,14 @@
 //! Committed rows for lists, history and streams. Every call is one short read transaction.
 
 use futures::TryStreamExt as _;
+use std::path::Path;
+use std::sync::{Arc, PoisonError, RwLock};
+
 use pharos_proto::v1;
-use sqlx::sqlite::SqliteRow;
+use sqlx::sqlite::{SqlitePoolOptions, SqliteRow};
 use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection, SqlitePool};
 
+use super::open::reader_options;
 use super::plan::READS;
 use crate::state::address::Address;
 use crate::state::model::{Revision, Timestamp};
@@ -41,7 +45,8 @@ impl ReadError {
 /// Reads committed rows.
 #[derive(Debug, Clone)]
 pub struct Reader {
-    pub(super) connections: SqlitePool,
+    /// To the file that has the database's name.
+    connections: Arc<RwLock<SqlitePool>>,
 }
 
 /// Part of a list.
@@ -70,11 +75,28 @@ pub struct AllocationFilter {
 impl Reader {
     /// Waits for the reads that run and closes all connections; later reads fail.
     pub async fn close(&self) {
-        self.connections.close().await;
+        self.connections().close().await;
     }
 
-    pub(super) fn new(connections: SqlitePool) -> Self {
-        Self { connections }
+    pub(super) async fn open(path: &Path) -> Result<Self, sqlx::Error> {
+        let connections = connect(path).await?;
+        Ok(Self {
+            connections: Arc::new(RwLock::new(connections)),
+        })
+    }
+
+    /// From now on everybody reads the file that has the database's name now. Reads that run go on
+    /// where they are.
+    pub(super) async fn reopen(&self, path: &Path) -> Result<(), sqlx::Error> {
+        let new = connect(path).await?;
+        let current = self.connections.write();
+        *current.unwrap_or_else(PoisonError::into_inner) = new;
+        Ok(())
+    }
+
+    pub(super) fn connections(&self) -> SqlitePool {
+        let current = self.connections.read();
+        current.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Allocations by owner, after the owner `(cluster, namespace, name)`.
@@ -89,7 +111,7 @@ impl Reader {
             return self.page(query, limit, |row| decode(row.try_get(0)?)).await;
         }
         // The query gives all that may come from the pool: as many are read as the page takes.
-        let mut transaction = self.connections.begin().await?;
+        let mut transaction = self.connections().begin().await?;
         let revision = revision(&mut transaction).await?;
         let most = usize::try_from(limit).unwrap_or(usize::MAX);
         let mut items: Vec<v1::Allocation> = Vec::new();
@@ -132,7 +154,7 @@ impl Reader {
     pub async fn cluster(&self, name: &str) -> Result<Option<v1::Cluster>, ReadError> {
         let mut query = QueryBuilder::<Sqlite>::new(CLUSTERS);
         query.push(" where name = ").push_bind(name);
-        let row = query.build().fetch_optional(&self.connections).await?;
+        let row = query.build().fetch_optional(&self.connections()).await?;
         row.map(|row| cluster(&row)).transpose()
     }
 
@@ -142,12 +164,21 @@ impl Reader {
         limit: u32,
         read: impl Fn(&SqliteRow) -> Result<T, ReadError>,
     ) -> Result<Page<T>, ReadError> {
-        let mut transaction = self.connections.begin().await?;
+        let mut transaction = self.connections().begin().await?;
         let revision = revision(&mut transaction).await?;
         let rows = query.build().fetch_all(&mut *transaction).await?;
         transaction.rollback().await?;
         page_of(&rows, limit, revision, read)
     }
+}
+
+/// Connections that read. Lists and histories are short and cached; more than the cores of a
+/// small machine bring nothing.
+const READERS: u32 = 4;
+
+async fn connect(path: &Path) -> Result<SqlitePool, sqlx::Error> {
+    let pool = SqlitePoolOptions::new().max_connections(READERS);
+    pool.connect_with(reader_options(path)).await
 }
 
 // === Queries. Their plans are asserted in the tests. ===

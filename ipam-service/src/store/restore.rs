@@ -16,7 +16,7 @@ use super::lock::Lock;
 use super::open::{create_file, prepare, resolve, schema_options, sync_folder};
 use super::{
     BackupError, Batch, CheckError, CommitError, Location, Logged, OpenError, Origin, ReadError,
-    Writer,
+    Reader, Writer,
 };
 use crate::state::change::{Change, Edit};
 use crate::state::model::{Cluster, Inventory, Revision, Timestamp};
@@ -103,8 +103,10 @@ pub async fn restore(task: Restore<'_>) -> Result<Restored, RestoreError> {
     prepare(&mut connection, task.from).await?;
     let (store_id, epoch) = rename_store(&mut connection).await?;
     connection.close().await?;
-    let mut writer = Writer::open(&scratch.0, lock, epoch).await?;
+    let reader = Reader::open(&scratch.0).await?;
+    let mut writer = Writer::open(&scratch.0, lock, epoch, reader.clone()).await?;
     let (revision, expected) = expect_all(&mut writer, &task).await?;
+    reader.close().await;
     let lock = writer.into_one_file().await?;
     std::fs::File::open(&scratch.0)
         .and_then(|content| content.sync_all())

@@ -4,6 +4,7 @@ mod backups;
 mod compaction;
 mod holdings;
 mod refusals;
+mod renewal;
 mod round_trip;
 
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,14 +1,15 @@
 //! The writer: one connection, one transaction per batch.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OpenFlags, Statement};
 
+use super::checkpoint::{Gate, Paused};
 use super::lock::Lock;
 use super::open::{BUSY_TIMEOUT, WRITER_CHECKPOINT_PAGES};
 use super::plan::Plan;
 use super::rows::Cell;
-use super::{Batch, OpenError};
+use super::{Batch, OpenError, Reader};
 use crate::state::model::Revision;
 
 /// Why a batch is not, or perhaps not, in the database.
@@ -39,18 +40,29 @@ pub enum CommitError {
 #[derive(Debug)]
 pub struct Writer {
     /// `None` while a batch is being written, and for ever if that did not end.
-    connection: Option<Connection>,
+    pub(super) connection: Option<Connection>,
     lock: Lock,
     epoch: i64,
     /// As `meta` has them.
     pub(super) revision: Revision,
     pub(super) fact_seq: u64,
+    /// What else has the file open, and must change over with the writer to a fresh copy.
+    pub(super) path: PathBuf,
+    pub(super) readers: Reader,
+    pub(super) gate: Gate,
+    /// While the file is not to be trusted.
+    pub(super) paused: Option<Paused>,
 }
 
 impl Writer {
     /// Opens the writing connection of a database that is prepared. Revision and number of facts
     /// are known after [`Writer::load`].
-    pub(super) async fn open(path: &Path, lock: Lock, epoch: i64) -> Result<Self, OpenError> {
+    pub(super) async fn open(
+        path: &Path,
+        lock: Lock,
+        epoch: i64,
+        readers: Reader,
+    ) -> Result<Self, OpenError> {
         let file = path.to_owned();
         let connection = tokio::task::spawn_blocking(move || connect(&file)).await;
         let connection = connection.expect("opening a database does not panic");
@@ -63,7 +75,21 @@ impl Writer {
             epoch,
             revision: 0,
             fact_seq: 0,
+            path: path.to_owned(),
+            readers,
+            gate: Gate::default(),
+            paused: None,
         })
+    }
+
+    /// For the checkpoints of the same database.
+    pub(super) fn gate(&self) -> Gate {
+        self.gate.clone()
+    }
+
+    /// Whether the file is not to be trusted any more, although no batch has failed.
+    pub fn disk_failed(&self) -> bool {
+        self.gate.disk_failed()
     }
 
     /// Runs `work` with the connection, on a thread that may block; `None`: it is gone.
@@ -138,7 +164,7 @@ const GONE: &str = "an earlier write did not end";
 const PREPARED: usize = 64;
 
 /// The writing connection.
-fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
+pub(super) fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
     // The connection is on one thread at a time, and needs no mutex. It makes no file either.
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
@@ -268,8 +294,13 @@ fn classify(error: &rusqlite::Error) -> Failure {
         19 | 1 | 18 | 20 | 25 => Failure::Refused,
         13 => Failure::Full,
         5 | 6 => Failure::Busy,
-        // IOERR, CORRUPT, CANTOPEN, NOTADB, READONLY
-        10 | 11 | 14 | 26 | 8 => Failure::Storage,
+        code if is_storage_failure(code) => Failure::Storage,
         _ => Failure::Other,
     }
+}
+
+/// Whether a result code means the file or the disk below it: IOERR, CORRUPT, CANTOPEN, NOTADB,
+/// READONLY.
+pub(super) fn is_storage_failure(code: i32) -> bool {
+    matches!(code & 0xff, 10 | 11 | 14 | 26 | 8)
 }

@@ -1,0 +1,87 @@
+//! The state held against rows that were read anew.
+
+use super::State;
+use super::change::Change;
+
+impl State {
+    /// The first thing in which the rows of a store (as edits without a before) differ from the
+    /// state; `None`: they are the same.
+    pub fn difference(&self, rows: &[Change]) -> Option<String> {
+        if let Some(row) = rows.iter().find(|row| !self.has(row)) {
+            return Some(format!("{} is not as it was", name_of(row)));
+        }
+        // All rows are in the state; so if there are as many, the state has no others.
+        let count = |kind: usize| rows.iter().filter(|row| kind_of(row) == kind).count();
+        for (kind, (name, known)) in self.counts().into_iter().enumerate() {
+            let found = count(kind);
+            if found != known {
+                return Some(format!("{found} {name}s instead of {known}"));
+            }
+        }
+        None
+    }
+
+    fn has(&self, row: &Change) -> bool {
+        match row {
+            Change::Allocation(edit) => {
+                let it = edit.subject();
+                self.allocation(&it.owner.key) == Some(it)
+            }
+            Change::Pool(edit) => self.pool(&edit.subject().key) == Some(edit.subject()),
+            Change::Advertisement(edit) => {
+                self.advertisement(&edit.subject().key) == Some(edit.subject())
+            }
+            Change::Reservation(edit) => {
+                self.reservation(&edit.subject().key) == Some(edit.subject())
+            }
+            Change::Cluster(edit) => self.cluster(&edit.subject().name) == Some(edit.subject()),
+            Change::Node(edit) => self.node(&edit.subject().key) == Some(edit.subject()),
+            Change::Backends(edit) => self.backends(&edit.subject().owner) == Some(edit.subject()),
+            Change::Placement(edit) => self.placement(edit.subject().group) == Some(edit.subject()),
+        }
+    }
+
+    /// By [`kind_of`]: what it is called, and how many there are.
+    fn counts(&self) -> [(&'static str, usize); 8] {
+        let (nodes, backends) = self.tenants.fact_counts();
+        [
+            ("allocation", self.by_id.len()),
+            ("pool", self.pools.iter().count()),
+            ("advertisement", self.advertisements.len()),
+            ("cluster", self.clusters().count()),
+            ("node", nodes),
+            ("backend set", backends),
+            ("placement", self.placements.len()),
+            ("reservation", self.reservations().count()),
+        ]
+    }
+}
+
+fn kind_of(row: &Change) -> usize {
+    match row {
+        Change::Allocation(_) => 0,
+        Change::Pool(_) => 1,
+        Change::Advertisement(_) => 2,
+        Change::Cluster(_) => 3,
+        Change::Node(_) => 4,
+        Change::Backends(_) => 5,
+        Change::Placement(_) => 6,
+        Change::Reservation(_) => 7,
+    }
+}
+
+fn name_of(row: &Change) -> String {
+    match row {
+        Change::Allocation(edit) => format!("allocation {}", edit.subject().owner.key),
+        Change::Pool(edit) => format!("pool {}", edit.subject().key),
+        Change::Advertisement(edit) => format!("advertisement {}", edit.subject().key.name),
+        Change::Reservation(edit) => format!("reservation {}", edit.subject().key.name),
+        Change::Cluster(edit) => format!("cluster {}", edit.subject().name),
+        Change::Node(edit) => {
+            let key = &edit.subject().key;
+            format!("node {}/{}", key.cluster, key.node)
+        }
+        Change::Backends(edit) => format!("backends of {}", edit.subject().owner),
+        Change::Placement(edit) => format!("placement {}", edit.subject().group),
+    }
+}
