@@ -111,6 +111,14 @@ impl Ipam {
         run(&self.database(), arguments)
     }
 
+    /// Starts it again, and kills it so long after: most likely before it serves.
+    pub fn kill_while_starting(&mut self, after: Duration) -> anyhow::Result<()> {
+        self.program.kill()?;
+        self.program = command(&self.database(), self.listen, self.admin)?.start()?;
+        std::thread::sleep(after);
+        self.program.kill()
+    }
+
     /// Path of the database file.
     pub fn database(&self) -> PathBuf {
         self.database.clone()

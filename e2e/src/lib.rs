@@ -7,6 +7,7 @@ pub mod adapters;
 pub mod crash;
 pub mod disk;
 pub mod ipam;
+pub mod seed;
 pub mod segment;
 pub mod site;
 pub mod workload;

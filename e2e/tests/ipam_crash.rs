@@ -1,74 +1,95 @@
-//! Topology: one ipam-service under the load of 32 clients, killed with SIGKILL at random moments.
+//! Topology: one ipam-service under the load of 32 clients, killed with SIGKILL: at random moments,
+//! in the middle of checkpoints, and while it starts.
 //!
-//! 1. Over 60 kills nothing acknowledged is lost and nothing is given twice; the database is whole.
+//! 1. Over 200 kills and 10,000 acknowledged allocations nothing acknowledged is lost and nothing is
+//!    given twice; the database is whole; the server serves again within a second.
 //! 2. Control: acknowledged when sent, that is before the commit. The checker must see it.
 //! 3. Control: a disk that loses its last transactions. The checker must see it.
 //!
-//! The same checker (`e2e::crash::ledger`) judges all three.
+//! The same checker (`e2e::crash::ledger`) judges all three. `PHAROS_KILLS=2000` makes the first one
+//! longer; `PHAROS_SEED` repeats the choices of a run (not the moments at which the kernel kills).
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
 
+use e2e::crash::kills::{Kills, Moment};
 use e2e::crash::ledger::Violation;
 use e2e::crash::load::{Acknowledged, Load};
 use e2e::crash::wal::lose_transactions;
 use e2e::ipam::{Ipam, SOON};
+use e2e::seed::{number, seed};
 use pharos_testbed::Launch;
+use rand::SeedableRng as _;
 use rand::rngs::StdRng;
-use rand::{RngExt as _, SeedableRng as _};
 
 const CLIENTS: u32 = 32;
 
-/// Starts a server, and kills it under load `kills` times; `between` is done to its files each
-/// time.
-async fn killed(
-    load: &mut Load,
-    kills: u32,
-    seed: u64,
-    between: impl Fn(&Ipam),
-) -> anyhow::Result<Ipam> {
-    let mut random = StdRng::seed_from_u64(seed);
-    let mut ipam = Ipam::start()?;
+/// Of seven kills, five come at any moment, one in a checkpoint and one while the server starts.
+const MOMENTS: [Moment; 7] = [
+    Moment::UnderLoad,
+    Moment::UnderLoad,
+    Moment::StartUp,
+    Moment::UnderLoad,
+    Moment::Checkpoint,
+    Moment::UnderLoad,
+    Moment::UnderLoad,
+];
+
+async fn start() -> anyhow::Result<Ipam> {
+    let ipam = Ipam::start()?;
     ipam.apply_pool("pool", &["10.0.0.0/12"]).await?;
-    for _ in 0..kills {
-        let mut clients = load.start(&ipam)?;
-        let moment = Duration::from_micros(random.random_range(10_000..250_000));
-        tokio::time::sleep(moment).await;
-        ipam.kill()?;
-        while let Some(client) = clients.join_next().await {
-            client?;
-        }
-        between(&ipam);
-        ipam.restart()?;
-        load.audit(&ipam).await?;
-    }
     Ok(ipam)
 }
 
-fn seed() -> u64 {
-    let seed = rand::random();
-    eprintln!("seed {seed}");
-    seed
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_acknowledged_is_lost_and_nothing_is_given_twice_over_200_kills() {
+    let at_least = number("PHAROS_KILLS").unwrap_or(200);
+    let seed = seed();
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut load = Load::new(CLIENTS, Acknowledged::OnAnswer, seed);
+    let mut ipam = start().await.unwrap();
+    let mut kills = Kills::default();
+    for moment in MOMENTS.into_iter().cycle() {
+        kills
+            .round(&mut ipam, &mut load, moment, &mut random, &|_| ())
+            .await
+            .unwrap();
+        let seen = load.ledger().violations().to_vec();
+        let first = &seen[..seen.len().min(5)];
+        assert!(
+            seen.is_empty(),
+            "seed {seed}: {} broken promises, first {first:?}",
+            seen.len()
+        );
+        let enough = load.ledger().allocations() >= 10_000;
+        if u64::from(kills.count()) >= at_least && enough {
+            break;
+        }
+        assert!(u64::from(kills.count()) < 4 * at_least, "too little load");
+    }
+    let allocations = load.ledger().allocations();
+    let releases = load.ledger().releases();
+    let (middle, longest) = kills.restart_times();
+    eprintln!(
+        "{} kills ({} in a checkpoint, {} while starting), {allocations} allocations and \
+         {releases} releases acknowledged, 0 lost, 0 double; restart to serving p50 {middle:?}, \
+         longest {longest:?}",
+        kills.count(),
+        kills.in_checkpoint,
+        kills.starting
+    );
+    assert!(
+        kills.in_checkpoint >= kills.count() / 40,
+        "too few checkpoints were met: {kills:?}"
+    );
+    // The longest is that of a machine that builds something else at the time.
+    assert!(middle <= Duration::from_secs(1), "{middle:?}");
+    assert_whole(ipam);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn nothing_acknowledged_is_lost_and_nothing_is_given_twice_over_60_kills() {
-    let seed = seed();
-    let mut load = Load::new(CLIENTS, Acknowledged::OnAnswer, seed);
-    let mut ipam = killed(&mut load, 60, seed, |_| ()).await.unwrap();
-    let seen = load.ledger().violations().to_vec();
-    let first = &seen[..seen.len().min(5)];
-    assert!(
-        seen.is_empty(),
-        "seed {seed}: {} broken promises, first {first:?}",
-        seen.len()
-    );
-    let acknowledged = load.ledger().acknowledged();
-    eprintln!("{acknowledged} calls acknowledged");
-    assert!(
-        acknowledged > 2000,
-        "too little load to see anything: {acknowledged}"
-    );
-
+/// Stops the server, and has the database checked row by row.
+fn assert_whole(mut ipam: Ipam) {
     ipam.terminate().unwrap();
     let check = Launch::workspace("ipam-service")
         .unwrap()
@@ -82,11 +103,25 @@ async fn nothing_acknowledged_is_lost_and_nothing_is_given_twice_over_60_kills()
     assert!(status.success(), "{}", check.log());
 }
 
+/// Five kills at any moment; `between` is done to the files each time.
+async fn killed(load: &mut Load, seed: u64, between: &dyn Fn(&Ipam)) -> anyhow::Result<()> {
+    let mut random = StdRng::seed_from_u64(seed);
+    let mut ipam = start().await?;
+    let mut kills = Kills::default();
+    for _ in 0..5 {
+        let moment = Moment::UnderLoad;
+        kills
+            .round(&mut ipam, load, moment, &mut random, between)
+            .await?;
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn control_an_acknowledgement_before_the_commit_is_seen() {
     let seed = seed();
     let mut load = Load::new(CLIENTS, Acknowledged::OnSend, seed);
-    killed(&mut load, 5, seed, |_| ()).await.unwrap();
+    killed(&mut load, seed, &|_| ()).await.unwrap();
     let seen = load.ledger().violations().to_vec();
     let lost =
         |it: &&Violation| matches!(it, Violation::Lost { .. } | Violation::Resurrected { .. });
@@ -104,7 +139,7 @@ async fn control_a_disk_that_loses_its_last_writes_is_seen() {
         // A log that has just been begun anew has nothing to lose; the other rounds have.
         lose_transactions(&ipam.database(), 10).expect("a log that was cut");
     };
-    killed(&mut load, 5, seed, between).await.unwrap();
+    killed(&mut load, seed, &between).await.unwrap();
     let seen = load.ledger().violations().to_vec();
     let lost = |it: &&Violation| matches!(it, Violation::Lost { .. });
     assert!(

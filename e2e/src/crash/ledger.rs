@@ -56,7 +56,8 @@ pub struct Ledger {
     /// Acknowledged holders by address.
     holders: BTreeMap<String, String>,
     violations: Vec<Violation>,
-    acknowledged: u64,
+    allocations: u64,
+    releases: u64,
 }
 
 impl Ledger {
@@ -72,7 +73,7 @@ impl Ledger {
 
     /// An allocation was acknowledged, with its address if that is known.
     pub fn allocated(&mut self, owner: &str, address: Option<&str>) {
-        self.acknowledged += 1;
+        self.allocations += 1;
         self.know(owner, Known::Held(address.map(str::to_owned)));
         let Some(address) = address else {
             return;
@@ -93,7 +94,7 @@ impl Ledger {
 
     /// A release was acknowledged.
     pub fn released(&mut self, owner: &str) {
-        self.acknowledged += 1;
+        self.releases += 1;
         self.know(owner, Known::Free);
     }
 
@@ -137,9 +138,14 @@ impl Ledger {
         &self.violations
     }
 
-    /// Calls acknowledged so far.
-    pub fn acknowledged(&self) -> u64 {
-        self.acknowledged
+    /// Allocations acknowledged so far.
+    pub fn allocations(&self) -> u64 {
+        self.allocations
+    }
+
+    /// Releases acknowledged so far.
+    pub fn releases(&self) -> u64 {
+        self.releases
     }
 }
 
@@ -190,7 +196,7 @@ mod tests {
         ledger.sent("e", Call::Allocate);
         ledger.audit(&held(&[("a", "1"), ("b", "2"), ("d", "4")]));
         assert_eq!(ledger.violations(), []);
-        assert_eq!(ledger.acknowledged(), 3);
+        assert_eq!((ledger.allocations(), ledger.releases()), (3, 0));
     }
 
     #[test]

@@ -1,9 +1,12 @@
-//! A disk that loses its last writes: SQLite's write-ahead log, cut off some transactions before its
-//! end (file format: sqlite.org/fileformat2.html, section 4). This is what a power cut can do under
-//! `synchronous=OFF`, and what `kill -9` never does.
+//! SQLite's write-ahead log as a killed server left it (file format: sqlite.org/fileformat2.html,
+//! section 4; its index: sqlite.org/walformat.html, section 2).
+//!
+//! [`lose_transactions`] is a disk that loses its last writes: it cuts the log off some transactions
+//! before its end. This is what a power cut can do under `synchronous=OFF`, and what `kill -9` never
+//! does. [`in_checkpoint`] says whether the kill met a checkpoint.
 
 use std::fs::OpenOptions;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 
@@ -11,14 +14,24 @@ use anyhow::Context as _;
 const LOG_HEADER: usize = 32;
 const FRAME_HEADER: usize = 24;
 
+/// Where the index of the log says how many of its frames surely are in the database file, and how
+/// many a checkpoint has begun to copy there.
+const BACKFILLED: usize = 96;
+const BACKFILL_BEGUN: usize = 128;
+
 /// Cuts the last `transactions` off the log of a database that nobody has open. Says how many were
-/// there to be cut off.
+/// there to be cut off: what a checkpoint has begun to copy stays, since without the log the database
+/// file would be neither the old nor the new one.
 pub fn lose_transactions(database: &Path, transactions: usize) -> anyhow::Result<usize> {
-    let mut path = database.as_os_str().to_owned();
-    path.push("-wal");
+    let path = beside(database, "-wal");
     let log = std::fs::read(&path)?;
+    let copied = index_entry(database, BACKFILL_BEGUN)?;
     let commits = ends_of_transactions(&log).context("not a write-ahead log")?;
-    let kept = commits.len().saturating_sub(transactions);
+    let page = number(&log, 8).context("no page size")?;
+    let frame = FRAME_HEADER + usize::try_from(page)?;
+    let copied_to = LOG_HEADER + usize::try_from(copied)? * frame;
+    let fixed = commits.iter().filter(|end| **end <= copied_to).count();
+    let kept = commits.len().saturating_sub(transactions).max(fixed);
     let length = match kept.checked_sub(1) {
         Some(last) => commits[last],
         None => LOG_HEADER,
@@ -26,6 +39,27 @@ pub fn lose_transactions(database: &Path, transactions: usize) -> anyhow::Result
     let file = OpenOptions::new().write(true).open(&path)?;
     file.set_len(u64::try_from(length)?)?;
     Ok(commits.len() - kept)
+}
+
+/// Whether a checkpoint had begun, and had not ended, when the last user of the database was killed.
+pub fn in_checkpoint(database: &Path) -> anyhow::Result<bool> {
+    Ok(index_entry(database, BACKFILL_BEGUN)? > index_entry(database, BACKFILLED)?)
+}
+
+/// A number of the index, which is in the byte order of the machine. No index: nothing was copied.
+fn index_entry(database: &Path, at: usize) -> anyhow::Result<u32> {
+    let index = match std::fs::read(beside(database, "-shm")) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+        index => index?,
+    };
+    let bytes = index.get(at..).and_then(|rest| rest.first_chunk());
+    Ok(bytes.map_or(0, |bytes| u32::from_ne_bytes(*bytes)))
+}
+
+fn beside(database: &Path, suffix: &str) -> PathBuf {
+    let mut path = database.as_os_str().to_owned();
+    path.push(suffix);
+    PathBuf::from(path)
 }
 
 /// Where in the log each transaction ends. Frames behind the last one are of an earlier round of

@@ -1,0 +1,119 @@
+//! Moments at which a server is killed, and the rounds of a run: load, kill, restart, compare.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use pharos_testbed::wait;
+use rand::RngExt as _;
+use rand::rngs::StdRng;
+
+use super::load::Load;
+use super::wal;
+use crate::ipam::Ipam;
+
+/// When a server is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Moment {
+    /// At any moment under load.
+    UnderLoad,
+    /// Under load, when the database file begins to change: a checkpoint is under way.
+    Checkpoint,
+    /// While it starts, on a log that another kill has left.
+    StartUp,
+}
+
+/// How long a server is under load at most before it is killed.
+const LONGEST_LOAD: Duration = Duration::from_millis(100);
+
+/// A checkpoint is looked for every half second.
+const LONGEST_WAIT_FOR_CHECKPOINT: Duration = Duration::from_secs(10);
+
+/// A checkpoint of some MiB takes a few milliseconds.
+const LONGEST_CHECKPOINT: Duration = Duration::from_millis(3);
+
+/// What the rounds of a run have seen.
+#[derive(Debug, Default)]
+pub struct Kills {
+    pub under_load: u32,
+    pub starting: u32,
+    /// Kills that met a checkpoint half done, as the log's index says.
+    pub in_checkpoint: u32,
+    /// From the start of the process until it was ready, of every start that was not cut short.
+    pub restarts: Vec<Duration>,
+}
+
+impl Kills {
+    /// All of them.
+    pub fn count(&self) -> u32 {
+        self.under_load + self.starting
+    }
+
+    /// The middle and the longest time from start to ready.
+    pub fn restart_times(&self) -> (Duration, Duration) {
+        let mut sorted = self.restarts.clone();
+        sorted.sort_unstable();
+        let middle = sorted.get(sorted.len() / 2).copied();
+        (
+            middle.unwrap_or_default(),
+            sorted.last().copied().unwrap_or_default(),
+        )
+    }
+
+    /// One round: load until the moment, kill, restart, compare. `between` is done to the files.
+    pub async fn round(
+        &mut self,
+        ipam: &mut Ipam,
+        load: &mut Load,
+        moment: Moment,
+        random: &mut StdRng,
+        between: &dyn Fn(&Ipam),
+    ) -> anyhow::Result<()> {
+        if moment == Moment::StartUp {
+            let (usual, _) = self.restart_times();
+            ipam.kill_while_starting(random.random_range(Duration::ZERO..=usual))?;
+            self.starting += 1;
+        } else {
+            let mut clients = load.start(ipam)?;
+            match moment {
+                Moment::Checkpoint => wait_for_checkpoint(&ipam.database(), random).await?,
+                Moment::UnderLoad | Moment::StartUp => {
+                    let after = random.random_range(Duration::from_millis(10)..LONGEST_LOAD);
+                    tokio::time::sleep(after).await;
+                }
+            }
+            ipam.kill()?;
+            self.under_load += 1;
+            while let Some(client) = clients.join_next().await {
+                client?;
+            }
+        }
+        self.in_checkpoint += u32::from(wal::in_checkpoint(&ipam.database())?);
+        between(ipam);
+        let started = wait::now();
+        ipam.restart()?;
+        self.restarts.push(started.elapsed());
+        load.audit(ipam).await
+    }
+}
+
+/// Waits until the database file changes, which only a checkpoint does, and then a little more.
+async fn wait_for_checkpoint(database: &Path, random: &mut StdRng) -> anyhow::Result<()> {
+    let database = database.to_owned();
+    let more = random.random_range(Duration::ZERO..LONGEST_CHECKPOINT);
+    let watch = tokio::task::spawn_blocking(move || {
+        let modified = || std::fs::metadata(&database).and_then(|file| file.modified());
+        let (before, from) = (modified()?, wait::now());
+        while modified()? == before {
+            anyhow::ensure!(
+                from.elapsed() < LONGEST_WAIT_FOR_CHECKPOINT,
+                "no checkpoint under load"
+            );
+            // Not the usual waiting: a checkpoint is shorter than its steps.
+            std::thread::sleep(Duration::from_micros(50));
+        }
+        std::thread::sleep(more);
+        Ok(())
+    });
+    watch.await.context("the watch of the database file")?
+}
