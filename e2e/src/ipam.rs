@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use pharos_checker::log::Snapshot;
 use pharos_proto::v1;
 use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
 use pharos_proto::v1::cluster_service_client::ClusterServiceClient;
@@ -183,6 +184,49 @@ impl Ipam {
         };
         self.pools()?.apply_pool(request).await?;
         Ok(())
+    }
+
+    /// Every allocation, with the revision of the list.
+    pub async fn list(&self) -> anyhow::Result<Snapshot> {
+        let mut client = self.allocations()?;
+        let (mut allocations, mut token) = (Vec::new(), String::new());
+        loop {
+            let request = v1::ListAllocationsRequest {
+                page_size: 1000,
+                page_token: token,
+                ..v1::ListAllocationsRequest::default()
+            };
+            let page = client.list_allocations(request).await?.into_inner();
+            allocations.extend(page.allocations);
+            token = page.next_page_token;
+            if token.is_empty() {
+                let revision = page.revision;
+                return Ok(Snapshot {
+                    revision,
+                    allocations,
+                });
+            }
+        }
+    }
+
+    /// The whole change log, oldest first.
+    pub async fn log(&self) -> anyhow::Result<Vec<v1::Change>> {
+        let mut client = self.history()?;
+        let (mut log, mut token) = (Vec::new(), String::new());
+        loop {
+            let request = v1::ListChangesRequest {
+                page_size: 1000,
+                page_token: token,
+                ..v1::ListChangesRequest::default()
+            };
+            let page = client.list_changes(request).await?.into_inner();
+            log.extend(page.changes);
+            token = page.next_page_token;
+            if token.is_empty() {
+                log.reverse();
+                return Ok(log);
+            }
+        }
     }
 
     /// `grpcurl -plaintext -d DATA ADDRESS METHOD`; the JSON that it prints.

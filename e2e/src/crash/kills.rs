@@ -26,6 +26,13 @@ pub enum Moment {
 /// How long a server is under load at most before it is killed.
 const LONGEST_LOAD: Duration = Duration::from_millis(100);
 
+/// Allocations that are acknowledged before a kill, so that there is something to lose however slow
+/// the machine is: from 32 clients at least four transactions.
+const SOME_LOAD: u64 = 128;
+
+/// Far more than so many allocations take.
+const LONGEST_WAIT_FOR_LOAD: Duration = Duration::from_secs(20);
+
 /// A checkpoint is looked for every half second.
 const LONGEST_WAIT_FOR_CHECKPOINT: Duration = Duration::from_secs(10);
 
@@ -74,12 +81,14 @@ impl Kills {
             ipam.kill_while_starting(random.random_range(Duration::ZERO..=usual))?;
             self.starting += 1;
         } else {
+            let before = load.ledger().allocations();
             let mut clients = load.start(ipam)?;
             match moment {
                 Moment::Checkpoint => wait_for_checkpoint(&ipam.database(), random).await?,
                 Moment::UnderLoad | Moment::StartUp => {
                     let after = random.random_range(Duration::from_millis(10)..LONGEST_LOAD);
                     tokio::time::sleep(after).await;
+                    wait_for_load(load, before + SOME_LOAD).await?;
                 }
             }
             ipam.kill()?;
@@ -95,6 +104,16 @@ impl Kills {
         self.restarts.push(started.elapsed());
         load.audit(ipam).await
     }
+}
+
+/// Waits until so many allocations are acknowledged in all.
+async fn wait_for_load(load: &Load, allocations: u64) -> anyhow::Result<()> {
+    let from = wait::now();
+    while load.ledger().allocations() < allocations {
+        anyhow::ensure!(from.elapsed() < LONGEST_WAIT_FOR_LOAD, "no load");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    Ok(())
 }
 
 /// Waits until the database file changes, which only a checkpoint does, and then a little more.

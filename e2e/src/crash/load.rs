@@ -1,8 +1,9 @@
 //! Many clients that take and give back addresses until the server is gone.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use pharos_proto::v1;
+use pharos_checker::calls as checker;
 use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
 use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -28,6 +29,7 @@ pub enum Acknowledged {
 #[derive(Debug)]
 pub struct Load {
     ledger: Arc<Mutex<Ledger>>,
+    recorder: Arc<Recorder>,
     clients: u32,
     acknowledged: Acknowledged,
     seed: u64,
@@ -39,6 +41,7 @@ impl Load {
     pub fn new(clients: u32, acknowledged: Acknowledged, seed: u64) -> Self {
         Self {
             ledger: Arc::default(),
+            recorder: Arc::default(),
             clients,
             acknowledged,
             seed,
@@ -64,6 +67,7 @@ impl Load {
                 name: format!("{}-{number}", self.round),
                 rpc: AllocationServiceClient::new(channel.clone()),
                 ledger: Arc::clone(&self.ledger),
+                recorder: Arc::clone(&self.recorder),
                 acknowledged: self.acknowledged,
                 random: StdRng::seed_from_u64(self.seed ^ (self.round << 32) ^ u64::from(number)),
             };
@@ -74,31 +78,51 @@ impl Load {
 
     /// Compares what the server has now with what the clients know.
     pub async fn audit(&self, ipam: &Ipam) -> anyhow::Result<()> {
-        let mut client = ipam.allocations()?;
-        let (mut held, mut token) = (Vec::new(), String::new());
-        loop {
-            let request = v1::ListAllocationsRequest {
-                page_size: 1000,
-                page_token: token,
-                ..v1::ListAllocationsRequest::default()
-            };
-            let page = client.list_allocations(request).await?.into_inner();
-            for allocation in page.allocations {
-                let owner = allocation.owner.unwrap_or_default().name;
-                held.extend(
-                    allocation
-                        .addresses
-                        .into_iter()
-                        .map(|it| (owner.clone(), it)),
-                );
-            }
-            token = page.next_page_token;
-            if token.is_empty() {
-                break;
-            }
+        let mut held = Vec::new();
+        for allocation in ipam.list().await?.allocations {
+            let owner = allocation.owner.unwrap_or_default().name;
+            let addresses = allocation.addresses.into_iter();
+            held.extend(addresses.map(|it| (owner.clone(), it)));
         }
         self.ledger().audit(&held);
         Ok(())
+    }
+
+    /// Every call of the clients so far.
+    pub fn calls(&self) -> Vec<checker::Call> {
+        self.recorder.calls()
+    }
+}
+
+/// Every call, with the order in which calls began and ended.
+#[derive(Debug, Default)]
+struct Recorder {
+    clock: AtomicU64,
+    calls: Mutex<Vec<checker::Call>>,
+}
+
+impl Recorder {
+    fn now(&self) -> u64 {
+        self.clock.fetch_add(1, Ordering::SeqCst)
+    }
+
+    /// A call has its answer, or its server is gone.
+    fn ended(&self, start: u64, request: checker::Request, outcome: checker::Outcome) {
+        let call = checker::Call {
+            start,
+            end: Some(self.now()),
+            request,
+            outcome,
+        };
+        self.calls
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(call);
+    }
+
+    fn calls(&self) -> Vec<checker::Call> {
+        let calls = self.calls.lock();
+        calls.unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -106,6 +130,7 @@ struct Client {
     name: String,
     rpc: AllocationServiceClient<Channel>,
     ledger: Arc<Mutex<Ledger>>,
+    recorder: Arc<Recorder>,
     acknowledged: Acknowledged,
     random: StdRng,
 }
@@ -135,15 +160,19 @@ impl Client {
         if self.acknowledged == Acknowledged::OnSend {
             lock(&self.ledger).allocated(owner, None);
         }
-        let Ok(answer) = self
-            .rpc
-            .allocate(claim(&format!("east/load/{owner}")))
-            .await
-        else {
+        let request = claim(&format!("east/load/{owner}"));
+        let start = self.recorder.now();
+        let answer = self.rpc.allocate(request.clone()).await;
+        let request = checker::Request::Allocate(Box::new(request));
+        let Ok(answer) = answer else {
+            let unknown = checker::Outcome::Unknown;
+            self.recorder.ended(start, request, unknown);
             return false;
         };
         let allocation = answer.into_inner().allocation.unwrap_or_default();
         lock(&self.ledger).allocated(owner, allocation.addresses.first().map(String::as_str));
+        let told = checker::Outcome::Allocated(Box::new(allocation));
+        self.recorder.ended(start, request, told);
         true
     }
 
@@ -152,14 +181,19 @@ impl Client {
         if self.acknowledged == Acknowledged::OnSend {
             lock(&self.ledger).released(owner);
         }
-        let done = self
-            .rpc
-            .release(release(&format!("east/load/{owner}")))
-            .await
-            .is_ok();
-        if done {
-            lock(&self.ledger).released(owner);
-        }
+        let request = release(&format!("east/load/{owner}"));
+        let start = self.recorder.now();
+        let answer = self.rpc.release(request.clone()).await;
+        let outcome = match answer {
+            Ok(answer) => {
+                lock(&self.ledger).released(owner);
+                checker::Outcome::Released(answer.into_inner().released.map(Box::new))
+            }
+            Err(_) => checker::Outcome::Unknown,
+        };
+        let done = outcome != checker::Outcome::Unknown;
+        let request = checker::Request::Release(request);
+        self.recorder.ended(start, request, outcome);
         done
     }
 }

@@ -17,7 +17,7 @@ use anyhow::{Context as _, bail};
 use crate::cargo::{capture, cargo, root};
 
 /// Modules that decide and never act: a file, and what lies in the folder of its name.
-const PURE: [&str; 22] = [
+const PURE: [&str; 23] = [
     "announcer/src/election",
     "announcer/src/handover",
     "announcer/src/l2/arp",
@@ -28,6 +28,7 @@ const PURE: [&str; 22] = [
     "announcer/src/members/reports",
     "announcer/src/ownership",
     "announcer/src/plan",
+    "checker/src",
     "ipam-service/src/retention/rule",
     "ipam-service/src/state",
     "k8s-adapter/src/book",
@@ -43,9 +44,11 @@ const PURE: [&str; 22] = [
 ];
 
 /// What a pure module may name all the same, and why.
-const ALLOWED: [(&str, &str); 2] = [
+const ALLOWED: [(&str, &str); 3] = [
     // It translates: claims and policies of the API are what it makes.
     ("k8s-adapter/src/", "pharos_proto::v1"),
+    // It judges messages of the API.
+    ("checker/src/", "pharos_proto::v1"),
     // The derive that makes a kind.
     ("k8s-adapter/src/crd", "kube"),
 ];
