@@ -16,4 +16,6 @@ pub mod state;
 pub mod store;
 
 #[cfg(test)]
+mod simulation;
+#[cfg(test)]
 mod testing;

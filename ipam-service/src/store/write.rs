@@ -108,6 +108,11 @@ impl Writer {
         Some(result)
     }
 
+    /// Term of this writer: greater than that of every writer of this database before it.
+    pub fn epoch(&self) -> u64 {
+        u64::try_from(self.epoch).expect("terms are counted from 1")
+    }
+
     /// Moves the whole log into the database file, so that one file can be copied, closes the
     /// connection and then gives the lock back. To be called when nobody reads any more.
     pub async fn close(self) {

@@ -1,0 +1,223 @@
+//! One process: the services over a real writer, on files in a folder.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use pharos_process::{Readiness, Shutdown};
+use prometheus_client::registry::Registry;
+use tempfile::TempDir;
+use tokio::task::JoinHandle;
+
+use crate::api::call::Api;
+use crate::engine::{self, EngineMetrics, EngineParts};
+use crate::feed::Feeds;
+use crate::feed::allocations::AllocationFeed;
+use crate::feed::assignments::AssignmentFeed;
+use crate::feed::changes::ChangeFeed;
+use crate::retention::{Keep, Policy, Retention};
+use crate::state::State;
+use crate::state::address::Address;
+use crate::state::announce::Announcements;
+use crate::state::model::{
+    Allocation, AllocationId, Claim, Cluster, Owner, Placement, Pool, PoolKey, Timestamp,
+};
+use crate::store::{Location, Missing, Store};
+
+/// A running process.
+pub(super) struct Server {
+    pub(super) api: Api,
+    /// Of its term as writer.
+    pub(super) epoch: u64,
+    folder: TempDir,
+    stop_writer: Shutdown,
+    writer: JoinHandle<()>,
+}
+
+/// What a server knows, in so far as it is to be the same after a restart. Why a claim waits is not:
+/// it is decided anew, and the reason may have become another one.
+#[derive(Debug, PartialEq)]
+pub(super) struct Knowledge {
+    holders: Vec<Holder>,
+    pools: Vec<Arc<Pool>>,
+    clusters: Vec<Arc<Cluster>>,
+    placements: Vec<Arc<Placement>>,
+}
+
+/// An allocation without its reasons.
+#[derive(Debug, PartialEq)]
+struct Holder {
+    id: AllocationId,
+    owner: Owner,
+    claim: Claim,
+    held_claim: Claim,
+    addresses: Vec<Address>,
+    pool: Option<PoolKey>,
+}
+
+impl Holder {
+    fn of(allocation: &Arc<Allocation>) -> Self {
+        Self {
+            id: allocation.id,
+            owner: allocation.owner.clone(),
+            claim: allocation.claim.clone(),
+            held_claim: allocation.effective_claim().clone(),
+            addresses: allocation.addresses.clone(),
+            pool: allocation.pool.clone(),
+        }
+    }
+}
+
+/// In memory where there is such a folder: what a disk may lose is cut off by hand here.
+pub(super) fn new_folder() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    let folder = if memory.is_dir() {
+        tempfile::tempdir_in(memory)
+    } else {
+        tempfile::tempdir()
+    };
+    folder.expect("a temporary folder")
+}
+
+fn database(folder: &Path) -> PathBuf {
+    folder.join("pharos.db")
+}
+
+fn log(folder: &Path) -> PathBuf {
+    folder.join("pharos.db-wal")
+}
+
+impl Server {
+    /// On what is in a folder; makes a database where there is none.
+    pub(super) async fn start(folder: TempDir) -> Self {
+        let location = Location::Sqlite(database(folder.path()));
+        let store = Store::open(&location, Missing::Create, Timestamp(1)).await;
+        let mut store = store.expect("the database opens");
+        let loaded = store.writer.load().await.expect("the database loads");
+        let epoch = store.writer.epoch();
+        let mut state = State::restore(loaded.revision, loaded.rows);
+        let (announcements, owed) = Announcements::rebuild(&state);
+        for change in &owed {
+            state.apply(change);
+        }
+        let feeds = Feeds {
+            allocations: AllocationFeed::default(),
+            changes: ChangeFeed::default(),
+            assignments: AssignmentFeed::new(store.store_id.clone(), &announcements.everything()),
+        };
+        let stop_writer = Shutdown::default();
+        let (engine, task) = engine::start(EngineParts {
+            state,
+            announcements,
+            owed,
+            last_time: loaded.last_time,
+            seen: loaded.seen,
+            writer: store.writer,
+            feeds: feeds.clone(),
+            metrics: EngineMetrics::register(&mut Registry::default()),
+            readiness: Readiness::default(),
+            stop: stop_writer.clone(),
+        });
+        let policy = Policy {
+            keep: Keep::Forever,
+            floor: 0,
+        };
+        let retention = Retention::new(
+            policy,
+            engine.clone(),
+            store.reader.clone(),
+            store.compactor,
+            &mut Registry::default(),
+            Readiness::default(),
+        );
+        let api = Api {
+            retention,
+            engine,
+            reader: store.reader,
+            feeds,
+            store_id: Arc::from(store.store_id),
+            shutdown: Shutdown::default(),
+        };
+        Self {
+            api,
+            epoch,
+            folder,
+            stop_writer,
+            writer: tokio::spawn(task.run()),
+        }
+    }
+
+    /// What it knows, once nothing is left to do. Whoever waits for it finds the writer idle.
+    pub(super) async fn knowledge(&self) -> Knowledge {
+        let read = self.api.engine.read(|state| Knowledge {
+            holders: state.allocations().map(Holder::of).collect(),
+            pools: state.pools().cloned().collect(),
+            clusters: state.clusters().cloned().collect(),
+            placements: state.placements().cloned().collect(),
+        });
+        read.await.expect("the writer runs")
+    }
+
+    /// Of the newest decision.
+    pub(super) async fn revision(&self) -> u64 {
+        let read = self.api.engine.read(|state| state.revision());
+        read.await.expect("the writer runs")
+    }
+
+    /// SIGTERM, and a new process on the same files.
+    pub(super) async fn restart(self) -> Self {
+        let before = self.knowledge().await;
+        let folder = self.stop().await;
+        let after = Self::start(folder).await;
+        assert_eq!(after.knowledge().await, before, "after a restart");
+        after
+    }
+
+    /// SIGTERM; what is left is the folder.
+    pub(super) async fn stop(self) -> TempDir {
+        self.api.shutdown.stop();
+        self.api.reader.close().await;
+        self.stop_writer.stop();
+        self.writer.await.expect("the writer ends well");
+        self.folder
+    }
+
+    /// What a crash at this moment would leave. The writer must be idle.
+    pub(super) fn copy(&self) -> TempDir {
+        let copy = new_folder();
+        let from = self.folder.path();
+        for (from, to) in [
+            (database(from), database(copy.path())),
+            (log(from), log(copy.path())),
+        ] {
+            if from.exists() {
+                std::fs::copy(from, to).expect("a copy");
+            }
+        }
+        copy
+    }
+
+    /// Bytes of the write-ahead log.
+    pub(super) fn log_bytes(&self) -> u64 {
+        std::fs::metadata(log(self.folder.path())).map_or(0, |file| file.len())
+    }
+
+    /// kill -9: nothing of it remains.
+    pub(super) fn kill(self) {
+        self.writer.abort();
+    }
+
+    /// What `ipam-service check` finds wrong with its database.
+    pub(super) async fn problems(&self) -> Vec<String> {
+        let location = Location::Sqlite(database(self.folder.path()));
+        crate::store::check(&location).await.expect("readable")
+    }
+}
+
+/// Cuts the log of a copy off at so many bytes.
+pub(super) fn cut_log(copy: &TempDir, bytes: u64) {
+    let file = std::fs::OpenOptions::new()
+        .write(true)
+        .open(log(copy.path()));
+    let file = file.expect("there is a log");
+    file.set_len(bytes).expect("cut off");
+}
