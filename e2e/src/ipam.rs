@@ -13,6 +13,7 @@ use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
 use pharos_proto::v1::cluster_service_client::ClusterServiceClient;
 use pharos_proto::v1::history_service_client::HistoryServiceClient;
 use pharos_proto::v1::pool_service_client::PoolServiceClient;
+use pharos_proto::v1::quota_service_client::QuotaServiceClient;
 use pharos_proto::v1::reservation_service_client::ReservationServiceClient;
 use pharos_testbed::kube::cache_directory;
 use pharos_testbed::{Launch, Program, free_port, skip};
@@ -169,6 +170,11 @@ impl Ipam {
     /// Client of ClusterService.
     pub fn clusters(&self) -> anyhow::Result<ClusterServiceClient<Channel>> {
         Ok(ClusterServiceClient::new(self.channel()?))
+    }
+
+    /// Client of QuotaService.
+    pub fn quotas(&self) -> anyhow::Result<QuotaServiceClient<Channel>> {
+        Ok(QuotaServiceClient::new(self.channel()?))
     }
 
     /// Makes an operator's pool.

@@ -179,7 +179,10 @@ async fn changes_are_found_by_whatever_is_known_of_them() {
                 end.owner.as_ref().unwrap().cluster == cluster
             }
             Subject::Cluster(edit) => edit.after.as_ref().unwrap().name == cluster,
-            Subject::Pool(_) | Subject::Advertisement(_) | Subject::Reservation(_) => false,
+            Subject::Pool(_)
+            | Subject::Advertisement(_)
+            | Subject::Reservation(_)
+            | Subject::Quota(_) => false,
         }
     };
     for cluster in ["east", "west"] {

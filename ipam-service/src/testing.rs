@@ -5,6 +5,7 @@ use pharos_proto::v1;
 use tempfile::TempDir;
 
 use crate::api::convert::{FieldErrors, allocate_from_wire, pool_from_wire, release_from_wire};
+use crate::api::convert_quota::quota_from_wire;
 use crate::api::convert_reservation::{reservation_from_wire, reservation_key};
 use crate::state::command::{Command, InUse};
 use crate::state::model::Timestamp;
@@ -86,6 +87,20 @@ pub(crate) fn apply_reservation(name: &str, addresses: &[&str], cluster: Option<
 
 pub(crate) fn delete_reservation(name: &str) -> Command {
     Command::DeleteReservation(reservation_key("", name).expect("a name"))
+}
+
+/// A quota of one address for cluster `east`, changed by `edit`.
+pub(crate) fn apply_quota(name: &str, edit: impl FnOnce(&mut v1::Quota)) -> Command {
+    let mut wire = v1::Quota {
+        name: name.to_owned(),
+        cluster: "east".to_owned(),
+        limit: Some(1),
+        ..v1::Quota::default()
+    };
+    edit(&mut wire);
+    let mut errors = FieldErrors::new();
+    let quota = quota_from_wire(&mut errors, "quota", Some(&wire));
+    Command::ApplyQuota(Box::new(errors.finish(quota).expect("valid quota")))
 }
 
 /// A claim for one address on TCP port 80, changed by `edit`.

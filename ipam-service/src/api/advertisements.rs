@@ -287,6 +287,7 @@ fn changed(changes: &[Change]) -> BTreeMap<AdvertisementKey, Arc<Advertisement>>
         | Change::Pool(_)
         | Change::Cluster(_)
         | Change::Reservation(_)
+        | Change::Quota(_)
         | Change::Node(_)
         | Change::Backends(_)
         | Change::Placement(_) => None,

@@ -194,6 +194,7 @@ impl Allocations {
             | Change::Advertisement(_)
             | Change::Cluster(_)
             | Change::Reservation(_)
+            | Change::Quota(_)
             | Change::Node(_)
             | Change::Backends(_)
             | Change::Placement(_) => None,

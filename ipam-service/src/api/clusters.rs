@@ -133,6 +133,7 @@ impl Clusters {
                 Change::Pool(_)
                 | Change::Advertisement(_)
                 | Change::Reservation(_)
+                | Change::Quota(_)
                 | Change::Node(_)
                 | Change::Backends(_)
                 | Change::Placement(_) => {}
@@ -165,6 +166,7 @@ impl Clusters {
             | Change::Pool(_)
             | Change::Advertisement(_)
             | Change::Reservation(_)
+            | Change::Quota(_)
             | Change::Node(_)
             | Change::Backends(_)
             | Change::Placement(_) => None,
@@ -212,6 +214,7 @@ impl Clusters {
             | Change::Advertisement(_)
             | Change::Reservation(_)
             | Change::Cluster(_)
+            | Change::Quota(_)
             | Change::Node(_)
             | Change::Backends(_)
             | Change::Placement(_) => None,

@@ -7,6 +7,7 @@ use prost_types::Timestamp as WireTime;
 
 use super::convert::{allocation_to_wire, pool_to_wire};
 use super::convert_announce::advertisement_to_wire;
+use super::convert_quota::quota_to_wire;
 use super::convert_reservation::reservation_to_wire;
 use crate::state::change::{Change, Edit};
 use crate::state::model::{Cluster, Revision, Timestamp};
@@ -82,6 +83,11 @@ pub fn change_to_wire(context: LogContext<'_>, change: &Change) -> Option<v1::Ch
             let (before, after) = ends(edit, reservation_to_wire);
             let subject = v1::change::ReservationChange { before, after };
             (kind_of(edit), Subject::Reservation(subject))
+        }
+        Change::Quota(edit) => {
+            let (before, after) = ends(edit, quota_to_wire);
+            let subject = v1::change::QuotaChange { before, after };
+            (kind_of(edit), Subject::Quota(subject))
         }
         Change::Node(_) | Change::Backends(_) | Change::Placement(_) => return None,
     };

@@ -16,6 +16,7 @@ pub fn refusal_to_wire(refusal: &Refusal) -> v1::Refusal {
         reason: reason_to_wire(refusal.reason).into(),
         message: refusal.message.clone(),
         attempts: refusal.attempts.iter().map(attempt).collect(),
+        quota: refusal.quota.clone().unwrap_or_default(),
     }
 }
 
@@ -33,6 +34,7 @@ pub fn refusal_from_wire(errors: &mut FieldErrors, wire: &v1::Refusal) -> Option
         reason: reason_from_wire(errors, wire.reason)?,
         message: wire.message.clone(),
         attempts,
+        quota: (!wire.quota.is_empty()).then(|| wire.quota.clone()),
     })
 }
 
@@ -57,6 +59,7 @@ pub fn reason_to_wire(reason: Reason) -> v1::refusal::Reason {
         Reason::AddressNotInReservation => Wire::AddressNotInReservation,
         Reason::PoolNotAutomatic => Wire::PoolNotAutomatic,
         Reason::OtherPoolNamed => Wire::OtherPoolNamed,
+        Reason::QuotaExceeded => Wire::QuotaExceeded,
     }
 }
 
@@ -80,6 +83,7 @@ fn reason_from_wire(errors: &mut FieldErrors, wire: i32) -> Option<Reason> {
         Ok(Wire::AddressNotInReservation) => Reason::AddressNotInReservation,
         Ok(Wire::PoolNotAutomatic) => Reason::PoolNotAutomatic,
         Ok(Wire::OtherPoolNamed) => Reason::OtherPoolNamed,
+        Ok(Wire::QuotaExceeded) => Reason::QuotaExceeded,
         Ok(Wire::Unspecified) | Err(_) => {
             errors.add("refusal.reason", format!("unknown value {wire}"));
             return None;

@@ -163,6 +163,7 @@ fn change_filter(message: &v1::ListChangesRequest) -> Result<ChangeFilter, Rejec
         Ok(WireKind::Advertisement) => Some(Kind::Advertisement),
         Ok(WireKind::Cluster) => Some(Kind::Cluster),
         Ok(WireKind::Reservation) => Some(Kind::Reservation),
+        Ok(WireKind::Quota) => Some(Kind::Quota),
         Err(_) => {
             errors.add("kind", format!("unknown value {}", message.kind));
             None

@@ -266,6 +266,7 @@ fn moved(changes: &[Change]) -> Vec<v1::Owner> {
         | Change::Advertisement(_)
         | Change::Cluster(_)
         | Change::Reservation(_)
+        | Change::Quota(_)
         | Change::Node(_)
         | Change::Backends(_)
         | Change::Placement(_) => None,
@@ -281,6 +282,7 @@ fn changed(changes: &[Change]) -> BTreeMap<PoolKey, Arc<Pool>> {
         | Change::Advertisement(_)
         | Change::Cluster(_)
         | Change::Reservation(_)
+        | Change::Quota(_)
         | Change::Node(_)
         | Change::Backends(_)
         | Change::Placement(_) => None,

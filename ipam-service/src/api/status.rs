@@ -43,6 +43,7 @@ pub fn of_rejection(rejection: &Rejection) -> Status {
             plain(Code::NotFound, "UNKNOWN_ADVERTISEMENT", message)
         }
         Rejection::UnknownReservation(_) => plain(Code::NotFound, "UNKNOWN_RESERVATION", message),
+        Rejection::UnknownQuota(_) => plain(Code::NotFound, "UNKNOWN_QUOTA", message),
         Rejection::UnknownCluster(_) => plain(Code::NotFound, "UNKNOWN_CLUSTER", message),
         Rejection::Invalid(invalid) => of_invalid(invalid),
         Rejection::PoolInUse { pool, .. } => {
@@ -217,6 +218,9 @@ fn of_refusal(refusal: &Refusal, message: String) -> Status {
     }
     let mut details = info(reason, metadata);
     let code = code_of(refusal.reason);
+    if let Some(quota) = &refusal.quota {
+        details.add_quota_failure_violation(format!("quotas/{quota}"), &message);
+    }
     if code == Code::FailedPrecondition {
         details.add_precondition_failure_violation(reason, "allocation", &message);
     }
@@ -225,7 +229,9 @@ fn of_refusal(refusal: &Refusal, message: String) -> Status {
 
 fn code_of(reason: Reason) -> Code {
     match reason {
-        Reason::NoFreeAddress | Reason::BehindOlderClaims => Code::ResourceExhausted,
+        Reason::NoFreeAddress | Reason::BehindOlderClaims | Reason::QuotaExceeded => {
+            Code::ResourceExhausted
+        }
         Reason::UnknownPool | Reason::UnknownReservation => Code::NotFound,
         Reason::AddressNotInPool
         | Reason::AddressTaken
@@ -315,12 +321,19 @@ mod tests {
             reason: Reason::PoolNotForOwner,
             message: pool.repeat(20),
             attempts: vec![attempt; 100],
+            quota: None,
+        };
+        let beyond_quota = Refusal {
+            reason: Reason::QuotaExceeded,
+            quota: Some(name.clone()),
+            ..refusal.clone()
         };
         let message = shortened(&pool.repeat(20));
         for status in [
             invalid("invalid CIDR"),
             invalid(&pool.repeat(20)),
             of_rejection(&refusal.into()),
+            of_rejection(&beyond_quota.into()),
             precondition("POOL_IN_USE", format!("pools/{pool}"), message),
         ] {
             let bytes = header_bytes(&status);

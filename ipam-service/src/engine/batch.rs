@@ -186,6 +186,8 @@ fn owner_of(command: &Command) -> Option<&OwnerKey> {
         | Command::DeleteCluster { .. }
         | Command::FinishRecovery { .. }
         | Command::AdoptCluster { .. }
+        | Command::ApplyQuota(_)
+        | Command::DeleteQuota(_)
         | Command::Facts { .. } => None,
     }
 }

@@ -55,9 +55,13 @@ fn cluster_of(command: &Command) -> Option<&Name> {
         | Command::EndSync { cluster, .. }
         | Command::DeleteCluster { cluster }
         | Command::Facts { cluster, .. } => Some(cluster),
-        Command::FinishRecovery { .. } | Command::AdoptCluster { .. } => None,
-        // Whoever it is for.
-        Command::ApplyReservation(_) | Command::DeleteReservation(_) => None,
+        // About a cluster, but asked by the operator.
+        Command::ApplyReservation(_)
+        | Command::DeleteReservation(_)
+        | Command::FinishRecovery { .. }
+        | Command::AdoptCluster { .. }
+        | Command::ApplyQuota(_)
+        | Command::DeleteQuota(_) => None,
     }
 }
 

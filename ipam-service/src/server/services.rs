@@ -8,6 +8,7 @@ use pharos_proto::v1::announcer_service_server;
 use pharos_proto::v1::cluster_service_server::{self, ClusterServiceServer};
 use pharos_proto::v1::history_service_server;
 use pharos_proto::v1::pool_service_server::{self, PoolServiceServer};
+use pharos_proto::v1::quota_service_server::{self, QuotaServiceServer};
 use pharos_proto::v1::reservation_service_server::{self, ReservationServiceServer};
 use pharos_proto::v1::status_service_server::{self, StatusServiceServer};
 use tonic::service::Routes;
@@ -21,6 +22,7 @@ use crate::api::call::Api;
 use crate::api::clusters::Clusters;
 use crate::api::history::{History, HistoryServer};
 use crate::api::pools::Pools;
+use crate::api::quotas::Quotas;
 use crate::api::reservations::Reservations;
 use crate::api::server_info::ServerInfo;
 
@@ -29,7 +31,7 @@ use crate::api::server_info::ServerInfo;
 const MAX_MESSAGE: usize = 2 * 1024 * 1024;
 
 /// Names of the services, for `grpc.health.v1`; the empty one is the server as a whole.
-const SERVICES: [&str; 9] = [
+const SERVICES: [&str; 10] = [
     "",
     advertisement_service_server::SERVICE_NAME,
     allocation_service_server::SERVICE_NAME,
@@ -38,6 +40,7 @@ const SERVICES: [&str; 9] = [
     history_service_server::SERVICE_NAME,
     pool_service_server::SERVICE_NAME,
     reservation_service_server::SERVICE_NAME,
+    quota_service_server::SERVICE_NAME,
     status_service_server::SERVICE_NAME,
 ];
 
@@ -115,6 +118,7 @@ pub(super) async fn routes(api: Api) -> anyhow::Result<(Routes, HealthStatus)> {
         HistoryServer <- History(api.clone()),
         PoolServiceServer <- Pools(api.clone()),
         ReservationServiceServer <- Reservations(api.clone()),
+        QuotaServiceServer <- Quotas(api.clone()),
         StatusServiceServer <- ServerInfo(api),
     );
     Ok((routes.routes(), health))

@@ -257,6 +257,7 @@ impl Announcements {
             Change::Advertisement(_)
             | Change::Pool(_)
             | Change::Reservation(_)
+            | Change::Quota(_)
             | Change::Placement(_) => {}
         }
     }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::model::{
-    Advertisement, Allocation, Backends, Cluster, Node, Placement, Pool, Reservation,
+    Advertisement, Allocation, Backends, Cluster, Node, Placement, Pool, Quota, Reservation,
 };
 
 /// One thing before and after. Exactly one of them may be absent: creation or deletion.
@@ -44,6 +44,7 @@ pub enum Change {
     Advertisement(Edit<Advertisement>),
     Cluster(Edit<Cluster>),
     Reservation(Edit<Reservation>),
+    Quota(Edit<Quota>),
     // Facts: stored, but no history.
     Node(Edit<Node>),
     Backends(Edit<Backends>),
@@ -58,7 +59,8 @@ impl Change {
             | Self::Pool(_)
             | Self::Advertisement(_)
             | Self::Cluster(_)
-            | Self::Reservation(_) => true,
+            | Self::Reservation(_)
+            | Self::Quota(_) => true,
             Self::Node(_) | Self::Backends(_) | Self::Placement(_) => false,
         }
     }
@@ -71,6 +73,7 @@ impl Change {
             Self::Advertisement(edit) => Self::Advertisement(edit.inverse()),
             Self::Cluster(edit) => Self::Cluster(edit.inverse()),
             Self::Reservation(edit) => Self::Reservation(edit.inverse()),
+            Self::Quota(edit) => Self::Quota(edit.inverse()),
             Self::Node(edit) => Self::Node(edit.inverse()),
             Self::Backends(edit) => Self::Backends(edit.inverse()),
             Self::Placement(edit) => Self::Placement(edit.inverse()),

@@ -5,6 +5,7 @@ mod exact;
 mod grant;
 mod reserved;
 mod two_pools;
+mod within;
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use super::model::{
     Allocation, AllocationId, Claim, Families, OwnerKey, OwnerScope, Pool, PoolKey,
 };
 use super::pool::{self, View};
+use super::quota::{Exceeded, Placed};
 use super::refusal::{Attempt, Reason, Refusal, text};
 use super::sharing::{Conflict, ShareKey};
 use super::space::{Obstacle, Space};
@@ -47,12 +49,14 @@ pub(super) struct Asking<'a> {
 pub(super) const NEWCOMER: AllocationId = AllocationId::MAX;
 
 /// Why a pool has no address of a family for this claim.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Lack {
     Family,
     FreeAddress,
     /// There is one, but older claims that wait come first.
     BehindOlder,
+    /// There is one, but the owner may hold no more.
+    Quota(Box<Exceeded>),
     /// There may be one, but until all clusters have reported nobody knows.
     Recovering,
 }
@@ -145,11 +149,17 @@ impl<'a> Asking<'a> {
     ) -> Result<Grant, Refusal> {
         let mut tried = Vec::new();
         let mut untold = 0_usize;
+        let mut quota = None;
         for pool in self.pools_in_order(named) {
             let (reason, message) = if pool::admits(pool, self.owner, self.claim) {
                 match take(pool) {
                     Ok(addresses) => return Ok(grant(pool, &addresses)),
-                    Err((family, lack)) => self.describe(lack, &pool.key, family),
+                    Err((family, lack)) => {
+                        if let Lack::Quota(full) = &lack {
+                            quota.get_or_insert_with(|| full.quota.name.to_string());
+                        }
+                        self.describe(lack, &pool.key, family)
+                    }
                 }
             } else {
                 let message = text::pool_not_for_owner(&pool.key, self.owner);
@@ -165,7 +175,10 @@ impl<'a> Asking<'a> {
                 untold += 1;
             }
         }
-        let mut refusal = self.summary(tried, named.is_some());
+        let mut refusal = Refusal {
+            quota,
+            ..self.summary(tried, named.is_some())
+        };
         if untold > 0 {
             let more = format!("; and {untold} more pools were tried");
             refusal.message.push_str(&more);
@@ -177,6 +190,7 @@ impl<'a> Asking<'a> {
     fn summary(&self, tried: Vec<Attempt>, in_named_pool: bool) -> Refusal {
         let of = |reason| tried.iter().find(|attempt| attempt.reason == reason);
         let telling = of(Reason::BehindOlderClaims)
+            .or_else(|| of(Reason::QuotaExceeded))
             .or_else(|| of(Reason::NoFreeAddress))
             .or(tried.last());
         let (reason, message) = match telling {
@@ -187,7 +201,10 @@ impl<'a> Asking<'a> {
             Some(Attempt {
                 reason, message, ..
             }) => {
-                let says_all = matches!(reason, Reason::NoFreeAddress | Reason::BehindOlderClaims);
+                let says_all = matches!(
+                    reason,
+                    Reason::NoFreeAddress | Reason::BehindOlderClaims | Reason::QuotaExceeded
+                );
                 if says_all || in_named_pool {
                     (*reason, message.clone())
                 } else {
@@ -206,11 +223,21 @@ impl<'a> Asking<'a> {
             reason,
             message,
             attempts,
+            quota: None,
         }
     }
 
     fn one(&self, pool: &Pool, family: Family) -> Result<Vec<Address>, (Family, Lack)> {
-        match self.candidate(pool, family) {
+        self.one_beside(pool, family, None)
+    }
+
+    fn one_beside(
+        &self,
+        pool: &Pool,
+        family: Family,
+        beside: Option<Placed<'_>>,
+    ) -> Result<Vec<Address>, (Family, Lack)> {
+        match self.candidate(pool, family, beside) {
             Ok(address) => Ok(vec![address]),
             Err(lack) => Err((family, lack)),
         }
@@ -220,28 +247,41 @@ impl<'a> Asking<'a> {
         let [first, second] = families;
         self.one(pool, first).or_else(|why| {
             self.one(pool, second)
-                .map_err(|why_second| match (why.1, why_second.1) {
-                    (Lack::Family, _) | (_, Lack::BehindOlder) => why_second,
-                    (Lack::FreeAddress | Lack::BehindOlder | Lack::Recovering, _) => why,
+                .map_err(|why_second| match (&why.1, &why_second.1) {
+                    (Lack::Family, _)
+                    | (_, Lack::BehindOlder)
+                    | (Lack::FreeAddress, Lack::Quota(_)) => why_second,
+                    (
+                        Lack::FreeAddress | Lack::BehindOlder | Lack::Quota(_) | Lack::Recovering,
+                        _,
+                    ) => why,
                 })
         })
     }
 
     fn both(&self, pool: &Pool) -> Result<Vec<Address>, (Family, Lack)> {
         let mut pair = self.one(pool, Family::V4)?;
-        pair.extend(self.one(pool, Family::V6)?);
+        let beside = pair.first().map(|v4| (*v4, &pool.key));
+        pair.extend(self.one_beside(pool, Family::V6, beside)?);
         Ok(pair)
     }
 
     /// An address of a family from a pool: the owner's own, else a wished one, else the lowest that
-    /// is free or that the owner may share, in the order of the pool's ranges.
-    fn candidate(&self, pool: &Pool, family: Family) -> Result<Address, Lack> {
+    /// is free or that the owner may share, in the order of the pool's ranges. `beside`: what else is
+    /// granted.
+    fn candidate(
+        &self,
+        pool: &Pool,
+        family: Family,
+        beside: Option<Placed<'_>>,
+    ) -> Result<Address, Lack> {
         let mut known = self.current.iter().chain(self.wished);
         let known = known.find(|address| {
             address.family() == family
                 && pool::may_give(pool, **address)
                 && self.is_of_reservation(**address)
                 && self.is_clear(**address)
+                && self.may_take((**address, &pool.key), beside)
         });
         if let Some(address) = known {
             return Ok(*address);
@@ -255,13 +295,14 @@ impl<'a> Asking<'a> {
         if self.may_have_kept()
             && let Some((_, kept)) = self.lowest_kept(pool, family)
             && !self.is_behind(kept)
+            && self.may_take((kept, &pool.key), beside)
         {
             return Ok(kept);
         }
         match self.lowest_in(pool, family) {
             None => Err(Lack::FreeAddress),
             Some(address) if self.is_behind(address) => Err(Lack::BehindOlder),
-            Some(address) => Ok(address),
+            Some(address) => self.counted_or(address, pool, beside),
         }
     }
 
@@ -430,6 +471,7 @@ impl<'a> Asking<'a> {
                 Reason::BehindOlderClaims,
                 format!("older claims wait for {family} addresses of pool \"{pool}\""),
             ),
+            Lack::Quota(full) => (Reason::QuotaExceeded, full.to_string()),
             Lack::Recovering => (Reason::Recovering, recovering().message),
         }
     }
@@ -458,6 +500,7 @@ fn refusal(reason: Reason, message: String) -> Refusal {
         reason,
         message,
         attempts: Vec::new(),
+        quota: None,
     }
 }
 

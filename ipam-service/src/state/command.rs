@@ -3,7 +3,7 @@
 use super::address::Address;
 use super::model::{
     Advertisement, AdvertisementKey, Announcer, Claim, EntryNodes, NodeKey, Owner, OwnerKey, Pool,
-    PoolKey, ReportedNode, Reservation, ReservationKey, Revision,
+    PoolKey, Quota, ReportedNode, Reservation, ReservationKey, Revision,
 };
 use super::names::Name;
 
@@ -61,6 +61,8 @@ pub enum Command {
         cluster: Name,
         uid: String,
     },
+    ApplyQuota(Box<Quota>),
+    DeleteQuota(Name),
     /// Facts of one cluster, from one stream.
     Facts {
         cluster: Name,
@@ -96,6 +98,8 @@ impl Command {
             | Self::AdoptCluster { .. }
             | Self::ApplyReservation(_)
             | Self::DeleteReservation(_)
+            | Self::ApplyQuota(_)
+            | Self::DeleteQuota(_)
             | Self::Redecide(_) => None,
         }
     }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::State;
 use super::change::{Change, Edit};
 use super::model::{
-    Advertisement, Allocation, AllocationId, Backends, Cluster, Node, Pool, Reservation, Revision,
-    Timestamp,
+    Advertisement, Allocation, AllocationId, Backends, Cluster, Node, Pool, Quota, Reservation,
+    Revision, Timestamp,
 };
 
 /// Changes in the order of the log; gives each decision its revision.
@@ -107,6 +107,17 @@ impl<'a> Draft<'a> {
         self.take_revision();
         self.changes
             .push(Change::Reservation(edit(Some(before), None)));
+    }
+
+    pub(super) fn put_quota(&mut self, before: Option<&Arc<Quota>>, after: &Quota) {
+        let mut after = after.clone();
+        after.revision = self.take_revision();
+        self.changes.push(Change::Quota(edit(before, Some(after))));
+    }
+
+    pub(super) fn drop_quota(&mut self, before: &Arc<Quota>) {
+        self.take_revision();
+        self.changes.push(Change::Quota(edit(Some(before), None)));
     }
 
     pub(super) fn node(&mut self, before: Option<&Arc<Node>>, after: Option<Node>) {

@@ -166,6 +166,7 @@ fn after(
         Change::Pool(_)
         | Change::Advertisement(_)
         | Change::Cluster(_)
+        | Change::Quota(_)
         | Change::Reservation(_)
         | Change::Node(_)
         | Change::Backends(_)

@@ -10,6 +10,7 @@
 //! | `choice` | which addresses satisfy a claim, or why none do |
 //! | `pool` | which pools a cluster sees, their order, whom they admit |
 //! | `pool_edit` | ApplyPool, DeletePool, SyncPools |
+//! | `quota` | how many addresses may be held, and how many are |
 //! | `sharing` | who may hold one address together |
 //! | `reservation` | ApplyReservation, DeleteReservation |
 //! | `withheld` | what a space keeps for somebody, or from everybody |
@@ -45,6 +46,7 @@ mod facts;
 mod pending;
 mod pool;
 mod pool_edit;
+mod quota;
 mod reservation;
 mod rows;
 mod runs;
@@ -68,6 +70,7 @@ use model::{
 use names::Name;
 use pending::Waiting;
 use pool::Pools;
+use quota::Quotas;
 use refusal::Rejection;
 use space::{NOTHING_HELD, Space};
 use tenants::Tenants;
@@ -77,6 +80,7 @@ pub use explain::{
     explain_stored,
 };
 pub use pool::{FamilyUsage, PoolUsage};
+pub use quota::QuotaUsage;
 
 /// Everything that is held, with the indexes that make each rule cheap.
 #[derive(Debug, Default)]
@@ -87,6 +91,7 @@ pub struct State {
     /// Only spaces in which something is held or withheld.
     spaces: BTreeMap<Name, Space>,
     pools: Pools,
+    quotas: Quotas,
     advertisements: BTreeMap<AdvertisementKey, Arc<Advertisement>>,
     reservations: BTreeMap<ReservationKey, Arc<Reservation>>,
     placements: BTreeMap<AllocationId, Arc<Placement>>,
@@ -134,6 +139,8 @@ pub fn decide(state: &State, command: &Command, now: Timestamp) -> Result<Vec<Ch
         Command::DeleteCluster { cluster } => cluster::delete(to, cluster)?,
         Command::FinishRecovery { cluster } => cluster::finish_recovery(to, cluster.as_ref())?,
         Command::AdoptCluster { cluster, uid } => cluster::adopt(to, cluster, uid)?,
+        Command::ApplyQuota(quota) => quota::apply(to, quota)?,
+        Command::DeleteQuota(name) => quota::delete(to, name)?,
         Command::Facts { cluster, facts } => facts::report(to, cluster, facts)?,
     }
     Ok(draft.finish())
@@ -202,6 +209,15 @@ impl State {
             Change::Allocation(edit) => {
                 self.enter(change);
                 self.offer_what_changed_hands(edit);
+                for slot in self.quotas.take_opened() {
+                    self.offer_room(slot);
+                }
+            }
+            Change::Quota(edit) => {
+                self.enter(change);
+                for quota in [&edit.before, &edit.after].into_iter().flatten() {
+                    self.waiting.mark_for_quota(quota);
+                }
             }
             Change::Pool(edit) => {
                 // Before and after: either may be the one through which somebody holds.
@@ -248,6 +264,10 @@ impl State {
                 self.recovering -= usize::from(waits(&edit.before));
                 self.recovering += usize::from(waits(&edit.after));
                 self.tenants.replace_cluster(edit);
+            }
+            Change::Quota(edit) => {
+                let held = self.tenants.allocations_of(&edit.subject().cluster);
+                self.quotas.replace(edit, held);
             }
             Change::Node(edit) => self.tenants.replace_node(edit),
             Change::Backends(edit) => self.tenants.replace_backends(edit),
@@ -303,6 +323,7 @@ impl State {
             }
         }
         self.tenants.replace_allocation(edit);
+        self.quotas.follow(edit);
         self.waiting
             .replace(edit.before.as_deref(), edit.after.as_deref());
     }

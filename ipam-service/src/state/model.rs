@@ -221,6 +221,23 @@ pub struct Reservation {
     pub revision: Revision,
 }
 
+/// How many addresses may be held, by whom, of what. The operator's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quota {
+    /// Unique.
+    pub name: Name,
+    pub cluster: Name,
+    pub subject: QuotaSubject,
+    pub space: Name,
+    /// Only what is held through the pool of this name, the cluster's own or the operator's.
+    pub pool: Option<Name>,
+    /// Only addresses of this family.
+    pub family: Option<Family>,
+    pub limit: u32,
+    /// Of its last change.
+    pub revision: Revision,
+}
+
 /// One owner, or all of a namespace, or all of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OwnerScope {
@@ -264,6 +281,17 @@ impl fmt::Display for OwnerScope {
             None => Ok(()),
         }
     }
+}
+
+/// Whose addresses count together.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum QuotaSubject {
+    /// All of the cluster's.
+    Cluster,
+    /// Those of one namespace.
+    Namespace(Name),
+    /// Those of each namespace for itself; owners without a namespace are one.
+    EachNamespace,
 }
 
 /// State of an allocation.

@@ -10,6 +10,7 @@
 //! restart everything that waits is marked.
 
 mod queue;
+mod rooms;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
@@ -23,6 +24,7 @@ use super::model::{
 };
 use super::names::Name;
 use super::pool::{self, Holding, Homes, Pools};
+use super::quota::Slot;
 use super::sharing::ShareKey;
 use super::space::Obstacle;
 
@@ -43,6 +45,8 @@ pub(super) struct Lists {
     by_address: BTreeMap<(Name, Address), Ids>,
     /// By address space and cluster: the others.
     by_cluster: BTreeMap<Name, BTreeMap<Name, ClusterList>>,
+    /// All, by address space, cluster and namespace of the owner: what a quota can concern.
+    by_owner: BTreeMap<Name, BTreeMap<Name, BTreeMap<Option<Name>, Ids>>>,
     /// Those of the others that would share an address under this key.
     by_share_key: BTreeMap<(Name, ShareKey), Ids>,
     /// Those that name a reservation.
@@ -67,6 +71,10 @@ struct Marks {
     offers: BTreeSet<(AllocationId, Name, Address)>,
     /// The same by address.
     offered: BTreeMap<(Name, Address), AllocationId>,
+    /// Room within a quota, offered like an address: by the next claim that it could help.
+    rooms: BTreeSet<(AllocationId, Slot)>,
+    /// The same by quota.
+    next_for_room: BTreeMap<Slot, AllocationId>,
 }
 
 /// What a claim waits for.
@@ -143,6 +151,11 @@ impl Lists {
         let id = allocation.id;
         let space = &allocation.claim.space;
         self.all.insert(id);
+        let owner = &allocation.owner.key;
+        let clusters = self.by_owner.entry(space.clone()).or_default();
+        let namespaces = clusters.entry(owner.cluster.clone()).or_default();
+        let list = namespaces.entry(owner.namespace.clone()).or_default();
+        list.insert(id);
         for address in waits.addresses {
             let key = (space.clone(), address);
             self.by_address.entry(key).or_default().insert(id);
@@ -174,6 +187,18 @@ impl Lists {
         let id = allocation.id;
         let space = &allocation.claim.space;
         self.all.remove(&id);
+        let owner = &allocation.owner.key;
+        if let Some(clusters) = self.by_owner.get_mut(space) {
+            if let Some(namespaces) = clusters.get_mut(&owner.cluster) {
+                take_out(namespaces, &owner.namespace, id);
+                if namespaces.is_empty() {
+                    clusters.remove(&owner.cluster);
+                }
+            }
+            if clusters.is_empty() {
+                self.by_owner.remove(space);
+            }
+        }
         for address in waits.addresses {
             take_out(&mut self.by_address, &(space.clone(), address), id);
         }
@@ -233,6 +258,8 @@ impl Waiting {
         let offer = self.marks.offers.first();
         let older_is_marked = offer.is_some_and(|(next, _, _)| *next < answered.id)
             || self.marked_before(answered.id).next().is_some();
+        let room = self.marks.rooms.first();
+        let older_is_marked = older_is_marked || room.is_some_and(|(next, _)| *next < answered.id);
         older_is_marked && waits_for(answered).is_some()
     }
 
@@ -246,6 +273,8 @@ impl Waiting {
         self.marks.everyone = true;
         self.marks.offers.clear();
         self.marks.offered.clear();
+        self.marks.rooms.clear();
+        self.marks.next_for_room.clear();
     }
 
     /// Marks the claims that a change of a pool can concern: those that may draw from it, and
@@ -330,6 +359,17 @@ impl State {
             let marks = &mut self.waiting.marks;
             let offer = marks.offers.first().cloned();
             let again = marks.again.first().copied();
+            let other = offer.as_ref().map(|(next, _, _)| *next);
+            let other = [again, other].into_iter().flatten().min();
+            if let Some((id, slot)) = marks.rooms.first().cloned()
+                && other.is_none_or(|other| id < other)
+            {
+                let is_there = self.use_room(id, slot);
+                match self.by_id.get(&id).filter(|_| is_there) {
+                    Some(one) => return Some(Command::Redecide(one.owner.key.clone())),
+                    None => continue,
+                }
+            }
             let id = match (again, offer) {
                 (None, None) => return None,
                 (Some(id), None) => id,
@@ -504,7 +544,15 @@ impl State {
             };
             is_meant && pool::may_give(pool, address) && pool::admits(pool, owner, claim)
         });
-        pools.any(|pool| wants_family(&asking, one, address.family(), pool))
+        let within_quotas = |pool: &Pool| {
+            let beside = one.held().filter(|_| one.standing == Standing::Assigned);
+            let wanted: Vec<_> = beside.chain([(address, &pool.key)]).collect();
+            asking.within_quotas(&wanted).is_ok()
+        };
+        pools.any(|pool| {
+            wants_family(&asking, one, address.family(), pool)
+                && (!self.has_quotas() || within_quotas(pool))
+        })
     }
 
     /// Whether the pools permit what an allocation holds, just as it is recorded.

@@ -12,6 +12,8 @@ pub struct Refusal {
     pub message: String,
     /// Every pool that was looked at, in that order.
     pub attempts: Vec<Attempt>,
+    /// With [`Reason::QuotaExceeded`]: name of the quota.
+    pub quota: Option<String>,
 }
 
 /// One pool that was tried for a claim.
@@ -45,6 +47,8 @@ pub enum Reason {
     PoolNotAutomatic,
     /// Only said in an explanation, like the one before.
     OtherPoolNamed,
+
+    QuotaExceeded,
 }
 
 /// A command that changes nothing, and why.
@@ -61,6 +65,8 @@ pub enum Rejection {
     UnknownAdvertisement(String),
     #[error("no reservation {0}")]
     UnknownReservation(ReservationKey),
+    #[error("no quota {0}")]
+    UnknownQuota(Name),
     #[error("no cluster {0}")]
     UnknownCluster(Name),
     /// Fields that cannot be accepted in this state, such as a range that overlaps another pool.
@@ -144,6 +150,7 @@ impl Reason {
             Self::BuggyAddress => "BUGGY_ADDRESS",
             Self::FamilyNotInPool => "FAMILY_NOT_IN_POOL",
             Self::Recovering => "RECOVERING",
+            Self::QuotaExceeded => "QUOTA_EXCEEDED",
             Self::BehindOlderClaims => "BEHIND_OLDER_CLAIMS",
             Self::AddressReserved => "ADDRESS_RESERVED",
             Self::UnknownReservation => "UNKNOWN_RESERVATION",

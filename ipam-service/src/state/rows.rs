@@ -34,6 +34,7 @@ impl State {
             Change::Reservation(edit) => {
                 self.reservation(&edit.subject().key) == Some(edit.subject())
             }
+            Change::Quota(edit) => self.quota(&edit.subject().name) == Some(edit.subject()),
             Change::Cluster(edit) => self.cluster(&edit.subject().name) == Some(edit.subject()),
             Change::Node(edit) => self.node(&edit.subject().key) == Some(edit.subject()),
             Change::Backends(edit) => self.backends(&edit.subject().owner) == Some(edit.subject()),
@@ -42,7 +43,7 @@ impl State {
     }
 
     /// By [`kind_of`]: what it is called, and how many there are.
-    fn counts(&self) -> [(&'static str, usize); 8] {
+    fn counts(&self) -> [(&'static str, usize); 9] {
         let (nodes, backends) = self.tenants.fact_counts();
         [
             ("allocation", self.by_id.len()),
@@ -53,6 +54,7 @@ impl State {
             ("backend set", backends),
             ("placement", self.placements.len()),
             ("reservation", self.reservations().count()),
+            ("quota", self.quotas().count()),
         ]
     }
 }
@@ -67,6 +69,7 @@ fn kind_of(row: &Change) -> usize {
         Change::Backends(_) => 5,
         Change::Placement(_) => 6,
         Change::Reservation(_) => 7,
+        Change::Quota(_) => 8,
     }
 }
 
@@ -76,6 +79,7 @@ fn name_of(row: &Change) -> String {
         Change::Pool(edit) => format!("pool {}", edit.subject().key),
         Change::Advertisement(edit) => format!("advertisement {}", edit.subject().key.name),
         Change::Reservation(edit) => format!("reservation {}", edit.subject().key.name),
+        Change::Quota(edit) => format!("quota {}", edit.subject().name),
         Change::Cluster(edit) => format!("cluster {}", edit.subject().name),
         Change::Node(edit) => {
             let key = &edit.subject().key;

@@ -182,6 +182,20 @@ pub(super) fn reservation(key: &str, ranges: &[&str], kept_for: Option<&str>) ->
     }
 }
 
+/// Of a cluster, in the space of the tests.
+pub(super) fn quota(text: &str, cluster: &str, limit: u32) -> Quota {
+    Quota {
+        name: name(text),
+        cluster: name(cluster),
+        subject: QuotaSubject::Cluster,
+        space: space(),
+        pool: None,
+        family: None,
+        limit,
+        revision: 0,
+    }
+}
+
 pub(super) fn allocate(owner_text: &str, claim: Claim) -> Allocate {
     Allocate {
         owner: Owner {
@@ -388,6 +402,7 @@ pub(super) fn rows(state: &State) -> Vec<Change> {
     let mut rows: Vec<Change> = Vec::new();
     rows.extend(state.allocations().map(|one| Change::Allocation(row(one))));
     rows.extend(state.pools().map(|one| Change::Pool(row(one))));
+    rows.extend(state.quotas().map(|one| Change::Quota(row(one))));
     rows.extend(
         state
             .advertisements()
@@ -416,6 +431,7 @@ pub(super) fn assert_same_book(one: &State, other: &State) {
     assert_eq!(one.tenants, other.tenants);
     assert_eq!(one.spaces, other.spaces);
     assert_eq!(one.pools, other.pools);
+    assert_eq!(one.quotas, other.quotas);
     assert_eq!(one.advertisements, other.advertisements);
     assert_eq!(one.placements, other.placements);
     assert_eq!(one.reservations, other.reservations);

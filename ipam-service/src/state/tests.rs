@@ -39,6 +39,7 @@ fn every_decision_takes_the_next_revision_and_stamps_it() {
             Change::Allocation(edit) => edit.after.as_ref().map(|after| after.revision),
             Change::Pool(edit) => edit.after.as_ref().map(|after| after.revision),
             Change::Cluster(edit) => edit.after.as_ref().map(|after| after.revision),
+            Change::Quota(edit) => edit.after.as_ref().map(|after| after.revision),
             Change::Advertisement(_)
             | Change::Reservation(_)
             | Change::Node(_)

@@ -3,6 +3,8 @@
 //! State is loaded from `allocation` alone; the tables that guard it repeat parts of it. Here they
 //! are compared. Reads only, in one transaction, so it can run beside a server.
 
+mod limits;
+
 use std::collections::BTreeSet;
 
 use pharos_proto::v1;
@@ -43,6 +45,7 @@ pub async fn check(location: &Location) -> Result<Vec<String>, CheckError> {
     check_children(&mut transaction, &mut problems).await?;
     check_holdings(&mut transaction, &mut problems).await?;
     check_reserved(&mut transaction, &mut problems).await?;
+    limits::check(&mut transaction, &mut problems).await?;
     transaction.rollback().await?;
     Ok(problems.0)
 }

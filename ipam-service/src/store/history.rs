@@ -37,6 +37,7 @@ pub enum Kind {
     Advertisement,
     Cluster,
     Reservation,
+    Quota,
 }
 
 impl Kind {
@@ -48,6 +49,7 @@ impl Kind {
             Self::Advertisement => 3,
             Self::Cluster => 4,
             Self::Reservation => 10,
+            Self::Quota => 12,
         }
     }
 }

@@ -11,6 +11,7 @@ use super::facts;
 use super::{ReadError, Writer};
 use crate::api::convert::{AllocationExtras, FieldErrors, allocation_from_wire, pool_from_wire};
 use crate::api::convert_announce::advertisement_from_wire;
+use crate::api::convert_quota::quota_from_wire;
 use crate::api::convert_reservation::reservation_from_wire;
 use crate::state::change::{Change, Edit};
 use crate::state::model::{
@@ -84,7 +85,7 @@ struct Loader {
     read: fn(&Row<'_>, &mut Names) -> Result<Change, ReadError>,
 }
 
-const LOADERS: [Loader; 8] = [
+const LOADERS: [Loader; 9] = [
     Loader {
         table: "cluster",
         sql: "select name, uid, inventory, fence, create_time, revision from cluster",
@@ -99,6 +100,11 @@ const LOADERS: [Loader; 8] = [
         table: "advertisement",
         sql: "select entry from advertisement",
         read: advertisement,
+    },
+    Loader {
+        table: "quota",
+        sql: "select entry from quota",
+        read: quota,
     },
     Loader {
         table: "allocation",
@@ -200,6 +206,15 @@ fn reservation(row: &Row<'_>, _names: &mut Names) -> Result<Change, ReadError> {
     let reservation = reservation_from_wire(&mut errors, "reservation", Some(&wire));
     Ok(Change::Reservation(loaded(
         errors.finish(reservation).map_err(of_fields)?,
+    )))
+}
+
+fn quota(row: &Row<'_>, _names: &mut Names) -> Result<Change, ReadError> {
+    let wire: v1::Quota = decode(blob(row, 0)?)?;
+    let mut errors = FieldErrors::new();
+    let quota = quota_from_wire(&mut errors, "quota", Some(&wire));
+    Ok(Change::Quota(loaded(
+        errors.finish(quota).map_err(of_fields)?,
     )))
 }
 

@@ -33,6 +33,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         include_str!("../../migrations/sqlite/0001_init.sql"),
     ),
     (
+        2,
+        "limits",
+        include_str!("../../migrations/sqlite/0002_limits.sql"),
+    ),
+    (
         3,
         "unavailable",
         include_str!("../../migrations/sqlite/0003_unavailable.sql"),

@@ -3,6 +3,7 @@
 //! A row that is touched several times in a batch is written once, from its first `before` to its
 //! last `after`; per table deletions come before insertions.
 
+mod limits;
 mod withheld;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,7 +22,8 @@ use crate::state::address::Address;
 use crate::state::change::{Change, Edit};
 use crate::state::model::{
     Advertisement, AdvertisementKey, Allocation, AllocationId, Backends, Cluster, Inventory, Node,
-    NodeKey, OwnerKey, Placement, Pool, PoolKey, Protocol, Reservation, ReservationKey, Standing,
+    NodeKey, OwnerKey, Placement, Pool, PoolKey, Protocol, Quota, Reservation, ReservationKey,
+    Standing,
 };
 use crate::state::names::Name;
 
@@ -51,6 +53,7 @@ impl Plan {
         plan.write_allocations(&coalesced.allocations);
         plan.write_objects(&coalesced);
         plan.write_reservations(&coalesced.reservations);
+        plan.write_limits(&coalesced);
         plan.write_facts(&coalesced, fact_seq);
         for (cluster, time) in &batch.seen {
             plan.row(
@@ -92,6 +95,7 @@ struct Coalesced {
     advertisements: BTreeMap<AdvertisementKey, Edit<Advertisement>>,
     clusters: BTreeMap<Name, Edit<Cluster>>,
     reservations: BTreeMap<ReservationKey, Edit<Reservation>>,
+    quotas: BTreeMap<Name, Edit<Quota>>,
     nodes: BTreeMap<NodeKey, Edit<Node>>,
     backends: BTreeMap<OwnerKey, Edit<Backends>>,
     placements: BTreeMap<AllocationId, Edit<Placement>>,
@@ -109,6 +113,7 @@ impl Coalesced {
             Change::Reservation(edit) => {
                 merge(&mut self.reservations, edit, |it| it.key.clone());
             }
+            Change::Quota(edit) => merge(&mut self.quotas, edit, |it| it.name.clone()),
             Change::Node(edit) => merge(&mut self.nodes, edit, |it| it.key.clone()),
             Change::Backends(edit) => merge(&mut self.backends, edit, |it| it.owner.clone()),
             Change::Placement(edit) => merge(&mut self.placements, edit, |it| it.group),
@@ -530,6 +535,10 @@ pub(super) fn subject_of(change: &Change) -> Option<Subject<'_>> {
         }
         // Not its cluster's, but the operator's.
         Change::Reservation(edit) => (10, "", "", &edit.subject().key.name),
+        Change::Quota(edit) => {
+            let quota = edit.subject();
+            (12, quota.cluster.as_str(), "", &quota.name)
+        }
         Change::Node(_) | Change::Backends(_) | Change::Placement(_) => return None,
     };
     Some(Subject {

@@ -165,6 +165,7 @@ async fn expect_all(
         Change::Cluster(edit) => edit.after,
         Change::Allocation(_)
         | Change::Pool(_)
+        | Change::Quota(_)
         | Change::Advertisement(_)
         | Change::Reservation(_)
         | Change::Node(_)

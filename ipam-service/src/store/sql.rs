@@ -25,6 +25,8 @@ pub(super) enum Statement {
     DeleteReservation,
     UpsertReservation,
     InsertReserved,
+    DeleteQuota,
+    UpsertQuota,
     DeleteNode,
     UpsertNode,
     DeleteBackends,
@@ -61,6 +63,8 @@ impl Statement {
         Self::DeleteReservation,
         Self::UpsertReservation,
         Self::InsertReserved,
+        Self::DeleteQuota,
+        Self::UpsertQuota,
         Self::DeleteNode,
         Self::UpsertNode,
         Self::DeleteBackends,
@@ -95,6 +99,8 @@ impl Statement {
             Self::DeleteReservation => DELETE_RESERVATION,
             Self::UpsertReservation => UPSERT_RESERVATION,
             Self::InsertReserved => INSERT_RESERVED,
+            Self::DeleteQuota => DELETE_QUOTA,
+            Self::UpsertQuota => UPSERT_QUOTA,
             Self::DeleteNode => DELETE_NODE,
             Self::UpsertNode => UPSERT_NODE,
             Self::DeleteBackends => DELETE_BACKENDS,
@@ -188,6 +194,14 @@ on conflict (space, name) do update set revision = excluded.revision, entry = ex
 const INSERT_RESERVED: &str = "
 insert into unavailable (space, first, last, reason, reservation)
 values (?1, ?2, ?3, ?4, ?5)";
+
+const DELETE_QUOTA: &str = "
+delete from quota where name = ?1";
+
+const UPSERT_QUOTA: &str = "
+insert into quota (name, revision, entry)
+values (?1, ?2, ?3)
+on conflict (name) do update set revision = excluded.revision, entry = excluded.entry";
 
 const DELETE_NODE: &str = "
 delete from node where cluster = ?1 and node = ?2";

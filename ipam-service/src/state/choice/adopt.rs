@@ -6,6 +6,7 @@ use super::{Asking, other};
 use crate::state::address::{Address, Family};
 use crate::state::model::{Families, PoolKey};
 use crate::state::pool::{Holding, Homes};
+use crate::state::quota::Placed;
 
 impl<'a> Asking<'a> {
     /// Addresses that are the owner's, or wished for, if they satisfy the whole claim; a missing
@@ -46,11 +47,12 @@ impl<'a> Asking<'a> {
     fn with_second(&self, one: Address) -> Option<Grant> {
         let pool = self.homes(&[one])?.first;
         let missing = other(one.family());
-        if let Ok(added) = self.candidate(pool, missing) {
+        let beside = Some((one, &pool.key));
+        if let Ok(added) = self.candidate(pool, missing, beside) {
             return Some(grant(pool, &[one, added]));
         }
         if self.claim.allows_two_pools()
-            && let Some((added, second)) = self.first_of(missing)
+            && let Some((added, second)) = self.first_of(missing, beside)
         {
             return Some(grant_apart((one, pool), (added, second)));
         }
@@ -70,7 +72,17 @@ impl<'a> Asking<'a> {
         let named = self.claim.pool.as_ref();
         let as_named = named.is_none_or(|name| homes.first.key.name == *name);
         let is_clear = |a: &Address| self.is_of_reservation(*a) && self.is_clear(*a);
-        (as_named && addresses.iter().all(is_clear)).then_some(homes)
+        if !as_named || !addresses.iter().all(is_clear) {
+            return None;
+        }
+        if !self.state.has_quotas() {
+            return Some(homes);
+        }
+        let pools = [homes.first, homes.second.unwrap_or(homes.first)];
+        let placed = addresses.iter().zip(pools);
+        let placed: Vec<Placed<'_>> = placed.map(|(a, pool)| (*a, &pool.key)).collect();
+        let is_first = !placed.iter().any(|one| self.is_behind_for_room(*one));
+        (is_first && self.within_quotas(&placed).is_ok()).then_some(homes)
     }
 
     /// The pools from which the owner could hold these addresses, others aside.

@@ -7,6 +7,7 @@ use super::{Asking, recovering, refusal};
 use crate::state::address::{Address, Family};
 use crate::state::model::{Families, Pool};
 use crate::state::pool::{self, Homes};
+use crate::state::quota::Placed;
 use crate::state::refusal::{Reason, Refusal, text};
 
 impl<'a> Asking<'a> {
@@ -33,9 +34,18 @@ impl<'a> Asking<'a> {
         if self.state.is_recovering() && !addresses.iter().all(is_ours) {
             return Err(recovering());
         }
-        match addresses.iter().find(|address| self.is_behind(**address)) {
+        let placed = addresses.iter().zip(pools);
+        let placed: Vec<Placed<'_>> = placed.map(|(a, pool)| (*a, &pool.key)).collect();
+        if let Err(full) = self.within_quotas(&placed) {
+            return Err(Refusal {
+                quota: Some(full.quota.name.to_string()),
+                ..refusal(Reason::QuotaExceeded, full.to_string())
+            });
+        }
+        let is_behind = |one: &&Placed<'_>| self.is_behind(one.0) || self.is_behind_for_room(**one);
+        match placed.iter().find(is_behind) {
             None => Ok(grant_of(addresses, homes)),
-            Some(address) => Err(refusal(
+            Some((address, _)) => Err(refusal(
                 Reason::BehindOlderClaims,
                 format!("older claims wait for address {address}"),
             )),

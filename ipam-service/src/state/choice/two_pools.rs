@@ -6,6 +6,7 @@ use super::{Asking, Grant};
 use crate::state::address::{Address, Family};
 use crate::state::model::Pool;
 use crate::state::pool;
+use crate::state::quota::Placed;
 use crate::state::refusal::Refusal;
 
 impl<'a> Asking<'a> {
@@ -15,8 +16,9 @@ impl<'a> Asking<'a> {
         if let Ok(grant) = self.search(None, |pool| self.both(pool)) {
             return Ok(grant);
         }
-        let [v4, v6] = Family::ALL.map(|family| self.search(None, |pool| self.one(pool, family)));
-        let (v4, v6) = (v4?, v6?);
+        let v4 = self.search(None, |pool| self.one(pool, Family::V4))?;
+        let beside = v4.addresses.first().map(|address| (*address, &v4.pool));
+        let v6 = self.search(None, |pool| self.one_beside(pool, Family::V6, beside))?;
         Ok(Grant {
             addresses: [v4.addresses, v6.addresses].concat(),
             second_pool: (v4.pool != v6.pool).then(|| Box::new(v6.pool)),
@@ -25,9 +27,13 @@ impl<'a> Asking<'a> {
     }
 
     /// The first address of a family, in the order in which pools are tried without being named.
-    pub(super) fn first_of(&self, family: Family) -> Option<(Address, &'a Arc<Pool>)> {
+    pub(super) fn first_of(
+        &self,
+        family: Family,
+        beside: Option<Placed<'_>>,
+    ) -> Option<(Address, &'a Arc<Pool>)> {
         let mut open = self.open_pools();
-        open.find_map(|pool| Some((self.candidate(pool, family).ok()?, pool)))
+        open.find_map(|pool| Some((self.candidate(pool, family, beside).ok()?, pool)))
     }
 
     /// The pools that the owner may draw from without naming one, in the order in which they are

@@ -15,6 +15,7 @@ pub(super) struct Naive {
     pub(super) allocations: Vec<Arc<Allocation>>,
     pub(super) pools: Vec<Arc<Pool>>,
     pub(super) reservations: Vec<Arc<Reservation>>,
+    pub(super) quotas: Vec<Arc<Quota>>,
 }
 
 /// An owner that asks.
@@ -64,12 +65,33 @@ fn gives(pool: &Pool, address: Address) -> bool {
     !buggy && all_of(pool).any(|one| one == address)
 }
 
+/// Whether a quota speaks of an owner.
+fn is_subject(quota: &Quota, owner: &OwnerKey) -> bool {
+    let namespace = match &quota.subject {
+        QuotaSubject::Namespace(only) => owner.namespace.as_ref() == Some(only),
+        QuotaSubject::Cluster | QuotaSubject::EachNamespace => true,
+    };
+    owner.cluster == quota.cluster && namespace
+}
+
+/// Whether a quota counts an address that is held through a pool.
+fn is_about(quota: &Quota, address: Address, pool: &PoolKey) -> bool {
+    pool.space == quota.space
+        && quota.pool.as_ref().is_none_or(|only| pool.name == *only)
+        && quota.family.is_none_or(|only| address.family() == only)
+}
+
+fn limit(quota: &Quota) -> usize {
+    usize::try_from(quota.limit).expect("small")
+}
+
 impl Naive {
     pub(super) fn of(state: &State) -> Self {
         Self {
             allocations: state.allocations().cloned().collect(),
             pools: state.pools().cloned().collect(),
             reservations: state.reservations().cloned().collect(),
+            quotas: state.quotas().cloned().collect(),
         }
     }
 
@@ -96,6 +118,65 @@ impl Naive {
             (Some(_), None) => namespace.then_some(1),
             (None, None) => Some(2),
         }
+    }
+
+    /// Every address that counts for a quota in the same number as an owner's, once.
+    fn counted(&self, quota: &Quota, owner: &OwnerKey) -> BTreeSet<Address> {
+        let counts_with = |other: &OwnerKey| match &quota.subject {
+            QuotaSubject::Cluster => true,
+            QuotaSubject::Namespace(only) => other.namespace.as_ref() == Some(only),
+            QuotaSubject::EachNamespace => other.namespace == owner.namespace,
+        };
+        let all = self.allocations.iter();
+        let all = all.filter(|one| one.owner.key.cluster == quota.cluster);
+        all.filter(|one| counts_with(&one.owner.key))
+            .flat_map(|one| one.held())
+            .filter(|(address, pool)| is_about(quota, *address, pool))
+            .map(|(address, _)| address)
+            .collect()
+    }
+
+    /// How many addresses of a quota are held where most are.
+    pub(super) fn most_counted(&self, quota: &Quota) -> usize {
+        let owners = self.allocations.iter().map(|one| &one.owner.key);
+        let owners = owners.filter(|owner| is_subject(quota, owner));
+        let counts = owners.map(|owner| self.counted(quota, owner).len());
+        counts.max().unwrap_or(0)
+    }
+
+    /// Whether no quota forbids an owner to hold these instead of what it holds: it holds no more
+    /// than allowed then, or no more than before.
+    fn within(&self, question: &Question<'_>, wanted: &[(Address, PoolKey)]) -> bool {
+        let owner = question.owner;
+        let without = Self {
+            allocations: self
+                .allocations
+                .iter()
+                .filter(|one| one.owner.key != *owner)
+                .cloned()
+                .collect(),
+            pools: Vec::new(),
+            quotas: Vec::new(),
+            reservations: Vec::new(),
+        };
+        let mut own = self.allocations.iter();
+        let own = own.find(|one| one.owner.key == *owner);
+        let own: Vec<Address> = own.map_or_else(Vec::new, |own| own.addresses.clone());
+        let quotas = self.quotas.iter();
+        quotas
+            .filter(|quota| is_subject(quota, owner))
+            .all(|quota| {
+                let before = self.counted(quota, owner);
+                let mut after = without.counted(quota, owner);
+                let counted = wanted.iter().filter(|(a, pool)| is_about(quota, *a, pool));
+                after.extend(counted.map(|(address, _)| *address));
+                // What is held already is kept, also where it begins to count through another pool.
+                let kept = after
+                    .difference(&before)
+                    .filter(|a| own.contains(a))
+                    .count();
+                after.len() <= limit(quota) || after.len() - kept <= before.len()
+            })
     }
 
     fn may_join(&self, owner: &OwnerKey, claim: &Claim, address: Address) -> bool {
@@ -240,7 +321,8 @@ impl Naive {
             .iter()
             .all(|a| self.may_join(owner, claim, *a));
         let granted = self.permitted_as_asked(question, &claim.addresses)?;
-        (right_families && free).then_some(granted)
+        let fits = right_families && free && self.within(question, &granted);
+        fits.then_some(granted)
     }
 
     /// As [`Naive::keeps`], for addresses that need not be held, and from the pool that the claim
@@ -289,7 +371,8 @@ impl Naive {
         let Question { owner, claim, .. } = question;
         let fits = |some: &[Address]| {
             let free = some.iter().all(|a| self.may_join(owner, claim, *a));
-            self.permitted_as_asked(question, some).filter(|_| free)
+            let granted = self.permitted_as_asked(question, some)?;
+            (free && self.within(question, &granted)).then_some(granted)
         };
         let single = |families: &[Family]| {
             let sorted = families
@@ -312,7 +395,8 @@ impl Naive {
     fn with_second(&self, question: &Question<'_>, one: Address, pools: &[&Arc<Pool>]) -> Answer {
         let Question { owner, claim, .. } = question;
         let key = self.home(question, &[one])?;
-        if !self.may_join(owner, claim, one) {
+        let alone = from_one(&[one], &key);
+        if !self.may_join(owner, claim, one) || !self.within(question, &alone) {
             return None;
         }
         let pool = self.pools.iter().find(|pool| pool.key == key)?;
@@ -321,9 +405,10 @@ impl Naive {
             Family::V6 => Family::V4,
         };
         let others = pools.iter().filter(|_| claim.allows_two_pools());
-        let second = std::iter::once(&pool)
-            .chain(others)
-            .find_map(|pool| Some((self.pick(question, pool, missing)?, pool.key.clone())));
+        let second = std::iter::once(&pool).chain(others).find_map(|pool| {
+            let second = self.pick(question, pool, missing, &alone)?;
+            Some((second, pool.key.clone()))
+        });
         let mut all = vec![(one, key)];
         all.extend(second);
         all.sort_by_key(|(a, _)| a.family());
@@ -331,16 +416,18 @@ impl Naive {
     }
 
     fn search(&self, question: &Question<'_>, pools: &[&Arc<Pool>]) -> Answer {
-        let one = |family: Family| {
+        let beside = |family: Family, granted: &[(Address, PoolKey)]| {
             pools.iter().find_map(|pool| {
-                let picked = self.pick(question, pool, family)?;
+                let picked = self.pick(question, pool, family, granted)?;
                 Some(from_one(&[picked], &pool.key))
             })
         };
+        let one = |family: Family| beside(family, &[]);
         let both = || {
             pools.iter().find_map(|pool| {
-                let v4 = self.pick(question, pool, Family::V4)?;
-                let v6 = self.pick(question, pool, Family::V6)?;
+                let v4 = self.pick(question, pool, Family::V4, &[])?;
+                let granted = from_one(&[v4], &pool.key);
+                let v6 = self.pick(question, pool, Family::V6, &granted)?;
                 Some(from_one(&[v4, v6], &pool.key))
             })
         };
@@ -349,7 +436,11 @@ impl Naive {
             if !question.claim.allows_two_pools() {
                 return both().or_else(part);
             }
-            let apart = || Some([one(Family::V4)?, one(Family::V6)?].concat());
+            let apart = || {
+                let v4 = one(Family::V4)?;
+                let v6 = beside(Family::V6, &v4)?;
+                Some([v4, v6].concat())
+            };
             part().or_else(both).or_else(apart)
         };
         match question.claim.families {
@@ -361,7 +452,7 @@ impl Naive {
                 }
                 let mut picked = families
                     .iter()
-                    .map(|family| self.pick(question, pool, *family));
+                    .map(|family| self.pick(question, pool, *family, &[]));
                 Some(from_one(&[picked.find_map(|one| one)?], &pool.key))
             }),
             Families::Both => dual(),
@@ -379,19 +470,30 @@ impl Naive {
             .find_map(|one| self.with_second(question, one, pools))
     }
 
-    /// The address that a pool gives, by scanning it.
-    fn pick(&self, question: &Question<'_>, pool: &Pool, family: Family) -> Option<Address> {
+    /// The address that a pool gives, by scanning it. `beside`: what else is granted.
+    fn pick(
+        &self,
+        question: &Question<'_>,
+        pool: &Pool,
+        family: Family,
+        beside: &[(Address, PoolKey)],
+    ) -> Option<Address> {
         let Question { owner, claim, .. } = question;
         let fits = |address: &Address| {
+            let wanted = [from_one(&[*address], &pool.key), beside.to_vec()].concat();
             address.family() == family
                 && gives(pool, *address)
                 && self.may_join(owner, claim, *address)
+                && self.within(question, &wanted)
         };
         let known = question.current.iter().chain(question.wished);
         let known = known.copied().find(|address| fits(address));
         let kept = || match claim.reservation {
             Some(_) => None,
-            None => self.lowest_kept(owner, pool, family).map(|(_, kept)| kept),
+            None => {
+                let kept = self.lowest_kept(owner, pool, family);
+                kept.map(|(_, kept)| kept).filter(|kept| fits(kept))
+            }
         };
         known.or_else(kept).or_else(|| all_of(pool).find(fits))
     }

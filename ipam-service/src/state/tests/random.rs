@@ -59,6 +59,8 @@ enum Step {
     DeleteCluster(&'static str),
     Reserve(Box<Reservation>),
     DeleteReservation(usize),
+    ApplyQuota(Box<Quota>),
+    DeleteQuota(usize),
     /// Only so many follow-ups are decided before the next command.
     Hurry(Box<Step>, usize),
     /// The command is taken back, as after a commit that failed, and then given again.
@@ -191,6 +193,34 @@ prop_compose! {
     }
 }
 
+const QUOTAS: [&str; 3] = ["few", "some", "more"];
+
+prop_compose! {
+    fn some_quota()(
+        index in 0..QUOTAS.len(),
+        cluster in prop_oneof![3 => Just("east"), 1 => Just("west")],
+        subject in prop_oneof![
+            2 => Just(QuotaSubject::Cluster),
+            1 => Just(QuotaSubject::Namespace(name("red"))),
+            1 => Just(QuotaSubject::EachNamespace),
+        ],
+        pool in prop_oneof![3 => Just(None), 1 => (0..POOLS.len()).prop_map(Some)],
+        family in prop_oneof![
+            3 => Just(None),
+            1 => Just(Some(Family::V4)),
+            1 => Just(Some(Family::V6)),
+        ],
+        limit in 0_u32..5,
+    ) -> Quota {
+        Quota {
+            subject,
+            pool: pool.map(|index| name(POOLS[index])),
+            family,
+            ..quota(QUOTAS[index], cluster, limit)
+        }
+    }
+}
+
 fn some_step() -> impl Strategy<Value = Step> {
     let in_use = || prop_oneof![Just(InUse::Refuse), Just(InUse::Move)];
     let plain = prop_oneof![
@@ -205,6 +235,8 @@ fn some_step() -> impl Strategy<Value = Step> {
         1 => prop_oneof![Just("east"), Just("west")].prop_map(Step::DeleteCluster),
         2 => some_reservation(),
         1 => (0..RESERVATIONS.len()).prop_map(Step::DeleteReservation),
+        2 => some_quota().prop_map(|quota| Step::ApplyQuota(Box::new(quota))),
+        1 => (0..QUOTAS.len()).prop_map(Step::DeleteQuota),
     ];
     (plain, 0_usize..16).prop_map(|(step, luck)| match luck {
         0 => Step::FailFirst(Box::new(step)),
@@ -241,6 +273,8 @@ fn command(step: &Step) -> Command {
         Step::DeleteReservation(index) => {
             Command::DeleteReservation(reservation_key(RESERVATIONS[*index]))
         }
+        Step::ApplyQuota(quota) => Command::ApplyQuota(quota.clone()),
+        Step::DeleteQuota(index) => Command::DeleteQuota(name(QUOTAS[*index])),
         Step::Hurry(inner, _) | Step::FailFirst(inner) | Step::TakeBack(inner, _) => command(inner),
     }
 }
@@ -289,15 +323,14 @@ fn check_allocate(before: &Naive, command: &Allocate, after: &State, done: bool)
     }
 }
 
-/// Whoever had what it asked for through protected pools only holds the same after an edit of
-/// pools.
-fn check_protected(before: &Naive, after: &State) {
+/// Whoever had what it asked for through such pools only holds the same afterwards.
+fn check_kept(before: &Naive, after: &State, such: impl Fn(&Pool) -> bool) {
     for one in &before.allocations {
-        let is_protected = |key: &PoolKey| {
+        let is_such = |key: &PoolKey| {
             let mut pools = before.pools.iter();
-            pools.any(|pool| pool.key == *key && pool.protected)
+            pools.any(|pool| pool.key == *key && such(pool))
         };
-        if one.pools().all(is_protected) && one.standing == Standing::Assigned {
+        if one.pools().all(is_such) && one.standing == Standing::Assigned {
             let now = after.allocation(&one.owner.key).expect("still there");
             let kept = one
                 .addresses
@@ -343,6 +376,10 @@ fn check_settled(state: &State) {
             }
         }
     }
+    for quota in &naive.quotas {
+        let usage = state.quota_usage(quota);
+        assert_eq!(usage.held, naive.most_counted(quota), "{quota:?}");
+    }
     for pool in &naive.pools {
         let usage = state.pool_usage(&pool.key);
         assert_eq!(usage, Some(naive.usage(pool)), "{:?}", pool.key);
@@ -359,13 +396,12 @@ fn is_permitted_rejection(rejection: &Rejection, step: &Step) -> bool {
             Step::ApplyPool(..) | Step::DeletePool(..) | Step::SyncPools(..)
         ),
         Rejection::PoolInUse { .. } => matches!(step, Step::ApplyPool(..) | Step::DeletePool(..)),
-        Rejection::Invalid(_) => {
-            matches!(
-                step,
-                Step::ApplyPool(..) | Step::SyncPools(..) | Step::Reserve(_)
-            )
-        }
         Rejection::UnknownReservation(_) => matches!(step, Step::DeleteReservation(_)),
+        Rejection::Invalid(_) => matches!(
+            step,
+            Step::ApplyPool(..) | Step::SyncPools(..) | Step::Reserve(_) | Step::ApplyQuota(_)
+        ),
+        Rejection::UnknownQuota(_) => matches!(step, Step::DeleteQuota(_)),
         Rejection::UnknownCluster(_) => matches!(step, Step::DeleteCluster(_)),
         Rejection::UnknownAdvertisement(_)
         | Rejection::ClusterUidMismatch { .. }
@@ -385,8 +421,21 @@ fn run_settled(book: &mut Book, step: &Step) -> Vec<Change> {
     match result {
         Ok(mut changes) => {
             book.settle(&mut changes);
-            if let Step::ApplyPool(..) | Step::DeletePool(..) | Step::SyncPools(..) = step {
-                check_protected(&before, &book.state);
+            match step {
+                Step::ApplyPool(..) | Step::DeletePool(..) | Step::SyncPools(..) => {
+                    check_kept(&before, &book.state, |pool| pool.protected);
+                }
+                Step::ApplyQuota(_) | Step::DeleteQuota(_) => {
+                    check_kept(&before, &book.state, |_| true);
+                }
+                Step::Allocate(_)
+                | Step::Release(_)
+                | Step::DeleteCluster(_)
+                | Step::Reserve(_)
+                | Step::DeleteReservation(_)
+                | Step::Hurry(..)
+                | Step::FailFirst(_)
+                | Step::TakeBack(..) => {}
             }
             changes
         }
@@ -457,6 +506,7 @@ fn run(book: &mut Book, step: &Step) {
         | Step::DeleteCluster(_)
         | Step::Reserve(_)
         | Step::DeleteReservation(_) => drop(run_settled(book, step)),
+        Step::ApplyQuota(_) | Step::DeleteQuota(_) => drop(run_settled(book, step)),
     }
 }
 

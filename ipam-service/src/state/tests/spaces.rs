@@ -100,6 +100,7 @@ fn losing(state: &State, lost: &str) -> Vec<Change> {
         Change::Allocation(edit) => edit.subject().owner.key.cluster.as_str() != lost,
         Change::Cluster(edit) => edit.subject().name.as_str() != lost,
         Change::Pool(_)
+        | Change::Quota(_)
         | Change::Advertisement(_)
         | Change::Reservation(_)
         | Change::Node(_)

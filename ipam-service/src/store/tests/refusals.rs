@@ -169,3 +169,22 @@ async fn check_names_what_does_not_agree() {
         assert!(problems.contains(expected), "{expected}: {problems}");
     }
 }
+
+#[tokio::test]
+async fn a_limit_that_cannot_be_loaded_is_found_by_check() {
+    let folder = Folder::new();
+    let store = folder.open().await;
+    drop(store);
+    execute(
+        &folder.file(),
+        false,
+        "insert into quota (name, revision, entry) values ('odd', 1, x'ff'), ('other', 1, x'')",
+    )
+    .await;
+    let problems = check(&folder.location()).await.expect("checked");
+    assert!(problems[0].starts_with("quota odd: "), "{problems:?}");
+    assert!(
+        problems[1].starts_with("quota other: quota.name: must not"),
+        "{problems:?}"
+    );
+}

@@ -12,7 +12,7 @@ use crate::state::names::Name;
 use crate::state::{State, decide};
 use crate::store::{LogSpan, OwnerFilter};
 use crate::testing::{
-    Folder, allocate, apply_pool, apply_reservation, delete_reservation, release,
+    Folder, allocate, apply_pool, apply_quota, apply_reservation, delete_reservation, release,
 };
 
 /// A state and its store, driven without an engine.
@@ -79,6 +79,17 @@ fn commands() -> impl Strategy<Value = Command> {
             }
         })),
         3 => owner.prop_map(|owner| release(&owner)),
+        1 => (0..3_u8, 0..2_u8, 0..4_u32).prop_map(|(which, cluster, limit)| {
+            apply_quota(&format!("q{which}"), |wire| {
+                wire.cluster = format!("c{cluster}");
+                wire.each_namespace = which == 1;
+                wire.pool = if which == 2 { "pool".to_owned() } else { String::new() };
+                wire.limit = Some(limit);
+            })
+        }),
+        1 => (0..3_u8).prop_map(|which| {
+            Command::DeleteQuota(Name::parse(&format!("q{which}")).expect("a name"))
+        }),
         1 => (1..6_u8).prop_map(|last| {
             apply_pool("pool", &[&format!("192.0.2.0-192.0.2.{last}"), "2001:db8::/126"])
         }),
@@ -133,6 +144,10 @@ proptest! {
             assert!(again.state.pools().eq(state.pools()), "pools");
             assert!(again.state.clusters().eq(state.clusters()), "clusters");
             assert!(again.state.reservations().eq(state.reservations()), "reservations");
+            assert!(again.state.quotas().eq(state.quotas()), "quotas");
+            for quota in state.quotas() {
+                assert_eq!(again.state.quota_usage(quota), state.quota_usage(quota));
+            }
         });
     }
 }

@@ -1,0 +1,191 @@
+//! QuotaService.
+
+use std::sync::Arc;
+
+use pharos_proto::v1;
+use pharos_proto::v1::quota_service_server::QuotaService;
+use tonic::{Request, Response, Status};
+
+use super::call::{Api, Call, answer};
+use super::convert::FieldErrors;
+use super::convert_quota::{quota_from_wire, quota_to_wire, quota_usage_to_wire};
+use super::paging::{PageToken, page_size};
+use super::status;
+use crate::state::change::Change;
+use crate::state::command::Command;
+use crate::state::model::Quota;
+use crate::state::names::Name;
+use crate::state::refusal::Rejection;
+use crate::state::{QuotaUsage, State};
+
+/// Serves QuotaService.
+#[derive(Debug, Clone)]
+pub struct Quotas(pub Api);
+
+/// A quota and how much of it is in use; unknown of one that only would be.
+type Used = (Arc<Quota>, Option<QuotaUsage>);
+
+#[tonic::async_trait]
+impl QuotaService for Quotas {
+    async fn apply_quota(
+        &self,
+        request: Request<v1::ApplyQuotaRequest>,
+    ) -> Result<Response<v1::ApplyQuotaResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        answer(&message.request_id, self.apply(&call, &message).await)
+    }
+
+    async fn get_quota(
+        &self,
+        request: Request<v1::GetQuotaRequest>,
+    ) -> Result<Response<v1::GetQuotaResponse>, Status> {
+        let name = name_of(&request.into_inner().name, "")?;
+        let unknown = Rejection::UnknownQuota(name.clone());
+        let quota = self.read(move |state| used(state, &name)).await?;
+        let Some(quota) = quota else {
+            return Err(status::of_rejection(&unknown));
+        };
+        Ok(Response::new(v1::GetQuotaResponse {
+            quota: Some(used_to_wire(&quota)),
+        }))
+    }
+
+    async fn list_quotas(
+        &self,
+        request: Request<v1::ListQuotasRequest>,
+    ) -> Result<Response<v1::ListQuotasResponse>, Status> {
+        let message = request.into_inner();
+        let mut errors = FieldErrors::new();
+        let cluster = errors.optional_name("cluster", &message.cluster);
+        let space = errors.optional_name("address_space", &message.address_space);
+        let (cluster, space) = errors
+            .finish(cluster.zip(space))
+            .map_err(|error| status::of_rejection(&error))?;
+        let size = usize::try_from(page_size(message.page_size)?).expect("32 bits fit");
+        let shape = ("quotas", &message.cluster, &message.address_space);
+        let token = PageToken::read(&message.page_token, &shape, 1)?;
+        let after = token.as_ref().map(|token| token.key[0].clone());
+        let read = move |state: &State| {
+            let all = state.quotas();
+            let mut page: Vec<Used> = all
+                .filter(|one| {
+                    after
+                        .as_deref()
+                        .is_none_or(|after| one.name.as_str() > after)
+                })
+                .filter(|one| {
+                    cluster
+                        .as_ref()
+                        .is_none_or(|cluster| one.cluster == *cluster)
+                })
+                .filter(|one| space.as_ref().is_none_or(|space| one.space == *space))
+                .take(size + 1)
+                .map(|one| (Arc::clone(one), Some(state.quota_usage(one))))
+                .collect();
+            let more = page.len() > size;
+            page.truncate(size);
+            (page, more, state.revision())
+        };
+        let (page, more, now) = self.read(read).await?;
+        let revision = token.map_or(now, |token| token.revision);
+        let next_page_token = match page.last().filter(|_| more) {
+            Some((last, _)) => PageToken {
+                key: vec![last.name.to_string()],
+                revision,
+            }
+            .write(&shape),
+            None => String::new(),
+        };
+        Ok(Response::new(v1::ListQuotasResponse {
+            quotas: page.iter().map(used_to_wire).collect(),
+            next_page_token,
+        }))
+    }
+
+    async fn delete_quota(
+        &self,
+        request: Request<v1::DeleteQuotaRequest>,
+    ) -> Result<Response<v1::DeleteQuotaResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        answer(&message.request_id, self.delete(&call, &message).await)
+    }
+}
+
+impl Quotas {
+    async fn apply(
+        &self,
+        call: &Call,
+        message: &v1::ApplyQuotaRequest,
+    ) -> Result<v1::ApplyQuotaResponse, Status> {
+        let mut errors = FieldErrors::new();
+        errors.request_id(&message.request_id);
+        let quota = quota_from_wire(&mut errors, "quota", message.quota.as_ref());
+        let quota = errors
+            .finish(quota)
+            .map_err(|error| status::of_rejection(&error))?;
+        let name = quota.name.clone();
+        // What is output only is left out.
+        let command = Command::ApplyQuota(Box::new(Quota {
+            revision: 0,
+            ..quota
+        }));
+        let (id, validate_only) = (&message.request_id, message.validate_only);
+        let reply = call.submit(&self.0, command, id, validate_only).await?;
+        let would_be = reply.changes.iter().find_map(|change| {
+            let Change::Quota(edit) = change else {
+                return None;
+            };
+            edit.after.clone().filter(|_| validate_only)
+        });
+        let quota = match would_be {
+            Some(quota) => Some((quota, None)),
+            None => self.read(move |state| used(state, &name)).await?,
+        };
+        Ok(v1::ApplyQuotaResponse {
+            quota: quota.as_ref().map(used_to_wire),
+        })
+    }
+
+    async fn delete(
+        &self,
+        call: &Call,
+        message: &v1::DeleteQuotaRequest,
+    ) -> Result<v1::DeleteQuotaResponse, Status> {
+        let name = name_of(&message.name, &message.request_id)?;
+        let (id, validate_only) = (&message.request_id, message.validate_only);
+        let command = Command::DeleteQuota(name);
+        call.submit(&self.0, command, id, validate_only).await?;
+        Ok(v1::DeleteQuotaResponse {})
+    }
+
+    async fn read<R: Send + 'static>(
+        &self,
+        read: impl FnOnce(&State) -> R + Send + 'static,
+    ) -> Result<R, Status> {
+        let read = self.0.engine.read(read).await;
+        read.map_err(|error| status::of_submit(&error))
+    }
+}
+
+fn name_of(name: &str, request_id: &str) -> Result<Name, Status> {
+    let mut errors = FieldErrors::new();
+    errors.request_id(request_id);
+    let name = errors.name("name", name);
+    errors
+        .finish(name)
+        .map_err(|error| status::of_rejection(&error))
+}
+
+fn used(state: &State, name: &Name) -> Option<Used> {
+    let quota = state.quota(name)?;
+    Some((Arc::clone(quota), Some(state.quota_usage(quota))))
+}
+
+fn used_to_wire((quota, usage): &Used) -> v1::Quota {
+    v1::Quota {
+        usage: usage.as_ref().map(quota_usage_to_wire),
+        ..quota_to_wire(quota)
+    }
+}

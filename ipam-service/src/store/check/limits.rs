@@ -1,0 +1,49 @@
+//! Whether the rows of limits are what the state can be loaded from.
+
+use pharos_proto::v1;
+use prost::Message as _;
+use sqlx::{Row as _, SqliteConnection};
+
+use super::Problems;
+use crate::api::convert::FieldErrors;
+use crate::api::convert_quota::quota_from_wire;
+use crate::store::ReadError;
+
+/// What a row says of itself, beside its columns.
+type Said = (String, u64);
+
+pub(super) async fn check(
+    connection: &mut SqliteConnection,
+    problems: &mut Problems,
+) -> Result<(), ReadError> {
+    let rows = sqlx::query("select name, revision, entry from quota order by name");
+    for row in rows.fetch_all(&mut *connection).await? {
+        compare("quota", &row, read_quota, problems)?;
+    }
+    Ok(())
+}
+
+fn compare(
+    table: &str,
+    row: &sqlx::sqlite::SqliteRow,
+    read: fn(&[u8]) -> Result<Said, String>,
+    problems: &mut Problems,
+) -> Result<(), ReadError> {
+    let (name, revision): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
+    match read(row.try_get(2)?) {
+        Err(error) => problems.add(format!("{table} {name}: {error}")),
+        Ok((said, at)) if said != name || i64::try_from(at) != Ok(revision) => {
+            problems.add(format!("{table} {name}: its columns and its entry differ"));
+        }
+        Ok(_) => {}
+    }
+    Ok(())
+}
+
+fn read_quota(entry: &[u8]) -> Result<Said, String> {
+    let wire = v1::Quota::decode(entry).map_err(|error| error.to_string())?;
+    let mut errors = FieldErrors::new();
+    let quota = quota_from_wire(&mut errors, "quota", Some(&wire));
+    errors.finish(quota).map_err(|error| error.to_string())?;
+    Ok((wire.name, wire.revision))
+}
