@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use nix::sys::signal::Signal;
 use pharos_checker::log::Snapshot;
 use pharos_proto::v1;
 use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
@@ -80,6 +81,11 @@ impl Ipam {
     /// `kill -9`.
     pub fn kill(&mut self) -> anyhow::Result<()> {
         self.program.kill()
+    }
+
+    /// For example SIGSTOP.
+    pub fn signal(&mut self, signal: Signal) -> anyhow::Result<()> {
+        self.program.signal(signal)
     }
 
     /// SIGTERM; the exit code.

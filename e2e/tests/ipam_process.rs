@@ -1,7 +1,8 @@
 //! Topology: ipam-service as a process, started well and badly.
 //!
 //! 1. A mistake in how it was started: one line on stderr, exit code 2.
-//! 2. A second process on the same database is refused, and told who has it.
+//! 2. A second process on the same database is refused, and told who has it; also while the first one
+//!    is suspended, which goes on afterwards.
 //! 3. SIGTERM drains and exits 0; a restart keeps everything.
 //! 4. `init` and `check` do what they say.
 //! 5. A full disk refuses writes and goes on reading, and is over when there is space.
@@ -14,6 +15,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use e2e::ipam::{Ipam, SOON, claim, command};
+use nix::sys::signal::Signal;
 use pharos_proto::v1;
 use pharos_testbed::{Launch, free_port, http, skip, wait};
 use tonic::Code;
@@ -104,6 +106,25 @@ fn a_second_process_on_the_same_database_is_refused_until_the_first_is_gone() {
     assert_eq!(log.lines().count(), 1, "{log}");
     ipam.kill().unwrap();
     ipam.restart().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_was_suspended_still_has_its_database_to_itself() {
+    let mut ipam = Ipam::start().unwrap();
+    ipam.apply_pool("pool", &["192.0.2.1-192.0.2.9"])
+        .await
+        .unwrap();
+    ipam.signal(Signal::SIGSTOP).unwrap();
+    for _ in 0..3 {
+        let (code, log) = outcome(command(&ipam.database(), loopback(), loopback()).unwrap());
+        assert_eq!(code, Some(2), "{log}");
+        assert!(log.contains("in use by another ipam-service"), "{log}");
+    }
+    ipam.signal(Signal::SIGCONT).unwrap();
+    let mut client = ipam.allocations().unwrap();
+    let granted = client.allocate(claim("east/default/web")).await.unwrap();
+    let granted = granted.into_inner().allocation.unwrap();
+    assert_eq!(granted.addresses, ["192.0.2.1"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

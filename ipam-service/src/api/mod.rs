@@ -28,4 +28,6 @@ pub mod server_info;
 pub mod status;
 
 #[cfg(test)]
+mod garbage;
+#[cfg(test)]
 mod testing;

@@ -13,6 +13,13 @@ use super::model::{Families, Placement};
 use super::testing::*;
 use super::*;
 
+/// How many sequences of commands a test tries, 40 commands long on average: in the usual run 10^5
+/// commands in all. `PHAROS_SEQUENCES` asks for another number.
+fn sequences(usual: u32) -> u32 {
+    let asked = std::env::var("PHAROS_SEQUENCES");
+    asked.map_or(usual, |text| text.parse().expect("PHAROS_SEQUENCES"))
+}
+
 #[test]
 fn every_decision_takes_the_next_revision_and_stamps_it() {
     let mut book = Book::default();

@@ -511,7 +511,7 @@ fn run(book: &mut Book, step: &Step) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: super::sequences(1600), ..ProptestConfig::default() })]
 
     #[test]
     fn the_state_does_what_a_naive_model_does(

@@ -174,7 +174,7 @@ fn assert_settled(state: &State) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: super::sequences(1000), ..ProptestConfig::default() })]
 
     #[test]
     fn nobody_waits_for_what_could_be_had_in_any_space(
