@@ -138,6 +138,11 @@ impl Ledger {
         &self.violations
     }
 
+    /// Calls acknowledged so far.
+    pub fn acknowledged(&self) -> u64 {
+        self.allocations + self.releases
+    }
+
     /// Allocations acknowledged so far.
     pub fn allocations(&self) -> u64 {
         self.allocations
