@@ -14,6 +14,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use self::fact_streams::FactStreams;
 use super::call::{Api, Call, answer};
+use super::consequences;
 use super::convert_announce::{
     advertisement_from_wire, advertisement_key, advertisement_set, advertisement_to_wire,
     facts_hello, not_offered,
@@ -67,6 +68,7 @@ impl Advertisements {
         let mut applied = self.answered(&reply, vec![key]).await?;
         Ok(v1::ApplyAdvertisementResponse {
             advertisement: applied.pop(),
+            consequences: consequences::of(&reply, None),
         })
     }
 
@@ -91,6 +93,7 @@ impl Advertisements {
         Ok(v1::SyncAdvertisementsResponse {
             advertisements: self.answered(&reply, keys).await?,
             revision: reply.revision,
+            consequences: consequences::of(&reply, None),
         })
     }
 
@@ -107,8 +110,10 @@ impl Advertisements {
         let key = key.map_err(|bad| status::of_rejection(&bad))?;
         let command = Command::DeleteAdvertisement(key);
         let (id, validate_only) = (&message.request_id, message.validate_only);
-        call.submit(&self.api, command, id, validate_only).await?;
-        Ok(v1::DeleteAdvertisementResponse {})
+        let reply = call.submit(&self.api, command, id, validate_only).await?;
+        Ok(v1::DeleteAdvertisementResponse {
+            consequences: consequences::of(&reply, None),
+        })
     }
 
     async fn list(

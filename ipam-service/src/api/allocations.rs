@@ -8,6 +8,7 @@ use pharos_proto::v1::allocation_service_server::AllocationService;
 use tonic::{Request, Response, Status};
 
 use super::call::{Api, Call, answer, resume};
+use super::consequences;
 use super::convert::{
     FieldErrors, allocate_from_wire, allocation_to_wire, owner_from_wire, release_from_wire,
 };
@@ -164,13 +165,16 @@ impl Allocations {
         message: &v1::AllocateRequest,
     ) -> Result<v1::AllocateResponse, Status> {
         let allocate = allocate_from_wire(message).map_err(|error| status::of_rejection(&error))?;
+        let owner = allocate.owner.key.clone();
         let command = Command::Allocate(Box::new(allocate));
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.0, command, id, validate_only).await?;
+        let consequences = consequences::of(&reply, Some(&owner));
         Ok(v1::AllocateResponse {
             allocation: reply
                 .allocation
                 .map(|allocation| allocation_to_wire(&allocation)),
+            consequences,
         })
     }
 
@@ -201,6 +205,7 @@ impl Allocations {
         });
         Ok(v1::ReleaseResponse {
             released: released.map(|allocation| allocation_to_wire(allocation)),
+            consequences: consequences::of(&reply, Some(&owner)),
         })
     }
 }

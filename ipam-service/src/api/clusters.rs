@@ -7,6 +7,7 @@ use pharos_proto::v1::cluster_service_server::ClusterService;
 use tonic::{Request, Response, Status};
 
 use super::call::{Api, Call, answer};
+use super::consequences;
 use super::convert::{FieldErrors, allocation_to_wire, cluster_to_wire};
 use super::paging::{PageToken, page_size};
 use super::status;
@@ -221,6 +222,7 @@ impl Clusters {
         });
         Ok(v1::DeleteClusterResponse {
             released: released.collect(),
+            consequences: consequences::of(&reply, None),
         })
     }
 

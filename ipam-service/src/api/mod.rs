@@ -9,6 +9,7 @@ pub mod announcer;
 pub mod call;
 pub mod clusters;
 mod codec;
+mod consequences;
 pub mod convert;
 pub mod convert_allocation;
 pub mod convert_announce;

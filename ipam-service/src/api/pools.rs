@@ -9,6 +9,7 @@ use pharos_proto::v1::pool_service_server::PoolService;
 use tonic::{Request, Response, Status};
 
 use super::call::{Api, Call, answer};
+use super::consequences;
 use super::convert::{
     FieldErrors, in_use_from_wire, owner_to_wire, pool_from_wire, pool_key, pool_to_wire,
 };
@@ -137,7 +138,10 @@ impl Pools {
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.0, command, id, validate_only).await?;
         let mut pools = self.answered(&reply, vec![key], validate_only).await?;
-        Ok(v1::ApplyPoolResponse { pool: pools.pop() })
+        Ok(v1::ApplyPoolResponse {
+            pool: pools.pop(),
+            consequences: consequences::of(&reply, None),
+        })
     }
 
     async fn delete(
@@ -155,8 +159,10 @@ impl Pools {
             .map_err(|error| status::of_rejection(&error))?;
         let command = Command::DeletePool { key, in_use };
         let (id, validate_only) = (&message.request_id, message.validate_only);
-        call.submit(&self.0, command, id, validate_only).await?;
-        Ok(v1::DeletePoolResponse {})
+        let reply = call.submit(&self.0, command, id, validate_only).await?;
+        Ok(v1::DeletePoolResponse {
+            consequences: consequences::of(&reply, None),
+        })
     }
 
     async fn sync(
@@ -177,6 +183,7 @@ impl Pools {
             pools: self.answered(&reply, keys, validate_only).await?,
             revision: reply.revision,
             moved: moved(&reply.changes),
+            consequences: consequences::of(&reply, None),
         })
     }
 

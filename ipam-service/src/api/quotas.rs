@@ -7,6 +7,7 @@ use pharos_proto::v1::quota_service_server::QuotaService;
 use tonic::{Request, Response, Status};
 
 use super::call::{Api, Call, answer};
+use super::consequences;
 use super::convert::FieldErrors;
 use super::convert_quota::{quota_from_wire, quota_to_wire, quota_usage_to_wire};
 use super::paging::{PageToken, page_size};
@@ -145,6 +146,7 @@ impl Quotas {
         };
         Ok(v1::ApplyQuotaResponse {
             quota: quota.as_ref().map(used_to_wire),
+            consequences: consequences::of(&reply, None),
         })
     }
 
@@ -156,8 +158,10 @@ impl Quotas {
         let name = name_of(&message.name, &message.request_id)?;
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let command = Command::DeleteQuota(name);
-        call.submit(&self.0, command, id, validate_only).await?;
-        Ok(v1::DeleteQuotaResponse {})
+        let reply = call.submit(&self.0, command, id, validate_only).await?;
+        Ok(v1::DeleteQuotaResponse {
+            consequences: consequences::of(&reply, None),
+        })
     }
 
     async fn read<R: Send + 'static>(

@@ -7,6 +7,7 @@ use pharos_proto::v1::reservation_service_server::ReservationService;
 use tonic::{Request, Response, Status};
 
 use super::call::{Api, Call, answer};
+use super::consequences;
 use super::convert_reservation::{reservation_from_wire, reservation_key, reservation_to_wire};
 use super::fields::FieldErrors;
 use super::paging::{PageToken, page_size};
@@ -129,7 +130,10 @@ impl Reservations {
             Some(reservation) => Some(reservation),
             None => self.stored(key).await?,
         };
-        Ok(v1::ApplyReservationResponse { reservation })
+        Ok(v1::ApplyReservationResponse {
+            reservation,
+            consequences: consequences::of(&reply, None),
+        })
     }
 
     async fn delete(
@@ -146,8 +150,10 @@ impl Reservations {
             .map_err(|error| status::of_rejection(&error))?;
         let command = Command::DeleteReservation(key);
         let (id, validate_only) = (&message.request_id, message.validate_only);
-        call.submit(&self.0, command, id, validate_only).await?;
-        Ok(v1::DeleteReservationResponse {})
+        let reply = call.submit(&self.0, command, id, validate_only).await?;
+        Ok(v1::DeleteReservationResponse {
+            consequences: consequences::of(&reply, None),
+        })
     }
 
     async fn stored(&self, key: ReservationKey) -> Result<Option<v1::Reservation>, Status> {

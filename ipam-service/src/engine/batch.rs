@@ -72,6 +72,7 @@ impl OpenBatch {
                 .iter()
                 .map(|logged| logged.change.clone())
                 .collect(),
+            unfinished: self.follow_ups_left == 0 && state.has_follow_up(),
             allocation: owner_of(command).and_then(|owner| state.allocation(owner).cloned()),
         };
         if meta.validate_only {

@@ -57,6 +57,8 @@ pub struct Reply {
     pub revision: Revision,
     /// What the command changed, and what followed from it.
     pub changes: Vec<Change>,
+    /// More is to be decided again than the batch could take on.
+    pub unfinished: bool,
     /// State of the command's owner after the command.
     pub allocation: Option<Arc<Allocation>>,
 }

@@ -203,6 +203,11 @@ impl State {
         self.next_marked()
     }
 
+    /// Whether [`State::follow_up`] may have a next one.
+    pub fn has_follow_up(&self) -> bool {
+        self.waiting.has_marks()
+    }
+
     /// Enters a change and marks what it concerns.
     fn make_true(&mut self, change: &Change) {
         match change {

@@ -340,6 +340,12 @@ impl Waiting {
         }
     }
 
+    /// Whether something may be to be decided again.
+    pub(super) fn has_marks(&self) -> bool {
+        let marks = &self.marks;
+        marks.everyone || !marks.again.is_empty() || !marks.offers.is_empty()
+    }
+
     /// Ids of what is to be decided again, before a given one.
     fn marked_before(&self, id: AllocationId) -> impl Iterator<Item = AllocationId> {
         let everyone = self.marks.everyone.then(|| self.lists.all.range(..id));

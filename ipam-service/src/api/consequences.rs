@@ -1,0 +1,148 @@
+//! What a call changes beside what its response says otherwise.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pharos_proto::v1;
+use pharos_proto::v1::consequences::allocation_effect::Kind;
+use pharos_proto::v1::consequences::object_effect::{Kind as ObjectKind, Object};
+use pharos_proto::v1::consequences::{AllocationEffect, ObjectEffect};
+
+use super::convert::owner_to_wire;
+use super::convert_refusal::reason_to_wire;
+use crate::engine::Reply;
+use crate::state::address::Address;
+use crate::state::change::{Change, Edit};
+use crate::state::model::{Allocation, AllocationId, OwnerKey, Standing};
+use crate::state::names::Name;
+
+/// Most effects of each kind that are listed: a response stays readable, and below the size limit of
+/// clients.
+const MAX_LISTED: usize = 100;
+
+/// The consequences of a command; `own` is the owner whose allocation the response tells otherwise.
+pub(super) fn of(reply: &Reply, own: Option<&OwnerKey>) -> Option<v1::Consequences> {
+    let mut allocations = allocation_effects(&reply.changes, own);
+    let mut objects = object_effects(&reply.changes);
+    let consequences = v1::Consequences {
+        more_allocations: cut(&mut allocations),
+        allocations,
+        more_objects: cut(&mut objects),
+        objects,
+        unfinished: reply.unfinished,
+    };
+    (consequences != v1::Consequences::default()).then_some(consequences)
+}
+
+/// Shortens a list to what is told; how many are left out.
+fn cut<T>(effects: &mut Vec<T>) -> u32 {
+    let more = effects.len().saturating_sub(MAX_LISTED);
+    effects.truncate(MAX_LISTED);
+    u32::try_from(more).unwrap_or(u32::MAX)
+}
+
+/// Each allocation from its first before to its last after, by owner.
+fn allocation_effects(changes: &[Change], own: Option<&OwnerKey>) -> Vec<AllocationEffect> {
+    let mut edits: BTreeMap<(&OwnerKey, AllocationId), Edit<Allocation>> = BTreeMap::new();
+    for change in changes {
+        let Change::Allocation(edit) = change else {
+            continue;
+        };
+        let subject = edit.subject();
+        if Some(&subject.owner.key) == own {
+            continue;
+        }
+        edits
+            .entry((&subject.owner.key, subject.id))
+            .and_modify(|merged| merged.after.clone_from(&edit.after))
+            .or_insert_with(|| edit.clone());
+    }
+    edits.values().filter_map(allocation_effect).collect()
+}
+
+fn allocation_effect(edit: &Edit<Allocation>) -> Option<AllocationEffect> {
+    let held = |one: &Option<Arc<Allocation>>| -> Vec<Address> {
+        one.as_ref()
+            .map_or_else(Vec::new, |one| one.addresses.clone())
+    };
+    let (before, after) = (held(&edit.before), held(&edit.after));
+    let kind = match (&edit.before, &edit.after) {
+        (None, None) => return None,
+        (Some(_), None) => Kind::Released,
+        (None, Some(_)) if after.is_empty() => Kind::Queued,
+        (None, Some(_)) => Kind::Granted,
+        (Some(_), Some(_)) if before == after => Kind::Updated,
+        (Some(_), Some(_)) if before.is_empty() => Kind::Granted,
+        (Some(_), Some(_)) if after.is_empty() => Kind::Lost,
+        (Some(_), Some(_)) => Kind::Moved,
+    };
+    let reason = edit.after.as_ref().and_then(|after| match &after.standing {
+        Standing::Assigned => None,
+        Standing::Pending(refusal) | Standing::Stale { refusal, .. } => Some(refusal.reason),
+    });
+    let texts = |all: &[Address]| all.iter().map(Address::to_string).collect();
+    Some(AllocationEffect {
+        owner: Some(owner_to_wire(&edit.subject().owner)),
+        kind: kind.into(),
+        before: texts(&before),
+        after: texts(&after),
+        reason: reason.map_or(0, |reason| reason_to_wire(reason).into()),
+    })
+}
+
+/// In the order of the log.
+fn object_effects(changes: &[Change]) -> Vec<ObjectEffect> {
+    let text = |name: Option<&Name>| name.map_or_else(String::new, |name| name.as_str().to_owned());
+    let objects = changes.iter().filter_map(|change| {
+        let (kind, object, name, cluster, space) = match change {
+            Change::Pool(edit) => {
+                let key = &edit.subject().key;
+                let (cluster, space) = (key.cluster.as_ref(), Some(&key.space));
+                (kind_of(edit), Object::Pool, &key.name, cluster, space)
+            }
+            Change::Advertisement(edit) => {
+                let one = edit.subject();
+                let (cluster, space) = (one.key.cluster.as_ref(), Some(&one.space));
+                let object = Object::Advertisement;
+                (kind_of(edit), object, &one.key.name, cluster, space)
+            }
+            Change::Reservation(edit) => {
+                let key = &edit.subject().key;
+                let object = Object::Reservation;
+                (kind_of(edit), object, &key.name, None, Some(&key.space))
+            }
+            Change::Quota(edit) => {
+                let one = edit.subject();
+                let (cluster, space) = (Some(&one.cluster), Some(&one.space));
+                (kind_of(edit), Object::Quota, &one.name, cluster, space)
+            }
+            Change::Cluster(edit) => {
+                let name = &edit.subject().name;
+                (kind_of(edit), Object::Cluster, name, Some(name), None)
+            }
+            Change::Allocation(_)
+            | Change::Node(_)
+            | Change::Backends(_)
+            | Change::Placement(_) => return None,
+        };
+        Some(ObjectEffect {
+            kind: kind.into(),
+            object: object.into(),
+            name: name.as_str().to_owned(),
+            cluster: text(cluster),
+            address_space: text(space),
+        })
+    });
+    objects.collect()
+}
+
+fn kind_of<T>(edit: &Edit<T>) -> ObjectKind {
+    match (&edit.before, &edit.after) {
+        (None, _) => ObjectKind::Created,
+        (Some(_), Some(_)) => ObjectKind::Updated,
+        (Some(_), None) => ObjectKind::Deleted,
+    }
+}
+
+#[cfg(test)]
+mod tests;
