@@ -25,6 +25,7 @@ pub(super) struct OpenBatch {
     /// How many of `changes` come from the announcements.
     placements: usize,
     follow_ups_left: usize,
+    unfinished: String,
 }
 
 impl OpenBatch {
@@ -35,6 +36,7 @@ impl OpenBatch {
             changes: Vec::new(),
             placements: 0,
             follow_ups_left: if follow_ups { FOLLOW_UPS } else { 0 },
+            unfinished: String::new(),
         }
     }
 
@@ -94,6 +96,9 @@ impl OpenBatch {
                 return;
             };
             self.follow_ups_left -= 1;
+            if self.follow_ups_left == 0 {
+                request_id.clone_into(&mut self.unfinished);
+            }
             let origin = origin.get_or_insert_with(|| {
                 Arc::new(Origin {
                     actor: SELF.to_owned(),
@@ -122,6 +127,12 @@ impl OpenBatch {
             });
         }
         Ok(())
+    }
+
+    /// Request id of the call that the batch had no room left for: what remains to be done because
+    /// of it is to say so. Only known when the batch is full.
+    pub(super) fn unfinished(&self) -> &str {
+        &self.unfinished
     }
 
     /// Whether the batch took on as many internal commands as it may: there may be more.

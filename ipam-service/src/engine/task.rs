@@ -63,6 +63,7 @@ pub fn start(mut parts: EngineParts) -> (Engine, EngineTask) {
         queue,
         waiting: Turns::new(),
         more_follow_ups: true,
+        unfinished: String::new(),
         resting_until: None,
         stopped: None,
         observed: Instant::now(),
@@ -82,6 +83,8 @@ pub struct EngineTask {
     seen: LastSeen,
     /// Whether internal commands may be waiting.
     pub(super) more_follow_ups: bool,
+    /// Request id of the call that made them necessary.
+    unfinished: String,
     resting_until: Option<Instant>,
     /// Why nothing can be written now.
     pub(super) stopped: Option<Stopped>,
@@ -250,6 +253,8 @@ impl EngineTask {
         let mut open = OpenBatch::new(time, follow_ups);
         let owed = std::mem::take(&mut parts.owed);
         open.add_applied(owed.clone());
+        // First what an earlier call made necessary: it came before these.
+        open.follow_up(&mut parts.state, &self.unfinished);
         let now = Instant::now();
         let mut decided = Vec::with_capacity(commands.len());
         for command in commands {
@@ -272,6 +277,7 @@ impl EngineTask {
         }
         open.follow_up(&mut parts.state, "");
         self.more_follow_ups = open.is_full() && follow_ups;
+        open.unfinished().clone_into(&mut self.unfinished);
         let refresh = open.refresh(&mut parts.state, &mut parts.announcements);
         let mut batch = open.close();
         batch.seen = self.seen.due();

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pharos_process::{Readiness, Shutdown};
+use pharos_proto::v1;
 use prometheus_client::registry::Registry;
 use sqlx::ConnectOptions as _;
 use tokio::task::JoinHandle;
@@ -14,9 +15,10 @@ use crate::feed::Feeds;
 use crate::feed::allocations::AllocationFeed;
 use crate::feed::assignments::AssignmentFeed;
 use crate::feed::changes::ChangeFeed;
+use crate::state::address::Address;
 use crate::state::announce::Announcements;
 use crate::state::model::Standing;
-use crate::store::{AllocationFilter, Reader};
+use crate::store::{AllocationFilter, ChangeFilter, Kind, Reader};
 use crate::testing::{Folder, allocate, apply_pool, release};
 
 /// A writer with its database.
@@ -468,5 +470,67 @@ async fn one_clusters_flood_does_not_stand_before_another_clusters_request() {
     // The pool took the first revision; each cluster takes one more when it is first seen.
     assert_eq!(others, [5, 7], "in turns with the flood");
     assert!(flood.is_sorted(), "each in the order in which it asked");
+    running.stop().await;
+}
+
+/// A large edit is carried out in several batches: all of it is said to come from the edit.
+#[tokio::test]
+async fn whatever_follows_from_a_call_carries_its_request_id_however_late() {
+    const HOLDERS: usize = 600;
+    let folder = Folder::new();
+    let running = Running::start(&folder).await;
+    let pool = |range: &str| apply_pool("pool", &[range]);
+    running.submit(pool("10.0.0.0/20")).await.expect("pool");
+    for number in 0..HOLDERS {
+        let owner = format!("east/default/svc{number}");
+        running
+            .submit(allocate(&owner, |_| {}))
+            .await
+            .expect("granted");
+    }
+    let edit = Meta {
+        request_id: "edit".to_owned(),
+        ..Meta::default()
+    };
+    let before = running.engine.submit(pool("10.1.0.0/20"), edit).await;
+    let before = before.expect("moved").revision;
+    // A stranger in between.
+    let other = Meta {
+        request_id: "other".to_owned(),
+        ..Meta::default()
+    };
+    let stranger = allocate("west/default/stranger", |_| {});
+    running
+        .engine
+        .submit(stranger, other)
+        .await
+        .expect("granted");
+    let moved = |state: &State| {
+        let new = |address: &Address| address.to_string().starts_with("10.1.");
+        state.allocations().all(|one| one.addresses.iter().all(new))
+    };
+    while !running.engine.read(moved).await.expect("read") {}
+    let filter = ChangeFilter {
+        kind: Some(Kind::Allocation),
+        start_revision: before.saturating_sub(300),
+        ..ChangeFilter::default()
+    };
+    let changes = running
+        .reader
+        .changes(&filter, None, 1000)
+        .await
+        .expect("readable");
+    let updates = changes
+        .items
+        .iter()
+        .filter(|it| it.r#type() == v1::change::Type::Updated);
+    let updates: Vec<_> = updates.collect();
+    assert_eq!(updates.len(), HOLDERS);
+    for update in updates {
+        assert_eq!(
+            (&*update.request_id, &*update.actor),
+            ("edit", "ipam-service")
+        );
+    }
     running.stop().await;
 }
