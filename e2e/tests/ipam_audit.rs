@@ -52,6 +52,16 @@ fn table() -> Vec<(&'static str, Value, Vec<&'static str>)> {
             vec!["DELETED reservation gateway"],
         ),
         (
+            "QuotaService/ApplyQuota",
+            json!({"quota": {"name": "few", "cluster": "east", "limit": 5}}),
+            vec!["CREATED quota few"],
+        ),
+        (
+            "QuotaService/DeleteQuota",
+            json!({"name": "few"}),
+            vec!["DELETED quota few"],
+        ),
+        (
             "AdvertisementService/ApplyAdvertisement",
             json!({"advertisement": advertisement("all")}),
             vec!["CREATED advertisement all"],
@@ -204,6 +214,7 @@ fn take(
         "advertisement",
         "cluster",
         "reservation",
+        "quota",
     ];
     let kind = kinds.into_iter().find(|kind| change.get(kind).is_some());
     let kind = kind.unwrap_or_else(|| panic!("no kind: {change}"));

@@ -47,3 +47,18 @@ impl StatusService for ServerInfo {
         }))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_feature_is_in_the_reference_and_nothing_else() {
+        let reference = include_str!("../../../proto/pharos/v1/status.proto");
+        let listed = reference.lines().filter_map(|line| {
+            let line = line.trim().strip_prefix("// - `")?;
+            Some(line.split_once('`')?.0)
+        });
+        assert_eq!(listed.collect::<Vec<_>>(), FEATURES);
+    }
+}
