@@ -3,6 +3,7 @@
 //! The stream is made of frames that [`crate::feed::assignments`] has encoded once for all announcers of a
 //! cluster, so [`AnnouncerServer`] passes bytes through instead of using the generated server.
 
+mod body;
 mod connections;
 mod server;
 

@@ -22,8 +22,12 @@ use self::book::Book;
 use crate::state::announce::{ClusterDelta, Deleted};
 use crate::state::names::Name;
 
-/// An encoded `AssignmentUpdate`.
+/// An encoded `AssignmentUpdate` as it goes over a gRPC stream: [`PREFIX`] bytes, then the message.
 pub type Frame = Bytes;
+
+/// Bytes before a message: a flag (0: not compressed) and its length, big endian (gRPC over HTTP/2,
+/// "Length-Prefixed-Message").
+pub const PREFIX: usize = 5;
 
 /// Most live frames that a subscriber may be behind: a batch of the engine makes one or a few, so
 /// this is a quarter of a second of the fastest writer, and seconds of any usual one. The frames

@@ -1,5 +1,5 @@
-//! `AnnouncerService` as a tower service: what the generated server does, but with a codec of its
-//! own for `Announce`.
+//! `AnnouncerService` as a tower service: what the generated server does, but `Announce`
+//! sends frames that are encoded already.
 
 use std::convert::Infallible;
 use std::task::{Context, Poll};
@@ -8,13 +8,13 @@ use pharos_proto::v1;
 use pharos_proto::v1::announcer_service_server::SERVICE_NAME;
 use tonic::body::Body;
 use tonic::codegen::{Body as HttpBody, BoxFuture, Service, StdError, http};
-use tonic::server::{Grpc, NamedService, StreamingService, UnaryService};
+use tonic::metadata::{GRPC_CONTENT_TYPE, MetadataMap};
+use tonic::server::{Grpc, NamedService, UnaryService};
 use tonic::{Request, Response, Status, Streaming};
 use tonic_prost::ProstCodec;
 
-use super::{AnnouncerApi, Frames};
-use crate::api::codec::FrameCodec;
-use crate::feed::assignments::Frame;
+use super::AnnouncerApi;
+use super::body::{FrameBody, report_decoder};
 
 /// Most bytes of a report: a hello with 2048 bytes of digests, and many labels.
 const MAX_REPORT_BYTES: usize = 256 * 1024;
@@ -34,19 +34,6 @@ impl AnnouncerServer {
 
 impl NamedService for AnnouncerServer {
     const NAME: &'static str = SERVICE_NAME;
-}
-
-struct Announce(AnnouncerApi);
-
-impl StreamingService<v1::AnnouncerReport> for Announce {
-    type Response = Frame;
-    type ResponseStream = Frames;
-    type Future = BoxFuture<Response<Frames>, Status>;
-
-    fn call(&mut self, request: Request<Streaming<v1::AnnouncerReport>>) -> Self::Future {
-        let api = self.0.clone();
-        Box::pin(async move { api.announce(request).await })
-    }
 }
 
 struct ListAssignments(AnnouncerApi);
@@ -77,11 +64,9 @@ where
     fn call(&mut self, request: http::Request<B>) -> Self::Future {
         let api = self.api.clone();
         match request.uri().path() {
-            "/pharos.v1.AnnouncerService/Announce" => Box::pin(async move {
-                let mut grpc = Grpc::new(FrameCodec::<v1::AnnouncerReport>::default())
-                    .apply_max_message_size_config(Some(MAX_REPORT_BYTES), None);
-                Ok(grpc.streaming(Announce(api), request).await)
-            }),
+            "/pharos.v1.AnnouncerService/Announce" => {
+                Box::pin(async move { Ok(announce(&api, request).await) })
+            }
             "/pharos.v1.AnnouncerService/ListAssignments" => Box::pin(async move {
                 let mut grpc = Grpc::new(ProstCodec::default());
                 Ok(grpc.unary(ListAssignments(api), request).await)
@@ -91,4 +76,27 @@ where
             }),
         }
     }
+}
+
+/// What the generated server does for a call that streams both ways, but for the bodies.
+async fn announce<B>(api: &AnnouncerApi, request: http::Request<B>) -> http::Response<Body>
+where
+    B: HttpBody + Send + 'static,
+    B::Error: Into<StdError> + Send + 'static,
+{
+    let (parts, body) = request.into_parts();
+    let reports = Streaming::new_request(report_decoder(), body, None, Some(MAX_REPORT_BYTES));
+    let metadata = MetadataMap::from_headers(parts.headers);
+    let request = Request::from_parts(metadata, parts.extensions, reports);
+    let (metadata, frames, extensions) = match api.announce(request).await {
+        Ok(response) => response.into_parts(),
+        Err(status) => return status.into_http(),
+    };
+    let mut response = http::Response::new(Body::new(FrameBody::new(frames)));
+    *response.headers_mut() = metadata.into_headers();
+    response
+        .headers_mut()
+        .insert(http::header::CONTENT_TYPE, GRPC_CONTENT_TYPE);
+    *response.extensions_mut() = extensions;
+    response
 }

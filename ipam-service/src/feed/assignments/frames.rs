@@ -1,10 +1,11 @@
 //! Updates of the node stream, as bytes.
 
+use bytes::{BufMut as _, BytesMut};
 use pharos_proto::v1;
 use pharos_proto::v1::assignment_update::{Bucket, Changes, Header, Synced, Update};
 use prost::Message as _;
 
-use super::Frame;
+use super::{Frame, PREFIX};
 
 /// Longest frame of changes in bytes, as `announcer.proto` promises, less what the frame adds around
 /// its entries (tags, lengths and the position, below 64 bytes).
@@ -17,7 +18,12 @@ fn frame(update: Update) -> Frame {
     let update = v1::AssignmentUpdate {
         update: Some(update),
     };
-    update.encode_to_vec().into()
+    let length = update.encoded_len();
+    let mut bytes = BytesMut::with_capacity(PREFIX + length);
+    bytes.put_u8(0);
+    bytes.put_u32(u32::try_from(length).expect("an update is far below 4 GiB"));
+    update.encode(&mut bytes).expect("there is room");
+    bytes.freeze()
 }
 
 pub(super) fn header(store_id: &str, cluster: &str, authoritative: bool) -> Frame {

@@ -92,7 +92,11 @@ fn drain(client: &mut Client, subscription: &mut Subscription) -> Result<(), End
 }
 
 fn update(frame: Frame) -> v1::AssignmentUpdate {
-    v1::AssignmentUpdate::decode(frame).expect("an update")
+    let (prefix, message) = frame.split_at(PREFIX);
+    assert_eq!(prefix[0], 0, "not compressed");
+    let length = u32::from_be_bytes(prefix[1..].try_into().expect("4 bytes"));
+    assert_eq!(usize::try_from(length), Ok(message.len()));
+    v1::AssignmentUpdate::decode(message).expect("an update")
 }
 
 fn connect(client: &mut Client, feed: &AssignmentFeed) -> Subscription {
@@ -121,7 +125,7 @@ fn a_new_client_gets_header_members_sets_buckets_and_synced_in_this_order() {
     let mut subscription = feed.subscribe(&east(), &Digests::default());
     let mut kinds = Vec::new();
     while let Some(frame) = subscription.snapshot.pop_front() {
-        let update = v1::AssignmentUpdate::decode(frame).expect("an update");
+        let update = update(frame);
         kinds.push(match update.update.expect("not empty") {
             Update::Header(_) => "header",
             Update::Members(_) => "members",
