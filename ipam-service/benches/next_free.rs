@@ -6,6 +6,8 @@
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
+use std::sync::Arc;
+
 use ipam_service::state::address::{AddressRange, Family};
 use ipam_service::state::command::{Allocate, Command, IfRefused, InUse, Release};
 use ipam_service::state::model::{
@@ -164,7 +166,7 @@ fn owner(number: u32) -> Owner {
 fn allocate(number: u32) -> Command {
     Command::Allocate(Box::new(Allocate {
         owner: owner(number),
-        claim: Claim {
+        claim: Arc::new(Claim {
             space: name("default"),
             families: Families::One(Family::V4),
             dual_stack_pools: DualStackPools::OnePool,
@@ -180,7 +182,7 @@ fn allocate(number: u32) -> Command {
             labels: Labels::new(),
             namespace_labels: Labels::new(),
             backends: BackendsPolicy::Unmanaged,
-        },
+        }),
         held: Vec::new(),
         if_refused: IfRefused::Fail,
         if_revision: None,

@@ -271,11 +271,8 @@ impl Book {
     }
 }
 
-/// Equal for equal claims, whatever the order of their maps.
+/// Equal for equal claims.
 fn fingerprint(claim: &v1::Claim) -> u64 {
-    let sorted = |labels: &std::collections::HashMap<String, String>| -> BTreeMap<String, String> {
-        labels.clone().into_iter().collect()
-    };
     let ports: Vec<(i32, u32)> = claim
         .ports
         .iter()
@@ -286,7 +283,7 @@ fn fingerprint(claim: &v1::Claim) -> u64 {
     (&claim.families, claim.family_policy, claim.backends).hash(&mut hasher);
     (&claim.address_space, &claim.pool, &claim.addresses).hash(&mut hasher);
     (&claim.sharing_key, &claim.backend_key).hash(&mut hasher);
-    (sorted(&claim.labels), sorted(&claim.namespace_labels)).hash(&mut hasher);
+    (&claim.labels, &claim.namespace_labels).hash(&mut hasher);
     hasher.finish()
 }
 

@@ -3,9 +3,13 @@
 //!
 //! Reading from the wire makes values canonical: sorted, without repetition, defaults filled in.
 
+use std::sync::Arc;
+
 use pharos_proto::v1;
 
-pub use super::convert_allocation::{AllocationExtras, allocation_from_wire, allocation_to_wire};
+pub use super::convert_allocation::{
+    AllocationExtras, allocation_from_wire, allocation_to_wire, allocation_with_claim,
+};
 pub use super::convert_history::{change_to_wire, cluster_to_wire};
 pub use super::convert_pool::{in_use_from_wire, pool_from_wire, pool_key, pool_to_wire};
 pub use super::fields::{
@@ -88,7 +92,7 @@ pub fn allocate_from_wire(wire: &v1::AllocateRequest) -> Result<Allocate, Reject
     let allocate = (|| {
         Some(Allocate {
             owner: owner?,
-            claim: claim?,
+            claim: Arc::new(claim?),
             held: held?,
             if_refused: if_refused?,
             if_revision: if_revision?,
@@ -128,6 +132,9 @@ fn if_refused(errors: &mut FieldErrors, wire: i32) -> Option<IfRefused> {
     }
 }
 
+/// Labels, in whatever map the message has them.
+type Pairs<'a> = Vec<(&'a String, &'a String)>;
+
 /// The fields that `AllocateRequest` and `Claim` have in common.
 struct ClaimFields<'a> {
     ports: &'a [v1::Port],
@@ -140,8 +147,8 @@ struct ClaimFields<'a> {
     addresses: &'a [String],
     sharing_key: &'a str,
     backend_key: &'a str,
-    labels: &'a std::collections::HashMap<String, String>,
-    namespace_labels: &'a std::collections::HashMap<String, String>,
+    labels: Pairs<'a>,
+    namespace_labels: Pairs<'a>,
     backends: i32,
 }
 
@@ -158,8 +165,8 @@ impl<'a> ClaimFields<'a> {
             addresses: &wire.addresses,
             sharing_key: &wire.sharing_key,
             backend_key: &wire.backend_key,
-            labels: &wire.labels,
-            namespace_labels: &wire.namespace_labels,
+            labels: wire.labels.iter().collect(),
+            namespace_labels: wire.namespace_labels.iter().collect(),
             backends: wire.backends,
         }
     }
@@ -176,8 +183,8 @@ impl<'a> ClaimFields<'a> {
             addresses: &wire.addresses,
             sharing_key: &wire.sharing_key,
             backend_key: &wire.backend_key,
-            labels: &wire.labels,
-            namespace_labels: &wire.namespace_labels,
+            labels: wire.labels.iter().collect(),
+            namespace_labels: wire.namespace_labels.iter().collect(),
             backends: wire.backends,
         }
     }
@@ -202,8 +209,8 @@ fn claim_fields(errors: &mut FieldErrors, wire: &ClaimFields<'_>) -> Option<Clai
     };
     let sharing_key = errors.text("sharing_key", wire.sharing_key, MAX_KEY_BYTES);
     let backend_key = errors.text("backend_key", wire.backend_key, MAX_KEY_BYTES);
-    let labels = errors.labels("labels", wire.labels);
-    let namespace_labels = errors.labels("namespace_labels", wire.namespace_labels);
+    let labels = errors.labels("labels", wire.labels.iter().copied());
+    let namespace_labels = errors.labels("namespace_labels", wire.namespace_labels.iter().copied());
     let backends = backends_policy(errors, wire.backends);
     Some(Claim {
         space: space?,
@@ -427,8 +434,8 @@ pub fn claim_to_wire(claim: &Claim) -> v1::Claim {
         addresses: claim.addresses.iter().map(Address::to_string).collect(),
         sharing_key: claim.sharing_key.clone(),
         backend_key: claim.backend_key.clone(),
-        labels: labels_to_wire(&claim.labels),
-        namespace_labels: labels_to_wire(&claim.namespace_labels),
+        labels: claim.labels.clone(),
+        namespace_labels: claim.namespace_labels.clone(),
         backends: match claim.backends {
             BackendsPolicy::Unmanaged => v1::claim::Backends::Unmanaged,
             BackendsPolicy::Reported => v1::claim::Backends::Reported,

@@ -1,5 +1,7 @@
 //! Allocations: wire <-> domain. What is stored of one is its wire form and [`AllocationExtras`].
 
+use std::sync::Arc;
+
 use pharos_proto::v1;
 
 use super::convert::{
@@ -8,7 +10,7 @@ use super::convert::{
 use super::convert_history::{time_from_wire, time_to_wire};
 use super::convert_refusal::{refusal_from_wire, refusal_to_wire};
 use crate::state::address::Address;
-use crate::state::model::{Allocation, PoolKey, Standing, Timestamp};
+use crate::state::model::{Allocation, Claim, PoolKey, Standing, Timestamp};
 use crate::state::refusal::Rejection;
 
 /// An allocation, as answers, streams, history and the store have it.
@@ -70,19 +72,31 @@ pub fn allocation_from_wire(
     extras: &AllocationExtras,
 ) -> Result<Allocation, Rejection> {
     let mut errors = FieldErrors::new();
-    let allocation = stored_allocation(&mut errors, wire, extras);
+    let claim = errors.required("claim", wire.claim.as_ref());
+    let claim = claim.and_then(|claim| claim_from_wire(&mut errors, claim));
+    let claim = errors.finish(claim)?;
+    allocation_with_claim(wire, Arc::new(claim), extras)
+}
+
+/// The same for who has read the claim already; that of `wire` is not looked at.
+pub fn allocation_with_claim(
+    wire: &v1::Allocation,
+    claim: Arc<Claim>,
+    extras: &AllocationExtras,
+) -> Result<Allocation, Rejection> {
+    let mut errors = FieldErrors::new();
+    let allocation = stored_allocation(&mut errors, wire, claim, extras);
     errors.finish(allocation)
 }
 
 fn stored_allocation(
     errors: &mut FieldErrors,
     wire: &v1::Allocation,
+    claim: Arc<Claim>,
     extras: &AllocationExtras,
 ) -> Option<Allocation> {
     use v1::allocation::State;
     let owner = owner_from_wire(errors, "owner", wire.owner.as_ref())?;
-    let claim = errors.required("claim", wire.claim.as_ref())?;
-    let claim = claim_from_wire(errors, claim)?;
     let addresses = addresses(errors, "addresses", &wire.addresses)?;
     let refusal = match &wire.refusal {
         Some(refusal) => Some(refusal_from_wire(errors, refusal)?),

@@ -1,7 +1,7 @@
 //! Reading the fields of a request: every error is collected with the path of its field, so that
 //! a caller learns all that is wrong at once.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 
 use pharos_proto::v1;
@@ -127,19 +127,29 @@ impl FieldErrors {
     }
 
     /// Labels.
-    pub fn labels(&mut self, field: &str, wire: &HashMap<String, String>) -> Option<Labels> {
-        let wire: BTreeMap<_, _> = wire.iter().collect();
-        let mut labels = Labels::new();
+    pub fn labels<'a>(
+        &mut self,
+        field: &str,
+        wire: impl IntoIterator<Item = (&'a String, &'a String)>,
+    ) -> Option<Labels> {
+        let labels: Labels = wire
+            .into_iter()
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
         let before = self.invalid.len();
-        for (key, value) in wire {
+        for (key, value) in &labels {
             if key.is_empty() {
                 self.add(field, "a label has an empty key");
+            }
+            let good = check_text(key, MAX_LABEL_KEY_BYTES).is_ok()
+                && check_text(value, MAX_LABEL_VALUE_BYTES).is_ok();
+            if good {
+                continue;
             }
             let shown: String = key.chars().filter(|c| !c.is_control()).take(64).collect();
             let path = format!("{field}[{shown:?}]");
             self.text(&path, key, MAX_LABEL_KEY_BYTES);
             self.text(&path, value, MAX_LABEL_VALUE_BYTES);
-            labels.insert(key.clone(), value.clone());
         }
         (self.invalid.len() == before).then_some(labels)
     }
@@ -286,7 +296,8 @@ mod tests {
     #[test]
     fn bad_labels_are_named_in_the_same_order_each_time() {
         let keys = ["a", "b", "c", "d", "e", "f", "g"];
-        let wire = keys.map(|key| (key.to_owned(), "\n".to_owned())).into();
+        let wire: HashMap<String, String> =
+            keys.map(|key| (key.to_owned(), "\n".to_owned())).into();
         let mut errors = FieldErrors::new();
         assert_eq!(errors.labels("labels", &wire), None);
         let fields: Vec<String> = errors.invalid.into_iter().map(|bad| bad.field).collect();

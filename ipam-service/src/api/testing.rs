@@ -78,6 +78,7 @@ impl TestServer {
             owed,
             last_time: loaded.last_time,
             seen: loaded.seen,
+            interner: loaded.interner,
             writer: store.writer,
             feeds: feeds.clone(),
             metrics: EngineMetrics::register(&mut Registry::default()),

@@ -16,6 +16,7 @@ use crate::feed::Feeds;
 use crate::state::State;
 use crate::state::announce::Announcements;
 use crate::state::change::Change;
+use crate::state::intern::Interner;
 use crate::state::model::Timestamp;
 use crate::state::names::Name;
 use crate::store::{Batch, CommitError, Writer};
@@ -44,6 +45,8 @@ pub struct EngineParts {
     pub last_time: Timestamp,
     /// When clusters were last heard of.
     pub seen: Vec<(Name, Timestamp)>,
+    /// Names and claims that many allocations have in common.
+    pub interner: Interner,
     pub writer: Writer,
     pub feeds: Feeds,
     pub metrics: EngineMetrics,
@@ -257,7 +260,7 @@ impl EngineTask {
         open.follow_up(&mut parts.state, &self.unfinished);
         let now = Instant::now();
         let mut decided = Vec::with_capacity(commands.len());
-        for command in commands {
+        for mut command in commands {
             if command.reply.is_closed() {
                 continue;
             }
@@ -269,6 +272,7 @@ impl EngineTask {
                 command.answer(Err(SubmitError::DeadlineExceeded));
                 continue;
             }
+            parts.interner.share(&mut command.command);
             let outcome = open.decide(&mut parts.state, &command.command, &command.meta);
             if let (Some(cluster), Ok(_)) = (command.command.sender(), &outcome) {
                 self.seen.note(cluster, time);

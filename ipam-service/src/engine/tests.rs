@@ -54,6 +54,7 @@ impl Running {
             owed,
             last_time: loaded.last_time,
             seen: loaded.seen,
+            interner: loaded.interner,
             writer: store.writer,
             metrics: EngineMetrics::register(&mut registry),
             readiness: readiness.clone(),

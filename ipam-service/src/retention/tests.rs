@@ -43,6 +43,7 @@ impl Site {
             owed,
             last_time: loaded.last_time,
             seen: loaded.seen,
+            interner: loaded.interner,
             writer: store.writer,
             metrics: EngineMetrics::register(&mut Registry::default()),
             readiness: readiness.clone(),

@@ -161,6 +161,7 @@ impl Started {
             owed,
             last_time: loaded.last_time,
             seen: loaded.seen,
+            interner: loaded.interner,
             writer,
             feeds: feeds.clone(),
             metrics: EngineMetrics::register(registry),

@@ -59,7 +59,7 @@ impl Holder {
         Self {
             id: allocation.id,
             owner: allocation.owner.clone(),
-            claim: allocation.claim.clone(),
+            claim: Claim::clone(&allocation.claim),
             held_claim: allocation.effective_claim().clone(),
             addresses: allocation.addresses.clone(),
             pool: allocation.pool.clone(),
@@ -111,6 +111,7 @@ impl Server {
             owed,
             last_time: loaded.last_time,
             seen: loaded.seen,
+            interner: loaded.interner,
             writer: store.writer,
             feeds: feeds.clone(),
             metrics: EngineMetrics::register(&mut Registry::default()),

@@ -120,7 +120,7 @@ fn renew(
 fn answered(
     state: &State,
     held: &Allocation,
-    claim: Claim,
+    claim: Arc<Claim>,
     answer: Result<Grant, Refusal>,
 ) -> Allocation {
     let mut after = held.clone();

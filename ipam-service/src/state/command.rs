@@ -1,5 +1,7 @@
 //! What can be asked of the address book.
 
+use std::sync::Arc;
+
 use super::address::Address;
 use super::model::{
     Advertisement, AdvertisementKey, Announcer, Claim, EntryNodes, NodeKey, Owner, OwnerKey, Pool,
@@ -109,7 +111,7 @@ impl Command {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Allocate {
     pub owner: Owner,
-    pub claim: Claim,
+    pub claim: Arc<Claim>,
     /// In use now: tried first, not part of the claim.
     pub held: Vec<Address>,
     pub if_refused: IfRefused,

@@ -21,6 +21,7 @@
 //! | `cluster`, `advertisement`, `facts` | the other commands |
 //! | `rows` | the state held against rows that were read anew |
 //! | `announce`, `placement` | which nodes announce what is held |
+//! | `intern` | one copy of equal names and claims |
 //! | `tenants`, `draft` | allocations and facts by cluster; changes being drawn up |
 //!
 //! In here there is no I/O, no clock and no randomness.
@@ -29,6 +30,7 @@ pub mod address;
 pub mod announce;
 pub mod change;
 pub mod command;
+pub mod intern;
 pub mod model;
 pub mod names;
 pub mod placement;

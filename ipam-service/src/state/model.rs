@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::sync::Arc;
 
 use super::address::{Address, AddressRange, Family};
 use super::names::Name;
@@ -86,7 +87,7 @@ impl fmt::Display for Port {
 }
 
 /// Which families a claim asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Families {
     /// One address of the first family that a pool gives, IPv4 first.
     Any,
@@ -99,7 +100,7 @@ pub enum Families {
 }
 
 /// Which pools the two addresses of a dual-stack claim may come from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
 pub enum DualStackPools {
     /// Both from one pool.
     #[default]
@@ -109,7 +110,7 @@ pub enum DualStackPools {
 }
 
 /// Who says which nodes can serve an allocation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum BackendsPolicy {
     /// Nobody: every node that an advertisement selects is a candidate.
     Unmanaged,
@@ -119,7 +120,7 @@ pub enum BackendsPolicy {
 
 /// What an owner asks for, in canonical form: built only by the edge, which sorts and fills in
 /// defaults, so that equal claims are equal values.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Claim {
     pub space: Name,
     pub families: Families,
@@ -313,8 +314,8 @@ pub enum Standing {
 pub struct Allocation {
     pub id: AllocationId,
     pub owner: Owner,
-    /// The newest claim.
-    pub claim: Claim,
+    /// The newest claim. Owners with equal claims share one ([`super::intern`]).
+    pub claim: Arc<Claim>,
     pub standing: Standing,
     /// IPv4 first; empty exactly when pending.
     pub addresses: Vec<Address>,

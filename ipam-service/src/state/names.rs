@@ -33,6 +33,11 @@ impl Name {
         Ok(Self(Arc::from(text)))
     }
 
+    /// Whether anybody else has this very copy.
+    pub(super) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
     /// The name as text.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -202,7 +202,7 @@ pub(super) fn allocate(owner_text: &str, claim: Claim) -> Allocate {
             key: owner(owner_text),
             uid: String::new(),
         },
-        claim,
+        claim: claim.into(),
         held: Vec::new(),
         if_refused: IfRefused::Fail,
         if_revision: None,

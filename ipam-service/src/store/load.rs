@@ -1,6 +1,6 @@
 //! Reading everything that State is made of.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use pharos_proto::v1;
@@ -9,13 +9,16 @@ use rusqlite::{Connection, Row};
 
 use super::facts;
 use super::{ReadError, Writer};
-use crate::api::convert::{AllocationExtras, FieldErrors, allocation_from_wire, pool_from_wire};
+use crate::api::convert::{
+    AllocationExtras, FieldErrors, allocation_with_claim, claim_from_wire, pool_from_wire,
+};
 use crate::api::convert_announce::advertisement_from_wire;
 use crate::api::convert_quota::quota_from_wire;
 use crate::api::convert_reservation::reservation_from_wire;
 use crate::state::change::{Change, Edit};
+use crate::state::intern::Interner;
 use crate::state::model::{
-    Backends, Cluster, Inventory, Node, NodeKey, OwnerKey, Placement, Revision, Timestamp,
+    Backends, Claim, Cluster, Inventory, Node, NodeKey, OwnerKey, Placement, Revision, Timestamp,
 };
 use crate::state::names::Name;
 use crate::state::refusal::Rejection;
@@ -33,6 +36,8 @@ pub struct Loaded {
     pub rows: Vec<Change>,
     /// When clusters were last heard of.
     pub seen: Vec<(Name, Timestamp)>,
+    /// The names and claims that the rows have in common.
+    pub interner: Interner,
 }
 
 impl Writer {
@@ -75,6 +80,7 @@ pub(super) fn load(connection: &Connection) -> Result<Loaded, ReadError> {
         last_time: Timestamp(meta.2),
         rows,
         seen,
+        interner: names.interner,
     })
 }
 
@@ -133,17 +139,19 @@ const LOADERS: [Loader; 9] = [
     },
 ];
 
-/// Names seen so far: a million allocations share a few clusters, namespaces and pools.
+/// Names and claims seen so far: a million allocations share a few clusters, namespaces and pools,
+/// and many have equal claims.
 #[derive(Default)]
-struct Names(HashSet<Name>);
+struct Names {
+    interner: Interner,
+    /// Claims by their encoding: one that was seen need not be decoded again.
+    claims: HashMap<Vec<u8>, Arc<Claim>>,
+}
 
 impl Names {
     fn get(&mut self, text: &str) -> Result<Name, ReadError> {
-        if let Some(name) = self.0.get(text) {
-            return Ok(name.clone());
-        }
-        let name = Name::parse(text).map_err(|error| corrupt(format!("name {error}")))?;
-        self.0.insert(name.clone());
+        let mut name = Name::parse(text).map_err(|error| corrupt(format!("name {error}")))?;
+        self.interner.name(&mut name);
         Ok(name)
     }
 
@@ -154,14 +162,43 @@ impl Names {
         self.get(text).map(Some)
     }
 
-    fn share(&mut self, name: &mut Name) {
-        match self.0.get(name.as_str()) {
-            Some(known) => *name = known.clone(),
-            None => {
-                self.0.insert(name.clone());
-            }
+    fn claim(&mut self, encoded: Vec<u8>) -> Result<Arc<Claim>, ReadError> {
+        if let Some(known) = self.claims.get(&encoded) {
+            return Ok(Arc::clone(known));
         }
+        let wire: v1::Claim = decode(&encoded)?;
+        let mut errors = FieldErrors::new();
+        let claim = claim_from_wire(&mut errors, &wire);
+        let mut claim = Arc::new(errors.finish(claim).map_err(of_fields)?);
+        self.interner.claim(&mut claim);
+        self.claims.insert(encoded, Arc::clone(&claim));
+        Ok(claim)
     }
+}
+
+/// An Allocation as it is stored, with its claim as bytes: those of most are known already.
+#[derive(Clone, PartialEq, prost::Message)]
+struct StoredAllocation {
+    #[prost(message, optional, tag = "1")]
+    owner: Option<v1::Owner>,
+    #[prost(int32, tag = "2")]
+    state: i32,
+    #[prost(string, repeated, tag = "3")]
+    addresses: Vec<String>,
+    #[prost(string, tag = "4")]
+    pool: String,
+    #[prost(message, optional, tag = "5")]
+    refusal: Option<v1::Refusal>,
+    #[prost(uint64, tag = "6")]
+    revision: u64,
+    #[prost(message, optional, tag = "7")]
+    create_time: Option<prost_types::Timestamp>,
+    #[prost(bytes = "vec", optional, tag = "8")]
+    claim: Option<Vec<u8>>,
+    #[prost(uint64, tag = "9")]
+    id: u64,
+    #[prost(message, repeated, tag = "11")]
+    pools: Vec<v1::PoolRef>,
 }
 
 fn cluster(row: &Row<'_>, names: &mut Names) -> Result<Change, ReadError> {
@@ -219,24 +256,34 @@ fn quota(row: &Row<'_>, _names: &mut Names) -> Result<Change, ReadError> {
 }
 
 fn allocation(row: &Row<'_>, names: &mut Names) -> Result<Change, ReadError> {
-    let wire: v1::Allocation = decode(blob(row, 0)?)?;
+    let stored: StoredAllocation = decode(blob(row, 0)?)?;
+    let claim = stored.claim.ok_or_else(|| corrupt("no claim"))?;
+    let claim = names.claim(claim)?;
     let held: Option<&[u8]> = optional_blob(row, 2)?;
     let extras = AllocationExtras {
         pool_cluster: row.get(1)?,
         held_claim: held.map(decode).transpose()?,
     };
-    let mut allocation = allocation_from_wire(&wire, &extras).map_err(of_fields)?;
-    names.share(&mut allocation.owner.key.cluster);
-    names.share(&mut allocation.claim.space);
-    if let Some(namespace) = &mut allocation.owner.key.namespace {
-        names.share(namespace);
-    }
+    let wire = v1::Allocation {
+        owner: stored.owner,
+        state: stored.state,
+        addresses: stored.addresses,
+        pool: stored.pool,
+        refusal: stored.refusal,
+        revision: stored.revision,
+        create_time: stored.create_time,
+        id: stored.id,
+        pools: stored.pools,
+        ..v1::Allocation::default()
+    };
+    let mut allocation = allocation_with_claim(&wire, claim, &extras).map_err(of_fields)?;
+    names.interner.owner(&mut allocation.owner.key);
     let second = allocation.second_pool.as_deref_mut();
     for pool in allocation.pool.as_mut().into_iter().chain(second) {
-        names.share(&mut pool.name);
-        names.share(&mut pool.space);
+        names.interner.name(&mut pool.name);
+        names.interner.name(&mut pool.space);
         if let Some(cluster) = &mut pool.cluster {
-            names.share(cluster);
+            names.interner.name(cluster);
         }
     }
     Ok(Change::Allocation(loaded(allocation)))

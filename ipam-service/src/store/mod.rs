@@ -11,6 +11,7 @@ mod backup;
 mod check;
 mod checkpoint;
 mod compact;
+mod encoded;
 mod facts;
 mod fill;
 mod history;

@@ -8,16 +8,16 @@ mod withheld;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pharos_proto::v1;
 use prost::Message as _;
 
+use super::encoded::Encoded;
 use super::holdings::Intervals;
 use super::rows::{Cell, Rows};
 use super::sql::Statement;
 use super::{Batch, facts};
-use crate::api::convert::{allocation_to_wire, claim_to_wire, pool_to_wire};
+use crate::api::convert::{claim_to_wire, pool_to_wire};
 use crate::api::convert_announce::advertisement_to_wire;
-use crate::api::convert_history::{LogContext, change_to_wire};
+use crate::api::convert_history::{LogContext, change_to_wire, kind_of};
 use crate::state::address::Address;
 use crate::state::change::{Change, Edit};
 use crate::state::model::{
@@ -50,7 +50,8 @@ impl Plan {
             coalesced.add(&logged.change);
         }
         let mut plan = Self::default();
-        plan.write_allocations(&coalesced.allocations);
+        let mut encoded = Encoded::default();
+        plan.write_allocations(&coalesced.allocations, &mut encoded);
         plan.write_objects(&coalesced);
         plan.write_reservations(&coalesced.reservations);
         plan.write_limits(&coalesced);
@@ -61,7 +62,7 @@ impl Plan {
                 &[Cell::Text(cluster), Cell::Int(time.0)],
             );
         }
-        plan.write_log(batch);
+        plan.write_log(batch, &mut encoded);
         plan.write_holdings(batch);
         plan
     }
@@ -145,11 +146,15 @@ pub(super) struct AddressRow {
 pub(super) type PortRow<'a> = (&'a AddressRow, i64, u16);
 
 impl Plan {
-    fn write_allocations(&mut self, edits: &BTreeMap<AllocationId, Edit<Allocation>>) {
+    fn write_allocations<'a>(
+        &mut self,
+        edits: &'a BTreeMap<AllocationId, Edit<Allocation>>,
+        encoded: &mut Encoded<'a>,
+    ) {
         let mut freed: BTreeSet<(Name, [u8; 16])> = BTreeSet::new();
         for (id, edit) in edits {
             match (&edit.before, &edit.after) {
-                (_, Some(after)) => self.upsert_allocation(after),
+                (_, Some(after)) => self.upsert_allocation(after, &encoded.of(after)),
                 (Some(_), None) => self.row(Statement::DeleteAllocation, &[Cell::number(*id)]),
                 // Made and gone within the batch: no trace but the log.
                 (None, None) => {}
@@ -180,15 +185,14 @@ impl Plan {
         }
     }
 
-    fn upsert_allocation(&mut self, allocation: &Allocation) {
+    /// `entry`: the allocation, encoded.
+    fn upsert_allocation(&mut self, allocation: &Allocation, entry: &[u8]) {
         let key = &allocation.owner.key;
-        let wire = allocation_to_wire(allocation);
         let held_claim = match &allocation.standing {
             Standing::Stale { held_claim, .. } => Some(claim_to_wire(held_claim).encode_to_vec()),
             Standing::Assigned | Standing::Pending(_) => None,
         };
         let pool = allocation.pool.as_ref();
-        let entry = wire.encode_to_vec();
         let cells = [
             Cell::number(allocation.id),
             Cell::Text(&key.cluster),
@@ -197,9 +201,9 @@ impl Plan {
             Cell::Text(&allocation.effective_claim().space),
             Cell::Text(pool.map_or("", |pool| &pool.name)),
             Cell::Text(text_of(pool.and_then(|pool| pool.cluster.as_ref()))),
-            Cell::Int(i64::from(wire.state)),
+            Cell::Int(state_code(&allocation.standing)),
             Cell::number(allocation.revision),
-            Cell::bytes(&entry),
+            Cell::bytes(entry),
             Cell::Blob(held_claim.as_deref()),
         ];
         self.row(Statement::UpsertAllocation, &cells);
@@ -342,6 +346,15 @@ impl Plan {
     }
 }
 
+/// As `allocation.state` has it.
+fn state_code(standing: &Standing) -> i64 {
+    match standing {
+        Standing::Assigned => 1,
+        Standing::Pending(_) => 2,
+        Standing::Stale { .. } => 3,
+    }
+}
+
 /// As `cluster.inventory` has it.
 pub(super) fn inventory_code(inventory: Inventory) -> i64 {
     match inventory {
@@ -416,6 +429,8 @@ impl Plan {
 
 /// What a row of the log is about.
 pub(super) struct Subject<'a> {
+    /// As `change_log.kind` has it.
+    kind: i64,
     pub(super) code: i64,
     pub(super) cluster: &'a str,
     pub(super) namespace: &'a str,
@@ -423,7 +438,7 @@ pub(super) struct Subject<'a> {
 }
 
 impl Plan {
-    fn write_log(&mut self, batch: &Batch) {
+    fn write_log<'a>(&mut self, batch: &'a Batch, encoded: &mut Encoded<'a>) {
         for logged in &batch.changes {
             let Some(revision) = logged.revision else {
                 continue;
@@ -435,16 +450,16 @@ impl Plan {
                 actor: &origin.actor,
                 request_id: &origin.request_id,
             };
-            let (Some(wire), Some(subject)) = (
-                change_to_wire(context, &logged.change),
-                subject_of(&logged.change),
-            ) else {
+            let entry = if let Change::Allocation(edit) = &logged.change {
+                Some(encoded.change(context, edit))
+            } else {
+                change_to_wire(context, &logged.change).map(|wire| wire.encode_to_vec())
+            };
+            let (Some(entry), Some(subject)) = (entry, subject_of(&logged.change)) else {
                 continue;
             };
-            self.row(
-                Statement::InsertLog,
-                &log_cells(&wire, context, &subject, &wire.encode_to_vec()),
-            );
+            let cells = log_cells(context, &subject, &entry);
+            self.row(Statement::InsertLog, &cells);
             self.log_addresses(revision, &logged.change);
         }
     }
@@ -490,7 +505,6 @@ pub(super) fn addresses_of(change: &Change) -> BTreeSet<(&Name, [u8; 16])> {
 }
 
 fn log_cells<'a>(
-    wire: &v1::Change,
     context: LogContext<'a>,
     subject: &Subject<'a>,
     entry: &'a [u8],
@@ -500,7 +514,7 @@ fn log_cells<'a>(
         Cell::Int(context.time.0),
         Cell::Text(context.actor),
         Cell::Text(context.request_id),
-        Cell::Int(i64::from(wire.r#type)),
+        Cell::Int(subject.kind),
         Cell::Int(subject.code),
         Cell::Text(subject.cluster),
         Cell::Text(subject.namespace),
@@ -511,10 +525,11 @@ fn log_cells<'a>(
 }
 
 pub(super) fn subject_of(change: &Change) -> Option<Subject<'_>> {
-    let (code, cluster, namespace, name) = match change {
+    let (kind, code, cluster, namespace, name) = match change {
         Change::Allocation(edit) => {
             let key = &edit.subject().owner.key;
             (
+                kind_of(edit),
                 1,
                 key.cluster.as_str(),
                 text_of(key.namespace.as_ref()),
@@ -523,25 +538,39 @@ pub(super) fn subject_of(change: &Change) -> Option<Subject<'_>> {
         }
         Change::Pool(edit) => {
             let key = &edit.subject().key;
-            (2, text_of(key.cluster.as_ref()), "", &key.name)
+            (
+                kind_of(edit),
+                2,
+                text_of(key.cluster.as_ref()),
+                "",
+                &key.name,
+            )
         }
         Change::Advertisement(edit) => {
             let key = &edit.subject().key;
-            (3, text_of(key.cluster.as_ref()), "", &key.name)
+            (
+                kind_of(edit),
+                3,
+                text_of(key.cluster.as_ref()),
+                "",
+                &key.name,
+            )
         }
         Change::Cluster(edit) => {
             let name = &edit.subject().name;
-            (4, name.as_str(), "", name)
+            (kind_of(edit), 4, name.as_str(), "", name)
         }
         // Not its cluster's, but the operator's.
-        Change::Reservation(edit) => (10, "", "", &edit.subject().key.name),
+        Change::Reservation(edit) => (kind_of(edit), 10, "", "", &edit.subject().key.name),
         Change::Quota(edit) => {
             let quota = edit.subject();
-            (12, quota.cluster.as_str(), "", &quota.name)
+            let cluster = quota.cluster.as_str();
+            (kind_of(edit), 12, cluster, "", &quota.name)
         }
         Change::Node(_) | Change::Backends(_) | Change::Placement(_) => return None,
     };
     Some(Subject {
+        kind: i64::from(i32::from(kind)),
         code,
         cluster,
         namespace,

@@ -419,7 +419,7 @@ impl World {
                     key,
                     uid: String::new(),
                 },
-                claim,
+                claim: Arc::new(claim),
                 standing: Standing::Assigned,
                 addresses: held.addresses,
                 pool: Some(held.pool),

@@ -86,7 +86,7 @@ fn a_changed_claim_keeps_its_address_whenever_it_fits() {
         let id = book.get(WEB).id;
         assert_eq!(book.take(WEB, changed.clone()), "192.0.2.1", "{what}");
         assert_eq!(book.get(WEB).id, id);
-        assert_eq!(book.get(WEB).claim, changed);
+        assert_eq!(*book.get(WEB).claim, changed);
         // And back again, although a lower address is free.
         assert_eq!(book.take(WEB, claim()), "192.0.2.1", "{what}");
     }

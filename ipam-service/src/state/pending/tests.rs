@@ -191,7 +191,7 @@ fn newcomers_wait_behind_older_claims_that_could_take_the_address() {
         other => panic!("{other:?}"),
     }
     let at = Allocate {
-        claim: for_addresses(&["192.0.2.1"]),
+        claim: for_addresses(&["192.0.2.1"]).into(),
         ..queued("east/b/at", claim())
     };
     book.step(at).expect("queued");

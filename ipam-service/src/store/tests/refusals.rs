@@ -90,8 +90,9 @@ async fn one_address_cannot_have_two_owners_and_one_port_cannot_either() {
         let mut allocation = (*west).clone();
         allocation.id = id;
         allocation.owner.key.name = crate::state::names::Name::parse(name).expect("name");
-        allocation.claim.sharing_key = "key".to_owned();
-        allocation.claim.ports[0].number = port;
+        let claim = Arc::make_mut(&mut allocation.claim);
+        claim.sharing_key = "key".to_owned();
+        claim.ports[0].number = port;
         allocation
     };
     let shared = vec![
@@ -102,7 +103,7 @@ async fn one_address_cannot_have_two_owners_and_one_port_cannot_either() {
     let clash = commit(&mut store.writer, vec![created(4, sharer(52, "c", 443))]).await;
     assert!(matches!(clash, Err(CommitError::Refused(_))), "{clash:?}");
     let mut stranger = sharer(53, "d", 8080);
-    stranger.claim.sharing_key = "other key".to_owned();
+    Arc::make_mut(&mut stranger.claim).sharing_key = "other key".to_owned();
     let mismatch = commit(&mut store.writer, vec![created(4, stranger)]).await;
     assert!(
         matches!(mismatch, Err(CommitError::Refused(_))),
