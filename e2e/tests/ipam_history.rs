@@ -182,7 +182,8 @@ async fn changes_are_found_by_whatever_is_known_of_them() {
             Subject::Pool(_)
             | Subject::Advertisement(_)
             | Subject::Reservation(_)
-            | Subject::Quota(_) => false,
+            | Subject::Quota(_)
+            | Subject::Unavailable(_) => false,
         }
     };
     for cluster in ["east", "west"] {

@@ -67,6 +67,8 @@ impl Book {
             service_selectors: Vec::new(),
             labels: Labels::new(),
             protected: false,
+            reuse_delay: std::time::Duration::ZERO,
+            reuse_unacknowledged: ipam_service::state::REUSE_UNACKNOWLEDGED,
             revision: 0,
         };
         let mut book = Self {

@@ -68,6 +68,15 @@ pub(crate) fn apply_pool_in(space: &str, name: &str, ranges: &[&str]) -> Command
     }
 }
 
+/// As [`apply_pool`], and addresses that are given back rest for a second.
+pub(crate) fn resting_pool(name: &str, ranges: &[&str]) -> Command {
+    let mut command = apply_pool(name, ranges);
+    if let Command::ApplyPool { pool, .. } = &mut command {
+        pool.reuse_delay = std::time::Duration::from_secs(1);
+    }
+    command
+}
+
 /// A reservation for a cluster, or for nobody.
 pub(crate) fn apply_reservation(name: &str, addresses: &[&str], cluster: Option<&str>) -> Command {
     let wire = v1::Reservation {

@@ -293,6 +293,7 @@ fn changed(changes: &[Change]) -> BTreeMap<AdvertisementKey, Arc<Advertisement>>
         | Change::Cluster(_)
         | Change::Reservation(_)
         | Change::Quota(_)
+        | Change::Unavailable(_)
         | Change::Node(_)
         | Change::Backends(_)
         | Change::Placement(_) => None,

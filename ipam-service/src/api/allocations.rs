@@ -199,6 +199,7 @@ impl Allocations {
             | Change::Cluster(_)
             | Change::Reservation(_)
             | Change::Quota(_)
+            | Change::Unavailable(_)
             | Change::Node(_)
             | Change::Backends(_)
             | Change::Placement(_) => None,

@@ -77,6 +77,8 @@ impl AnnouncerApi {
             reports: Some(reports),
             subscription: assignments.subscribe(&hello.key.cluster, &hello.digests),
             shutdown: self.api.shutdown.clone(),
+            api: self.api.clone(),
+            call,
             place: Connections::enter(&self.connections, hello.key),
         };
         let frames = futures::stream::unfold(Some(connection), |connection| async {
@@ -130,6 +132,8 @@ struct Connection {
     reports: Option<Streaming<v1::AnnouncerReport>>,
     subscription: Subscription,
     shutdown: Shutdown,
+    api: Api,
+    call: Call,
     place: Place,
 }
 
@@ -151,7 +155,7 @@ impl Connection {
                 }
                 report = next_report(&mut self.reports) => match report {
                     Ok(Some(report)) => {
-                        if let Err(status) = self.take_in(&report) {
+                        if let Err(status) = self.take_in(&report).await {
                             return Step::Refuse(status);
                         }
                     }
@@ -169,18 +173,56 @@ impl Connection {
         }
     }
 
-    fn take_in(&self, report: &v1::AnnouncerReport) -> Result<(), Status> {
+    async fn take_in(&self, report: &v1::AnnouncerReport) -> Result<(), Status> {
         match &report.report {
             Some(Report::AppliedPosition(position)) => {
                 self.place.applied(*position);
+                let assignments = &self.api.feeds.assignments;
+                assignments.acknowledge(self.place.node(), *position);
                 Ok(())
             }
+            Some(Report::Conflict(conflict)) => self.report_conflict(conflict).await,
             Some(Report::Hello(_)) => {
                 Err(status::invalid("hello", "only the first report is a hello"))
             }
             // An announcer of a later version may tell what this one does not know.
             None => Ok(()),
         }
+    }
+}
+
+impl Connection {
+    /// What cannot be stored now is not worth the stream: a machine that is still there is seen
+    /// again.
+    async fn report_conflict(&self, wire: &v1::announcer_report::Conflict) -> Result<(), Status> {
+        let mut errors = FieldErrors::new();
+        let space = errors.space("conflict.address_space", &wire.address_space);
+        let address = errors.address("conflict.address", &wire.address);
+        let read = errors.finish(space.zip(address));
+        let (space, address) = read.map_err(|bad| status::of_rejection(&bad))?;
+        let node = self.place.node();
+        tracing::warn!(
+            cluster = %node.cluster,
+            node = %node.node,
+            %address,
+            mac = %wire.mac.escape_debug(),
+            own_mac = %wire.own_mac.escape_debug(),
+            "a node sees another machine use an address"
+        );
+        let command = Command::ReportConflict {
+            cluster: node.cluster.clone(),
+            space,
+            address,
+        };
+        let stored = self.call.submit(&self.api, command, "", false).await;
+        match stored {
+            Ok(reply) if reply.changes.is_empty() => {
+                tracing::debug!(%address, "the conflict is known, or no matter of this cluster");
+            }
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "a conflict was not recorded"),
+        }
+        Ok(())
     }
 }
 

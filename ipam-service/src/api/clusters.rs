@@ -135,6 +135,7 @@ impl Clusters {
                 | Change::Advertisement(_)
                 | Change::Reservation(_)
                 | Change::Quota(_)
+                | Change::Unavailable(_)
                 | Change::Node(_)
                 | Change::Backends(_)
                 | Change::Placement(_) => {}
@@ -168,6 +169,7 @@ impl Clusters {
             | Change::Advertisement(_)
             | Change::Reservation(_)
             | Change::Quota(_)
+            | Change::Unavailable(_)
             | Change::Node(_)
             | Change::Backends(_)
             | Change::Placement(_) => None,
@@ -214,6 +216,7 @@ impl Clusters {
             | Change::Pool(_)
             | Change::Advertisement(_)
             | Change::Reservation(_)
+            | Change::Unavailable(_)
             | Change::Cluster(_)
             | Change::Quota(_)
             | Change::Node(_)

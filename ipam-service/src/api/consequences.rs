@@ -13,7 +13,7 @@ use super::convert_refusal::reason_to_wire;
 use crate::engine::Reply;
 use crate::state::address::Address;
 use crate::state::change::{Change, Edit};
-use crate::state::model::{Allocation, AllocationId, OwnerKey, Standing};
+use crate::state::model::{Allocation, AllocationId, OwnerKey, Standing, Unavailable};
 use crate::state::names::Name;
 
 /// Most effects of each kind that are listed: a response stays readable, and below the size limit of
@@ -120,6 +120,7 @@ fn object_effects(changes: &[Change]) -> Vec<ObjectEffect> {
                 let name = &edit.subject().name;
                 (kind_of(edit), Object::Cluster, name, Some(name), None)
             }
+            Change::Unavailable(edit) => return Some(unavailable_effect(edit)),
             Change::Allocation(_)
             | Change::Node(_)
             | Change::Backends(_)
@@ -134,6 +135,18 @@ fn object_effects(changes: &[Change]) -> Vec<ObjectEffect> {
         })
     });
     objects.collect()
+}
+
+/// The address is the name: rows that keep one from its next owner have no other.
+fn unavailable_effect(edit: &Edit<Unavailable>) -> ObjectEffect {
+    let key = &edit.subject().key;
+    ObjectEffect {
+        kind: kind_of(edit).into(),
+        object: Object::Unavailable.into(),
+        name: key.address.to_string(),
+        cluster: String::new(),
+        address_space: key.space.as_str().to_owned(),
+    }
 }
 
 fn kind_of<T>(edit: &Edit<T>) -> ObjectKind {

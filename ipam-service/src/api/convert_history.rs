@@ -9,6 +9,7 @@ use super::convert::{allocation_to_wire, pool_to_wire};
 use super::convert_announce::advertisement_to_wire;
 use super::convert_quota::quota_to_wire;
 use super::convert_reservation::reservation_to_wire;
+use super::convert_unavailable::unavailable_to_wire;
 use crate::state::change::{Change, Edit};
 use crate::state::model::{Cluster, Revision, Timestamp};
 
@@ -78,6 +79,11 @@ pub fn change_to_wire(context: LogContext<'_>, change: &Change) -> Option<v1::Ch
             let (before, after) = ends(edit, |cluster| cluster_to_wire(cluster, 0));
             let subject = v1::change::ClusterChange { before, after };
             (kind_of(edit), Subject::Cluster(subject))
+        }
+        Change::Unavailable(edit) => {
+            let (before, after) = ends(edit, unavailable_to_wire);
+            let subject = v1::change::UnavailableChange { before, after };
+            (kind_of(edit), Subject::Unavailable(subject))
         }
         Change::Reservation(edit) => {
             let (before, after) = ends(edit, reservation_to_wire);

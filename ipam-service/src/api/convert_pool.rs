@@ -1,10 +1,13 @@
 //! Pools: wire <-> domain.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use pharos_proto::v1;
 
+use super::convert_unavailable::{duration_from_wire, duration_to_wire};
 use super::fields::{FieldErrors, labels_to_wire, selectors_to_wire};
+use crate::state::REUSE_UNACKNOWLEDGED;
 use crate::state::address::{Address, AddressRange, InvalidRange};
 use crate::state::command::InUse;
 use crate::state::model::{Pool, PoolKey};
@@ -13,6 +16,12 @@ use crate::state::refusal::Rejection;
 
 /// Longest range in bytes: two IPv6 addresses have 79 with the `-` between them.
 const MAX_RANGE_BYTES: usize = 128;
+
+/// Longest `reuse_delay`: an address that rests longer is better reserved.
+const MAX_REUSE_DELAY: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// Longest `reuse_unacknowledged`: so long the server remembers which nodes may still answer.
+const MAX_REUSE_UNACKNOWLEDGED: Duration = Duration::from_secs(3600);
 
 /// Most ranges of one pool. A pool is read as a whole at every edit; a larger set is several pools.
 const MAX_RANGES: usize = 1000;
@@ -41,6 +50,12 @@ pub fn pool_from_wire(
         errors.selectors(&at("namespace_selectors"), &wire.namespace_selectors);
     let service_selectors = errors.selectors(&at("service_selectors"), &wire.service_selectors);
     let labels = errors.labels(&at("labels"), &wire.labels);
+    let delay = wire.reuse_delay.as_ref();
+    let delay = duration_from_wire(errors, &at("reuse_delay"), delay, MAX_REUSE_DELAY);
+    let field = at("reuse_unacknowledged");
+    let unacknowledged = wire.reuse_unacknowledged.as_ref();
+    let unacknowledged =
+        duration_from_wire(errors, &field, unacknowledged, MAX_REUSE_UNACKNOWLEDGED);
     Some(Pool {
         key: key?,
         addresses: wire
@@ -57,6 +72,8 @@ pub fn pool_from_wire(
         service_selectors: service_selectors?,
         labels: labels?,
         protected: wire.protected,
+        reuse_delay: delay?.unwrap_or_default(),
+        reuse_unacknowledged: unacknowledged?.unwrap_or(REUSE_UNACKNOWLEDGED),
         revision: wire.revision,
     })
 }
@@ -183,6 +200,8 @@ pub fn pool_to_wire(pool: &Pool) -> v1::Pool {
         labels: labels_to_wire(&pool.labels),
         usage: None,
         protected: pool.protected,
+        reuse_delay: Some(duration_to_wire(pool.reuse_delay)),
+        reuse_unacknowledged: Some(duration_to_wire(pool.reuse_unacknowledged)),
         revision: pool.revision,
     }
 }

@@ -274,6 +274,7 @@ fn moved(changes: &[Change]) -> Vec<v1::Owner> {
         | Change::Cluster(_)
         | Change::Reservation(_)
         | Change::Quota(_)
+        | Change::Unavailable(_)
         | Change::Node(_)
         | Change::Backends(_)
         | Change::Placement(_) => None,
@@ -290,6 +291,7 @@ fn changed(changes: &[Change]) -> BTreeMap<PoolKey, Arc<Pool>> {
         | Change::Cluster(_)
         | Change::Reservation(_)
         | Change::Quota(_)
+        | Change::Unavailable(_)
         | Change::Node(_)
         | Change::Backends(_)
         | Change::Placement(_) => None,
@@ -351,7 +353,7 @@ pub(super) fn usage_to_wire(usage: PoolUsage) -> v1::PoolUsage {
             held_by_others: usage.held_by_others.to_string(),
             free: usage.free.to_string(),
             reserved: usage.reserved.to_string(),
-            draining: "0".to_owned(),
+            draining: usage.draining.to_string(),
         })
     };
     v1::PoolUsage {

@@ -9,13 +9,14 @@ use tonic::{Request, Response, Status};
 use super::call::{Api, Call, answer};
 use super::consequences;
 use super::convert_reservation::{reservation_from_wire, reservation_key, reservation_to_wire};
+use super::convert_unavailable::unavailable_to_wire;
 use super::fields::FieldErrors;
 use super::paging::{PageToken, page_size};
 use super::status;
 use crate::state::State;
 use crate::state::change::Change;
 use crate::state::command::Command;
-use crate::state::model::{Reservation, ReservationKey};
+use crate::state::model::{Reservation, ReservationKey, Unavailable, UnavailableKey};
 use crate::state::refusal::Rejection;
 
 /// Serves ReservationService.
@@ -105,6 +106,23 @@ impl ReservationService for Reservations {
         let message = request.into_inner();
         answer(&message.request_id, self.delete(&call, &message).await)
     }
+
+    async fn list_unavailable(
+        &self,
+        request: Request<v1::ListUnavailableRequest>,
+    ) -> Result<Response<v1::ListUnavailableResponse>, Status> {
+        let listed = self.listed_unavailable(&request.into_inner()).await?;
+        Ok(Response::new(listed))
+    }
+
+    async fn clear_unavailable(
+        &self,
+        request: Request<v1::ClearUnavailableRequest>,
+    ) -> Result<Response<v1::ClearUnavailableResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        answer(&message.request_id, self.clear(&call, &message).await)
+    }
 }
 
 impl Reservations {
@@ -161,6 +179,101 @@ impl Reservations {
         let read = self.0.engine.read(read).await;
         read.map_err(|error| status::of_submit(&error))
     }
+}
+
+impl Reservations {
+    async fn listed_unavailable(
+        &self,
+        message: &v1::ListUnavailableRequest,
+    ) -> Result<v1::ListUnavailableResponse, Status> {
+        let mut errors = FieldErrors::new();
+        errors.optional_name("address_space", &message.address_space);
+        if v1::unavailable::Reason::try_from(message.reason).is_err() {
+            errors.add("reason", format!("unknown value {}", message.reason));
+        }
+        errors
+            .finish(Some(()))
+            .map_err(|error| status::of_rejection(&error))?;
+        let size = usize::try_from(page_size(message.page_size)?).expect("32 bits fit");
+        let shape = ("unavailable", &message.address_space, message.reason);
+        let token = PageToken::read(&message.page_token, &shape, 3)?;
+        let after = token.as_ref().map(|token| token.key.clone());
+        let (space, reason) = (message.address_space.clone(), message.reason);
+        let read = move |state: &State| {
+            let rows = state.all_unavailable().filter(|row| {
+                (space.is_empty() || row.key.space.as_str() == space)
+                    && after.as_ref().is_none_or(|after| place(row) > *after)
+            });
+            let wire = rows.map(|row| (place(row), unavailable_to_wire(row)));
+            let asked_for = wire.filter(|(_, row)| reason == 0 || row.reason == reason);
+            (
+                asked_for.take(size + 1).collect::<Vec<_>>(),
+                state.revision(),
+            )
+        };
+        let read = self.0.engine.read(read).await;
+        let (mut page, now) = read.map_err(|error| status::of_submit(&error))?;
+        let more = page.len() > size;
+        page.truncate(size);
+        let next_page_token = match page.last().filter(|_| more) {
+            Some((key, _)) => PageToken {
+                key: key.clone(),
+                revision: token.map_or(now, |token| token.revision),
+            }
+            .write(&shape),
+            None => String::new(),
+        };
+        Ok(v1::ListUnavailableResponse {
+            unavailable: page.into_iter().map(|(_, row)| row).collect(),
+            next_page_token,
+        })
+    }
+
+    async fn clear(
+        &self,
+        call: &Call,
+        message: &v1::ClearUnavailableRequest,
+    ) -> Result<v1::ClearUnavailableResponse, Status> {
+        let mut errors = FieldErrors::new();
+        errors.request_id(&message.request_id);
+        let space = errors.space("address_space", &message.address_space);
+        let address = errors.address("address", &message.address);
+        let (space, address) = errors
+            .finish(space.zip(address))
+            .map_err(|error| status::of_rejection(&error))?;
+        let command = Command::ClearUnavailable { space, address };
+        let (id, validate_only) = (&message.request_id, message.validate_only);
+        let reply = call.submit(&self.0, command, id, validate_only).await?;
+        let cleared = reply.changes.iter().filter_map(|change| match change {
+            Change::Unavailable(edit) if edit.after.is_none() => {
+                edit.before.as_deref().map(unavailable_to_wire)
+            }
+            Change::Unavailable(_)
+            | Change::Reservation(_)
+            | Change::Quota(_)
+            | Change::Allocation(_)
+            | Change::Pool(_)
+            | Change::Advertisement(_)
+            | Change::Cluster(_)
+            | Change::Node(_)
+            | Change::Backends(_)
+            | Change::Placement(_) => None,
+        });
+        Ok(v1::ClearUnavailableResponse {
+            cleared: cleared.collect(),
+        })
+    }
+}
+
+/// Where a row is in the list: texts that sort as it does.
+fn place(row: &Unavailable) -> Vec<String> {
+    let UnavailableKey {
+        space,
+        address,
+        reason,
+    } = &row.key;
+    let address = format!("{:032x}", address.bits());
+    vec![space.to_string(), address, (*reason as u8).to_string()]
 }
 
 fn as_it_is_left(change: &Change) -> Option<v1::Reservation> {

@@ -42,6 +42,9 @@ pub fn of_rejection(rejection: &Rejection) -> Status {
         Rejection::UnknownAdvertisement(_) => {
             plain(Code::NotFound, "UNKNOWN_ADVERTISEMENT", message)
         }
+        Rejection::UnknownUnavailable { .. } => {
+            plain(Code::NotFound, "UNKNOWN_UNAVAILABLE", message)
+        }
         Rejection::UnknownReservation(_) => plain(Code::NotFound, "UNKNOWN_RESERVATION", message),
         Rejection::UnknownQuota(_) => plain(Code::NotFound, "UNKNOWN_QUOTA", message),
         Rejection::UnknownCluster(_) => plain(Code::NotFound, "UNKNOWN_CLUSTER", message),
@@ -229,9 +232,10 @@ fn of_refusal(refusal: &Refusal, message: String) -> Status {
 
 fn code_of(reason: Reason) -> Code {
     match reason {
-        Reason::NoFreeAddress | Reason::BehindOlderClaims | Reason::QuotaExceeded => {
-            Code::ResourceExhausted
-        }
+        Reason::NoFreeAddress
+        | Reason::BehindOlderClaims
+        | Reason::QuotaExceeded
+        | Reason::AddressDraining => Code::ResourceExhausted,
         Reason::UnknownPool | Reason::UnknownReservation => Code::NotFound,
         Reason::AddressNotInPool
         | Reason::AddressTaken
@@ -242,6 +246,7 @@ fn code_of(reason: Reason) -> Code {
         | Reason::BuggyAddress
         | Reason::FamilyNotInPool
         | Reason::AddressReserved
+        | Reason::AddressQuarantined
         | Reason::AddressNotInReservation
         | Reason::PoolNotAutomatic
         | Reason::OtherPoolNamed

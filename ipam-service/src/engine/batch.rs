@@ -192,6 +192,9 @@ fn owner_of(command: &Command) -> Option<&OwnerKey> {
         | Command::SyncAdvertisements { .. }
         | Command::ApplyReservation(_)
         | Command::DeleteReservation(_)
+        | Command::EndUnavailable { .. }
+        | Command::ClearUnavailable { .. }
+        | Command::ReportConflict { .. }
         | Command::Introduce { .. }
         | Command::BeginSync { .. }
         | Command::EndSync { .. }

@@ -61,7 +61,10 @@ fn cluster_of(command: &Command) -> Option<&Name> {
         | Command::FinishRecovery { .. }
         | Command::AdoptCluster { .. }
         | Command::ApplyQuota(_)
-        | Command::DeleteQuota(_) => None,
+        | Command::DeleteQuota(_)
+        | Command::EndUnavailable { .. }
+        | Command::ClearUnavailable { .. } => None,
+        Command::ReportConflict { cluster, .. } => Some(cluster),
     }
 }
 

@@ -26,6 +26,7 @@ pub struct EngineMetrics {
     allocations: Family<StandingLabel, Gauge>,
     pool_addresses: Family<PoolLabel, Gauge<f64, std::sync::atomic::AtomicU64>>,
     recovering: Gauge,
+    unacknowledged: Counter,
     last_seen: Family<ClusterLabel, Gauge>,
 }
 
@@ -65,12 +66,18 @@ impl EngineMetrics {
             allocations: Family::default(),
             pool_addresses: Family::default(),
             recovering: Gauge::default(),
+            unacknowledged: Counter::default(),
             last_seen: Family::default(),
         };
         registry.register(
             "pharos_ipam_batch_requests",
             "Requests decided in one transaction",
             metrics.batch_size.clone(),
+        );
+        registry.register(
+            "pharos_ipam_reuse_unacknowledged",
+            "Addresses given away although not every node acknowledged that it stopped",
+            metrics.unacknowledged.clone(),
         );
         registry.register_with_unit(
             "pharos_ipam_commit",
@@ -134,6 +141,14 @@ impl EngineMetrics {
             .observe(f64::from(u32::try_from(requests).unwrap_or(u32::MAX)));
         self.commit_seconds.observe(seconds);
         for logged in &batch.changes {
+            if let Change::Unavailable(edit) = &logged.change
+                && edit
+                    .after
+                    .as_ref()
+                    .is_some_and(|after| after.unacknowledged)
+            {
+                self.unacknowledged.inc();
+            }
             if let Change::Allocation(edit) = &logged.change {
                 if let Some(before) = &edit.before {
                     self.count(before).dec();
@@ -220,11 +235,12 @@ impl EngineMetrics {
     }
 }
 
-fn by_use(usage: FamilyUsage) -> [(&'static str, u128); 4] {
+fn by_use(usage: FamilyUsage) -> [(&'static str, u128); 5] {
     [
         ("held", usage.held),
         ("held_by_others", usage.held_by_others),
         ("reserved", usage.reserved),
+        ("draining", usage.draining),
         ("free", usage.free),
     ]
 }

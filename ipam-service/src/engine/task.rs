@@ -1,5 +1,6 @@
 //! The writer task: drives batches from the queue to the disk, and answers.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use pharos_process::{Readiness, Shutdown};
@@ -14,10 +15,10 @@ use super::seen::LastSeen;
 use super::{CommandRequest, Engine, EngineMetrics, QUEUE, Reply, Request, SubmitError};
 use crate::feed::Feeds;
 use crate::state::State;
-use crate::state::announce::Announcements;
+use crate::state::announce::{Announcements, ClusterDelta};
 use crate::state::change::Change;
 use crate::state::intern::Interner;
-use crate::state::model::Timestamp;
+use crate::state::model::{Moment, Timestamp};
 use crate::state::names::Name;
 use crate::store::{Batch, CommitError, Writer};
 
@@ -60,8 +61,13 @@ pub struct EngineParts {
 pub fn start(mut parts: EngineParts) -> (Engine, EngineTask) {
     let (sender, queue) = mpsc::channel(QUEUE);
     parts.metrics.loaded(&parts.state);
+    let assignments = &parts.feeds.assignments;
+    let position = |cluster: &Name| assignments.position(cluster);
+    let everything = parts.announcements.everything();
+    parts.state.published(&everything, &position);
     let task = EngineTask {
         clock: LogClock::after(parts.last_time),
+        begun: Instant::now(),
         seen: LastSeen::restore(std::mem::take(&mut parts.seen)),
         queue,
         waiting: Turns::new(),
@@ -83,6 +89,8 @@ pub struct EngineTask {
     /// Taken off the queue, at most [`QUEUE`] beside what came with the last wait.
     pub(super) waiting: Turns<Request>,
     clock: LogClock,
+    /// Where the state's own time begins.
+    begun: Instant,
     seen: LastSeen,
     /// Whether internal commands may be waiting.
     pub(super) more_follow_ups: bool,
@@ -155,6 +163,11 @@ impl EngineTask {
     /// Waits for requests; false when there will be none any more.
     async fn receive(&mut self, requests: &mut Vec<Request>) -> bool {
         let observe_at = self.observed + OBSERVE;
+        // While nothing can be written, nothing ends.
+        let may_end =
+            self.stopped.is_none() && self.resting_until.is_none() && !self.queue.is_closed();
+        let deadline = self.next_deadline();
+        let awaited = self.parts.state.awaits_acknowledgements();
         tokio::select! {
             biased;
             // First, so that callers without end cannot keep it from being seen.
@@ -168,6 +181,25 @@ impl EngineTask {
                 true
             }
             () = until(self.resting_until) => true,
+            () = until(deadline), if may_end => true,
+            () = self.parts.feeds.assignments.acknowledged(), if may_end && awaited => true,
+        }
+    }
+
+    /// When a reason for which an address is unavailable ends by itself.
+    fn next_deadline(&self) -> Option<Instant> {
+        let deadline = self.parts.state.next_deadline()?;
+        // Later than any process lives.
+        self.begun.checked_add(deadline.0)
+    }
+
+    /// Tells the state how late it is, and what announcers have acknowledged.
+    fn tell_time(&mut self) {
+        let parts = &mut self.parts;
+        parts.state.advance(Moment(self.begun.elapsed()));
+        let acks = parts.feeds.assignments.take_acknowledged();
+        if !acks.is_empty() {
+            parts.state.acknowledged(acks);
         }
     }
 
@@ -251,6 +283,7 @@ impl EngineTask {
         commands: Vec<CommandRequest>,
         follow_ups: bool,
     ) -> Result<(), Vec<CommandRequest>> {
+        self.tell_time();
         let parts = &mut self.parts;
         let time = self.clock.tick();
         let mut open = OpenBatch::new(time, follow_ups);
@@ -287,6 +320,7 @@ impl EngineTask {
         batch.seen = self.seen.due();
         if batch.is_empty() {
             answer(decided);
+            self.published(&BTreeMap::new());
             return Ok(());
         }
         let started = Instant::now();
@@ -300,10 +334,20 @@ impl EngineTask {
                 self.parts.feeds.allocations.publish(&batch);
                 self.parts.feeds.changes.publish(&batch);
                 self.parts.feeds.assignments.publish(&refresh.deltas);
+                self.published(&refresh.deltas);
                 Ok(())
             }
             Err(error) => self.not_committed(error, &batch, owed, decided),
         }
+    }
+
+    /// The announcers have been sent what was committed.
+    fn published(&mut self, deltas: &BTreeMap<Name, ClusterDelta>) {
+        let parts = &mut self.parts;
+        let assignments = &parts.feeds.assignments;
+        let position = |cluster: &Name| assignments.position(cluster);
+        parts.state.published(deltas, &position);
+        self.more_follow_ups |= parts.state.has_ended();
     }
 
     fn not_committed(

@@ -10,16 +10,18 @@ mod book;
 mod frames;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use pharos_proto::digest::Digests;
 use pharos_proto::v1;
-use tokio::sync::broadcast;
+use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use self::book::Book;
 use crate::state::announce::{ClusterDelta, Deleted};
+use crate::state::model::NodeKey;
 use crate::state::names::Name;
 
 /// An encoded `AssignmentUpdate` as it goes over a gRPC stream: [`PREFIX`] bytes, then the message.
@@ -45,6 +47,12 @@ pub struct AssignmentFeed {
 struct Shared {
     store_id: String,
     clusters: Mutex<HashMap<Name, Arc<Mutex<Channel>>>>,
+    /// Greatest position of a cluster that was deleted: whoever uses its name again goes on from
+    /// there, so that no position means two things.
+    floor: AtomicU64,
+    /// What announcers have acknowledged since it was last taken.
+    acks: Mutex<BTreeMap<NodeKey, u64>>,
+    acknowledged: Notify,
 }
 
 /// One cluster: its book, and where changes of it go.
@@ -78,6 +86,9 @@ impl AssignmentFeed {
             shared: Arc::new(Shared {
                 store_id,
                 clusters: Mutex::default(),
+                floor: AtomicU64::new(0),
+                acks: Mutex::default(),
+                acknowledged: Notify::new(),
             }),
         };
         feed.publish(everything);
@@ -97,7 +108,11 @@ impl AssignmentFeed {
                 continue;
             };
             match deleted {
-                Deleted::Gone => drop(lock(&self.shared.clusters).remove(cluster)),
+                Deleted::Gone => {
+                    let reached = channel.book.position();
+                    self.shared.floor.fetch_max(reached, Ordering::Relaxed);
+                    drop(lock(&self.shared.clusters).remove(cluster));
+                }
                 Deleted::MadeAgain => {}
             }
             channel.end();
@@ -121,6 +136,36 @@ impl AssignmentFeed {
         lock(&channel).deleted.clone()
     }
 
+    /// How far the stream of a cluster is.
+    pub fn position(&self, cluster: &Name) -> u64 {
+        let channel = lock(&self.shared.clusters).get(cluster).cloned();
+        match channel {
+            Some(channel) => lock(&channel).book.position(),
+            None => self.shared.floor.load(Ordering::Relaxed),
+        }
+    }
+
+    /// An announcer has applied the stream of its cluster up to here. As long as nothing may be
+    /// removed for the stream's sake, that says nothing about what it no longer answers for.
+    pub fn acknowledge(&self, node: &NodeKey, position: u64) {
+        let channel = lock(&self.shared.clusters).get(&node.cluster).cloned();
+        let counts = channel.is_some_and(|channel| lock(&channel).book.may_acknowledge(position));
+        if counts {
+            lock(&self.shared.acks).insert(node.clone(), position);
+            self.shared.acknowledged.notify_one();
+        }
+    }
+
+    /// What was acknowledged since the last call; at most one position for each node.
+    pub fn take_acknowledged(&self) -> BTreeMap<NodeKey, u64> {
+        std::mem::take(&mut *lock(&self.shared.acks))
+    }
+
+    /// Waits until there is something to take. Cancel safe.
+    pub async fn acknowledged(&self) {
+        self.shared.acknowledged.notified().await;
+    }
+
     /// The same set once.
     pub fn list(&self, cluster: &Name) -> v1::ListAssignmentsResponse {
         let channel = lock(&self.shared.clusters).get(cluster).cloned();
@@ -134,7 +179,8 @@ impl AssignmentFeed {
     fn channel(&self, cluster: &Name) -> Arc<Mutex<Channel>> {
         let mut clusters = lock(&self.shared.clusters);
         let channel = clusters.entry(cluster.clone()).or_insert_with(|| {
-            let book = Book::new(self.shared.store_id.clone(), cluster);
+            let mut book = Book::new(self.shared.store_id.clone(), cluster);
+            book.start_at(self.shared.floor.load(Ordering::Relaxed));
             Arc::new(Mutex::new(Channel::new(book)))
         });
         Arc::clone(channel)

@@ -258,6 +258,7 @@ impl Announcements {
             | Change::Pool(_)
             | Change::Reservation(_)
             | Change::Quota(_)
+            | Change::Unavailable(_)
             | Change::Placement(_) => {}
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::model::{
     Advertisement, Allocation, Backends, Cluster, Node, Placement, Pool, Quota, Reservation,
+    Unavailable,
 };
 
 /// One thing before and after. Exactly one of them may be absent: creation or deletion.
@@ -45,6 +46,7 @@ pub enum Change {
     Cluster(Edit<Cluster>),
     Reservation(Edit<Reservation>),
     Quota(Edit<Quota>),
+    Unavailable(Edit<Unavailable>),
     // Facts: stored, but no history.
     Node(Edit<Node>),
     Backends(Edit<Backends>),
@@ -60,7 +62,8 @@ impl Change {
             | Self::Advertisement(_)
             | Self::Cluster(_)
             | Self::Reservation(_)
-            | Self::Quota(_) => true,
+            | Self::Quota(_)
+            | Self::Unavailable(_) => true,
             Self::Node(_) | Self::Backends(_) | Self::Placement(_) => false,
         }
     }
@@ -74,6 +77,7 @@ impl Change {
             Self::Cluster(edit) => Self::Cluster(edit.inverse()),
             Self::Reservation(edit) => Self::Reservation(edit.inverse()),
             Self::Quota(edit) => Self::Quota(edit.inverse()),
+            Self::Unavailable(edit) => Self::Unavailable(edit.inverse()),
             Self::Node(edit) => Self::Node(edit.inverse()),
             Self::Backends(edit) => Self::Backends(edit.inverse()),
             Self::Placement(edit) => Self::Placement(edit.inverse()),

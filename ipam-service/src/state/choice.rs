@@ -4,6 +4,7 @@ mod adopt;
 mod exact;
 mod grant;
 mod reserved;
+mod resting;
 mod two_pools;
 mod within;
 
@@ -12,7 +13,8 @@ use std::sync::Arc;
 use super::State;
 use super::address::{Address, AddressRange, Family};
 use super::model::{
-    Allocation, AllocationId, Claim, Families, OwnerKey, OwnerScope, Pool, PoolKey,
+    Allocation, AllocationId, Claim, Families, OwnerKey, OwnerScope, Pool, PoolKey, Unavailable,
+    UnavailableReason,
 };
 use super::pool::{self, View};
 use super::quota::{Exceeded, Placed};
@@ -191,6 +193,8 @@ impl<'a> Asking<'a> {
         let of = |reason| tried.iter().find(|attempt| attempt.reason == reason);
         let telling = of(Reason::BehindOlderClaims)
             .or_else(|| of(Reason::QuotaExceeded))
+            .or_else(|| of(Reason::AddressDraining))
+            .or_else(|| of(Reason::AddressQuarantined))
             .or_else(|| of(Reason::NoFreeAddress))
             .or(tried.last());
         let (reason, message) = match telling {
@@ -203,7 +207,11 @@ impl<'a> Asking<'a> {
             }) => {
                 let says_all = matches!(
                     reason,
-                    Reason::NoFreeAddress | Reason::BehindOlderClaims | Reason::QuotaExceeded
+                    Reason::NoFreeAddress
+                        | Reason::BehindOlderClaims
+                        | Reason::AddressDraining
+                        | Reason::AddressQuarantined
+                        | Reason::QuotaExceeded
                 );
                 if says_all || in_named_pool {
                     (*reason, message.clone())
@@ -299,7 +307,8 @@ impl<'a> Asking<'a> {
         {
             return Ok(kept);
         }
-        match self.lowest_in(pool, family) {
+        let own_resting = || self.own_resting(pool, family);
+        match self.lowest_in(pool, family).or_else(own_resting) {
             None => Err(Lack::FreeAddress),
             Some(address) if self.is_behind(address) => Err(Lack::BehindOlder),
             Some(address) => self.counted_or(address, pool, beside),
@@ -432,6 +441,11 @@ impl<'a> Asking<'a> {
                 let message = format!("address {address} of pool \"{pool}\" is {whose}");
                 return (Reason::AddressReserved, message);
             }
+            Obstacle::Withheld(Barrier::Resting(row)) => {
+                let why = text::unavailable(row);
+                let message = format!("address {address} of pool \"{pool}\" is {why}");
+                return (reason_of(row), message);
+            }
         };
         let holder_name = text::holder(holder, self.owner);
         match conflict {
@@ -460,6 +474,11 @@ impl<'a> Asking<'a> {
         match lack {
             Lack::Family => (Reason::FamilyNotInPool, text::no_family(pool, family)),
             Lack::FreeAddress => {
+                if let Some((address, row)) = self.first_resting(pool, family) {
+                    let why = text::unavailable(row);
+                    let message = text::no_free_address(pool, family);
+                    return (reason_of(row), format!("{message}: {address} is {why}"));
+                }
                 let message = text::no_free_address(pool, family);
                 let message = match &self.claim.reservation {
                     None => message,
@@ -484,6 +503,14 @@ impl<'a> Asking<'a> {
 
     fn space(&self) -> &'a Space {
         self.state.space(&self.claim.space)
+    }
+}
+
+/// What a claim is told that could have had the address.
+fn reason_of(row: &Unavailable) -> Reason {
+    match row.key.reason {
+        UnavailableReason::Draining | UnavailableReason::ReuseDelay => Reason::AddressDraining,
+        UnavailableReason::Quarantined => Reason::AddressQuarantined,
     }
 }
 

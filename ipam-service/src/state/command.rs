@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::address::Address;
 use super::model::{
     Advertisement, AdvertisementKey, Announcer, Claim, EntryNodes, NodeKey, Owner, OwnerKey, Pool,
-    PoolKey, Quota, ReportedNode, Reservation, ReservationKey, Revision,
+    PoolKey, Quota, ReportedNode, Reservation, ReservationKey, Revision, UnavailableKey,
 };
 use super::names::Name;
 
@@ -37,6 +37,22 @@ pub enum Command {
     },
     ApplyReservation(Box<Reservation>),
     DeleteReservation(ReservationKey),
+    /// A reason for which an address is unavailable is over. Made by the state itself.
+    EndUnavailable {
+        key: UnavailableKey,
+        end: End,
+    },
+    /// An operator knows that an address can be given away.
+    ClearUnavailable {
+        space: Name,
+        address: Address,
+    },
+    /// A node saw another machine use an address of its cluster.
+    ReportConflict {
+        cluster: Name,
+        space: Name,
+        address: Address,
+    },
     /// A program of this cluster introduces itself. An empty uid is equal to any.
     Introduce {
         cluster: Name,
@@ -102,9 +118,20 @@ impl Command {
             | Self::DeleteReservation(_)
             | Self::ApplyQuota(_)
             | Self::DeleteQuota(_)
+            | Self::EndUnavailable { .. }
+            | Self::ClearUnavailable { .. }
+            | Self::ReportConflict { .. }
             | Self::Redecide(_) => None,
         }
     }
+}
+
+/// Why a reason for being unavailable is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// All nodes have acknowledged.
+    Acknowledged,
+    Expired,
 }
 
 /// Take addresses for an owner.

@@ -6,8 +6,9 @@ use super::State;
 use super::change::{Change, Edit};
 use super::model::{
     Advertisement, Allocation, AllocationId, Backends, Cluster, Node, Pool, Quota, Reservation,
-    Revision, Timestamp,
+    Revision, Timestamp, Unavailable,
 };
+use super::unavailable;
 
 /// Changes in the order of the log; gives each decision its revision.
 #[derive(Debug)]
@@ -28,7 +29,8 @@ impl<'a> Draft<'a> {
         }
     }
 
-    pub(super) fn finish(self) -> Vec<Change> {
+    pub(super) fn finish(mut self) -> Vec<Change> {
+        unavailable::follow(&mut self);
         self.changes
     }
 
@@ -118,6 +120,30 @@ impl<'a> Draft<'a> {
     pub(super) fn drop_quota(&mut self, before: &Arc<Quota>) {
         self.take_revision();
         self.changes.push(Change::Quota(edit(Some(before), None)));
+    }
+
+    pub(super) fn put_unavailable(
+        &mut self,
+        before: Option<&Arc<Unavailable>>,
+        mut after: Unavailable,
+    ) -> Arc<Unavailable> {
+        after.revision = self.take_revision();
+        let after = Arc::new(after);
+        self.changes.push(Change::Unavailable(Edit {
+            before: before.cloned(),
+            after: Some(Arc::clone(&after)),
+        }));
+        after
+    }
+
+    pub(super) fn drop_unavailable(&mut self, before: &Arc<Unavailable>) {
+        self.take_revision();
+        self.changes
+            .push(Change::Unavailable(edit(Some(before), None)));
+    }
+
+    pub(super) fn changes(&self) -> &[Change] {
+        &self.changes
     }
 
     pub(super) fn node(&mut self, before: Option<&Arc<Node>>, after: Option<Node>) {

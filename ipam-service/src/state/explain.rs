@@ -168,6 +168,7 @@ fn after(
         | Change::Cluster(_)
         | Change::Quota(_)
         | Change::Reservation(_)
+        | Change::Unavailable(_)
         | Change::Node(_)
         | Change::Backends(_)
         | Change::Placement(_) => None,

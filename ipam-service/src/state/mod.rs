@@ -12,6 +12,8 @@
 //! | `pool_edit` | ApplyPool, DeletePool, SyncPools |
 //! | `quota` | how many addresses may be held, and how many are |
 //! | `sharing` | who may hold one address together |
+//! | `unavailable` | when an address that is given back may be given away again |
+//! | `exposure` | which nodes may still answer for an address |
 //! | `reservation` | ApplyReservation, DeleteReservation |
 //! | `withheld` | what a space keeps for somebody, or from everybody |
 //! | `space` | occupied addresses, holders, the next free one |
@@ -44,6 +46,7 @@ mod claim;
 mod cluster;
 mod draft;
 mod explain;
+mod exposure;
 mod facts;
 mod pending;
 mod pool;
@@ -55,19 +58,23 @@ mod runs;
 mod sharing;
 mod space;
 mod tenants;
+mod unavailable;
 mod withheld;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
 use address::Address;
+use announce::ClusterDelta;
 use change::{Change, Edit};
 use command::Command;
 use draft::Draft;
+use exposure::Exposure;
 use model::{
-    Advertisement, AdvertisementKey, Allocation, AllocationId, Backends, Cluster, Node, NodeKey,
-    OwnerKey, Placement, Pool, PoolKey, Reservation, ReservationKey, Revision, Timestamp,
+    Advertisement, AdvertisementKey, Allocation, AllocationId, Backends, Cluster, Moment, Node,
+    NodeKey, OwnerKey, Placement, Pool, PoolKey, Reservation, ReservationKey, Revision, Timestamp,
+    Unavailable, UnavailableKey,
 };
 use names::Name;
 use pending::Waiting;
@@ -81,7 +88,7 @@ pub use explain::{
     AddressReport, Explanation, Holder, Obstacle, PoolReport, WaitingReport, explain_request,
     explain_stored,
 };
-pub use pool::{FamilyUsage, PoolUsage};
+pub use pool::{FamilyUsage, PoolUsage, REUSE_UNACKNOWLEDGED};
 pub use quota::QuotaUsage;
 
 /// Everything that is held, with the indexes that make each rule cheap.
@@ -100,6 +107,11 @@ pub struct State {
     /// How many clusters have yet to report what they hold.
     recovering: usize,
     waiting: Waiting,
+    /// How far time has come.
+    moment: Moment,
+    /// When reasons for being unavailable end by themselves.
+    timers: BTreeSet<(Moment, UnavailableKey)>,
+    exposure: Exposure,
 }
 
 /// What a command changes, in the order of the log. Empty: it is so already.
@@ -131,6 +143,13 @@ pub fn decide(state: &State, command: &Command, now: Timestamp) -> Result<Vec<Ch
         } => advertisement::sync(to, cluster, advertisements, *fence)?,
         Command::ApplyReservation(reservation) => reservation::apply(to, reservation)?,
         Command::DeleteReservation(key) => reservation::delete(to, key)?,
+        Command::EndUnavailable { key, end } => unavailable::end(to, key, *end),
+        Command::ClearUnavailable { space, address } => unavailable::clear(to, space, *address)?,
+        Command::ReportConflict {
+            cluster,
+            space,
+            address,
+        } => unavailable::conflict(to, cluster, space, *address),
         Command::Introduce { cluster, uid } => cluster::introduce(to, cluster, uid)?,
         Command::BeginSync {
             cluster,
@@ -202,7 +221,8 @@ impl State {
     /// The next internal command that applied changes made necessary, in arrival order; pops it.
     /// To be decided and applied before any other command.
     pub fn follow_up(&mut self) -> Option<Command> {
-        self.next_marked()
+        // What has come free is offered before anything else is decided.
+        self.next_ended().or_else(|| self.next_marked())
     }
 
     /// Whether [`State::follow_up`] may have a next one.
@@ -243,6 +263,11 @@ impl State {
                 self.enter(change);
                 self.mark_for_reservation(edit);
             }
+            Change::Unavailable(edit) => {
+                self.enter(change);
+                let UnavailableKey { space, address, .. } = &edit.subject().key;
+                self.offer(space, *address);
+            }
             Change::Advertisement(_)
             | Change::Node(_)
             | Change::Backends(_)
@@ -263,6 +288,7 @@ impl State {
                 };
             }
             Change::Reservation(edit) => self.enter_reservation(edit),
+            Change::Unavailable(edit) => self.enter_unavailable(edit),
             Change::Cluster(edit) => {
                 let waits = |cluster: &Option<Arc<Cluster>>| {
                     let cluster = cluster.as_ref();
@@ -480,6 +506,36 @@ impl State {
     ) -> impl Iterator<Item = &Arc<Reservation>> {
         let found = self.reservations.range((after, Bound::Unbounded));
         found.map(|(_, reservation)| reservation)
+    }
+
+    /// Why an address is not to be given away yet, by reason.
+    pub fn unavailable(&self, space: &Name, address: Address) -> &[Arc<Unavailable>] {
+        self.space(space).resting(address)
+    }
+
+    /// All of that, by address space and address.
+    pub fn all_unavailable(&self) -> impl Iterator<Item = &Arc<Unavailable>> {
+        self.spaces.values().flat_map(Space::all_resting)
+    }
+
+    /// What was committed has been published to the announcers, and `position` tells how far the
+    /// stream of a cluster is since.
+    pub fn published(
+        &mut self,
+        deltas: &BTreeMap<Name, ClusterDelta>,
+        position: &dyn Fn(&Name) -> u64,
+    ) {
+        self.exposure.published(deltas, position, self.moment);
+    }
+
+    /// Nodes have applied the stream of their cluster up to here.
+    pub fn acknowledged(&mut self, acks: impl IntoIterator<Item = (NodeKey, u64)>) {
+        self.exposure.acknowledged(acks);
+    }
+
+    /// Whether an acknowledgement can end anything.
+    pub fn awaits_acknowledgements(&self) -> bool {
+        self.exposure.is_awaited()
     }
 
     pub fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {

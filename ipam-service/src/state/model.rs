@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::address::{Address, AddressRange, Family};
+use super::announce::NodeSet;
 use super::names::Name;
 use super::refusal::Refusal;
 use super::selector::LabelSelector;
@@ -189,6 +191,52 @@ pub struct Pool {
     pub labels: Labels,
     /// No edit of pools takes an address from who holds it through this one.
     pub protected: bool,
+    /// How long an address rests after it was given back.
+    pub reuse_delay: Duration,
+    /// How long an address that was announced waits for nodes that are away.
+    pub reuse_unacknowledged: Duration,
+    /// Of its last change.
+    pub revision: Revision,
+}
+
+/// Time since the process began, by a clock that only goes forward. Given by the engine.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Moment(pub Duration);
+
+/// Why an address is not to be given away yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum UnavailableReason {
+    /// Nodes may still answer for it.
+    Draining,
+    /// It rests, as its pool wants.
+    ReuseDelay,
+    /// Another machine uses it.
+    Quarantined,
+}
+
+/// Key of what makes an address unavailable.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UnavailableKey {
+    pub space: Name,
+    pub address: Address,
+    pub reason: UnavailableReason,
+}
+
+/// One reason for which an address is not to be given away yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unavailable {
+    pub key: UnavailableKey,
+    /// Who may take it nevertheless: its last holder.
+    pub for_owner: Option<OwnerKey>,
+    pub since: Timestamp,
+    /// How long at most.
+    pub period: Duration,
+    /// When that is over. Not stored: after a restart the period counts in full again.
+    pub deadline: Moment,
+    /// Draining: whose nodes, and which of them have to acknowledge.
+    pub awaited: Option<(Name, Arc<NodeSet>)>,
+    /// The period ended before all of them did.
+    pub unacknowledged: bool,
     /// Of its last change.
     pub revision: Revision,
 }

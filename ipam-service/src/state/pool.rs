@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::address::{Address, AddressRange, Family};
 use super::address_set::usable_count;
@@ -30,8 +31,20 @@ pub struct FamilyUsage {
     pub held_by_others: u128,
     /// Reserved, and held by nobody.
     pub reserved: u128,
+    /// Held by nobody, and not to be given away yet.
+    pub draining: u128,
     /// What automatic choice may give to anybody.
     pub free: u128,
+}
+
+/// `reuse_unacknowledged` of a pool that says nothing else.
+pub const REUSE_UNACKNOWLEDGED: Duration = Duration::from_secs(300);
+
+/// How long an address waits when it is given back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Waits {
+    pub(super) delay: Duration,
+    pub(super) unacknowledged: Duration,
 }
 
 /// All pools. A clone shares what neither of the two edits: it costs one step per cluster, and an
@@ -104,6 +117,23 @@ impl Pools {
             .values()
             .filter_map(|space| space.by_cluster.get(cluster))
             .flat_map(|scope| scope.by_name.values())
+    }
+
+    /// How long an address has to wait when it is given back: the longest of all pools that
+    /// contain it, whoever sees them.
+    pub(super) fn waits(&self, space: &Name, address: Address) -> Waits {
+        let space = self.by_space.get(space).into_iter();
+        let scopes = space
+            .flat_map(|space| std::iter::once(&space.operator).chain(space.by_cluster.values()));
+        let pools = scopes.filter_map(|scope| scope.containing(address));
+        let longest = pools
+            .map(|pool| (pool.reuse_delay, pool.reuse_unacknowledged))
+            .reduce(|one, other| (one.0.max(other.0), one.1.max(other.1)));
+        let (delay, unacknowledged) = longest.unwrap_or((Duration::ZERO, REUSE_UNACKNOWLEDGED));
+        Waits {
+            delay,
+            unacknowledged,
+        }
     }
 
     /// What a cluster sees of a space.
@@ -425,21 +455,25 @@ pub(super) fn admits_labels(pool: &Pool, claim: &Claim) -> bool {
 pub(super) fn usage(pool: &Pool, space: &Space) -> PoolUsage {
     let of_family = |family| {
         let ranges = pool.ranges.iter().filter(|range| range.family() == family);
-        let (mut total, mut occupied, mut reserved) = (0, 0, 0);
+        let (mut total, mut occupied, mut reserved, mut draining) = (0, 0, 0, 0);
         for range in ranges {
             total += usable_count(*range, pool.avoid_buggy_ips);
             occupied += space.occupied_in(*range, pool.avoid_buggy_ips);
             reserved += space.kept_in(*range, pool.avoid_buggy_ips);
+            let idle = space.idle_in(*range);
+            let idle = idle.filter(|address| !(pool.avoid_buggy_ips && address.is_buggy()));
+            draining += u128::try_from(idle.count()).expect("a count");
         }
         // Until the holders that an edit strands have been decided again, more may be held through
         // the pool than lies in it.
-        let held_at_all = occupied - reserved;
+        let held_at_all = occupied - reserved - draining;
         let held = u128::from(space.held_through(&pool.key, family)).min(held_at_all);
         FamilyUsage {
             total,
             held,
             held_by_others: held_at_all - held,
             reserved,
+            draining,
             free: total - occupied,
         }
     };

@@ -41,6 +41,8 @@ pub enum Reason {
     Recovering,
     BehindOlderClaims,
     AddressReserved,
+    AddressDraining,
+    AddressQuarantined,
     UnknownReservation,
     AddressNotInReservation,
     /// Only said in an explanation: pools that are not chosen from are not tried.
@@ -67,6 +69,8 @@ pub enum Rejection {
     UnknownReservation(ReservationKey),
     #[error("no quota {0}")]
     UnknownQuota(Name),
+    #[error("nothing keeps {address} of address space {space} from being given away")]
+    UnknownUnavailable { space: Name, address: Address },
     #[error("no cluster {0}")]
     UnknownCluster(Name),
     /// Fields that cannot be accepted in this state, such as a range that overlaps another pool.
@@ -153,6 +157,8 @@ impl Reason {
             Self::QuotaExceeded => "QUOTA_EXCEEDED",
             Self::BehindOlderClaims => "BEHIND_OLDER_CLAIMS",
             Self::AddressReserved => "ADDRESS_RESERVED",
+            Self::AddressDraining => "ADDRESS_DRAINING",
+            Self::AddressQuarantined => "ADDRESS_QUARANTINED",
             Self::UnknownReservation => "UNKNOWN_RESERVATION",
             Self::AddressNotInReservation => "ADDRESS_NOT_IN_RESERVATION",
             Self::PoolNotAutomatic => "POOL_NOT_AUTOMATIC",
@@ -165,7 +171,9 @@ impl Reason {
 /// search for them.
 pub mod text {
     use super::super::address::{Address, Family};
-    use super::super::model::{Allocation, OwnerKey, PoolKey, Port, Reservation};
+    use super::super::model::{
+        Allocation, OwnerKey, PoolKey, Port, Reservation, Unavailable, UnavailableReason,
+    };
 
     /// A port clash, in MetalLB's words.
     pub fn port_in_use(port: Port, address: Address) -> String {
@@ -203,6 +211,25 @@ pub mod text {
                 format!("reserved for {scope} (reservation \"{name}\")")
             }
             Some(scope) => format!("reserved for cluster {}", scope.cluster),
+        }
+    }
+
+    /// What an address waits for before another owner may have it.
+    pub fn unavailable(row: &Unavailable) -> String {
+        let seconds = row.period.as_secs_f64();
+        match (row.key.reason, &row.awaited) {
+            (UnavailableReason::Draining, Some((cluster, set))) => format!(
+                "draining: {} nodes of cluster {cluster} have yet to acknowledge that they stopped \
+                 answering for it, at most {seconds} s",
+                set.nodes.len()
+            ),
+            (UnavailableReason::Draining, None) => "draining".to_owned(),
+            (UnavailableReason::ReuseDelay, _) => {
+                format!("given back a short time ago and rests for {seconds} s")
+            }
+            (UnavailableReason::Quarantined, _) => {
+                format!("used by another machine and quarantined for {seconds} s")
+            }
         }
     }
 

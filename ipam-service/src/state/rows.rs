@@ -2,6 +2,7 @@
 
 use super::State;
 use super::change::Change;
+use super::model::Unavailable;
 
 impl State {
     /// The first thing in which the rows of a store (as edits without a before) differ from the
@@ -35,6 +36,19 @@ impl State {
                 self.reservation(&edit.subject().key) == Some(edit.subject())
             }
             Change::Quota(edit) => self.quota(&edit.subject().name) == Some(edit.subject()),
+            Change::Unavailable(edit) => {
+                let row = edit.subject();
+                // When it ends is no matter of the store.
+                let same = |known: &Unavailable| {
+                    let known = Unavailable {
+                        deadline: row.deadline,
+                        ..known.clone()
+                    };
+                    known == **row
+                };
+                let mut known = self.unavailable(&row.key.space, row.key.address).iter();
+                known.any(|known| same(known))
+            }
             Change::Cluster(edit) => self.cluster(&edit.subject().name) == Some(edit.subject()),
             Change::Node(edit) => self.node(&edit.subject().key) == Some(edit.subject()),
             Change::Backends(edit) => self.backends(&edit.subject().owner) == Some(edit.subject()),
@@ -43,7 +57,7 @@ impl State {
     }
 
     /// By [`kind_of`]: what it is called, and how many there are.
-    fn counts(&self) -> [(&'static str, usize); 9] {
+    fn counts(&self) -> [(&'static str, usize); 10] {
         let (nodes, backends) = self.tenants.fact_counts();
         [
             ("allocation", self.by_id.len()),
@@ -55,6 +69,7 @@ impl State {
             ("placement", self.placements.len()),
             ("reservation", self.reservations().count()),
             ("quota", self.quotas().count()),
+            ("unavailable address", self.all_unavailable().count()),
         ]
     }
 }
@@ -70,6 +85,7 @@ fn kind_of(row: &Change) -> usize {
         Change::Placement(_) => 6,
         Change::Reservation(_) => 7,
         Change::Quota(_) => 8,
+        Change::Unavailable(_) => 9,
     }
 }
 
@@ -80,6 +96,7 @@ fn name_of(row: &Change) -> String {
         Change::Advertisement(edit) => format!("advertisement {}", edit.subject().key.name),
         Change::Reservation(edit) => format!("reservation {}", edit.subject().key.name),
         Change::Quota(edit) => format!("quota {}", edit.subject().name),
+        Change::Unavailable(edit) => format!("unavailable address {}", edit.subject().key.address),
         Change::Cluster(edit) => format!("cluster {}", edit.subject().name),
         Change::Node(edit) => {
             let key = &edit.subject().key;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use super::address::{Address, AddressRange, Family};
 use super::address_set::AddressSet;
 use super::model::{
-    Allocation, AllocationId, Claim, OwnerKey, OwnerScope, PoolKey, Port, Reservation,
+    Allocation, AllocationId, Claim, OwnerKey, OwnerScope, PoolKey, Port, Reservation, Unavailable,
 };
 use super::names::Name;
 use super::sharing::{Conflict, ShareGroup, ShareKey, agree};
@@ -338,7 +338,52 @@ impl Space {
             for address in self.holders.range(range.first()..=range.last()) {
                 self.occupied.insert(*address.0);
             }
+            for address in self.withheld.idle_in(*range) {
+                self.occupied.insert(address);
+            }
         }
+    }
+
+    /// Enters a reason for which an address is not to be given away yet, held or not.
+    pub(super) fn withhold(&mut self, row: &Arc<Unavailable>) {
+        let address = row.key.address;
+        let held = self.holders.contains_key(&address);
+        self.withheld.rest(row, held);
+        self.occupied.insert(address);
+    }
+
+    /// Takes it out; what is held, reserved or unavailable for another reason stays occupied.
+    pub(super) fn release(&mut self, row: &Arc<Unavailable>) {
+        let address = row.key.address;
+        let held = self.holders.contains_key(&address);
+        self.withheld.wake(row, held);
+        if !held {
+            self.leave_free(address);
+        }
+    }
+
+    /// Why an address is not to be given away yet, by reason.
+    pub(super) fn resting(&self, address: Address) -> &[Arc<Unavailable>] {
+        self.withheld.resting(address)
+    }
+
+    /// All of that, by address.
+    pub(super) fn all_resting(&self) -> impl Iterator<Item = &Arc<Unavailable>> {
+        self.withheld.all_resting()
+    }
+
+    /// Addresses of a range that rest for an owner, lowest first.
+    pub(super) fn resting_for(
+        &self,
+        owner: &OwnerKey,
+        range: AddressRange,
+    ) -> impl Iterator<Item = Address> {
+        self.withheld.resting_for(owner, range)
+    }
+
+    /// Addresses of a range that rest and that nobody holds, lowest first.
+    pub(super) fn idle_in(&self, range: AddressRange) -> impl Iterator<Item = Address> {
+        self.withheld.idle_in(range)
     }
 
     /// The reservation that an address belongs to.
@@ -363,7 +408,13 @@ impl Space {
     /// The last holder is gone.
     fn vacate(&mut self, address: Address) {
         self.withheld.set_held(address, false);
-        if self.withheld.reservation(address).is_none() {
+        self.leave_free(address);
+    }
+
+    /// Nobody holds it: it is free if nothing else stands.
+    fn leave_free(&mut self, address: Address) {
+        let reserved = self.withheld.reservation(address).is_some();
+        if !reserved && self.withheld.resting(address).is_empty() {
             self.occupied.remove(address);
         }
     }

@@ -146,6 +146,8 @@ pub(super) fn pool(key: &str, ranges: &[&str]) -> Pool {
         service_selectors: Vec::new(),
         labels: Labels::new(),
         protected: false,
+        reuse_delay: std::time::Duration::ZERO,
+        reuse_unacknowledged: std::time::Duration::from_secs(300),
         revision: 0,
     }
 }
@@ -323,6 +325,12 @@ impl Book {
         self.state = State::restore(self.state.revision(), left);
     }
 
+    /// Time passes; what is due then is still to be decided.
+    pub(super) fn pass_unsettled(&mut self, seconds: u64) {
+        let later = self.state.moment.0 + std::time::Duration::from_secs(seconds);
+        self.state.advance(Moment(later));
+    }
+
     pub(super) fn sync_pools(
         &mut self,
         cluster: &str,
@@ -410,6 +418,8 @@ pub(super) fn rows(state: &State) -> Vec<Change> {
     );
     let reservations = state.reservations();
     rows.extend(reservations.map(|one| Change::Reservation(row(one))));
+    let unavailable = state.all_unavailable();
+    rows.extend(unavailable.map(|one| Change::Unavailable(row(one))));
     for cluster in state.clusters() {
         rows.push(Change::Cluster(row(cluster)));
         rows.extend(

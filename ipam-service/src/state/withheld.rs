@@ -3,12 +3,12 @@
 //!
 //! Knows who may not take an address, not who holds it; [`super::space::Space`] tells it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::address::{Address, AddressRange};
 use super::address_set::AddressSet;
-use super::model::{OwnerKey, OwnerScope, Reservation};
+use super::model::{OwnerKey, OwnerScope, Reservation, Unavailable};
 use super::names::Name;
 
 /// All that is withheld in one address space.
@@ -16,7 +16,13 @@ use super::names::Name;
 pub(super) struct Withheld {
     /// Reserved ranges by first address: last address, and whose. Disjoint.
     reserved: BTreeMap<Address, (Address, Arc<Reservation>)>,
-    /// Reserved addresses that nobody holds.
+    /// Why single addresses are not to be given away yet; no list is empty.
+    resting: BTreeMap<Address, Vec<Arc<Unavailable>>>,
+    /// Those of them that somebody may have nevertheless, by whom.
+    resting_for: BTreeMap<OwnerKey, BTreeSet<Address>>,
+    /// Addresses of `resting` that nobody holds.
+    idle: BTreeSet<Address>,
+    /// Reserved addresses that nobody holds and for which nothing else stands.
     kept: AddressSet,
     /// Those of them that are kept for somebody, by whom.
     kept_for: BTreeMap<OwnerScope, AddressSet>,
@@ -27,19 +33,24 @@ pub(super) struct Withheld {
 pub(super) enum Barrier<'a> {
     /// For somebody else, or for nobody.
     Reserved(&'a Arc<Reservation>),
+    /// Not yet.
+    Resting(&'a Arc<Unavailable>),
 }
 
 impl Withheld {
     pub(super) const fn new() -> Self {
         Self {
             reserved: BTreeMap::new(),
+            resting: BTreeMap::new(),
+            resting_for: BTreeMap::new(),
+            idle: BTreeSet::new(),
             kept: AddressSet::new(),
             kept_for: BTreeMap::new(),
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.reserved.is_empty()
+        self.reserved.is_empty() && self.resting.is_empty()
     }
 
     /// Enters a reservation. `held`: the addresses in its ranges that somebody holds.
@@ -51,7 +62,9 @@ impl Withheld {
     ) {
         let entry = (range.last(), Arc::clone(reservation));
         self.reserved.insert(range.first(), entry);
-        let held: Vec<Address> = held.collect();
+        let resting = self.resting.range(range.first()..=range.last());
+        let resting = resting.map(|(address, _)| *address);
+        let held: Vec<Address> = held.chain(resting).collect();
         self.each_set(reservation, |set| {
             set.insert_range(range);
             for address in &held {
@@ -68,13 +81,88 @@ impl Withheld {
 
     /// An address came to be held, or is held no more.
     pub(super) fn set_held(&mut self, address: Address, held: bool) {
+        if self.is_empty() {
+            return;
+        }
+        let rests = self.resting.contains_key(&address);
+        match rests && !held {
+            true => self.idle.insert(address),
+            false => self.idle.remove(&address),
+        };
         let Some(reservation) = self.reservation(address).map(Arc::clone) else {
             return;
         };
-        self.each_set(&reservation, |set| match held {
+        self.each_set(&reservation, |set| match held || rests {
             true => set.remove(address),
             false => set.insert(address),
         });
+    }
+
+    /// Enters a reason for which an address is not to be given away yet.
+    pub(super) fn rest(&mut self, row: &Arc<Unavailable>, held: bool) {
+        let address = row.key.address;
+        let rows = self.resting.entry(address).or_default();
+        rows.push(Arc::clone(row));
+        rows.sort_by_key(|row| row.key.reason);
+        if let Some(owner) = &row.for_owner {
+            self.resting_for
+                .entry(owner.clone())
+                .or_default()
+                .insert(address);
+        }
+        self.set_held(address, held);
+    }
+
+    /// Takes it out.
+    pub(super) fn wake(&mut self, row: &Arc<Unavailable>, held: bool) {
+        let address = row.key.address;
+        if let Some(rows) = self.resting.get_mut(&address) {
+            rows.retain(|one| one.key != row.key);
+            if rows.is_empty() {
+                self.resting.remove(&address);
+                self.idle.remove(&address);
+            }
+        }
+        if let Some(owner) = &row.for_owner
+            && let Some(addresses) = self.resting_for.get_mut(owner)
+        {
+            let others = self.resting.get(&address).into_iter().flatten();
+            let still = others
+                .filter(|one| one.for_owner.as_ref() == Some(owner))
+                .count();
+            if still == 0 {
+                addresses.remove(&address);
+            }
+            if addresses.is_empty() {
+                self.resting_for.remove(owner);
+            }
+        }
+        self.set_held(address, held);
+    }
+
+    /// Why an address is not to be given away yet, by reason.
+    pub(super) fn resting(&self, address: Address) -> &[Arc<Unavailable>] {
+        self.resting.get(&address).map_or(&[], Vec::as_slice)
+    }
+
+    /// All of that, by address.
+    pub(super) fn all_resting(&self) -> impl Iterator<Item = &Arc<Unavailable>> {
+        self.resting.values().flatten()
+    }
+
+    /// The lowest address of a range that rests for an owner.
+    pub(super) fn resting_for(
+        &self,
+        owner: &OwnerKey,
+        range: AddressRange,
+    ) -> impl Iterator<Item = Address> {
+        let all = self.resting_for.get(owner).into_iter();
+        all.flat_map(move |all| all.range(range.first()..=range.last()).copied())
+    }
+
+    /// The first addresses of a range that rest and that nobody holds.
+    pub(super) fn idle_in(&self, range: AddressRange) -> impl Iterator<Item = Address> {
+        self.idle.range(range.first()..=range.last()).copied()
     }
 
     /// The reservation that an address belongs to.
@@ -103,10 +191,15 @@ impl Withheld {
         if self.is_empty() {
             return None;
         }
-        let reservation = self.reservation(address)?;
-        let is_for = |scope: &OwnerScope| scope.covers(owner);
-        let is_kept_for = reservation.kept_for.as_ref().is_some_and(is_for);
-        (!is_kept_for).then_some(Barrier::Reserved(reservation))
+        if let Some(reservation) = self.reservation(address) {
+            let is_for = |scope: &OwnerScope| scope.covers(owner);
+            if !reservation.kept_for.as_ref().is_some_and(is_for) {
+                return Some(Barrier::Reserved(reservation));
+            }
+        }
+        let mut resting = self.resting(address).iter();
+        let row = resting.find(|row| row.for_owner.as_ref() != Some(owner))?;
+        Some(Barrier::Resting(row))
     }
 
     /// Whether something that nobody holds is kept for the owner.

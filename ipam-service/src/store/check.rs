@@ -46,6 +46,7 @@ pub async fn check(location: &Location) -> Result<Vec<String>, CheckError> {
     check_holdings(&mut transaction, &mut problems).await?;
     check_reserved(&mut transaction, &mut problems).await?;
     limits::check(&mut transaction, &mut problems).await?;
+    check_unavailable(&mut transaction, &mut problems).await?;
     transaction.rollback().await?;
     Ok(problems.0)
 }
@@ -353,6 +354,46 @@ async fn check_reserved(
     }
     for extra in found.difference(&expected) {
         problems.add(format!("unavailable, but not reserved: {extra}"));
+    }
+    Ok(())
+}
+
+/// Columns and entries of what is unavailable agree, and each set of nodes is waited for.
+async fn check_unavailable(
+    connection: &mut SqliteConnection,
+    problems: &mut Problems,
+) -> Result<(), ReadError> {
+    let rows =
+        sqlx::query("select space, first, last, reason, entry from unavailable where reason <> 1");
+    for row in rows.fetch_all(&mut *connection).await? {
+        let (space, reason): (String, i64) = (row.try_get(0)?, row.try_get(3)?);
+        let (first, last) = (
+            address_text(row.try_get(1)?)?,
+            address_text(row.try_get(2)?)?,
+        );
+        let wire = v1::Unavailable::decode(row.try_get::<&[u8], _>(4)?)
+            .map_err(|error| ReadError::Corrupt(error.to_string()))?;
+        // The table counts the reserved ones too.
+        let entry = (
+            &wire.address_space,
+            &wire.address,
+            i64::from(wire.reason) + 1,
+        );
+        if entry != (&space, &first, reason) || first != last {
+            problems.add(format!(
+                "unavailable {first} in {space}: its columns and its entry differ"
+            ));
+        }
+    }
+    let unused = sqlx::query(
+        "select count(*) from awaited_nodes where not exists (
+            select 1 from unavailable where unavailable.awaited = awaited_nodes.id)",
+    );
+    let unused: i64 = unused.fetch_one(&mut *connection).await?.try_get(0)?;
+    if unused > 0 {
+        problems.add(format!(
+            "awaited_nodes has {unused} sets that nothing waits for"
+        ));
     }
     Ok(())
 }

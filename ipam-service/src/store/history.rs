@@ -38,6 +38,7 @@ pub enum Kind {
     Cluster,
     Reservation,
     Quota,
+    Unavailable,
 }
 
 impl Kind {
@@ -50,6 +51,7 @@ impl Kind {
             Self::Cluster => 4,
             Self::Reservation => 10,
             Self::Quota => 12,
+            Self::Unavailable => 11,
         }
     }
 }

@@ -15,6 +15,8 @@ use crate::api::convert::{
 use crate::api::convert_announce::advertisement_from_wire;
 use crate::api::convert_quota::quota_from_wire;
 use crate::api::convert_reservation::reservation_from_wire;
+use crate::api::convert_unavailable::unavailable_from_wire;
+use crate::state::announce::NodeSet;
 use crate::state::change::{Change, Edit};
 use crate::state::intern::Interner;
 use crate::state::model::{
@@ -91,7 +93,7 @@ struct Loader {
     read: fn(&Row<'_>, &mut Names) -> Result<Change, ReadError>,
 }
 
-const LOADERS: [Loader; 9] = [
+const LOADERS: [Loader; 10] = [
     Loader {
         table: "cluster",
         sql: "select name, uid, inventory, fence, create_time, revision from cluster",
@@ -121,6 +123,13 @@ const LOADERS: [Loader; 9] = [
         table: "reservation",
         sql: "select entry from reservation",
         read: reservation,
+    },
+    Loader {
+        table: "unavailable",
+        sql: "select unavailable.entry, awaited_nodes.entry from unavailable
+            left join awaited_nodes on awaited_nodes.id = unavailable.awaited
+            where reason <> 1",
+        read: unavailable,
     },
     Loader {
         table: "node",
@@ -235,6 +244,20 @@ fn advertisement(row: &Row<'_>, _names: &mut Names) -> Result<Change, ReadError>
     Ok(Change::Advertisement(loaded(
         errors.finish(advertisement).map_err(of_fields)?,
     )))
+}
+
+fn unavailable(row: &Row<'_>, names: &mut Names) -> Result<Change, ReadError> {
+    let wire: v1::Unavailable = decode(blob(row, 0)?)?;
+    let awaited: Option<v1::NodeSet> = optional_blob(row, 1)?.map(decode).transpose()?;
+    let awaited = match awaited {
+        None => None,
+        Some(set) => {
+            let nodes = set.nodes.iter().map(|node| names.get(node));
+            Some(NodeSet::new(nodes.collect::<Result<Vec<_>, _>>()?))
+        }
+    };
+    let row = unavailable_from_wire(&wire, awaited).map_err(of_fields)?;
+    Ok(Change::Unavailable(loaded(row)))
 }
 
 fn reservation(row: &Row<'_>, _names: &mut Names) -> Result<Change, ReadError> {

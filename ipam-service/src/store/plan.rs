@@ -23,7 +23,7 @@ use crate::state::change::{Change, Edit};
 use crate::state::model::{
     Advertisement, AdvertisementKey, Allocation, AllocationId, Backends, Cluster, Inventory, Node,
     NodeKey, OwnerKey, Placement, Pool, PoolKey, Protocol, Quota, Reservation, ReservationKey,
-    Standing,
+    Standing, Unavailable, UnavailableKey,
 };
 use crate::state::names::Name;
 
@@ -55,6 +55,7 @@ impl Plan {
         plan.write_objects(&coalesced);
         plan.write_reservations(&coalesced.reservations);
         plan.write_limits(&coalesced);
+        plan.write_unavailable(&coalesced.unavailable);
         plan.write_facts(&coalesced, fact_seq);
         for (cluster, time) in &batch.seen {
             plan.row(
@@ -97,6 +98,7 @@ struct Coalesced {
     clusters: BTreeMap<Name, Edit<Cluster>>,
     reservations: BTreeMap<ReservationKey, Edit<Reservation>>,
     quotas: BTreeMap<Name, Edit<Quota>>,
+    unavailable: BTreeMap<UnavailableKey, Edit<Unavailable>>,
     nodes: BTreeMap<NodeKey, Edit<Node>>,
     backends: BTreeMap<OwnerKey, Edit<Backends>>,
     placements: BTreeMap<AllocationId, Edit<Placement>>,
@@ -111,6 +113,9 @@ impl Coalesced {
                 merge(&mut self.advertisements, edit, |it| it.key.clone());
             }
             Change::Cluster(edit) => merge(&mut self.clusters, edit, |it| it.name.clone()),
+            Change::Unavailable(edit) => {
+                merge(&mut self.unavailable, edit, |it| it.key.clone());
+            }
             Change::Reservation(edit) => {
                 merge(&mut self.reservations, edit, |it| it.key.clone());
             }
@@ -560,6 +565,7 @@ pub(super) fn subject_of(change: &Change) -> Option<Subject<'_>> {
             let name = &edit.subject().name;
             (kind_of(edit), 4, name.as_str(), "", name)
         }
+        Change::Unavailable(edit) => (kind_of(edit), 11, "", "", &edit.subject().key.space),
         // Not its cluster's, but the operator's.
         Change::Reservation(edit) => (kind_of(edit), 10, "", "", &edit.subject().key.name),
         Change::Quota(edit) => {

@@ -168,6 +168,7 @@ async fn expect_all(
         | Change::Quota(_)
         | Change::Advertisement(_)
         | Change::Reservation(_)
+        | Change::Unavailable(_)
         | Change::Node(_)
         | Change::Backends(_)
         | Change::Placement(_) => None,

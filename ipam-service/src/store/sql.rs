@@ -27,6 +27,10 @@ pub(super) enum Statement {
     InsertReserved,
     DeleteQuota,
     UpsertQuota,
+    InsertAwaited,
+    InsertUnavailable,
+    /// Sets of nodes that a row no longer waits for, if it was the last.
+    DeleteAwaited,
     DeleteNode,
     UpsertNode,
     DeleteBackends,
@@ -65,6 +69,9 @@ impl Statement {
         Self::InsertReserved,
         Self::DeleteQuota,
         Self::UpsertQuota,
+        Self::InsertAwaited,
+        Self::InsertUnavailable,
+        Self::DeleteAwaited,
         Self::DeleteNode,
         Self::UpsertNode,
         Self::DeleteBackends,
@@ -101,6 +108,9 @@ impl Statement {
             Self::InsertReserved => INSERT_RESERVED,
             Self::DeleteQuota => DELETE_QUOTA,
             Self::UpsertQuota => UPSERT_QUOTA,
+            Self::InsertAwaited => INSERT_AWAITED,
+            Self::InsertUnavailable => INSERT_UNAVAILABLE,
+            Self::DeleteAwaited => DELETE_AWAITED,
             Self::DeleteNode => DELETE_NODE,
             Self::UpsertNode => UPSERT_NODE,
             Self::DeleteBackends => DELETE_BACKENDS,
@@ -202,6 +212,18 @@ const UPSERT_QUOTA: &str = "
 insert into quota (name, revision, entry)
 values (?1, ?2, ?3)
 on conflict (name) do update set revision = excluded.revision, entry = excluded.entry";
+
+const INSERT_AWAITED: &str = "
+insert into awaited_nodes (id, entry) values (?1, ?2)
+on conflict (id) do nothing";
+
+const INSERT_UNAVAILABLE: &str = "
+insert into unavailable (space, first, last, reason, awaited, entry)
+values (?1, ?2, ?2, ?3, ?4, ?5)";
+
+const DELETE_AWAITED: &str = "
+delete from awaited_nodes where id = ?1
+and not exists (select 1 from unavailable where unavailable.awaited = awaited_nodes.id)";
 
 const DELETE_NODE: &str = "
 delete from node where cluster = ?1 and node = ?2";

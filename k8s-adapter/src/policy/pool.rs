@@ -54,6 +54,9 @@ pub(super) fn convert(
         labels: declared.labels.clone().into_iter().collect(),
         protected: false,
         usage: None,
+        // MetalLB has no word for them.
+        reuse_delay: None,
+        reuse_unacknowledged: None,
         revision: 0,
     }
 }

@@ -63,6 +63,10 @@ impl Connections {
 }
 
 impl Place {
+    pub(super) fn node(&self) -> &NodeKey {
+        &self.key.0
+    }
+
     /// The node has applied the stream up to here. Positions only grow.
     pub(super) fn applied(&self, position: u64) {
         let mut open = self.connections.lock();

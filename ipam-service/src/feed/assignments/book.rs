@@ -24,8 +24,10 @@ pub(super) struct Book {
     node_sets: BTreeMap<u64, (Arc<NodeSet>, Frame)>,
     buckets: Vec<Bucket>,
     digests: Digests,
-    /// Number of the last frame of changes.
+    /// Number of the last frame of changes, or of the last time that everything was sent again.
     position: u64,
+    /// From here on what a client lacks it has removed; `None` while nothing may be removed.
+    authoritative_since: Option<u64>,
 }
 
 #[derive(Debug, Default)]
@@ -51,6 +53,7 @@ impl Book {
                 .collect(),
             digests: Digests::default(),
             position: 0,
+            authoritative_since: None,
         }
     }
 
@@ -82,9 +85,27 @@ impl Book {
             && authoritative != self.authoritative
         {
             self.authoritative = authoritative;
+            // A position of its own: who had the one before may still have what was removed.
+            self.position += 1;
+            self.authoritative_since = authoritative.then_some(self.position);
             out.extend(self.resynchronisation());
         }
         out
+    }
+
+    /// Goes on from a position of an earlier book of this name.
+    pub(super) fn start_at(&mut self, position: u64) {
+        self.position = position;
+    }
+
+    pub(super) fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Whether a client that has applied the stream up to here answers for nothing else.
+    pub(super) fn may_acknowledge(&self, position: u64) -> bool {
+        let since = self.authoritative_since;
+        since.is_some_and(|since| position >= since && position <= self.position)
     }
 
     /// Brings a client that has assignments with these digests up to date.

@@ -98,7 +98,10 @@ fn apply(held: &mut Snapshot, change: v1::Change) {
             let before = held.clusters.insert(after.name.clone(), after);
             assert_eq!(before, edit.before, "what the change says was before");
         }
-        other @ (Subject::Advertisement(_) | Subject::Reservation(_) | Subject::Quota(_)) => {
+        other @ (Subject::Advertisement(_)
+        | Subject::Reservation(_)
+        | Subject::Unavailable(_)
+        | Subject::Quota(_)) => {
             panic!("{other:?}")
         }
     }

@@ -305,6 +305,8 @@ impl World {
             service_selectors: Vec::new(),
             labels: labels(pairs),
             protected: false,
+            reuse_delay: std::time::Duration::ZERO,
+            reuse_unacknowledged: std::time::Duration::from_secs(300),
             revision: self.next_revision(),
         };
         self.one(Change::Pool(Edit {

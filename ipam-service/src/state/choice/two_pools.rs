@@ -57,6 +57,7 @@ impl<'a> Asking<'a> {
 
     pub(super) fn gives(&self, pool: &Pool, family: Family) -> bool {
         self.lowest_in(pool, family).is_some()
+            || self.own_resting(pool, family).is_some()
             || (self.may_have_kept() && self.lowest_kept(pool, family).is_some())
     }
 }

@@ -192,6 +192,7 @@ fn usage_counts_addresses_once_and_tells_whose_they_are() {
         held,
         held_by_others,
         reserved: 0,
+        draining: 0,
         free,
     };
     // east: .1 (shared), .2; west: .0 and .9 through the operator's pool.

@@ -16,6 +16,7 @@ pub(super) struct Naive {
     pub(super) pools: Vec<Arc<Pool>>,
     pub(super) reservations: Vec<Arc<Reservation>>,
     pub(super) quotas: Vec<Arc<Quota>>,
+    pub(super) unavailable: Vec<Arc<Unavailable>>,
 }
 
 /// An owner that asks.
@@ -92,6 +93,7 @@ impl Naive {
             pools: state.pools().cloned().collect(),
             reservations: state.reservations().cloned().collect(),
             quotas: state.quotas().cloned().collect(),
+            unavailable: state.all_unavailable().cloned().collect(),
         }
     }
 
@@ -158,6 +160,7 @@ impl Naive {
             pools: Vec::new(),
             quotas: Vec::new(),
             reservations: Vec::new(),
+            unavailable: Vec::new(),
         };
         let mut own = self.allocations.iter();
         let own = own.find(|one| one.owner.key == *owner);
@@ -179,11 +182,20 @@ impl Naive {
             })
     }
 
+    fn rests(&self, address: Address) -> impl Iterator<Item = &Arc<Unavailable>> {
+        let all = self.unavailable.iter();
+        all.filter(move |row| row.key.address == address)
+    }
+
     fn may_join(&self, owner: &OwnerKey, claim: &Claim, address: Address) -> bool {
         let is_mine = self.holders(address).any(|one| one.owner.key == *owner);
         let named = claim.reservation.as_ref();
         let reservation = self.reservation(address);
         if named.is_some() && reservation.map(|one| &one.key.name) != named {
+            return false;
+        }
+        let is_for = |row: &Arc<Unavailable>| row.for_owner.as_ref() == Some(owner);
+        if !is_mine && !self.rests(address).all(is_for) {
             return false;
         }
         if reservation.is_some() && !is_mine && self.kept_for(owner, address).is_none() {
@@ -495,7 +507,13 @@ impl Naive {
                 kept.map(|(_, kept)| kept).filter(|kept| fits(kept))
             }
         };
-        known.or_else(kept).or_else(|| all_of(pool).find(fits))
+        let rests = |address: &Address| {
+            self.rests(*address).next().is_some() && self.holders(*address).next().is_none()
+        };
+        let settled = || all_of(pool).find(|address| fits(address) && !rests(address));
+        let chosen = known.or_else(kept).or_else(settled);
+        // What the owner gave back a short time ago comes last.
+        chosen.or_else(|| all_of(pool).find(fits))
     }
 
     /// The address of a pool that nobody holds and that is most precisely kept for an owner.
@@ -509,6 +527,7 @@ impl Naive {
             address.family() == family
                 && gives(pool, *address)
                 && self.holders(*address).next().is_none()
+                && self.rests(*address).next().is_none()
         });
         let kept = all.filter_map(|address| Some((self.kept_for(owner, address)?, address)));
         // The first of the smallest.
@@ -544,6 +563,8 @@ impl Naive {
                 family.held += 1;
             } else if self.holders(address).next().is_some() {
                 family.held_by_others += 1;
+            } else if self.rests(address).next().is_some() {
+                family.draining += 1;
             } else if self.reservation(address).is_some() {
                 family.reserved += 1;
             } else {

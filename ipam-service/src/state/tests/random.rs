@@ -61,6 +61,10 @@ enum Step {
     DeleteReservation(usize),
     ApplyQuota(Box<Quota>),
     DeleteQuota(usize),
+    /// So many seconds pass.
+    Pass(u64),
+    /// Another machine is seen to use an address of a cluster.
+    Conflict(&'static str, &'static str),
     /// Only so many follow-ups are decided before the next command.
     Hurry(Box<Step>, usize),
     /// The command is taken back, as after a commit that failed, and then given again.
@@ -136,6 +140,7 @@ prop_compose! {
         priority in prop_oneof![4 => Just(0), 1 => Just(1), 1 => Just(2)],
         for_red in prop_oneof![5 => Just(0), 1 => Just(1), 1 => Just(2)],
         protected in prop_oneof![7 => Just(false), 1 => Just(true)],
+        delay in prop_oneof![4 => Just(0_u64), 1 => Just(10), 1 => Just(60)],
     ) -> Pool {
         let key = match cluster {
             Some(cluster) => format!("{cluster}/{}", POOLS[index]),
@@ -147,6 +152,7 @@ prop_compose! {
             avoid_buggy_ips,
             priority,
             protected,
+            reuse_delay: std::time::Duration::from_secs(delay),
             ..pool(&key, &ranges)
         };
         match for_red {
@@ -237,6 +243,9 @@ fn some_step() -> impl Strategy<Value = Step> {
         1 => (0..RESERVATIONS.len()).prop_map(Step::DeleteReservation),
         2 => some_quota().prop_map(|quota| Step::ApplyQuota(Box::new(quota))),
         1 => (0..QUOTAS.len()).prop_map(Step::DeleteQuota),
+        2 => prop_oneof![Just(5_u64), Just(30), Just(3600)].prop_map(Step::Pass),
+        1 => (prop_oneof![Just("east"), Just("west")], prop_oneof![Just("10.0.2.2"), Just("2001:db8::1")])
+            .prop_map(|(cluster, address)| Step::Conflict(cluster, address)),
     ];
     (plain, 0_usize..16).prop_map(|(step, luck)| match luck {
         0 => Step::FailFirst(Box::new(step)),
@@ -268,6 +277,13 @@ fn command(step: &Step) -> Command {
         },
         Step::DeleteCluster(cluster) => Command::DeleteCluster {
             cluster: name(cluster),
+        },
+        // Time is no command; what is due then is.
+        Step::Pass(_) => Command::Redecide(owner(OWNERS[0])),
+        Step::Conflict(cluster, seen) => Command::ReportConflict {
+            cluster: name(cluster),
+            space: space(),
+            address: address(seen),
         },
         Step::Reserve(reservation) => Command::ApplyReservation(reservation.clone()),
         Step::DeleteReservation(index) => {
@@ -404,6 +420,7 @@ fn is_permitted_rejection(rejection: &Rejection, step: &Step) -> bool {
         Rejection::UnknownQuota(_) => matches!(step, Step::DeleteQuota(_)),
         Rejection::UnknownCluster(_) => matches!(step, Step::DeleteCluster(_)),
         Rejection::UnknownAdvertisement(_)
+        | Rejection::UnknownUnavailable { .. }
         | Rejection::ClusterUidMismatch { .. }
         | Rejection::NotSyncing(_)
         | Rejection::StaleRevision { .. }
@@ -433,6 +450,8 @@ fn run_settled(book: &mut Book, step: &Step) -> Vec<Change> {
                 | Step::DeleteCluster(_)
                 | Step::Reserve(_)
                 | Step::DeleteReservation(_)
+                | Step::Pass(_)
+                | Step::Conflict(..)
                 | Step::Hurry(..)
                 | Step::FailFirst(_)
                 | Step::TakeBack(..) => {}
@@ -498,7 +517,12 @@ fn run(book: &mut Book, step: &Step) {
             }
             assert_same_book(&book.state, &State::restore(revision, before));
         }
+        Step::Pass(seconds) => {
+            book.pass_unsettled(*seconds);
+            book.settle(&mut Vec::new());
+        }
         Step::Allocate(_)
+        | Step::Conflict(..)
         | Step::Release(_)
         | Step::ApplyPool(..)
         | Step::DeletePool(..)

@@ -103,6 +103,7 @@ fn losing(state: &State, lost: &str) -> Vec<Change> {
         | Change::Quota(_)
         | Change::Advertisement(_)
         | Change::Reservation(_)
+        | Change::Unavailable(_)
         | Change::Node(_)
         | Change::Backends(_)
         | Change::Placement(_) => true,

@@ -13,6 +13,7 @@ use crate::state::{State, decide};
 use crate::store::{LogSpan, OwnerFilter};
 use crate::testing::{
     Folder, allocate, apply_pool, apply_quota, apply_reservation, delete_reservation, release,
+    resting_pool,
 };
 
 /// A state and its store, driven without an engine.
@@ -93,6 +94,10 @@ fn commands() -> impl Strategy<Value = Command> {
         1 => (1..6_u8).prop_map(|last| {
             apply_pool("pool", &[&format!("192.0.2.0-192.0.2.{last}"), "2001:db8::/126"])
         }),
+        1 => (1..6_u8).prop_map(|last| {
+            // Its addresses rest for a second.
+            resting_pool("pool", &[&format!("192.0.2.0-192.0.2.{last}"), "2001:db8::/126"])
+        }),
         2 => (0..3_u8, 0..3_u8, 0..4_u8, 0..3_u8).prop_map(|(name, of, first, cluster)| {
             let range = format!("192.0.2.{first}-192.0.2.{}", first + of);
             let cluster = format!("c{cluster}");
@@ -143,6 +148,7 @@ proptest! {
             assert!(again.state.allocations().eq(state.allocations()), "allocations");
             assert!(again.state.pools().eq(state.pools()), "pools");
             assert!(again.state.clusters().eq(state.clusters()), "clusters");
+            assert!(again.state.all_unavailable().eq(state.all_unavailable()), "unavailable");
             assert!(again.state.reservations().eq(state.reservations()), "reservations");
             assert!(again.state.quotas().eq(state.quotas()), "quotas");
             for quota in state.quotas() {
