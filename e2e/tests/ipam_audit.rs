@@ -134,6 +134,51 @@ fn table() -> Vec<(&'static str, Value, Vec<&'static str>)> {
             ],
         ),
     ]
+    .into_iter()
+    .chain(rest())
+    .collect()
+}
+
+/// An address that rests before its next owner.
+fn rest() -> Vec<(&'static str, Value, Vec<&'static str>)> {
+    let owner = json!({"cluster": "west", "namespace": "ns", "name": "guest"});
+    vec![
+        (
+            "PoolService/ApplyPool",
+            json!({"pool": {
+                "name": "calm", "addresses": ["203.0.113.1-203.0.113.1"], "reuse_delay": "600s",
+            }}),
+            vec!["CREATED pool calm"],
+        ),
+        (
+            "AllocationService/Allocate",
+            json!({"owner": owner}),
+            vec!["CREATED cluster west", "CREATED allocation guest"],
+        ),
+        (
+            "AllocationService/Release",
+            json!({"owner": owner}),
+            vec![
+                "DELETED allocation guest",
+                "CREATED unavailable 203.0.113.1",
+            ],
+        ),
+        (
+            "ReservationService/ClearUnavailable",
+            json!({"address": "203.0.113.1"}),
+            vec!["DELETED unavailable 203.0.113.1"],
+        ),
+        (
+            "PoolService/DeletePool",
+            json!({"name": "calm"}),
+            vec!["DELETED pool calm"],
+        ),
+        (
+            "ClusterService/DeleteCluster",
+            json!({"name": "west"}),
+            vec!["DELETED cluster west"],
+        ),
+    ]
 }
 
 #[test]
@@ -215,6 +260,7 @@ fn take(
         "cluster",
         "reservation",
         "quota",
+        "unavailable",
     ];
     let kind = kinds.into_iter().find(|kind| change.get(kind).is_some());
     let kind = kind.unwrap_or_else(|| panic!("no kind: {change}"));
@@ -222,6 +268,7 @@ fn take(
     let subject = after.or(before).expect("a before or an after");
     let name = match kind {
         "allocation" => &subject["owner"]["name"],
+        "unavailable" => &subject["address"],
         _ => &subject["name"],
     };
     let key = format!("{kind} {}", name.as_str().expect("a name"));

@@ -227,7 +227,7 @@ async fn metrics_and_readiness_tell_what_is_going_on() {
         r#"pharos_ipam_grpc_calls_total{method="pharos.v1.AllocationService/Allocate",code="OK"} 1"#,
         r#"method="pharos.v1.AllocationService/Allocate",code="INVALID_ARGUMENT"} 1"#,
         r#"pharos_ipam_allocations{state="assigned"} 1"#,
-        r#"pool="pool",family="ipv4",state="free"} 3"#,
+        r#"pool="pool",family="ipv4",kind="free"} 3"#,
         "pharos_ipam_commit_seconds_count 2",
     ];
     wait::until("the metrics", SOON, || {

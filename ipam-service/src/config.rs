@@ -58,6 +58,11 @@ pub struct Config {
     )]
     pub history_floor: u64,
 
+    /// Serve MetalLB's metrics of pools (metallb_allocator_*) too. For where no k8s-adapter is
+    /// scraped, which has them: from both, dashboards would count every address twice
+    #[arg(long, env = "PHAROS_METALLB_METRICS")]
+    pub metallb_metrics: bool,
+
     #[command(flatten)]
     pub logs: LogOptions,
 
@@ -96,6 +101,26 @@ pub enum Command {
         #[arg(long)]
         force: bool,
         /// Clusters that came after the backup: they have to report as well (names, separated by
+        /// commas)
+        #[arg(long, value_name = "CLUSTER", value_delimiter = ',')]
+        recover: Vec<String>,
+    },
+    /// Write everything as JSON lines; can run beside the server
+    Export {
+        /// The file, which must not exist yet; standard output if not given
+        #[arg(long, value_name = "FILE")]
+        to: Option<PathBuf>,
+        /// The history as well: the log of changes, and who held which address when
+        #[arg(long)]
+        history: bool,
+    },
+    /// Make a database out of an export, which must be whole. As after a restore every cluster has to
+    /// report what it holds before anybody gets a new address
+    Import {
+        /// The export
+        #[arg(long, value_name = "FILE")]
+        from: PathBuf,
+        /// Clusters that came after the export: they have to report as well (names, separated by
         /// commas)
         #[arg(long, value_name = "CLUSTER", value_delimiter = ',')]
         recover: Vec<String>,

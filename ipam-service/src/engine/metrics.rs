@@ -1,5 +1,7 @@
 //! What the writer measures.
 
+mod pools;
+
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -7,24 +9,25 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
+use self::pools::PoolMetrics;
 use crate::state::State;
-use crate::state::address::Family as IpFamily;
 use crate::state::change::Change;
-use crate::state::model::{Allocation, Pool, Standing, Timestamp};
+use crate::state::model::{Allocation, Standing, Timestamp};
 use crate::state::names::Name;
-use crate::state::{FamilyUsage, PoolUsage};
-use crate::store::Batch;
+use crate::store::{Batch, CommitError};
 
 /// Handles of the writer's metrics.
 #[derive(Debug, Clone)]
 pub struct EngineMetrics {
     batch_size: Histogram,
     commit_seconds: Histogram,
-    failed_commits: Counter,
+    errors: Family<ErrorLabel, Counter>,
+    queue: Gauge,
     renewals: Counter,
     revision: Gauge,
     allocations: Family<StandingLabel, Gauge>,
-    pool_addresses: Family<PoolLabel, Gauge<f64, std::sync::atomic::AtomicU64>>,
+    waiting: Family<ReasonLabel, Gauge>,
+    pools: PoolMetrics,
     recovering: Gauge,
     unacknowledged: Counter,
     last_seen: Family<ClusterLabel, Gauge>,
@@ -41,12 +44,13 @@ struct StandingLabel {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct PoolLabel {
-    address_space: String,
-    cluster: String,
-    pool: String,
-    family: &'static str,
-    state: &'static str,
+struct ReasonLabel {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ErrorLabel {
+    kind: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -60,11 +64,13 @@ impl EngineMetrics {
         let metrics = Self {
             batch_size: Histogram::new(exponential_buckets(1.0, 2.0, 10)),
             commit_seconds: Histogram::new(exponential_buckets(0.0001, 2.0, 16)),
-            failed_commits: Counter::default(),
+            errors: Family::default(),
+            queue: Gauge::default(),
             renewals: Counter::default(),
             revision: Gauge::default(),
             allocations: Family::default(),
-            pool_addresses: Family::default(),
+            waiting: Family::default(),
+            pools: PoolMetrics::register(registry),
             recovering: Gauge::default(),
             unacknowledged: Counter::default(),
             last_seen: Family::default(),
@@ -86,9 +92,17 @@ impl EngineMetrics {
             metrics.commit_seconds.clone(),
         );
         registry.register(
-            "pharos_ipam_failed_commits",
-            "Transactions that were not written",
-            metrics.failed_commits.clone(),
+            "pharos_ipam_database_errors",
+            "Transactions that were not written, by what went wrong",
+            metrics.errors.clone(),
+        );
+        for kind in ERRORS {
+            drop(metrics.errors.get_or_create(&ErrorLabel { kind }));
+        }
+        registry.register(
+            "pharos_ipam_queue_requests",
+            "Requests that wait for the writer while it serves others",
+            metrics.queue.clone(),
         );
         registry.register(
             "pharos_ipam_database_renewals",
@@ -106,9 +120,9 @@ impl EngineMetrics {
             metrics.allocations.clone(),
         );
         registry.register(
-            "pharos_ipam_pool_addresses",
-            "Addresses of a pool by use; the cluster is empty for an operator's pool",
-            metrics.pool_addresses.clone(),
+            "pharos_ipam_waiting_claims",
+            "Claims that do not fit (pending and stale), by the reason",
+            metrics.waiting.clone(),
         );
         registry.register(
             "pharos_ipam_recovering_clusters",
@@ -124,13 +138,18 @@ impl EngineMetrics {
         metrics
     }
 
+    /// Serves `metallb_allocator_*` as well.
+    pub fn add_metallb_names(&mut self, registry: &mut Registry) {
+        self.pools.add_metallb_names(registry);
+    }
+
     /// Counts what was loaded.
     pub(super) fn loaded(&self, state: &State) {
         for state in [ASSIGNED, PENDING, STALE] {
             drop(self.allocations.get_or_create(&StandingLabel { state }));
         }
         for allocation in state.allocations() {
-            self.count(allocation).inc();
+            self.count(allocation, 1);
         }
         self.observe_state(state);
     }
@@ -151,18 +170,24 @@ impl EngineMetrics {
             }
             if let Change::Allocation(edit) = &logged.change {
                 if let Some(before) = &edit.before {
-                    self.count(before).dec();
+                    self.count(before, -1);
                 }
                 if let Some(after) = &edit.after {
-                    self.count(after).inc();
+                    self.count(after, 1);
                 }
             }
         }
     }
 
     /// A batch is not on disk.
-    pub(super) fn failed(&self) {
-        self.failed_commits.inc();
+    pub(super) fn failed(&self, error: &CommitError) {
+        let kind = kind_of(error);
+        self.errors.get_or_create(&ErrorLabel { kind }).inc();
+    }
+
+    /// So many requests wait.
+    pub(super) fn queued(&self, requests: usize) {
+        self.queue.set(i64::try_from(requests).unwrap_or(i64::MAX));
     }
 
     /// Writing goes on with a fresh copy of the database.
@@ -178,12 +203,7 @@ impl EngineMetrics {
         let recovering = recovering.filter(|cluster| !cluster.inventory.is_authoritative());
         self.recovering
             .set(i64::try_from(recovering.count()).unwrap_or(i64::MAX));
-        self.pool_addresses.clear();
-        for pool in state.pools() {
-            if let Some(usage) = state.pool_usage(&pool.key) {
-                self.observe_pool(pool, usage);
-            }
-        }
+        self.pools.observe(state);
     }
 
     /// Publishes when clusters were last heard of.
@@ -198,55 +218,31 @@ impl EngineMetrics {
         }
     }
 
-    fn observe_pool(&self, pool: &Pool, usage: PoolUsage) {
-        for (family, usage) in [(IpFamily::V4, usage.v4), (IpFamily::V6, usage.v6)] {
-            if usage.total == 0 {
-                continue;
-            }
-            for (state, count) in by_use(usage) {
-                let label = PoolLabel {
-                    address_space: pool.key.space.to_string(),
-                    cluster: pool
-                        .key
-                        .cluster
-                        .as_ref()
-                        .map_or_else(String::new, |it| it.to_string()),
-                    pool: pool.key.name.to_string(),
-                    family: match family {
-                        IpFamily::V4 => "ipv4",
-                        IpFamily::V6 => "ipv6",
-                    },
-                    state,
-                };
-                self.pool_addresses
-                    .get_or_create(&label)
-                    .set(approximate(count));
-            }
+    fn count(&self, allocation: &Allocation, by: i64) {
+        let (state, refusal) = match &allocation.standing {
+            Standing::Assigned => (ASSIGNED, None),
+            Standing::Pending(refusal) => (PENDING, Some(refusal)),
+            Standing::Stale { refusal, .. } => (STALE, Some(refusal)),
+        };
+        let label = StandingLabel { state };
+        self.allocations.get_or_create(&label).inc_by(by);
+        if let Some(refusal) = refusal {
+            let reason = refusal.reason.as_str();
+            let label = ReasonLabel { reason };
+            self.waiting.get_or_create(&label).inc_by(by);
         }
     }
+}
 
-    fn count(&self, allocation: &Allocation) -> impl std::ops::Deref<Target = Gauge> {
-        let state = match allocation.standing {
-            Standing::Assigned => ASSIGNED,
-            Standing::Pending(_) => PENDING,
-            Standing::Stale { .. } => STALE,
-        };
-        self.allocations.get_or_create(&StandingLabel { state })
+/// Values of the label `kind` of `pharos_ipam_database_errors`.
+const ERRORS: [&str; 5] = ["refused", "full", "not_written", "unknown", "deposed"];
+
+fn kind_of(error: &CommitError) -> &'static str {
+    match error {
+        CommitError::Refused(_) => "refused",
+        CommitError::Full => "full",
+        CommitError::NotWritten(_) => "not_written",
+        CommitError::Unknown(_) => "unknown",
+        CommitError::Deposed => "deposed",
     }
-}
-
-fn by_use(usage: FamilyUsage) -> [(&'static str, u128); 5] {
-    [
-        ("held", usage.held),
-        ("held_by_others", usage.held_by_others),
-        ("reserved", usage.reserved),
-        ("draining", usage.draining),
-        ("free", usage.free),
-    ]
-}
-
-/// A metric is a floating-point number; an IPv6 pool has more addresses than it can tell apart.
-#[expect(clippy::cast_precision_loss, reason = "a metric, not a decision")]
-fn approximate(count: u128) -> f64 {
-    count as f64
 }

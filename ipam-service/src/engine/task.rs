@@ -128,6 +128,7 @@ impl EngineTask {
             }
             self.line_up(&mut arrived);
             let mut requests = self.waiting.take(BATCH);
+            self.parts.metrics.queued(self.waiting.len());
             self.serve(&mut requests).await;
         }
         self.parts.writer.close().await;
@@ -357,6 +358,7 @@ impl EngineTask {
         owed: Vec<Change>,
         decided: Vec<(CommandRequest, Result<Reply, SubmitError>)>,
     ) -> Result<(), Vec<CommandRequest>> {
+        self.parts.metrics.failed(&error);
         self.take_back(batch, owed);
         tracing::error!(%error, requests = decided.len(), "a batch was not written");
         let text = error.to_string();
@@ -412,7 +414,6 @@ impl EngineTask {
     /// Takes a batch out of the state, and with it what the announcements made of it.
     fn take_back(&mut self, batch: &Batch, owed: Vec<Change>) {
         let parts = &mut self.parts;
-        parts.metrics.failed();
         undo(&mut parts.state, batch);
         for change in &owed {
             parts.state.apply(change);

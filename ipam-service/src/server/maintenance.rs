@@ -12,8 +12,8 @@ use crate::state::change::{Change, Edit};
 use crate::state::model::Cluster;
 use crate::state::names::Name;
 use crate::store::{
-    self, BackupError, Batch, CheckError, Location, Logged, Missing, Origin, Restore, RestoreError,
-    Store,
+    self, BackupError, Batch, CheckError, From, Location, Logged, Missing, Origin, Restore,
+    RestoreError, Store,
 };
 
 /// `ipam-service init`: makes a database. The clusters in `recover` are expected to report what
@@ -109,6 +109,42 @@ pub(super) async fn restore(
     force: bool,
     recover: &[String],
 ) -> anyhow::Result<()> {
+    make(location, From::Backup(from), force, recover).await
+}
+
+/// `ipam-service export`.
+pub(super) async fn export(
+    location: &Location,
+    to: Option<&Path>,
+    history: bool,
+) -> anyhow::Result<()> {
+    let exported = store::export(location, to, history).await;
+    let exported = exported.map_err(of_backup)?;
+    tracing::info!(
+        database = %location,
+        store_id = %exported.store_id,
+        revision = exported.revision,
+        rows = exported.rows,
+        "exported"
+    );
+    Ok(())
+}
+
+/// `ipam-service import`.
+pub(super) async fn import(
+    location: &Location,
+    from: &Path,
+    recover: &[String],
+) -> anyhow::Result<()> {
+    make(location, From::Export(from), false, recover).await
+}
+
+async fn make(
+    location: &Location,
+    from: From<'_>,
+    force: bool,
+    recover: &[String],
+) -> anyhow::Result<()> {
     let task = Restore {
         from,
         to: location,
@@ -138,6 +174,7 @@ fn of_backup(error: BackupError) -> anyhow::Error {
         | BackupError::Full(_)
         | BackupError::File { .. } => UsageError(error.to_string()).into(),
         BackupError::Source(CheckError::Read(_))
+        | BackupError::Export(_)
         | BackupError::Sql(_)
         | BackupError::Damaged(_) => error.into(),
     }
@@ -149,6 +186,8 @@ fn of_restore(error: RestoreError) -> anyhow::Error {
         RestoreError::Open(error) => super::usage(error),
         RestoreError::Source(CheckError::Missing(_) | CheckError::NotOurs(_))
         | RestoreError::Damaged { .. }
+        | RestoreError::Import { .. }
+        | RestoreError::Contradicts { .. }
         | RestoreError::Exists(_)
         | RestoreError::File { .. } => UsageError(error.to_string()).into(),
         RestoreError::Source(CheckError::Read(_))

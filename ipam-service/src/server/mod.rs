@@ -1,5 +1,6 @@
 //! Wiring: flags -> database -> state -> writer -> services -> listeners, and back down again.
 
+mod files;
 mod layers;
 mod maintenance;
 mod methods;
@@ -27,7 +28,8 @@ use crate::feed::changes::ChangeFeed;
 use crate::retention::{Policy, Retention};
 use crate::state::State;
 use crate::state::announce::Announcements;
-use crate::store::{OpenError, Store};
+use crate::store::{Location, OpenError, Store};
+use files::DatabaseFiles;
 use layers::{AdmitLayer, ObserveLayer};
 use methods::Methods;
 
@@ -59,6 +61,12 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         }
         Some(Command::Check) => maintenance::check(&config.database).await,
         Some(Command::Backup { to }) => maintenance::backup(&config.database, to).await,
+        Some(Command::Export { to, history }) => {
+            maintenance::export(&config.database, to.as_deref(), *history).await
+        }
+        Some(Command::Import { from, recover }) => {
+            maintenance::import(&config.database, from, recover).await
+        }
         Some(Command::Restore {
             from,
             force,
@@ -76,10 +84,18 @@ async fn serve(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     let admin = bind("--admin", config.admin)?;
     let mut registry = Registry::default();
     let readiness = Readiness::default();
+    let mut metrics = EngineMetrics::register(&mut registry);
+    if config.metallb_metrics {
+        metrics.add_metallb_names(&mut registry);
+    }
+    let Location::Sqlite(path) = &config.database;
+    registry.register_collector(Box::new(DatabaseFiles::of(path)));
+    let retention = config.retention();
     let started = Started::new(
         store,
-        config.retention(),
+        retention,
         &mut registry,
+        metrics,
         &readiness,
         &shutdown,
     )
@@ -131,6 +147,7 @@ impl Started {
         store: Store,
         policy: Policy,
         registry: &mut Registry,
+        metrics: EngineMetrics,
         readiness: &Readiness,
         shutdown: &Shutdown,
     ) -> anyhow::Result<Self> {
@@ -164,7 +181,7 @@ impl Started {
             interner: loaded.interner,
             writer,
             feeds: feeds.clone(),
-            metrics: EngineMetrics::register(registry),
+            metrics,
             readiness: readiness.clone(),
             stop: stop_writer.clone(),
         });

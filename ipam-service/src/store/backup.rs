@@ -4,14 +4,16 @@
 //! held up. A copy has its final name only when it is whole, on disk and has been read back.
 
 use std::fs::OpenOptions;
-use std::io::ErrorKind;
+use std::io::{BufWriter, ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use rusqlite::{Connection, OpenFlags};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 
 use super::check::{first_damage, read_only};
 use super::open::{reader_options, sync_folder};
+use super::transfer::{self, ExportError, Exported};
 use super::{CheckError, Location, ReadError};
 use crate::state::model::Revision;
 
@@ -39,6 +41,8 @@ pub enum BackupError {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error(transparent)]
+    Export(#[from] ExportError),
     #[error("copying the database: {0}")]
     Sql(#[from] sqlx::Error),
     #[error("the copy is damaged, and so is probably the database (ipam-service check): {0}")]
@@ -60,6 +64,39 @@ pub async fn backup(location: &Location, to: &Path) -> Result<Backup, BackupErro
     let backup = inspect(&target.partial).await?;
     target.finish()?;
     Ok(backup)
+}
+
+/// Writes everything as JSON lines, into a new file, or to standard output. Needs no lock; a server
+/// may be running.
+pub async fn export(
+    location: &Location,
+    to: Option<&Path>,
+    history: bool,
+) -> Result<Exported, BackupError> {
+    read_only(location).await?.close().await?;
+    let Location::Sqlite(path) = location.clone();
+    let target = to.map(Target::claim).transpose()?;
+    let partial = target.as_ref().map(|target| target.partial.clone());
+    let exported = tokio::task::spawn_blocking(move || {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags).map_err(ExportError::from)?;
+        let Some(partial) = partial else {
+            let mut out = BufWriter::new(std::io::stdout().lock());
+            let exported = transfer::export(&connection, &mut out, history)?;
+            out.flush().map_err(ExportError::from)?;
+            return Ok(exported);
+        };
+        let open = OpenOptions::new().write(true).open(&partial);
+        let mut out = BufWriter::new(file(&partial, open)?);
+        let exported = transfer::export(&connection, &mut out, history)?;
+        file(&partial, out.flush())?;
+        Ok::<_, BackupError>(exported)
+    });
+    let exported = exported.await.expect("exporting does not panic")?;
+    if let Some(target) = target {
+        target.finish()?;
+    }
+    Ok(exported)
 }
 
 /// Copies a database into a file that is missing or empty, without its free space and its log.

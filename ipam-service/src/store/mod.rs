@@ -25,6 +25,7 @@ mod renew;
 mod restore;
 mod rows;
 mod sql;
+mod transfer;
 mod write;
 
 #[cfg(test)]
@@ -36,7 +37,7 @@ use crate::state::change::Change;
 use crate::state::model::{Revision, Timestamp};
 use crate::state::names::Name;
 
-pub use backup::{Backup, BackupError, backup};
+pub use backup::{Backup, BackupError, backup, export};
 pub use check::{CheckError, MOST_PROBLEMS, check};
 pub use checkpoint::Checkpointer;
 pub use compact::{Compaction, Compactor, LogState};
@@ -48,7 +49,8 @@ pub use load::Loaded;
 pub use open::{Location, LocationError, Missing, OpenError, Store};
 pub use read::{AllocationFilter, Page, ReadError, Reader};
 pub use renew::RenewError;
-pub use restore::{Restore, RestoreError, Restored, expected_cluster, restore};
+pub use restore::{From, Restore, RestoreError, Restored, expected_cluster, restore};
+pub use transfer::{ExportError, Exported, ImportError};
 pub use write::{CommitError, Writer};
 
 /// What one transaction writes: all of it or nothing.

@@ -11,9 +11,11 @@ use std::sync::Arc;
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 
 use super::backup::copy_into;
-use super::check::{first_damage, read_only};
+use super::check::{check, first_damage, read_only};
 use super::lock::Lock;
 use super::open::{create_file, prepare, resolve, schema_options, sync_folder};
+use super::transfer::{self, ImportError};
+use super::write::connect;
 use super::{
     BackupError, Batch, CheckError, CommitError, Location, Logged, OpenError, Origin, ReadError,
     Reader, Writer,
@@ -30,13 +32,22 @@ const AHEAD: i64 = 1 << 32;
 /// What is to be restored, and where.
 #[derive(Debug, Clone)]
 pub struct Restore<'a> {
-    pub from: &'a Path,
+    pub from: From<'a>,
     pub to: &'a Location,
     /// Clusters that came after the backup: they are expected too.
     pub also_expected: &'a BTreeSet<Name>,
     /// Whether an existing database may be moved aside. Nothing is ever deleted.
     pub move_aside: bool,
     pub now: Timestamp,
+}
+
+/// Out of what a store is made.
+#[derive(Debug, Clone, Copy)]
+pub enum From<'a> {
+    /// A database file.
+    Backup(&'a Path),
+    /// JSON lines.
+    Export(&'a Path),
 }
 
 /// What was restored.
@@ -72,6 +83,11 @@ pub enum RestoreError {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error("{}: {source}", .path.display())]
+    Import { path: PathBuf, source: ImportError },
+    /// The rows of an export contradict each other.
+    #[error("{}: {problem}", .path.display())]
+    Contradicts { path: PathBuf, problem: String },
     #[error("restoring: {0}")]
     Sql(#[from] sqlx::Error),
     #[error("restoring: {0}")]
@@ -98,9 +114,18 @@ pub async fn restore(task: Restore<'_>) -> Result<Restored, RestoreError> {
         source,
     };
     create_file(&scratch.0).map_err(file)?;
-    copy(task.from, &scratch.0).await?;
+    let from = match task.from {
+        From::Backup(from) => {
+            copy(from, &scratch.0).await?;
+            from
+        }
+        From::Export(from) => {
+            take_in(from, &scratch.0).await?;
+            from
+        }
+    };
     let mut connection = schema_options(&scratch.0).connect().await?;
-    prepare(&mut connection, task.from).await?;
+    prepare(&mut connection, from).await?;
     let (store_id, epoch) = rename_store(&mut connection).await?;
     connection.close().await?;
     let reader = Reader::open(&scratch.0).await?;
@@ -111,6 +136,13 @@ pub async fn restore(task: Restore<'_>) -> Result<Restored, RestoreError> {
     std::fs::File::open(&scratch.0)
         .and_then(|content| content.sync_all())
         .map_err(file)?;
+    if let From::Export(path) = task.from {
+        let problems = check(&Location::Sqlite(scratch.0.clone())).await;
+        if let Some(problem) = problems.map_err(RestoreError::Source)?.into_iter().next() {
+            let path = path.to_owned();
+            return Err(RestoreError::Contradicts { path, problem });
+        }
+    }
     let moved_to = match in_the_way {
         true => Some(move_aside(path, task.now).map_err(file)?),
         false => None,
@@ -137,6 +169,31 @@ async fn copy(from: &Path, to: &Path) -> Result<(), RestoreError> {
     copy_into(&mut source, to).await?;
     source.close().await?;
     Ok(())
+}
+
+/// The rows of an export, in a new database.
+async fn take_in(from: &Path, to: &Path) -> Result<(), RestoreError> {
+    let file_error = |source| RestoreError::File {
+        path: from.to_owned(),
+        source,
+    };
+    let lines = std::fs::File::open(from).map_err(file_error)?;
+    let mut connection = schema_options(to).connect().await?;
+    prepare(&mut connection, to).await?;
+    connection.close().await?;
+    let path = to.to_owned();
+    let imported = tokio::task::spawn_blocking(move || {
+        let connection = connect(&path).map_err(|error| ImportError {
+            line: 0,
+            problem: error.to_string(),
+        })?;
+        transfer::import(&connection, &mut std::io::BufReader::new(lines))
+    });
+    let imported = imported.await.expect("importing does not panic");
+    imported.map(drop).map_err(|source| RestoreError::Import {
+        path: from.to_owned(),
+        source,
+    })
 }
 
 /// The new name, and numbers above all that were given out. What the log has so far is history, and

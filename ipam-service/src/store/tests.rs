@@ -6,6 +6,7 @@ mod holdings;
 mod refusals;
 mod renewal;
 mod round_trip;
+mod transfers;
 
 use std::os::unix::fs::PermissionsExt as _;
 

@@ -9,8 +9,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _};
 
 use super::super::open::reader_options;
 use super::super::{
-    BackupError, Batch, Location, Logged, Missing, OpenError, Origin, Restore, RestoreError, Store,
-    backup, check, restore,
+    BackupError, Batch, From, Location, Logged, Missing, OpenError, Origin, Restore, RestoreError,
+    Store, backup, check, restore,
 };
 use crate::state::command::Command;
 use crate::state::model::{Allocation, Revision, Timestamp};
@@ -18,11 +18,11 @@ use crate::state::names::Name;
 use crate::state::{State, decide};
 use crate::testing::{Folder, allocate, apply_pool, release};
 
-const AHEAD: u64 = 1 << 32;
+pub(super) const AHEAD: u64 = 1 << 32;
 
 /// A store and the state that it should have.
-struct Book {
-    state: State,
+pub(super) struct Book {
+    pub(super) state: State,
     store: Store,
 }
 
@@ -35,7 +35,7 @@ impl Book {
         Self { state, store }
     }
 
-    async fn commit(&mut self, command: &Command) {
+    pub(super) async fn commit(&mut self, command: &Command) {
         let mut batch = Batch {
             time: Timestamp(7),
             ..Batch::default()
@@ -51,13 +51,13 @@ impl Book {
         self.store.writer.commit(&batch).await.expect("committed");
     }
 
-    fn held(&self) -> Vec<Arc<Allocation>> {
+    pub(super) fn held(&self) -> Vec<Arc<Allocation>> {
         self.state.allocations().cloned().collect()
     }
 }
 
 /// A store with something in every table that decisions fill.
-async fn some_book(folder: &Folder) -> Book {
+pub(super) async fn some_book(folder: &Folder) -> Book {
     let mut book = Book::open(&folder.location()).await;
     book.commit(&apply_pool("pool", &["192.0.2.0/24", "2001:db8::/120"]))
         .await;
@@ -104,7 +104,7 @@ async fn dump(path: &Path) -> BTreeMap<String, BTreeSet<String>> {
 
 fn task<'a>(from: &'a Path, to: &'a Location, also: &'a BTreeSet<Name>) -> Restore<'a> {
     Restore {
-        from,
+        from: From::Backup(from),
         to,
         also_expected: also,
         move_aside: false,
@@ -287,7 +287,7 @@ async fn a_restore_touches_no_database_unless_told_and_then_keeps_it_with_its_lo
     let mut nonsense = forced.clone();
     let text = folder.file().with_file_name("text");
     std::fs::write(&text, "this is no backup, but long enough to look at").expect("written");
-    nonsense.from = &text;
+    nonsense.from = From::Backup(&text);
     let refused = restore(nonsense).await;
     assert!(
         matches!(refused, Err(RestoreError::Source(_))),

@@ -1,0 +1,114 @@
+//! Topology: one ipam-service, and the alert rules that are delivered with it.
+//!
+//! Every metric that a rule looks at is really served, under that name, from the start.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use e2e::ipam::{Ipam, claim};
+use pharos_proto::v1;
+use pharos_testbed::{http, skip};
+
+fn rules() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/alerts/ipam-service.rules.yaml")
+}
+
+/// Names of ours and of MetalLB's in a text.
+fn names(text: &str) -> BTreeSet<&str> {
+    let words = text.split(|it: char| !it.is_ascii_alphanumeric() && it != '_');
+    words
+        .filter(|word| word.starts_with("pharos_") || word.starts_with("metallb_"))
+        .collect()
+}
+
+/// What follows `expr:`, also on the lines below it.
+fn expressions(yaml: &str) -> Vec<String> {
+    let mut found: Vec<String> = Vec::new();
+    let mut inside = false;
+    for line in yaml.lines() {
+        let text = line.trim();
+        if let Some(first) = text.strip_prefix("expr:") {
+            inside = first.trim() == ">-";
+            found.push(first.to_owned());
+        } else if inside && !["for:", "labels:"].iter().any(|key| text.starts_with(key)) {
+            if let Some(last) = found.last_mut() {
+                last.push_str(text);
+            }
+        } else {
+            inside = false;
+        }
+    }
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_that_an_alert_looks_at_is_served() {
+    let ipam = Ipam::start_with(&["--metallb-metrics"]).unwrap();
+    ipam.apply_pool("pool", &["192.0.2.1-192.0.2.4"])
+        .await
+        .unwrap();
+    let mut client = ipam.allocations().unwrap();
+    client.allocate(claim("east/default/web")).await.unwrap();
+    let mut waits = claim("east/default/waits");
+    waits.pool = "later".to_owned();
+    waits.if_refused = v1::allocate_request::IfRefused::Queue.into();
+    client.allocate(waits).await.unwrap();
+    let yaml = std::fs::read_to_string(rules()).unwrap();
+    let expressions = expressions(&yaml);
+    let alerts = yaml
+        .lines()
+        .filter(|line| line.trim().starts_with("- alert:"));
+    assert_eq!(expressions.len(), alerts.count());
+    let wanted: BTreeSet<&str> = expressions.iter().flat_map(|it| names(it)).collect();
+    assert!(wanted.len() >= 10, "{wanted:?}");
+    let served = || {
+        http::get(ipam.admin(), "/metrics", Duration::from_secs(2))
+            .unwrap()
+            .1
+    };
+    pharos_testbed::wait::until("all metrics", e2e::ipam::SOON, || {
+        let text = served();
+        let series = text.lines().filter(|line| !line.starts_with('#'));
+        let series: BTreeSet<&str> = series
+            .filter_map(|line| line.split(['{', ' ']).next())
+            .collect();
+        let missing: Vec<_> = wanted
+            .iter()
+            .filter(|name| !series.contains(**name))
+            .collect();
+        eprintln!("missing: {missing:?}");
+        missing.is_empty().then_some(())
+    })
+    .unwrap();
+    let text = served();
+    for line in [
+        r#"pharos_ipam_waiting_claims{reason="UNKNOWN_POOL"} 1"#,
+        r#"pharos_pool_addresses{space="default",cluster="",pool="pool",family="ipv4",kind="held"} 1.0"#,
+        r#"metallb_allocator_addresses_in_use_total{pool="pool"} 1.0"#,
+        r#"metallb_allocator_addresses_total{pool="pool"} 4.0"#,
+        r#"pharos_ipam_database_errors_total{kind="full"} 0"#,
+    ] {
+        assert!(
+            text.lines().any(|it| it == line),
+            "{line} is not in\n{text}"
+        );
+    }
+    let Some(promtool) = skip::find_program("promtool") else {
+        eprintln!("no promtool: the syntax of the rules is not checked here");
+        return;
+    };
+    let checked = Command::new(promtool)
+        .args(["check", "rules"])
+        .arg(rules())
+        .output()
+        .unwrap();
+    assert!(
+        checked.status.success(),
+        "{}",
+        String::from_utf8_lossy(&checked.stderr)
+    );
+}

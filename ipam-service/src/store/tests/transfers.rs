@@ -1,0 +1,211 @@
+//! Exports, and what is imported from them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde_json::Value;
+
+use super::super::{
+    Batch, From, Location, Restore, RestoreError, Restored, backup, check, export, restore,
+};
+use super::backups::{AHEAD, some_book};
+use crate::state::State;
+use crate::state::model::Timestamp;
+use crate::testing::{Folder, allocate};
+
+async fn import(from: &Path, to: &Location) -> Result<Restored, RestoreError> {
+    let task = Restore {
+        from: From::Export(from),
+        to,
+        also_expected: &BTreeSet::new(),
+        move_aside: false,
+        now: Timestamp(9_000_000),
+    };
+    restore(task).await
+}
+
+/// Lines by kind, without order.
+fn lines(path: &Path) -> BTreeMap<String, Vec<Value>> {
+    let text = std::fs::read_to_string(path).expect("a file");
+    let mut kinds: BTreeMap<String, Vec<Value>> = BTreeMap::new();
+    for line in text.lines() {
+        let value: Value = serde_json::from_str(line).expect("JSON");
+        let kind = value["type"].as_str().expect("a type").to_owned();
+        kinds.entry(kind).or_default().push(value);
+    }
+    for values in kinds.values_mut() {
+        values.sort_by_key(ToString::to_string);
+    }
+    kinds
+}
+
+#[tokio::test]
+async fn what_is_imported_is_row_by_row_what_was_exported_with_and_without_history() {
+    let folder = Folder::new();
+    let mut book = some_book(&folder).await;
+    book.commit(&allocate("east/ns/labelled", |wire| {
+        wire.labels = [("a", "1"), ("b", "\u{fc} \" \\")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into();
+    }))
+    .await;
+    let (revision, held) = (book.state.revision(), book.held());
+    for history in [true, false] {
+        let file = folder.file().with_file_name(format!("{history}.jsonl"));
+        let exported = export(&folder.location(), Some(&file), history).await;
+        let exported = exported.expect("exported");
+        assert_eq!(exported.revision, revision);
+        let before = lines(&file);
+        assert_eq!(before["allocation"].len(), held.len());
+        let entry = &before["allocation"][0]["entry"];
+        assert!(entry["owner"]["cluster"].is_string(), "readable: {entry}");
+        assert_eq!(before.contains_key("change_log"), history);
+
+        let other = Folder::new();
+        let imported = import(&file, &other.location()).await.expect("imported");
+        assert_eq!(
+            imported.revision,
+            revision + AHEAD + 2,
+            "two clusters are expected"
+        );
+        assert_eq!(check(&other.location()).await.expect("checked"), [""; 0]);
+        let again = folder
+            .file()
+            .with_file_name(format!("{history}-again.jsonl"));
+        export(&other.location(), Some(&again), history)
+            .await
+            .expect("exported");
+        let mut after = lines(&again);
+        // It is another store, and expects its clusters.
+        for kind in ["header", "end", "meta", "cluster"] {
+            let line = before[kind].clone();
+            assert_eq!(
+                after.insert(kind.to_owned(), line).map(|it| it.len()),
+                Some(before[kind].len())
+            );
+        }
+        if let Some(log) = after.get_mut("change_log") {
+            log.retain(|line| line["revision"].as_u64().is_some_and(|it| it <= revision));
+        }
+        assert_eq!(after, before);
+        let mut store = other.open().await;
+        let loaded = store.writer.load().await.expect("readable");
+        let state = State::restore(loaded.revision, loaded.rows);
+        assert!(state.is_recovering());
+        let now: Vec<_> = state.allocations().cloned().collect();
+        assert_eq!(now, held);
+        store
+            .writer
+            .commit(&Batch::default())
+            .await
+            .expect("it can be written");
+    }
+    drop(book);
+}
+
+#[tokio::test]
+async fn a_bad_line_is_told_by_its_number_and_nothing_is_written() {
+    let folder = Folder::new();
+    drop(some_book(&folder).await);
+    let file = folder.file().with_file_name("whole.jsonl");
+    export(&folder.location(), Some(&file), true)
+        .await
+        .expect("exported");
+    let whole = std::fs::read_to_string(&file).expect("a file");
+    let lines: Vec<&str> = whole.lines().collect();
+    let with = |index: usize, line: &str| {
+        let mut lines = lines.clone();
+        lines[index] = line;
+        lines.join("\n") + "\n"
+    };
+    let held = lines
+        .iter()
+        .position(|line| line.contains(r#""type":"held_address""#));
+    let held = held.expect("an address");
+    let pool = lines
+        .iter()
+        .position(|line| line.contains(r#""type":"pool""#))
+        .expect("a pool");
+    let cases = [
+        (String::new(), "line 1: the last line is missing"),
+        ("{}\n".to_owned(), "line 1: it has no type"),
+        (
+            with(0, r#"{"type":"header","format":2}"#),
+            "line 1: its format is not 1",
+        ),
+        (
+            with(0, r#"{"type":"header","format":1,"schema":999}"#),
+            "line 1: it was written by a newer",
+        ),
+        (with(pool, "nonsense"), "expected"),
+        (
+            with(pool, r#"{"type":"flower"}"#),
+            "unknown type \"flower\"",
+        ),
+        (
+            with(pool, r#"{"type":"sqlite_schema"}"#),
+            "unknown type \"sqlite_schema\"",
+        ),
+        (
+            with(
+                pool,
+                &lines[pool].replace("\"cluster\":\"\"", "\"clutser\":\"\""),
+            ),
+            "unknown field \"clutser\"",
+        ),
+        (
+            with(pool, &lines[pool].replace("\"addresses\"", "\"adresses\"")),
+            "entry: ",
+        ),
+        (
+            with(pool, r#"{"type":"end","rows":1}"#),
+            "rows came, and it tells of",
+        ),
+        (
+            lines[..lines.len() - 1].join("\n") + "\n",
+            "the last line is missing",
+        ),
+        (whole.trim_end().to_owned(), "it has no end"),
+        (
+            whole.clone() + &lines[pool] + "\n",
+            "it comes after the last",
+        ),
+        (with(held, lines[pool]), "UNIQUE constraint"),
+    ];
+    for (text, expected) in cases {
+        let bad = folder.file().with_file_name("bad.jsonl");
+        std::fs::write(&bad, text).expect("written");
+        let other = Folder::new();
+        let refused = import(&bad, &other.location()).await.expect_err(expected);
+        let message = refused.to_string();
+        assert!(
+            message.contains("line ") && message.contains(expected),
+            "{expected}: {message}"
+        );
+        assert!(!other.file().exists(), "{expected}");
+    }
+    // Lines that are well formed and contradict each other: the holder of an address is left out.
+    let kept = lines
+        .iter()
+        .filter(|line| !line.contains(r#""type":"allocation_port""#));
+    let mut kept: Vec<String> = kept.map(|line| (*line).to_owned()).collect();
+    let rows = kept.len() - 2;
+    *kept.last_mut().expect("the end") = format!(r#"{{"type":"end","rows":{rows}}}"#);
+    let bad = folder.file().with_file_name("bad.jsonl");
+    std::fs::write(&bad, kept.join("\n") + "\n").expect("written");
+    let other = Folder::new();
+    let refused = import(&bad, &other.location())
+        .await
+        .expect_err("a contradiction");
+    assert!(
+        matches!(refused, RestoreError::Contradicts { .. }),
+        "{refused}"
+    );
+    assert!(!other.file().exists());
+    // A backup is no export, and an export no backup.
+    let copy = folder.file().with_file_name("copy.db");
+    backup(&folder.location(), &copy).await.expect("a backup");
+    import(&copy, &other.location())
+        .await
+        .expect_err("no lines");
+}
