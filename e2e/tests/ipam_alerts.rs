@@ -2,8 +2,6 @@
 //!
 //! Every metric that a rule looks at is really served, under that name, from the start.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
-
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
