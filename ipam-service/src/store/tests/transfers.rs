@@ -167,7 +167,7 @@ async fn a_bad_line_is_told_by_its_number_and_nothing_is_written() {
         ),
         (whole.trim_end().to_owned(), "it has no end"),
         (
-            whole.clone() + &lines[pool] + "\n",
+            whole.clone() + lines[pool] + "\n",
             "it comes after the last",
         ),
         (with(held, lines[pool]), "UNIQUE constraint"),
