@@ -176,9 +176,7 @@ impl EngineTask {
         }
         parts.owed = placements;
         parts.metrics.committed(batch, 0, 0.0);
-        parts.feeds.allocations.publish(batch);
-        parts.feeds.changes.publish(batch);
-        parts.feeds.assignments.publish(&refresh.deltas);
+        self.publish(batch, &refresh.deltas);
     }
 }
 

@@ -332,14 +332,20 @@ impl EngineTask {
                 self.seen.stored(&batch.seen);
                 self.unobserved = true;
                 answer(decided);
-                self.parts.feeds.allocations.publish(&batch);
-                self.parts.feeds.changes.publish(&batch);
-                self.parts.feeds.assignments.publish(&refresh.deltas);
-                self.published(&refresh.deltas);
+                self.publish(&batch, &refresh.deltas);
                 Ok(())
             }
             Err(error) => self.not_committed(error, &batch, owed, decided),
         }
+    }
+
+    /// Tells everybody who watches what was committed, and the state what the announcers were told.
+    pub(super) fn publish(&mut self, batch: &Batch, deltas: &BTreeMap<Name, ClusterDelta>) {
+        let feeds = &self.parts.feeds;
+        feeds.allocations.publish(batch);
+        feeds.changes.publish(batch);
+        feeds.assignments.publish(deltas);
+        self.published(deltas);
     }
 
     /// The announcers have been sent what was committed.
