@@ -151,7 +151,11 @@ impl AssignmentFeed {
         let channel = lock(&self.shared.clusters).get(&node.cluster).cloned();
         let counts = channel.is_some_and(|channel| lock(&channel).book.may_acknowledge(position));
         if counts {
-            lock(&self.shared.acks).insert(node.clone(), position);
+            let mut acks = lock(&self.shared.acks);
+            // Streams of one node may overlap for a moment, and the older one is behind.
+            let known = acks.entry(node.clone()).or_default();
+            *known = position.max(*known);
+            drop(acks);
             self.shared.acknowledged.notify_one();
         }
     }

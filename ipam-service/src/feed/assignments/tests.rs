@@ -70,6 +70,19 @@ fn authoritative(authoritative: bool) -> ClusterDelta {
     }
 }
 
+#[test]
+fn an_older_stream_of_a_node_takes_no_acknowledgement_back() {
+    let feed = feed(&[upserts(0..3), removal(1), removal(2)]);
+    let node = NodeKey {
+        cluster: east(),
+        node: name("a"),
+    };
+    let newest = feed.position(&east());
+    feed.acknowledge(&node, newest);
+    feed.acknowledge(&node, newest - 1);
+    assert_eq!(feed.take_acknowledged(), BTreeMap::from([(node, newest)]));
+}
+
 fn feed(deltas: &[ClusterDelta]) -> AssignmentFeed {
     let feed = AssignmentFeed::new(STORE.to_owned(), &BTreeMap::new());
     feed.publish(&BTreeMap::from([(east(), authoritative(true))]));
