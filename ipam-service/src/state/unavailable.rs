@@ -4,7 +4,7 @@
 //! have to, and reuse at once would make two answerers. Then it rests, where its pool wants that. A
 //! conflict quarantines it for its next owner. Who holds an address is never moved by any of this.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,6 +36,7 @@ pub(super) fn follow(draft: &mut Draft<'_>) {
             }
         }
     }
+    let gone = clusters_that_go(draft);
     for ((space, address), owner) in freed {
         let state = draft.state;
         let wait = state.pools.waits(&space, address);
@@ -45,7 +46,7 @@ pub(super) fn follow(draft: &mut Draft<'_>) {
         if !exposed.is_empty() {
             let awaited = Some((cluster, Arc::new(NodeSet::new(exposed))));
             let row = row(draft, key, UnavailableReason::Draining, wait.unacknowledged);
-            let for_owner = Some(owner);
+            let for_owner = Some(owner).filter(|owner| !gone.contains(&owner.cluster));
             draft.put_unavailable(
                 None,
                 Unavailable {
@@ -56,10 +57,28 @@ pub(super) fn follow(draft: &mut Draft<'_>) {
             );
         } else if wait.delay > Duration::ZERO {
             let row = row(draft, key, UnavailableReason::ReuseDelay, wait.delay);
-            let for_owner = Some(owner);
+            let for_owner = Some(owner).filter(|owner| !gone.contains(&owner.cluster));
             draft.put_unavailable(None, Unavailable { for_owner, ..row });
         }
     }
+}
+
+/// Clusters that go in this decision. Their owners may not take an address back at once: whoever bears
+/// the names afterwards is another installation, with other nodes.
+fn clusters_that_go(draft: &Draft<'_>) -> BTreeSet<Name> {
+    let gone = draft.changes().iter().filter_map(|change| match change {
+        Change::Cluster(edit) => edit.after.is_none().then(|| edit.subject().name.clone()),
+        Change::Allocation(_)
+        | Change::Pool(_)
+        | Change::Advertisement(_)
+        | Change::Reservation(_)
+        | Change::Quota(_)
+        | Change::Unavailable(_)
+        | Change::Node(_)
+        | Change::Backends(_)
+        | Change::Placement(_) => None,
+    });
+    gone.collect()
 }
 
 /// A reason is over. What drained may have to rest then.

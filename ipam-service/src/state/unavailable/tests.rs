@@ -172,6 +172,20 @@ fn an_owner_that_takes_its_own_address_back_needs_no_drain() {
 }
 
 #[test]
+fn a_deleted_clusters_owner_takes_nothing_back_without_a_drain() {
+    let mut book = Book::with_pools(&[pool("p", &["192.0.2.0/30"])]);
+    book.take("east/x/a", claim());
+    book.announce(&[("192.0.2.0", &["n1"])], 5);
+    let cluster = name("east");
+    book.run(Command::DeleteCluster { cluster })
+        .expect("deleted");
+    assert_eq!(book.why("192.0.2.0"), [UnavailableReason::Draining]);
+    // Whoever bears the names now is another installation.
+    let refused = book.refused("east/x/a", for_addresses(&["192.0.2.0"]));
+    assert_eq!(refused.reason, Reason::AddressDraining);
+}
+
+#[test]
 fn nodes_that_are_away_are_waited_for_so_long_and_then_named_in_the_history() {
     let mut book = Book::with_pools(&[pool("p", &["192.0.2.0/32"])]);
     book.take("east/x/a", claim());
