@@ -286,18 +286,8 @@ fn refuse_what_is_not_offered(field: &str, wire: Option<&v1::Advertisement>) -> 
 
 /// Advertisements as a command leaves them.
 fn changed(changes: &[Change]) -> BTreeMap<AdvertisementKey, Arc<Advertisement>> {
-    let advertisements = changes.iter().filter_map(|change| match change {
-        Change::Advertisement(edit) => edit.after.clone(),
-        Change::Allocation(_)
-        | Change::Pool(_)
-        | Change::Cluster(_)
-        | Change::Reservation(_)
-        | Change::Quota(_)
-        | Change::Unavailable(_)
-        | Change::Node(_)
-        | Change::Backends(_)
-        | Change::Placement(_) => None,
-    });
+    let edits = changes.iter().filter_map(Change::advertisement);
+    let advertisements = edits.filter_map(|edit| edit.after.clone());
     let keyed = advertisements.map(|one| (one.key.clone(), one));
     keyed.collect()
 }

@@ -188,21 +188,10 @@ impl Allocations {
         let command = Command::Release(release);
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.0, command, id, validate_only).await?;
-        let released = reply.changes.iter().find_map(|change| match change {
-            Change::Allocation(edit) if edit.after.is_none() => edit
-                .before
-                .as_ref()
-                .filter(|before| before.owner.key == owner),
-            Change::Allocation(_)
-            | Change::Pool(_)
-            | Change::Advertisement(_)
-            | Change::Cluster(_)
-            | Change::Reservation(_)
-            | Change::Quota(_)
-            | Change::Unavailable(_)
-            | Change::Node(_)
-            | Change::Backends(_)
-            | Change::Placement(_) => None,
+        let mut edits = reply.changes.iter().filter_map(Change::allocation);
+        let released = edits.find_map(|edit| {
+            let gone = edit.before.as_ref().filter(|_| edit.after.is_none());
+            gone.filter(|before| before.owner.key == owner)
         });
         Ok(v1::ReleaseResponse {
             released: released.map(|allocation| allocation_to_wire(allocation)),

@@ -162,18 +162,10 @@ impl Clusters {
         };
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.0, command, id, validate_only).await?;
-        let changed = reply.changes.iter().find_map(|change| match change {
-            Change::Cluster(edit) => edit.after.clone(),
-            Change::Allocation(_)
-            | Change::Pool(_)
-            | Change::Advertisement(_)
-            | Change::Reservation(_)
-            | Change::Quota(_)
-            | Change::Unavailable(_)
-            | Change::Node(_)
-            | Change::Backends(_)
-            | Change::Placement(_) => None,
-        });
+        let changed = reply
+            .changes
+            .iter()
+            .find_map(|change| change.cluster()?.after.clone());
         let cluster = match changed {
             Some(_) => self.shown(&changed).await?,
             // It was so already.
@@ -208,21 +200,9 @@ impl Clusters {
         let command = Command::DeleteCluster { cluster };
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.0, command, id, validate_only).await?;
-        let released = reply.changes.iter().filter_map(|change| match change {
-            Change::Allocation(edit) if edit.after.is_none() => {
-                edit.before.as_deref().map(allocation_to_wire)
-            }
-            Change::Allocation(_)
-            | Change::Pool(_)
-            | Change::Advertisement(_)
-            | Change::Reservation(_)
-            | Change::Unavailable(_)
-            | Change::Cluster(_)
-            | Change::Quota(_)
-            | Change::Node(_)
-            | Change::Backends(_)
-            | Change::Placement(_) => None,
-        });
+        let released = reply.changes.iter().filter_map(Change::allocation);
+        let released = released.filter(|edit| edit.after.is_none());
+        let released = released.filter_map(|edit| edit.before.as_deref().map(allocation_to_wire));
         Ok(v1::DeleteClusterResponse {
             released: released.collect(),
             consequences: consequences::of(&reply, None),

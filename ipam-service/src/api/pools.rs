@@ -263,39 +263,20 @@ fn moved(changes: &[Change]) -> Vec<v1::Owner> {
         !before.addresses.is_empty()
             && after.is_none_or(|after| after.addresses != before.addresses)
     };
-    let owners = changes.iter().rev().filter_map(|change| match change {
-        Change::Allocation(edit) => edit
-            .before
+    let edits = changes.iter().rev().filter_map(Change::allocation);
+    let owners = edits.filter_map(|edit| {
+        edit.before
             .as_ref()
             .filter(|before| moves(before, edit.after.as_deref()))
-            .map(|before| owner_to_wire(&before.owner)),
-        Change::Pool(_)
-        | Change::Advertisement(_)
-        | Change::Cluster(_)
-        | Change::Reservation(_)
-        | Change::Quota(_)
-        | Change::Unavailable(_)
-        | Change::Node(_)
-        | Change::Backends(_)
-        | Change::Placement(_) => None,
+            .map(|before| owner_to_wire(&before.owner))
     });
     owners.take(MAX_MOVED).collect()
 }
 
 /// Pools as a command leaves them.
 fn changed(changes: &[Change]) -> BTreeMap<PoolKey, Arc<Pool>> {
-    let pools = changes.iter().filter_map(|change| match change {
-        Change::Pool(edit) => edit.after.clone(),
-        Change::Allocation(_)
-        | Change::Advertisement(_)
-        | Change::Cluster(_)
-        | Change::Reservation(_)
-        | Change::Quota(_)
-        | Change::Unavailable(_)
-        | Change::Node(_)
-        | Change::Backends(_)
-        | Change::Placement(_) => None,
-    });
+    let edits = changes.iter().filter_map(Change::pool);
+    let pools = edits.filter_map(|edit| edit.after.clone());
     pools.map(|pool| (pool.key.clone(), pool)).collect()
 }
 

@@ -244,21 +244,9 @@ impl Reservations {
         let command = Command::ClearUnavailable { space, address };
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.0, command, id, validate_only).await?;
-        let cleared = reply.changes.iter().filter_map(|change| match change {
-            Change::Unavailable(edit) if edit.after.is_none() => {
-                edit.before.as_deref().map(unavailable_to_wire)
-            }
-            Change::Unavailable(_)
-            | Change::Reservation(_)
-            | Change::Quota(_)
-            | Change::Allocation(_)
-            | Change::Pool(_)
-            | Change::Advertisement(_)
-            | Change::Cluster(_)
-            | Change::Node(_)
-            | Change::Backends(_)
-            | Change::Placement(_) => None,
-        });
+        let cleared = reply.changes.iter().filter_map(Change::unavailable);
+        let cleared = cleared.filter(|edit| edit.after.is_none());
+        let cleared = cleared.filter_map(|edit| edit.before.as_deref().map(unavailable_to_wire));
         Ok(v1::ClearUnavailableResponse {
             cleared: cleared.collect(),
         })

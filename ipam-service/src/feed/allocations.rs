@@ -5,7 +5,6 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::time::Duration;
 
 use pharos_process::Shutdown;
 use pharos_proto::v1;
@@ -15,22 +14,13 @@ use tokio::sync::broadcast;
 use tokio::time::{Interval, MissedTickBehavior};
 use tonic::Status;
 
+use super::{BOOKMARK, LIVE_BATCHES, PAGE};
 use crate::api::convert::allocation_to_wire;
 use crate::api::status;
 use crate::state::change::{Change, Edit};
 use crate::state::model::{Allocation, Revision};
 use crate::state::names::Name;
 use crate::store::{AllocationFilter, Batch, LogFilter, ReadError, Reader};
-
-/// Batches that the live feed keeps for watchers that are busy. A watcher further behind reads the
-/// log instead, so this bounds memory and nothing else.
-const LIVE_BATCHES: usize = 64;
-
-/// Rows that a watcher reads at once.
-const PAGE: u32 = 500;
-
-/// Watchers are promised a bookmark every 10 s.
-const BOOKMARK: Duration = Duration::from_secs(8);
 
 /// The live feed. Clones share it.
 #[derive(Debug, Clone)]

@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
 
 use bytes::Bytes;
 use pharos_proto::v1;
@@ -19,20 +18,11 @@ use tokio::time::Instant;
 use tonic::Status;
 
 use super::allocations::Source;
+use super::{BOOKMARK, LIVE_BATCHES, PAGE};
 use crate::api::convert_history::{LogContext, change_to_wire};
 use crate::api::status;
 use crate::state::model::{Revision, Timestamp};
 use crate::store::{Batch, LogFilter, Logged};
-
-/// Batches that the live feed keeps for watchers that are busy. A watcher further behind reads the
-/// log instead, so this bounds memory and nothing else.
-const LIVE_BATCHES: usize = 64;
-
-/// Rows that a watcher reads at once.
-const PAGE: u32 = 500;
-
-/// Watchers are promised a bookmark every 10 s.
-const BOOKMARK: Duration = Duration::from_secs(8);
 
 /// The live feed. Clones share it.
 #[derive(Debug, Clone)]

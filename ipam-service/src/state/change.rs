@@ -68,6 +68,51 @@ impl Change {
         }
     }
 
+    /// The edit, if it is about an allocation.
+    pub fn allocation(&self) -> Option<&Edit<Allocation>> {
+        if let Self::Allocation(edit) = self {
+            Some(edit)
+        } else {
+            None
+        }
+    }
+
+    /// The edit, if it is about a pool.
+    pub fn pool(&self) -> Option<&Edit<Pool>> {
+        if let Self::Pool(edit) = self {
+            Some(edit)
+        } else {
+            None
+        }
+    }
+
+    /// The edit, if it is about an advertisement.
+    pub fn advertisement(&self) -> Option<&Edit<Advertisement>> {
+        if let Self::Advertisement(edit) = self {
+            Some(edit)
+        } else {
+            None
+        }
+    }
+
+    /// The edit, if it is about a cluster.
+    pub fn cluster(&self) -> Option<&Edit<Cluster>> {
+        if let Self::Cluster(edit) = self {
+            Some(edit)
+        } else {
+            None
+        }
+    }
+
+    /// The edit, if it is about a reason that keeps an address.
+    pub fn unavailable(&self) -> Option<&Edit<Unavailable>> {
+        if let Self::Unavailable(edit) = self {
+            Some(edit)
+        } else {
+            None
+        }
+    }
+
     /// The change that takes this one back.
     pub fn inverse(&self) -> Self {
         match self {

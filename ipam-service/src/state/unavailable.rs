@@ -66,19 +66,9 @@ pub(super) fn follow(draft: &mut Draft<'_>) {
 /// Clusters that go in this decision. Their owners may not take an address back at once: whoever bears
 /// the names afterwards is another installation, with other nodes.
 fn clusters_that_go(draft: &Draft<'_>) -> BTreeSet<Name> {
-    let gone = draft.changes().iter().filter_map(|change| match change {
-        Change::Cluster(edit) => edit.after.is_none().then(|| edit.subject().name.clone()),
-        Change::Allocation(_)
-        | Change::Pool(_)
-        | Change::Advertisement(_)
-        | Change::Reservation(_)
-        | Change::Quota(_)
-        | Change::Unavailable(_)
-        | Change::Node(_)
-        | Change::Backends(_)
-        | Change::Placement(_) => None,
-    });
-    gone.collect()
+    let edits = draft.changes().iter().filter_map(Change::cluster);
+    let gone = edits.filter(|edit| edit.after.is_none());
+    gone.map(|edit| edit.subject().name.clone()).collect()
 }
 
 /// A reason is over. What drained may have to rest then.

@@ -1,6 +1,7 @@
 //! Watchers of a real database, driven step by step.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use super::*;
 use crate::feed::testing::{Book, owner};

@@ -1,5 +1,7 @@
 //! Watchers of a real database, driven step by step.
 
+use std::time::Duration;
+
 use proptest::prelude::*;
 
 use super::*;
