@@ -401,7 +401,9 @@ impl Stage {
         })
     }
 
-    /// The events of a Service as (type, reason, component, message).
+    /// The events of a Service as (type, reason, component, message), but for those that
+    /// kube-apiserver writes about its own ClusterIPs: its repair loop sees a Service that is being
+    /// created as `ClusterIPNotAllocated`, now and then.
     pub fn events(
         &self,
         cluster: &str,
@@ -411,7 +413,11 @@ impl Stage {
         let fields = ListParams::default().fields(&format!("involvedObject.name={name}"));
         let list = self.runtime.block_on(api.list(&fields))?;
         let text = |text: Option<String>| text.unwrap_or_default();
-        let events = list.items.into_iter().map(|event| {
+        let of_apiserver = |event: &Event| {
+            event.reporting_component.as_deref() == Some("ipallocator-repair-controller")
+        };
+        let ours = list.items.into_iter().filter(|event| !of_apiserver(event));
+        let events = ours.map(|event| {
             let component = event.source.and_then(|source| source.component);
             (
                 text(event.type_),
