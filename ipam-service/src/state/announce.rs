@@ -24,6 +24,7 @@ mod policy;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use self::group::Component;
 pub use self::nodes::Member;
 use self::nodes::Nodes;
 use self::policy::{Memory, Offer};
@@ -123,6 +124,13 @@ pub struct Refresh {
 #[derive(Debug, Default)]
 pub struct Announcements {
     clusters: BTreeMap<Name, ClusterAssignments>,
+}
+
+/// Whether nodes were told at any time to announce an address that is held: the list of its group
+/// is stored, and stays when the group has no candidate any more.
+pub(super) fn was_announced(state: &State, key: &AssignmentKey) -> bool {
+    let component = Component::of(state, key);
+    component.is_some_and(|component| state.placement(component.id()).is_some())
 }
 
 /// The assignments of one cluster.
@@ -294,6 +302,20 @@ fn dirt_of<'a>(dirt: &'a mut BTreeMap<Name, Dirt>, cluster: &Name) -> &'a mut Di
 impl Dirt {
     fn note_allocation(&mut self, allocation: &Allocation) {
         self.addresses.extend(keys_of(allocation));
+    }
+
+    /// The list of an allocation that may have named the group of one of these addresses until now.
+    fn former_list<'a>(
+        &self,
+        state: &'a State,
+        component: &Component,
+    ) -> Option<&'a Arc<Placement>> {
+        let shares = |held: &[AssignmentKey]| {
+            let mut held = held.iter();
+            held.any(|key| component.addresses.contains(key))
+        };
+        let former = self.former.iter().filter(|(_, held)| shares(held));
+        former.into_iter().find_map(|(id, _)| state.placement(*id))
     }
 
     fn note_former(&mut self, allocation: &Allocation) {

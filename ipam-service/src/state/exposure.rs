@@ -130,19 +130,17 @@ impl Exposure {
         missing.cloned().collect()
     }
 
-    /// Nodes that may answer for an address. `limit`: how long a node that is away counts. `known`:
-    /// the nodes of the cluster; those that have not been heard of since the server began may
-    /// remember what was before.
-    pub(super) fn exposed<'a>(
+    /// Nodes that may answer for an address, as far as this run of the server knows. `limit`: how
+    /// long a node that is away counts.
+    pub(super) fn exposed(
         &self,
         cluster: &Name,
         key: &AssignmentKey,
         now: Moment,
         limit: Duration,
-        known: impl Iterator<Item = &'a Name>,
-    ) -> Vec<Name> {
+    ) -> BTreeSet<Name> {
         let Some(cluster) = self.clusters.get(cluster) else {
-            return Vec::new();
+            return BTreeSet::new();
         };
         let mut nodes = BTreeSet::new();
         if let Some(set) = cluster.announced.get(key) {
@@ -155,11 +153,13 @@ impl Exposure {
                 nodes.insert(node.clone());
             }
         }
-        if !nodes.is_empty() && now.0 < limit {
-            let silent = known.filter(|node| !cluster.acknowledged.contains_key(*node));
-            nodes.extend(silent.cloned());
-        }
-        nodes.into_iter().collect()
+        nodes
+    }
+
+    /// Whether a node has acknowledged anything in this run of the server.
+    pub(super) fn has_been_heard_of(&self, cluster: &Name, node: &Name) -> bool {
+        let cluster = self.clusters.get(cluster);
+        cluster.is_some_and(|cluster| cluster.acknowledged.contains_key(node))
     }
 
     /// Forgets former candidates that nobody waits for any more.

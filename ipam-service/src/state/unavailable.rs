@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::State;
 use super::address::Address;
-use super::announce::{AssignmentKey, NodeSet};
+use super::announce::{self, AssignmentKey, NodeSet};
 use super::change::{Change, Edit};
 use super::command::{Command, End};
 use super::draft::Draft;
@@ -265,13 +265,20 @@ impl State {
         }
     }
 
-    /// Nodes that may answer for an address that a cluster gives back.
-    fn exposed(&self, cluster: &Name, key: &AssignmentKey, limit: Duration) -> Vec<Name> {
-        let known = self.nodes_of(cluster);
-        let known = known.filter(|node| node.announcer.is_some());
-        let known = known.map(|node| &node.key.node);
-        self.exposure
-            .exposed(cluster, key, self.moment, limit, known)
+    /// Nodes that may answer for an address that a cluster gives back. One that has not been heard
+    /// of since the server began may go on with what it was told before; so it counts for as long as
+    /// a node that is away, whether or not the address still has a candidate.
+    fn exposed(&self, cluster: &Name, key: &AssignmentKey, limit: Duration) -> BTreeSet<Name> {
+        let now = self.moment;
+        let mut nodes = self.exposure.exposed(cluster, key, now, limit);
+        if now.0 < limit && (!nodes.is_empty() || announce::was_announced(self, key)) {
+            let known = self.nodes_of(cluster);
+            let known = known.filter(|node| node.announcer.is_some());
+            let known = known.map(|node| &node.key.node);
+            let silent = known.filter(|node| !self.exposure.has_been_heard_of(cluster, node));
+            nodes.extend(silent.cloned());
+        }
+        nodes
     }
 }
 

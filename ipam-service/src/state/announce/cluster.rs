@@ -195,13 +195,9 @@ impl ClusterAssignments {
         work: &Work,
         id: AllocationId,
     ) -> Vec<NodeNo> {
-        let stored = state.placement(id).or_else(|| {
-            let component = work.components.get(&id)?;
-            dirt.former
-                .iter()
-                .filter(|(_, held)| held.iter().any(|key| component.addresses.contains(key)))
-                .find_map(|(former, _)| state.placement(*former))
-        });
+        let stored = state
+            .placement(id)
+            .or_else(|| dirt.former_list(state, work.components.get(&id)?));
         let names = stored.map(|placement| placement.nodes.clone());
         let names = names.unwrap_or_default();
         names.iter().map(|name| self.nodes.number(name)).collect()
@@ -347,6 +343,25 @@ fn placement_changes(
             && let Some(placement) = state.placement(id)
         {
             changes.push(remove_placement(placement));
+        }
+    }
+    // A list says too that somebody was told to announce the addresses: it goes on also while nobody
+    // is.
+    for (id, component) in &work.components {
+        if !lists.contains_key(id)
+            && state.placement(*id).is_none()
+            && let Some(list) = component
+                .younger()
+                .find_map(|joined| state.placement(joined))
+                .or_else(|| dirt.former_list(state, component))
+        {
+            changes.push(Change::Placement(Edit {
+                before: None,
+                after: Some(Arc::new(Placement {
+                    group: *id,
+                    ..Placement::clone(list)
+                })),
+            }));
         }
     }
     for (id, list) in lists {

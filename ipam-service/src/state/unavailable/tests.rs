@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use crate::state::announce::{Assignment, ClusterDelta};
-use crate::state::command::InUse;
+use crate::state::command::{Fact, InUse};
 use crate::state::model::*;
 use crate::state::refusal::Reason;
 use crate::state::testing::*;
@@ -14,6 +14,13 @@ fn resting(key: &str, ranges: &[&str], seconds: u64) -> Pool {
     Pool {
         reuse_delay: Duration::from_secs(seconds),
         ..pool(key, ranges)
+    }
+}
+
+fn node_key(node: &str) -> NodeKey {
+    NodeKey {
+        cluster: name("east"),
+        node: name(node),
     }
 }
 
@@ -54,11 +61,7 @@ impl Book {
     }
 
     fn acknowledge(&mut self, node: &str, position: u64) {
-        let key = NodeKey {
-            cluster: name("east"),
-            node: name(node),
-        };
-        self.state.acknowledged([(key, position)]);
+        self.state.acknowledged([(node_key(node), position)]);
         self.settle(&mut Vec::new());
         assert_sound(&self.state);
     }
@@ -382,6 +385,64 @@ fn after_a_restart_a_delay_counts_in_full_and_a_node_that_has_synced_has_acknowl
     book.acknowledge("n1", 3);
     assert_eq!(book.why("10.0.0.0"), []);
     book.pass(Duration::from_secs(1));
+    assert_eq!(book.why("192.0.2.0"), []);
+}
+
+/// A held address of which a node was told long ago, in a server that has just begun.
+fn restarted_with_a_cut_off_node(told: bool) -> Book {
+    let mut book = Book::with_pools(&[pool("p", &["192.0.2.0/32"])]);
+    book.take("east/x/a", claim());
+    let nodes = ["n1", "n2"].map(|node| Fact::Announcer {
+        key: node_key(node),
+        announcer: Announcer {
+            labels: Labels::new(),
+            member_endpoint: String::new(),
+        },
+    });
+    book.run(Command::Facts {
+        cluster: name("east"),
+        facts: nodes.into(),
+    })
+    .expect("known");
+    if told {
+        let placement = Placement {
+            group: book.get("east/x/a").id,
+            cluster: name("east"),
+            nodes: vec![name("n1")],
+        };
+        book.state.apply(&Change::Placement(Edit {
+            before: None,
+            after: Some(Arc::new(placement)),
+        }));
+    }
+    book.state = State::restore(book.state.revision(), rows(&book.state));
+    book.announce(&[], 1);
+    book
+}
+
+#[test]
+fn after_a_restart_a_cut_off_node_is_waited_for_although_the_address_has_no_candidate() {
+    let mut book = restarted_with_a_cut_off_node(true);
+    book.acknowledge("n2", 1);
+    book.give_back("east/x/a");
+    assert_eq!(book.why("192.0.2.0"), [UnavailableReason::Draining]);
+    book.queue("west/x/b", claim());
+    book.announce(&[], 2);
+    book.acknowledge("n2", 2);
+    assert_eq!(book.held("west/x/b"), "(ADDRESS_DRAINING)");
+    book.acknowledge("n1", 2);
+    assert_eq!(book.held("west/x/b"), "192.0.2.0");
+}
+
+#[test]
+fn after_a_restart_nobody_is_waited_for_who_was_never_told_or_is_away_for_too_long() {
+    let mut book = restarted_with_a_cut_off_node(false);
+    book.give_back("east/x/a");
+    assert_eq!(book.why("192.0.2.0"), []);
+
+    let mut book = restarted_with_a_cut_off_node(true);
+    book.pass(6 * MINUTE);
+    book.give_back("east/x/a");
     assert_eq!(book.why("192.0.2.0"), []);
 }
 

@@ -1,6 +1,7 @@
 use super::*;
 
 const A1: &str = "192.0.2.1";
+const A2: &str = "192.0.2.2";
 const V6: &str = "2001:db8::1";
 
 #[test]
@@ -73,6 +74,29 @@ fn the_list_survives_a_change_of_group_even_while_nothing_is_announced() {
     let served = world.backends_edit("east", "dns", Some(EntryNodes::Any));
     world.batch(vec![released, served]);
     assert_eq!(world.list("east", A1), before);
+}
+
+#[test]
+fn a_list_is_handed_on_also_to_a_group_that_nobody_announces() {
+    let mut world = World::east(&["a", "b", "c", "d", "e"]);
+    world.hold("east", "web", held(&[A1]).reported());
+    world.hold("east", "dns", held(&[A1]).reported());
+    world.serve_anywhere("east", "web");
+    let before = owned(world.list("east", A1));
+    world.serve("east", "web", &[]);
+    world.release("east", "web");
+    let kept = world.state.placement(world.id("east", "dns"));
+    assert!(kept.is_some(), "nodes were told to announce the address");
+    world.serve_anywhere("east", "dns");
+    assert_eq!(world.list("east", A1), before);
+    // Also when the older group, which goes on, was never announced.
+    world.serve("east", "dns", &[]);
+    world.hold("east", "old", held(&[V6]).reported());
+    world.hold("east", "new", held(&[A2]).reported());
+    world.serve_anywhere("east", "new");
+    world.serve("east", "new", &[]);
+    world.hold("east", "both", held(&[V6, A2]).reported());
+    assert!(world.state.placement(world.id("east", "old")).is_some());
 }
 
 #[test]
