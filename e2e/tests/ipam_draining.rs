@@ -6,7 +6,10 @@
 //! 3. After `kill -9` a node that has synced without the address has acknowledged it.
 //! 4. A node that is away is waited for no longer than the pool says; that is counted and recorded.
 //! 5. A pool's reuse delay holds an address back, and ends by itself.
-//! 6. A conflict that a node reports keeps the address from its next owner, until an operator
+//! 6. When a cluster is deleted its nodes acknowledge on the streams that they have; a node of its
+//!    name in a later installation acknowledges nothing for them.
+//! 7. After a restart a cut-off node is waited for although its address has no candidate left.
+//! 8. A conflict that a node reports keeps the address from its next owner, until an operator
 //!    clears it.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -189,6 +192,26 @@ async fn granted(ipam: &Ipam, owner: &str) {
         .expect("it comes free in time");
 }
 
+/// An adapter says that this node may not announce.
+async fn report_unavailable(ipam: &Ipam, node: &str) {
+    use v1::sync_facts_request::{Fact, Hello};
+    let hello = Hello {
+        cluster: "east".to_owned(),
+        ..Hello::default()
+    };
+    let fact = v1::NodeFact {
+        name: node.to_owned(),
+        unavailable_reason: "NetworkUnavailable".to_owned(),
+        ..v1::NodeFact::default()
+    };
+    let facts = [Fact::Hello(hello), Fact::Node(fact)];
+    let facts = facts.map(|fact| v1::SyncFactsRequest { fact: Some(fact) });
+    let channel = ipam.channel().unwrap();
+    let mut client = v1::advertisement_service_client::AdvertisementServiceClient::new(channel);
+    let answer = client.sync_facts(tokio_stream::iter(facts)).await;
+    answer.unwrap();
+}
+
 async fn unavailable(ipam: &Ipam) -> Vec<v1::Unavailable> {
     let request = v1::ListUnavailableRequest::default();
     let mut client = ipam.reservations().unwrap();
@@ -261,6 +284,58 @@ async fn after_kill_9_a_node_that_has_synced_without_the_address_has_acknowledge
     ipam.terminate().unwrap();
     let (code, log) = ipam.run(&["check"]).unwrap();
     assert_eq!(code, Some(0), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_nodes_of_a_deleted_cluster_acknowledge_and_not_their_namesakes() {
+    let ipam = start(0, 300).await;
+    let mut old = Node::connect(&ipam, "a").await;
+    take(&ipam, "east/x/web").await.unwrap();
+    old.read_until(ADDRESS, true).await;
+    old.acknowledge().await;
+    let request = v1::DeleteClusterRequest {
+        name: "east".to_owned(),
+        ..v1::DeleteClusterRequest::default()
+    };
+    let channel = ipam.channel().unwrap();
+    let mut clusters = v1::cluster_service_client::ClusterServiceClient::new(channel);
+    clusters.delete_cluster(request).await.unwrap();
+    queue(&ipam, "west/x/web").await;
+    old.read_until(ADDRESS, false).await;
+
+    let namesake = Node::connect(&ipam, "a").await;
+    assert_eq!(namesake.assigned, [""; 0]);
+    namesake.acknowledge().await;
+    // A call of the same connection is answered after that.
+    assert_eq!(unavailable(&ipam).await[0].awaited_nodes, ["a"]);
+    assert!(!holds(&ipam, "west/x/web").await);
+
+    old.acknowledge().await;
+    granted(&ipam, "west/x/web").await;
+    let ended = tokio::time::timeout(SOON, old.updates.message()).await;
+    let ended = ended.expect("in time").expect_err("the stream ends");
+    assert_eq!(ended.code(), Code::Unavailable, "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_kill_9_a_cut_off_node_is_waited_for_although_nobody_is_a_candidate() {
+    let mut ipam = start(0, 300).await;
+    let mut a = Node::connect(&ipam, "a").await;
+    take(&ipam, "east/x/web").await.unwrap();
+    a.read_until(ADDRESS, true).await;
+    a.acknowledge().await;
+    drop(a);
+    // The cluster sees that the node is cut off; the node goes on answering.
+    report_unavailable(&ipam, "a").await;
+    ipam.restart().unwrap();
+    give_back(&ipam, "east/x/web").await;
+    queue(&ipam, "west/x/web").await;
+    assert!(!holds(&ipam, "west/x/web").await);
+    assert_eq!(unavailable(&ipam).await[0].awaited_nodes, ["a"]);
+    let back = Node::connect(&ipam, "a").await;
+    assert_eq!(back.assigned, [""; 0]);
+    back.acknowledge().await;
+    granted(&ipam, "west/x/web").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -29,6 +29,10 @@ use crate::state::command::{Command, Fact};
 /// How long a new stream may take to say who it is; then its place is free again.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
 
+/// How long an announcer may take to acknowledge the end of its cluster: it has to write to its disk
+/// first. Afterwards the addresses wait for it as for a node that is away.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// The service. Clones share it.
 #[derive(Debug, Clone)]
 pub struct AnnouncerApi {
@@ -165,20 +169,44 @@ impl Connection {
                         return Step::Gone;
                     }
                 },
-                frame = self.subscription.next() => return match frame {
-                    Ok(frame) => Step::Frame(frame),
-                    Err(end) => Step::Refuse(status::unavailable(reason_of(end), end.to_string())),
+                frame = self.subscription.next() => match frame {
+                    Ok(frame) => return Step::Frame(frame),
+                    Err(end) => {
+                        if end == Ended::ClusterDeleted {
+                            let last = self.hear_to_the_end();
+                            let _in_time = tokio::time::timeout(LAST_WORDS, last).await;
+                        }
+                        let reason = reason_of(end);
+                        return Step::Refuse(status::unavailable(reason, end.to_string()));
+                    }
                 },
             }
         }
     }
 
-    async fn take_in(&self, report: &v1::AnnouncerReport) -> Result<(), Status> {
+    /// Waits until the announcer has acknowledged that all of the cluster is gone, or says no more.
+    /// What it says on a later stream counts for whoever bears the cluster's name then.
+    async fn hear_to_the_end(&mut self) {
+        let shutdown = self.shutdown.clone();
+        while !self.subscription.is_acknowledged_to_the_end() {
+            tokio::select! {
+                () = shutdown.stopping() => return,
+                report = next_report(&mut self.reports) => match report {
+                    Ok(Some(report)) => if self.take_in(&report).await.is_err() {
+                        return;
+                    },
+                    Ok(None) | Err(_) => return,
+                },
+            }
+        }
+    }
+
+    async fn take_in(&mut self, report: &v1::AnnouncerReport) -> Result<(), Status> {
         match &report.report {
             Some(Report::AppliedPosition(position)) => {
                 self.place.applied(*position);
-                let assignments = &self.api.feeds.assignments;
-                assignments.acknowledge(self.place.node(), *position);
+                let node = self.place.node();
+                self.subscription.acknowledge(node, *position);
                 Ok(())
             }
             Some(Report::Conflict(conflict)) => self.report_conflict(conflict).await,

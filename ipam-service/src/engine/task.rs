@@ -14,12 +14,12 @@ use super::renew::Stopped;
 use super::seen::LastSeen;
 use super::{CommandRequest, Engine, EngineMetrics, QUEUE, Reply, Request, SubmitError};
 use crate::feed::Feeds;
-use crate::state::State;
 use crate::state::announce::{Announcements, ClusterDelta};
 use crate::state::change::Change;
 use crate::state::intern::Interner;
 use crate::state::model::{Moment, Timestamp};
 use crate::state::names::Name;
+use crate::state::{Published, State, StreamPlace};
 use crate::store::{Batch, CommitError, Writer};
 
 /// Requests that share a transaction. At 30 us each this keeps a batch below 10 ms, and with it
@@ -62,9 +62,11 @@ pub fn start(mut parts: EngineParts) -> (Engine, EngineTask) {
     let (sender, queue) = mpsc::channel(QUEUE);
     parts.metrics.loaded(&parts.state);
     let assignments = &parts.feeds.assignments;
-    let position = |cluster: &Name| assignments.position(cluster);
-    let everything = parts.announcements.everything();
-    parts.state.published(&everything, &position);
+    parts.state.published(Published {
+        deltas: &parts.announcements.everything(),
+        ended: &BTreeMap::new(),
+        place: &|cluster| assignments.place(cluster),
+    });
     let task = EngineTask {
         clock: LogClock::after(parts.last_time),
         begun: Instant::now(),
@@ -321,7 +323,7 @@ impl EngineTask {
         batch.seen = self.seen.due();
         if batch.is_empty() {
             answer(decided);
-            self.published(&BTreeMap::new());
+            self.published(&BTreeMap::new(), &BTreeMap::new());
             return Ok(());
         }
         let started = Instant::now();
@@ -344,16 +346,23 @@ impl EngineTask {
         let feeds = &self.parts.feeds;
         feeds.allocations.publish(batch);
         feeds.changes.publish(batch);
-        feeds.assignments.publish(deltas);
-        self.published(deltas);
+        let ended = feeds.assignments.publish(deltas);
+        self.published(deltas, &ended);
     }
 
     /// The announcers have been sent what was committed.
-    fn published(&mut self, deltas: &BTreeMap<Name, ClusterDelta>) {
+    fn published(
+        &mut self,
+        deltas: &BTreeMap<Name, ClusterDelta>,
+        ended: &BTreeMap<Name, StreamPlace>,
+    ) {
         let parts = &mut self.parts;
         let assignments = &parts.feeds.assignments;
-        let position = |cluster: &Name| assignments.position(cluster);
-        parts.state.published(deltas, &position);
+        parts.state.published(Published {
+            deltas,
+            ended,
+            place: &|cluster| assignments.place(cluster),
+        });
         self.more_follow_ups |= parts.state.has_ended();
     }
 

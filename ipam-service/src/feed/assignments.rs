@@ -11,7 +11,7 @@ mod frames;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use pharos_proto::digest::Digests;
@@ -23,6 +23,7 @@ use self::book::Book;
 use crate::state::announce::{ClusterDelta, Deleted};
 use crate::state::model::NodeKey;
 use crate::state::names::Name;
+use crate::state::{Acknowledged, StreamPlace};
 
 /// An encoded `AssignmentUpdate` as it goes over a gRPC stream: [`PREFIX`] bytes, then the message.
 pub type Frame = Bytes;
@@ -50,8 +51,10 @@ struct Shared {
     /// Greatest position of a cluster that was deleted: whoever uses its name again goes on from
     /// there, so that no position means two things.
     floor: AtomicU64,
-    /// What announcers have acknowledged since it was last taken.
-    acks: Mutex<BTreeMap<NodeKey, u64>>,
+    /// How many streams there have been.
+    streams: AtomicU64,
+    /// What announcers have acknowledged since it was last taken, by node and stream.
+    acks: Mutex<BTreeMap<(NodeKey, u64), u64>>,
     acknowledged: Notify,
 }
 
@@ -61,6 +64,10 @@ struct Channel {
     book: Book,
     live: broadcast::Sender<Frame>,
     deleted: CancellationToken,
+    /// Another one after each deletion.
+    stream: u64,
+    /// Position at which the present stream ends, once it has; shared with its subscribers.
+    end: Arc<OnceLock<u64>>,
 }
 
 /// Why a subscription ended.
@@ -72,11 +79,17 @@ pub enum Ended {
     ClusterDeleted,
 }
 
-/// What one announcer still has to be sent.
+/// What one announcer still has to be sent, and how far it has come.
 #[derive(Debug)]
 pub struct Subscription {
     snapshot: VecDeque<Frame>,
     live: broadcast::Receiver<Frame>,
+    shared: Arc<Shared>,
+    channel: Arc<Mutex<Channel>>,
+    stream: u64,
+    end: Arc<OnceLock<u64>>,
+    /// Greatest position that counted.
+    acknowledged: u64,
 }
 
 impl AssignmentFeed {
@@ -87,6 +100,7 @@ impl AssignmentFeed {
                 store_id,
                 clusters: Mutex::default(),
                 floor: AtomicU64::new(0),
+                streams: AtomicU64::new(0),
                 acks: Mutex::default(),
                 acknowledged: Notify::new(),
             }),
@@ -95,8 +109,10 @@ impl AssignmentFeed {
         feed
     }
 
-    /// Takes in committed changes and hands them to the subscribers.
-    pub fn publish(&self, deltas: &BTreeMap<Name, ClusterDelta>) {
+    /// Takes in committed changes and hands them to the subscribers. Says how far the streams were
+    /// that ended by it.
+    pub fn publish(&self, deltas: &BTreeMap<Name, ClusterDelta>) -> BTreeMap<Name, StreamPlace> {
+        let mut ended = BTreeMap::new();
         for (cluster, delta) in deltas {
             let channel = self.channel(cluster);
             let mut channel = lock(&channel);
@@ -115,18 +131,26 @@ impl AssignmentFeed {
                 }
                 Deleted::MadeAgain => {}
             }
-            channel.end();
+            ended.insert(cluster.clone(), channel.place());
+            channel.end(self.shared.next_stream());
         }
+        ended
     }
 
     /// Everything in which the cluster's assignments differ from what the subscriber has, and every
     /// change from now on.
     pub fn subscribe(&self, cluster: &Name, digests: &Digests) -> Subscription {
-        let channel = self.channel(cluster);
-        let mut channel = lock(&channel);
+        let shared = Arc::clone(&self.shared);
+        let of_cluster = self.channel(cluster);
+        let mut channel = lock(&of_cluster);
         Subscription {
             snapshot: channel.book.snapshot(digests).into(),
             live: channel.live.subscribe(),
+            shared,
+            stream: channel.stream,
+            end: Arc::clone(&channel.end),
+            acknowledged: 0,
+            channel: Arc::clone(&of_cluster),
         }
     }
 
@@ -136,33 +160,21 @@ impl AssignmentFeed {
         lock(&channel).deleted.clone()
     }
 
-    /// How far the stream of a cluster is.
-    pub fn position(&self, cluster: &Name) -> u64 {
-        let channel = lock(&self.shared.clusters).get(cluster).cloned();
-        match channel {
-            Some(channel) => lock(&channel).book.position(),
-            None => self.shared.floor.load(Ordering::Relaxed),
-        }
+    /// How far the stream of a cluster is, if it has one.
+    pub fn place(&self, cluster: &Name) -> Option<StreamPlace> {
+        let channel = lock(&self.shared.clusters).get(cluster).cloned()?;
+        let place = lock(&channel).place();
+        Some(place)
     }
 
-    /// An announcer has applied the stream of its cluster up to here. As long as nothing may be
-    /// removed for the stream's sake, that says nothing about what it no longer answers for.
-    pub fn acknowledge(&self, node: &NodeKey, position: u64) {
-        let channel = lock(&self.shared.clusters).get(&node.cluster).cloned();
-        let counts = channel.is_some_and(|channel| lock(&channel).book.may_acknowledge(position));
-        if counts {
-            let mut acks = lock(&self.shared.acks);
-            // Streams of one node may overlap for a moment, and the older one is behind.
-            let known = acks.entry(node.clone()).or_default();
-            *known = position.max(*known);
-            drop(acks);
-            self.shared.acknowledged.notify_one();
-        }
-    }
-
-    /// What was acknowledged since the last call; at most one position for each node.
-    pub fn take_acknowledged(&self) -> BTreeMap<NodeKey, u64> {
-        std::mem::take(&mut *lock(&self.shared.acks))
+    /// What was acknowledged since the last call; at most one position for each node and stream.
+    pub fn take_acknowledged(&self) -> Vec<Acknowledged> {
+        let acks = std::mem::take(&mut *lock(&self.shared.acks)).into_iter();
+        acks.map(|((node, stream), position)| Acknowledged {
+            node,
+            place: StreamPlace { stream, position },
+        })
+        .collect()
     }
 
     /// Waits until there is something to take. Cancel safe.
@@ -185,24 +197,42 @@ impl AssignmentFeed {
         let channel = clusters.entry(cluster.clone()).or_insert_with(|| {
             let mut book = Book::new(self.shared.store_id.clone(), cluster);
             book.start_at(self.shared.floor.load(Ordering::Relaxed));
-            Arc::new(Mutex::new(Channel::new(book)))
+            Arc::new(Mutex::new(Channel::new(book, self.shared.next_stream())))
         });
         Arc::clone(channel)
     }
 }
 
+impl Shared {
+    fn next_stream(&self) -> u64 {
+        self.streams.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
 impl Channel {
-    fn new(book: Book) -> Self {
+    fn new(book: Book, stream: u64) -> Self {
         Self {
             book,
             live: broadcast::Sender::new(LIVE_FRAMES),
             deleted: CancellationToken::new(),
+            stream,
+            end: Arc::default(),
+        }
+    }
+
+    fn place(&self) -> StreamPlace {
+        StreamPlace {
+            stream: self.stream,
+            position: self.book.position(),
         }
     }
 
     /// Ends all subscriptions, once they are read to the end, and whoever else rests on what was
     /// said of the cluster.
-    fn end(&mut self) {
+    fn end(&mut self, next: u64) {
+        let _first_time = self.end.set(self.book.position());
+        self.end = Arc::default();
+        self.stream = next;
         self.live = broadcast::Sender::new(LIVE_FRAMES);
         std::mem::take(&mut self.deleted).cancel();
     }
@@ -218,6 +248,28 @@ impl Subscription {
             broadcast::error::RecvError::Lagged(_) => Ended::FellBehind,
             broadcast::error::RecvError::Closed => Ended::ClusterDeleted,
         })
+    }
+
+    /// The subscriber, an announcer of this node, has applied the stream up to here. As long as
+    /// nothing may be removed for the stream's sake, that says nothing about what it no longer
+    /// answers for. What it has said before is no news, and wakes nobody.
+    pub fn acknowledge(&mut self, node: &NodeKey, position: u64) {
+        if position <= self.acknowledged || !lock(&self.channel).book.may_acknowledge(position) {
+            return;
+        }
+        self.acknowledged = position;
+        let mut acks = lock(&self.shared.acks);
+        // Subscriptions of one node may overlap for a moment, and the older one is behind.
+        let known = acks.entry((node.clone(), self.stream)).or_default();
+        *known = position.max(*known);
+        drop(acks);
+        self.shared.acknowledged.notify_one();
+    }
+
+    /// Whether the stream has ended and the subscriber has acknowledged all of it.
+    pub fn is_acknowledged_to_the_end(&self) -> bool {
+        let end = self.end.get();
+        end.is_some_and(|end| self.acknowledged >= *end)
     }
 }
 

@@ -6,6 +6,7 @@ use super::draft::Draft;
 use super::model::{Cluster, Inventory};
 use super::names::Name;
 use super::refusal::Rejection;
+use super::unavailable;
 
 /// A command of this cluster arrived: registers a cluster that is not known yet, and holds the
 /// command against the fences seen before. A `fence` of 0 was not given.
@@ -137,6 +138,7 @@ pub(super) fn delete(draft: &mut Draft<'_>, name: &Name) -> Result<(), Rejection
     for backends in state.backends_of(name) {
         draft.backends(Some(backends), None);
     }
+    unavailable::disown(draft, name);
     draft.drop_cluster(cluster);
     Ok(())
 }

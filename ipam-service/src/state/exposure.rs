@@ -2,40 +2,79 @@
 //! were candidates and have not acknowledged yet that they no longer are.
 //!
 //! Derived from what was published to the announcers and from what they acknowledged; no part of
-//! the store. Positions are those of a cluster's assignment stream in this run of the server.
+//! the store. Positions are those of a cluster's assignment stream in this run of the server. When a
+//! cluster is deleted its stream ends, and whoever bears its name afterwards has another one: an
+//! acknowledgement counts for the stream that it came on, and for no other.
+//!
+//! | room | its one matter |
+//! |---|---|
+//! | `waits` | what waits until every node of a set has acknowledged |
+//! | `former` | who was a candidate of an address |
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod former;
+mod waits;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use self::former::{Differences, Former, Left};
+use self::waits::{Acks, Waits};
 use super::announce::{AssignmentKey, ClusterDelta, NodeSet};
 use super::model::{Moment, NodeKey, Unavailable, UnavailableKey};
 use super::names::Name;
 
-/// How long a node that was a candidate is remembered without an acknowledgement: the longest
-/// `reuse_unacknowledged` of a pool.
-const REMEMBERED: Duration = Duration::from_secs(3600);
+/// How often it is looked whether former candidates can be forgotten.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
+
+/// Where a cluster's stream is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamPlace {
+    /// Which one of those that the name had in this run of the server.
+    pub stream: u64,
+    pub position: u64,
+}
+
+/// A node has applied its stream up to here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Acknowledged {
+    pub node: NodeKey,
+    pub place: StreamPlace,
+}
+
+/// What was published to the announcers.
+pub struct Published<'a> {
+    pub deltas: &'a BTreeMap<Name, ClusterDelta>,
+    /// How far the streams were that ended, because their cluster was deleted.
+    pub ended: &'a BTreeMap<Name, StreamPlace>,
+    /// How far the stream of a cluster is since, if it has one.
+    pub place: &'a dyn Fn(&Name) -> Option<StreamPlace>,
+}
 
 /// Who may be answering, by cluster.
 #[derive(Debug, Default)]
 pub(super) struct Exposure {
     clusters: BTreeMap<Name, ClusterExposure>,
-    /// Former candidates by the time since which they are.
-    aging: VecDeque<(Moment, Name, AssignmentKey)>,
+    /// Streams that have ended, and for which something drains.
+    ended: BTreeMap<(Name, u64), Draining>,
     /// Rows that drain and whose end of the stream is not known yet.
     unpublished: BTreeSet<UnavailableKey>,
     /// Where each row that drains is filed.
     filed: BTreeMap<UnavailableKey, Filed>,
     /// Rows for which everybody has acknowledged.
     drained: BTreeSet<UnavailableKey>,
+    forgotten_at: Moment,
 }
 
 #[derive(Debug)]
 struct Filed {
     cluster: Name,
     set: Arc<NodeSet>,
-    /// Of the stream: from here on the address is not in it.
-    position: Option<u64>,
+    /// The cluster went with the address: its nodes follow its last stream, if any.
+    orphan: bool,
+    /// From here on the address is not in the stream. `None`: not published yet, or of a stream
+    /// that ended before this run of the server, which nobody can acknowledge any more.
+    place: Option<StreamPlace>,
 }
 
 #[derive(Debug, Default)]
@@ -43,60 +82,126 @@ struct ClusterExposure {
     sets: BTreeMap<u64, Arc<NodeSet>>,
     /// Candidates as they were last published.
     announced: BTreeMap<AssignmentKey, Arc<NodeSet>>,
-    /// Since which position, and when, they are none.
-    former: BTreeMap<AssignmentKey, BTreeMap<Name, (u64, Moment)>>,
-    /// Greatest position that each node has applied.
-    acknowledged: BTreeMap<Name, u64>,
-    /// Rows that drain, by the nodes that they wait for.
-    groups: BTreeMap<u64, DrainGroup>,
+    former: Former,
+    stream: u64,
+    draining: Draining,
 }
 
-#[derive(Debug)]
-struct DrainGroup {
-    set: Arc<NodeSet>,
-    rows: BTreeSet<(u64, UnavailableKey)>,
+/// What drains for one stream, and who has acknowledged it how far.
+#[derive(Debug, Default)]
+struct Draining {
+    acks: Acks,
+    rows: Waits<UnavailableKey>,
+}
+
+/// Nodes that may answer for an address, by what makes them do so.
+#[derive(Debug, Default)]
+pub(super) struct Exposed<'a> {
+    pub(super) announced: Option<&'a Arc<NodeSet>>,
+    former: Vec<&'a Left>,
+}
+
+impl Exposed<'_> {
+    /// Whether there are no others than the candidates.
+    pub(super) fn is_as_announced(&self) -> bool {
+        self.former.is_empty()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.announced.is_none() && self.former.is_empty()
+    }
+
+    /// Equal for addresses of a cluster that the same nodes may answer for.
+    pub(super) fn fingerprint(&self) -> Vec<(u64, u64)> {
+        let announced = self.announced.iter().map(|set| (set.id, 0));
+        let former = self.former.iter();
+        announced
+            .chain(former.map(|left| (left.set.id, left.position)))
+            .collect()
+    }
 }
 
 impl Exposure {
-    /// What was published to the announcers; `position` tells how far a cluster's stream is then.
-    pub(super) fn published(
-        &mut self,
-        deltas: &BTreeMap<Name, ClusterDelta>,
-        position: &dyn Fn(&Name) -> u64,
-        now: Moment,
-    ) {
+    /// What was committed has been published.
+    pub(super) fn published(&mut self, published: Published<'_>, now: Moment) {
+        let Published {
+            deltas,
+            ended,
+            place,
+        } = published;
         for (name, delta) in deltas {
-            let cluster = self.clusters.entry(name.clone()).or_default();
-            let former = cluster.publish(delta, position(name), now);
-            let former = former.into_iter().map(|key| (now, name.clone(), key));
-            self.aging.extend(former);
+            let reached = ended.get(name).copied().or_else(|| place(name));
+            if let Some(StreamPlace { stream, position }) = reached {
+                let cluster = self.clusters.entry(name.clone()).or_default();
+                cluster.stream = stream;
+                cluster.publish(delta, position, now);
+            }
         }
-        for key in std::mem::take(&mut self.unpublished) {
+        let (orphans, others) = std::mem::take(&mut self.unpublished)
+            .into_iter()
+            .partition(|key| self.filed.get(key).is_some_and(|filed| filed.orphan));
+        // Whose cluster ended before this run of the server waits for nobody who could acknowledge.
+        self.file(orphans, &|name| ended.get(name).copied());
+        for (name, reached) in ended {
+            self.end_stream(name, *reached, place(name));
+        }
+        self.file(others, place);
+    }
+
+    /// Files rows whose end of the stream is known now.
+    fn file(
+        &mut self,
+        keys: BTreeSet<UnavailableKey>,
+        place: &dyn Fn(&Name) -> Option<StreamPlace>,
+    ) {
+        let mut touched = BTreeSet::new();
+        for key in keys {
             let Some(filed) = self.filed.get_mut(&key) else {
                 continue;
             };
-            let reached = position(&filed.cluster);
-            filed.position = Some(reached);
-            let cluster = self.clusters.entry(filed.cluster.clone()).or_default();
-            let group = cluster.groups.entry(filed.set.id);
-            let group = group.or_insert_with(|| DrainGroup {
-                set: Arc::clone(&filed.set),
-                rows: BTreeSet::new(),
-            });
-            group.rows.insert((reached, key));
-            let name = filed.cluster.clone();
+            filed.place = place(&filed.cluster);
+            if let Some(StreamPlace { stream, position }) = filed.place {
+                let cluster = self.clusters.entry(filed.cluster.clone()).or_default();
+                cluster.stream = stream;
+                cluster.draining.rows.insert(&filed.set, position, key);
+                touched.insert(filed.cluster.clone());
+            }
+        }
+        for name in touched {
             self.settle(&name);
         }
     }
 
+    /// Keeps apart what drains for a stream that has ended. `next`: of the cluster, if there is one
+    /// again.
+    fn end_stream(&mut self, name: &Name, reached: StreamPlace, next: Option<StreamPlace>) {
+        let Some(cluster) = self.clusters.get_mut(name) else {
+            return;
+        };
+        let draining = std::mem::take(&mut cluster.draining);
+        if !draining.rows.is_empty() {
+            let stream = (name.clone(), reached.stream);
+            self.ended.insert(stream, draining);
+        }
+        match next {
+            Some(next) => cluster.stream = next.stream,
+            None => drop(self.clusters.remove(name)),
+        }
+    }
+
     /// Nodes have applied their stream up to here.
-    pub(super) fn acknowledged(&mut self, acks: impl IntoIterator<Item = (NodeKey, u64)>) {
+    pub(super) fn acknowledged(&mut self, acks: impl IntoIterator<Item = Acknowledged>) {
         let mut touched = BTreeSet::new();
-        for (node, position) in acks {
-            let cluster = self.clusters.entry(node.cluster.clone()).or_default();
-            let known = cluster.acknowledged.entry(node.node).or_default();
-            *known = position.max(*known);
-            touched.insert(node.cluster);
+        for Acknowledged { node, place } in acks {
+            let current = self.clusters.get_mut(&node.cluster);
+            if let Some(cluster) = current.filter(|one| one.stream == place.stream) {
+                cluster.draining.acks.note(node.node, place.position);
+                touched.insert(node.cluster);
+            } else if let Some(draining) = self.ended.get_mut(&(node.cluster.clone(), place.stream))
+            {
+                draining.acks.note(node.node, place.position);
+                touched.insert(node.cluster);
+            }
         }
         for name in touched {
             self.settle(&name);
@@ -114,19 +219,16 @@ impl Exposure {
     }
 
     /// Nodes of a set that have not acknowledged that the address of a row is gone.
-    pub(super) fn unacknowledged(
-        &self,
-        cluster: &Name,
-        set: &NodeSet,
-        row: &UnavailableKey,
-    ) -> Vec<Name> {
-        let needed = self.filed.get(row).and_then(|filed| filed.position);
-        let acknowledged = self.clusters.get(cluster).map(|one| &one.acknowledged);
-        let has = |node: &Name| acknowledged.and_then(|known| known.get(node)).copied();
-        let missing = set.nodes.iter().filter(|node| match needed {
-            None => true,
-            Some(needed) => has(node).is_none_or(|position| position < needed),
+    pub(super) fn unacknowledged(&self, set: &NodeSet, row: &UnavailableKey) -> Vec<Name> {
+        let filed = self.filed.get(row);
+        let known = filed.and_then(|filed| {
+            let draining = self.draining(&filed.cluster, filed.place?.stream)?;
+            Some((&draining.acks, filed.place?.position))
         });
+        let missing = set
+            .nodes
+            .iter()
+            .filter(|node| known.is_none_or(|(acks, needed)| acks.is_behind(node, needed)));
         missing.cloned().collect()
     }
 
@@ -138,44 +240,46 @@ impl Exposure {
         key: &AssignmentKey,
         now: Moment,
         limit: Duration,
-    ) -> BTreeSet<Name> {
+    ) -> Exposed<'_> {
         let Some(cluster) = self.clusters.get(cluster) else {
-            return BTreeSet::new();
+            return Exposed::default();
         };
-        let mut nodes = BTreeSet::new();
-        if let Some(set) = cluster.announced.get(key) {
-            nodes.extend(set.nodes.iter().cloned());
+        let former = cluster.former.of(key).iter();
+        Exposed {
+            announced: cluster.announced.get(key),
+            former: former.filter(|left| left.is_within(limit, now)).collect(),
         }
-        for (node, (position, since)) in cluster.former.get(key).into_iter().flatten() {
-            let has = cluster.acknowledged.get(node);
-            let away = has.is_none_or(|has| has < position);
-            if away && now.0.saturating_sub(since.0) < limit {
-                nodes.insert(node.clone());
+    }
+
+    /// The same as names.
+    pub(super) fn names(&self, cluster: &Name, exposed: &Exposed<'_>) -> BTreeSet<Name> {
+        let mut names = BTreeSet::new();
+        if let Some(set) = exposed.announced {
+            names.extend(set.nodes.iter().cloned());
+        }
+        if let Some(cluster) = self.clusters.get(cluster) {
+            let acks = &cluster.draining.acks;
+            for left in &exposed.former {
+                let nodes = left.set.nodes.iter();
+                let away = nodes.filter(|node| acks.is_behind(node, left.position));
+                names.extend(away.cloned());
             }
         }
-        nodes
+        names
     }
 
     /// Whether a node has acknowledged anything in this run of the server.
     pub(super) fn has_been_heard_of(&self, cluster: &Name, node: &Name) -> bool {
         let cluster = self.clusters.get(cluster);
-        cluster.is_some_and(|cluster| cluster.acknowledged.contains_key(node))
+        cluster.is_some_and(|cluster| cluster.draining.acks.is_known(node))
     }
 
     /// Forgets former candidates that nobody waits for any more.
     pub(super) fn forget_before(&mut self, now: Moment) {
-        while let Some((since, _, _)) = self.aging.front()
-            && since.0 + REMEMBERED <= now.0
-            && let Some((since, name, key)) = self.aging.pop_front()
-        {
-            let Some(cluster) = self.clusters.get_mut(&name) else {
-                continue;
-            };
-            if let Some(former) = cluster.former.get_mut(&key) {
-                former.retain(|_, (_, then)| *then > since);
-                if former.is_empty() {
-                    cluster.former.remove(&key);
-                }
+        if self.forgotten_at.0 + FORGET_EVERY <= now.0 {
+            self.forgotten_at = now;
+            for cluster in self.clusters.values_mut() {
+                cluster.former.forget_before(now);
             }
         }
     }
@@ -187,7 +291,8 @@ impl Exposure {
         let filed = Filed {
             cluster: cluster.clone(),
             set: Arc::clone(set),
-            position: None,
+            orphan: row.for_owner.is_none(),
+            place: None,
         };
         self.filed.insert(row.key.clone(), filed);
         self.unpublished.insert(row.key.clone());
@@ -199,90 +304,79 @@ impl Exposure {
         let Some(filed) = self.filed.remove(&row.key) else {
             return;
         };
-        let Some(cluster) = self.clusters.get_mut(&filed.cluster) else {
+        let Some(place) = filed.place else {
             return;
         };
-        if let (Some(position), Some(group)) =
-            (filed.position, cluster.groups.get_mut(&filed.set.id))
-        {
-            group.rows.remove(&(position, row.key.clone()));
-            if group.rows.is_empty() {
-                cluster.groups.remove(&filed.set.id);
+        let ended = (filed.cluster, place.stream);
+        if let Some(draining) = self.draining_mut(&ended) {
+            let rows = &mut draining.rows;
+            rows.remove(filed.set.id, place.position, row.key.clone());
+            if rows.is_empty() {
+                self.ended.remove(&ended);
             }
         }
     }
 
-    /// Finds the rows of a cluster for which everybody has acknowledged: one look at the nodes of
-    /// each set, however many rows wait for it.
+    fn draining(&self, cluster: &Name, stream: u64) -> Option<&Draining> {
+        let current = self.clusters.get(cluster);
+        match current.filter(|current| current.stream == stream) {
+            Some(current) => Some(&current.draining),
+            None => self.ended.get(&(cluster.clone(), stream)),
+        }
+    }
+
+    fn draining_mut(&mut self, of: &(Name, u64)) -> Option<&mut Draining> {
+        let current = self.clusters.get_mut(&of.0);
+        match current.filter(|current| current.stream == of.1) {
+            Some(current) => Some(&mut current.draining),
+            None => self.ended.get_mut(of),
+        }
+    }
+
+    /// Finds out what everybody has acknowledged of the streams of a name.
     fn settle(&mut self, name: &Name) {
-        let Some(cluster) = self.clusters.get_mut(name) else {
-            return;
-        };
-        let acknowledged = &cluster.acknowledged;
-        for group in cluster.groups.values() {
-            let reached = group.set.nodes.iter().map(|node| acknowledged.get(node));
-            // A node that has not been heard of comes first.
-            let Some(Some(reached)) = reached.min() else {
-                continue;
-            };
-            let rows = group
-                .rows
-                .iter()
-                .take_while(|(position, _)| position <= reached);
-            self.drained.extend(rows.map(|(_, key)| key.clone()));
+        if let Some(cluster) = self.clusters.get_mut(name) {
+            let Draining { acks, rows } = &mut cluster.draining;
+            let drained = rows.take_acknowledged(acks).into_iter();
+            self.drained.extend(drained.map(|row| row.what));
+            cluster.former.acknowledged(acks);
+        }
+        let streams = (name.clone(), 0)..=(name.clone(), u64::MAX);
+        for (_, Draining { acks, rows }) in self.ended.range_mut(streams) {
+            let drained = rows.take_acknowledged(acks).into_iter();
+            self.drained.extend(drained.map(|row| row.what));
         }
     }
 }
 
 impl ClusterExposure {
-    /// Says which assignments have former candidates since now.
-    fn publish(&mut self, delta: &ClusterDelta, position: u64, now: Moment) -> Vec<AssignmentKey> {
+    fn publish(&mut self, delta: &ClusterDelta, position: u64, now: Moment) {
         for set in &delta.node_sets {
             self.sets.insert(set.id, Arc::clone(set));
         }
-        let mut changed = Vec::new();
+        let at = (position, now);
+        let mut differences = Differences::default();
         for key in &delta.removals {
             if let Some(before) = self.announced.remove(key) {
-                self.leave(key, &before, None, position, now);
-                changed.push(key.clone());
+                self.former
+                    .leave(key, (&before, None), at, &mut differences);
             }
         }
         for upsert in &delta.upserts {
-            let Some(set) = self.sets.get(&upsert.candidates).map(Arc::clone) else {
+            let Some(set) = self.sets.get(&upsert.candidates) else {
                 continue;
             };
-            let before = self.announced.insert(upsert.key.clone(), Arc::clone(&set));
+            let before = self.announced.insert(upsert.key.clone(), Arc::clone(set));
             if let Some(before) = before.filter(|before| before.id != set.id) {
-                self.leave(&upsert.key, &before, Some(&set), position, now);
-                changed.push(upsert.key.clone());
+                let change = (&before, Some(&**set));
+                self.former.leave(&upsert.key, change, at, &mut differences);
             }
         }
         for id in &delta.unused_node_sets {
             self.sets.remove(id);
         }
-        changed
-    }
-
-    /// The nodes of one set that are not in the next one are former candidates.
-    fn leave(
-        &mut self,
-        key: &AssignmentKey,
-        before: &NodeSet,
-        after: Option<&NodeSet>,
-        position: u64,
-        now: Moment,
-    ) {
-        let former = self.former.entry(key.clone()).or_default();
-        let acknowledged = &self.acknowledged;
-        former
-            .retain(|node, (position, _)| acknowledged.get(node).is_none_or(|has| has < position));
-        let stays = |node: &Name| after.is_some_and(|set| set.nodes.binary_search(node).is_ok());
-        for node in before.nodes.iter().filter(|node| !stays(node)) {
-            former.insert(node.clone(), (position, now));
-        }
-        former.retain(|node, _| !stays(node));
-        if former.is_empty() {
-            self.former.remove(key);
-        }
     }
 }
+
+#[cfg(test)]
+mod tests;

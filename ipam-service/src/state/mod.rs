@@ -66,7 +66,6 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use address::Address;
-use announce::ClusterDelta;
 use change::{Change, Edit};
 use command::Command;
 use draft::Draft;
@@ -88,6 +87,7 @@ pub use explain::{
     AddressReport, Explanation, Holder, Obstacle, PoolReport, WaitingReport, explain_request,
     explain_stored,
 };
+pub use exposure::{Acknowledged, Published, StreamPlace};
 pub use pool::{FamilyUsage, PoolUsage, REUSE_UNACKNOWLEDGED};
 pub use quota::QuotaUsage;
 
@@ -518,18 +518,13 @@ impl State {
         self.spaces.values().flat_map(Space::all_resting)
     }
 
-    /// What was committed has been published to the announcers, and `position` tells how far the
-    /// stream of a cluster is since.
-    pub fn published(
-        &mut self,
-        deltas: &BTreeMap<Name, ClusterDelta>,
-        position: &dyn Fn(&Name) -> u64,
-    ) {
-        self.exposure.published(deltas, position, self.moment);
+    /// What was committed has been published to the announcers.
+    pub fn published(&mut self, published: Published<'_>) {
+        self.exposure.published(published, self.moment);
     }
 
     /// Nodes have applied the stream of their cluster up to here.
-    pub fn acknowledged(&mut self, acks: impl IntoIterator<Item = (NodeKey, u64)>) {
+    pub fn acknowledged(&mut self, acks: impl IntoIterator<Item = Acknowledged>) {
         self.exposure.acknowledged(acks);
     }
 

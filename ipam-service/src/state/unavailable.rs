@@ -37,14 +37,15 @@ pub(super) fn follow(draft: &mut Draft<'_>) {
         }
     }
     let gone = clusters_that_go(draft);
+    let mut sets = KnownSets::default();
     for ((space, address), owner) in freed {
         let state = draft.state;
         let wait = state.pools.waits(&space, address);
         let cluster = owner.cluster.clone();
         let key = AssignmentKey { space, address };
-        let exposed = state.exposed(&cluster, &key, wait.unacknowledged);
-        if !exposed.is_empty() {
-            let awaited = Some((cluster, Arc::new(NodeSet::new(exposed))));
+        let exposed = state.exposed(&cluster, &key, wait.unacknowledged, &mut sets);
+        if let Some(set) = exposed {
+            let awaited = Some((cluster, set));
             let row = row(draft, key, UnavailableReason::Draining, wait.unacknowledged);
             let for_owner = Some(owner).filter(|owner| !gone.contains(&owner.cluster));
             draft.put_unavailable(
@@ -71,6 +72,21 @@ fn clusters_that_go(draft: &Draft<'_>) -> BTreeSet<Name> {
     gone.map(|edit| edit.subject().name.clone()).collect()
 }
 
+/// A cluster goes: whoever bears the names of its owners afterwards takes nothing back, and whoever
+/// bears those of its nodes acknowledges nothing for them.
+pub(super) fn disown(draft: &mut Draft<'_>, cluster: &Name) {
+    for row in draft.state.all_unavailable() {
+        let owner = row.for_owner.as_ref();
+        if owner.is_some_and(|owner| owner.cluster == *cluster) {
+            let disowned = Unavailable {
+                for_owner: None,
+                ..Unavailable::clone(row)
+            };
+            draft.put_unavailable(Some(row), disowned);
+        }
+    }
+}
+
 /// A reason is over. What drained may have to rest then.
 pub(super) fn end(draft: &mut Draft<'_>, key: &UnavailableKey, end: End) {
     let state = draft.state;
@@ -82,7 +98,7 @@ pub(super) fn end(draft: &mut Draft<'_>, key: &UnavailableKey, end: End) {
     if key.reason == UnavailableReason::Draining {
         if end == End::Expired {
             let awaited = last.awaited.as_ref().map(|(cluster, set)| {
-                let missing = state.exposure.unacknowledged(cluster, set, key);
+                let missing = state.exposure.unacknowledged(set, key);
                 (cluster.clone(), Arc::new(NodeSet::new(missing)))
             });
             let told = Unavailable {
@@ -265,21 +281,56 @@ impl State {
         }
     }
 
-    /// Nodes that may answer for an address that a cluster gives back. One that has not been heard
-    /// of since the server began may go on with what it was told before; so it counts for as long as
-    /// a node that is away, whether or not the address still has a candidate.
-    fn exposed(&self, cluster: &Name, key: &AssignmentKey, limit: Duration) -> BTreeSet<Name> {
-        let now = self.moment;
-        let mut nodes = self.exposure.exposed(cluster, key, now, limit);
-        if now.0 < limit && (!nodes.is_empty() || announce::was_announced(self, key)) {
-            let known = self.nodes_of(cluster);
-            let known = known.filter(|node| node.announcer.is_some());
-            let known = known.map(|node| &node.key.node);
-            let silent = known.filter(|node| !self.exposure.has_been_heard_of(cluster, node));
-            nodes.extend(silent.cloned());
+    /// Nodes that may answer for an address that a cluster gives back; `None`: none. One that has not
+    /// been heard of since the server began may go on with what it was told before; so it counts for
+    /// as long as a node that is away, whether or not the address still has a candidate.
+    fn exposed(
+        &self,
+        cluster: &Name,
+        key: &AssignmentKey,
+        limit: Duration,
+        known: &mut KnownSets,
+    ) -> Option<Arc<NodeSet>> {
+        let exposed = self.exposure.exposed(cluster, key, self.moment, limit);
+        let with_silent =
+            self.moment.0 < limit && (!exposed.is_empty() || announce::was_announced(self, key));
+        if exposed.is_as_announced() && !with_silent {
+            return exposed.announced.cloned();
         }
-        nodes
+        let like = Likeness {
+            cluster: cluster.clone(),
+            exposed: exposed.fingerprint(),
+            with_silent,
+        };
+        let set = known.0.entry(like).or_insert_with(|| {
+            let mut nodes = self.exposure.names(cluster, &exposed);
+            if with_silent {
+                nodes.extend(self.silent_nodes(cluster).cloned());
+            }
+            (!nodes.is_empty()).then(|| Arc::new(NodeSet::new(nodes)))
+        });
+        set.clone()
     }
+
+    fn silent_nodes<'a>(&'a self, cluster: &'a Name) -> impl Iterator<Item = &'a Name> {
+        let known = self.nodes_of(cluster);
+        let known = known.filter(|node| node.announcer.is_some());
+        let known = known.map(|node| &node.key.node);
+        known.filter(|node| !self.exposure.has_been_heard_of(cluster, node))
+    }
+}
+
+/// Sets of nodes that were made up in a decision: addresses that come free together mostly have the
+/// same.
+#[derive(Debug, Default)]
+struct KnownSets(BTreeMap<Likeness, Option<Arc<NodeSet>>>);
+
+/// Equal for addresses that the same nodes may answer for.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Likeness {
+    cluster: Name,
+    exposed: Vec<(u64, u64)>,
+    with_silent: bool,
 }
 
 #[cfg(test)]

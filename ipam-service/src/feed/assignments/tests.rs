@@ -77,10 +77,66 @@ fn an_older_stream_of_a_node_takes_no_acknowledgement_back() {
         cluster: east(),
         node: name("a"),
     };
-    let newest = feed.position(&east());
-    feed.acknowledge(&node, newest);
-    feed.acknowledge(&node, newest - 1);
-    assert_eq!(feed.take_acknowledged(), BTreeMap::from([(node, newest)]));
+    let newest = feed.place(&east()).expect("a stream");
+    let subscribe = || feed.subscribe(&east(), &Digests::default());
+    let (mut old, mut new) = (subscribe(), subscribe());
+    new.acknowledge(&node, newest.position);
+    old.acknowledge(&node, newest.position - 1);
+    let place = newest;
+    assert_eq!(feed.take_acknowledged(), [Acknowledged { node, place }]);
+}
+
+#[test]
+fn what_was_acknowledged_before_is_no_news() {
+    let feed = feed(&[upserts(0..3)]);
+    let node = NodeKey {
+        cluster: east(),
+        node: name("a"),
+    };
+    let position = feed.place(&east()).expect("a stream").position;
+    let mut subscription = feed.subscribe(&east(), &Digests::default());
+    subscription.acknowledge(&node, position);
+    assert!(feed.acknowledged().now_or_never().is_some());
+    assert_eq!(feed.take_acknowledged().len(), 1);
+    for repeated in [position, position - 1] {
+        subscription.acknowledge(&node, repeated);
+        assert!(feed.acknowledged().now_or_never().is_none());
+        assert_eq!(feed.take_acknowledged(), []);
+    }
+}
+
+#[test]
+fn a_deleted_clusters_stream_is_acknowledged_to_its_end_and_is_not_the_next_one() {
+    for deleted in [Deleted::Gone, Deleted::MadeAgain] {
+        let feed = feed(&[upserts(1..=5)]);
+        let node = NodeKey {
+            cluster: east(),
+            node: name("a"),
+        };
+        let mut old = feed.subscribe(&east(), &Digests::default());
+        let delta = ClusterDelta {
+            removals: (1..=5).map(key).collect(),
+            deleted: Some(deleted),
+            ..ClusterDelta::default()
+        };
+        let ended = feed.publish(&BTreeMap::from([(east(), delta)]));
+        let place = ended[&east()];
+        publish(&feed, &authoritative(true));
+        assert!(!old.is_acknowledged_to_the_end());
+        old.acknowledge(&node, place.position);
+        assert!(old.is_acknowledged_to_the_end());
+        let end = Acknowledged {
+            node: node.clone(),
+            place,
+        };
+        assert_eq!(feed.take_acknowledged(), [end]);
+        let mut new = feed.subscribe(&east(), &Digests::default());
+        let place = feed.place(&east()).expect("a stream");
+        assert!(place.stream > ended[&east()].stream);
+        new.acknowledge(&node, place.position);
+        assert_eq!(feed.take_acknowledged(), [Acknowledged { node, place }]);
+        assert!(!new.is_acknowledged_to_the_end());
+    }
 }
 
 fn feed(deltas: &[ClusterDelta]) -> AssignmentFeed {

@@ -1,10 +1,11 @@
 use std::collections::BTreeMap;
 
-use crate::state::announce::{Assignment, ClusterDelta};
+use crate::state::announce::{Assignment, ClusterDelta, Deleted};
 use crate::state::command::{Fact, InUse};
 use crate::state::model::*;
 use crate::state::refusal::Reason;
 use crate::state::testing::*;
+use crate::state::{Acknowledged, Published, StreamPlace};
 
 use super::*;
 
@@ -14,6 +15,13 @@ fn resting(key: &str, ranges: &[&str], seconds: u64) -> Pool {
     Pool {
         reuse_delay: Duration::from_secs(seconds),
         ..pool(key, ranges)
+    }
+}
+
+fn key_of(text: &str) -> AssignmentKey {
+    AssignmentKey {
+        space: space(),
+        address: address(text),
     }
 }
 
@@ -37,10 +45,7 @@ impl Book {
     fn announce(&mut self, held: &[(&str, &[&str])], position: u64) {
         let mut delta = ClusterDelta::default();
         for (text, nodes) in held {
-            let key = AssignmentKey {
-                space: space(),
-                address: address(text),
-            };
+            let key = key_of(text);
             if nodes.is_empty() {
                 delta.removals.push(key);
                 continue;
@@ -56,12 +61,49 @@ impl Book {
             }));
             delta.node_sets.push(set);
         }
-        let deltas = BTreeMap::from([(name("east"), delta)]);
-        self.state.published(&deltas, &|_| position);
+        self.publish(BTreeMap::from([(name("east"), delta)]), 1, position);
+    }
+
+    fn publish(&mut self, deltas: BTreeMap<Name, ClusterDelta>, stream: u64, position: u64) {
+        self.state.published(Published {
+            deltas: &deltas,
+            ended: &BTreeMap::new(),
+            place: &|_| Some(StreamPlace { stream, position }),
+        });
+    }
+
+    /// The cluster `east` is deleted. Its first stream ends here, and its second one begins.
+    fn delete_cluster(&mut self, position: u64) {
+        let cluster = name("east");
+        self.run(Command::DeleteCluster { cluster })
+            .expect("deleted");
+        let ended = StreamPlace {
+            stream: 1,
+            position,
+        };
+        self.state.published(Published {
+            deltas: &BTreeMap::from([(
+                name("east"),
+                ClusterDelta {
+                    removals: vec![key_of("192.0.2.0")],
+                    deleted: Some(Deleted::Gone),
+                    ..ClusterDelta::default()
+                },
+            )]),
+            ended: &BTreeMap::from([(name("east"), ended)]),
+            place: &|_| None,
+        });
     }
 
     fn acknowledge(&mut self, node: &str, position: u64) {
-        self.state.acknowledged([(node_key(node), position)]);
+        self.acknowledge_stream(node, 1, position);
+    }
+
+    fn acknowledge_stream(&mut self, node: &str, stream: u64, position: u64) {
+        self.state.acknowledged([Acknowledged {
+            node: node_key(node),
+            place: StreamPlace { stream, position },
+        }]);
         self.settle(&mut Vec::new());
         assert_sound(&self.state);
     }
@@ -186,6 +228,94 @@ fn a_deleted_clusters_owner_takes_nothing_back_without_a_drain() {
     // Whoever bears the names now is another installation.
     let refused = book.refused("east/x/a", for_addresses(&["192.0.2.0"]));
     assert_eq!(refused.reason, Reason::AddressDraining);
+}
+
+#[test]
+fn a_node_of_a_new_installation_acknowledges_nothing_for_its_namesake() {
+    let mut book = Book::with_pools(&[pool("p", &["192.0.2.0/32"])]);
+    book.take("east/x/a", claim());
+    book.announce(&[("192.0.2.0", &["n1"])], 5);
+    book.acknowledge("n1", 5);
+    book.delete_cluster(6);
+    book.queue("west/x/b", claim());
+    // Another machine with the name of the old one.
+    book.publish(
+        BTreeMap::from([(name("east"), ClusterDelta::default())]),
+        2,
+        7,
+    );
+    book.acknowledge_stream("n1", 2, 7);
+    assert_eq!(book.held("west/x/b"), "(ADDRESS_DRAINING)");
+    // The old one, on the stream that it had.
+    book.acknowledge_stream("n1", 1, 6);
+    assert_eq!(book.held("west/x/b"), "192.0.2.0");
+}
+
+#[test]
+fn addresses_that_come_free_together_wait_for_one_set() {
+    let mut book = Book::with_pools(&[pool("p", &["192.0.2.0/29"])]);
+    let texts = ["192.0.2.0", "192.0.2.1", "192.0.2.2", "192.0.2.3"];
+    for (index, _) in texts.iter().enumerate() {
+        book.take(&format!("east/x/{index}"), claim());
+    }
+    let by = |nodes: &'static [&'static str]| texts.map(|text| (text, nodes));
+    book.announce(&by(&["n1", "n2", "n3"])[..2], 5);
+    book.announce(&by(&["n1", "n2"])[2..], 5);
+    book.announce(&by(&["n1"])[2..], 6);
+    book.delete_cluster(7);
+    let awaited = |text: &str| {
+        let rows = book.state.unavailable(&space(), address(text));
+        Arc::clone(&rows[0].awaited.as_ref().expect("it drains").1)
+    };
+    for pair in [&texts[..2], &texts[2..]] {
+        assert!(Arc::ptr_eq(&awaited(pair[0]), &awaited(pair[1])));
+    }
+    assert_eq!(awaited(texts[0]).nodes.len(), 3);
+    assert_eq!(awaited(texts[2]).nodes, [name("n1"), name("n2")]);
+}
+
+#[test]
+fn what_drains_when_its_cluster_is_deleted_goes_back_to_nobody_and_waits_for_the_old_nodes() {
+    let mut book = Book::with_pools(&[pool("p", &["192.0.2.0/32"])]);
+    book.take("east/x/a", claim());
+    book.announce(&[("192.0.2.0", &["n1", "n2"])], 5);
+    book.give_back("east/x/a");
+    book.announce(&[("192.0.2.0", &[])], 6);
+    book.acknowledge("n1", 6);
+    book.delete_cluster(7);
+    let refused = book.refused("east/x/a", for_addresses(&["192.0.2.0"]));
+    assert_eq!(refused.reason, Reason::AddressDraining);
+    for node in ["n1", "n2"] {
+        book.publish(
+            BTreeMap::from([(name("east"), ClusterDelta::default())]),
+            2,
+            8,
+        );
+        book.acknowledge_stream(node, 2, 8);
+        assert_eq!(book.why("192.0.2.0"), [UnavailableReason::Draining]);
+    }
+    for node in ["n1", "n2"] {
+        book.acknowledge_stream(node, 1, 7);
+    }
+    assert_eq!(book.why("192.0.2.0"), []);
+}
+
+#[test]
+fn after_a_restart_nobody_can_acknowledge_for_a_cluster_that_is_gone() {
+    let mut book = Book::with_pools(&[pool("p", &["192.0.2.0/32"])]);
+    book.take("east/x/a", claim());
+    book.announce(&[("192.0.2.0", &["n1"])], 5);
+    book.delete_cluster(6);
+    book.state = State::restore(book.state.revision(), rows(&book.state));
+    book.publish(
+        BTreeMap::from([(name("east"), ClusterDelta::default())]),
+        1,
+        3,
+    );
+    book.acknowledge("n1", 3);
+    assert_eq!(book.why("192.0.2.0"), [UnavailableReason::Draining]);
+    book.pass(5 * MINUTE);
+    assert_eq!(book.why("192.0.2.0"), []);
 }
 
 #[test]
@@ -378,7 +508,7 @@ fn after_a_restart_a_delay_counts_in_full_and_a_node_that_has_synced_has_acknowl
         }
     }
     book.state = State::restore(book.state.revision(), loaded);
-    book.state.published(&BTreeMap::new(), &|_| 3);
+    book.publish(BTreeMap::new(), 1, 3);
     book.pass(Duration::from_secs(59));
     assert_eq!(book.why("192.0.2.0"), [UnavailableReason::ReuseDelay]);
     assert_eq!(book.why("10.0.0.0"), [UnavailableReason::Draining]);
