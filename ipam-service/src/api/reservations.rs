@@ -1,6 +1,7 @@
 //! ReservationService.
 
 use std::ops::Bound;
+use std::sync::Arc;
 
 use pharos_proto::v1;
 use pharos_proto::v1::reservation_service_server::ReservationService;
@@ -14,10 +15,18 @@ use super::fields::FieldErrors;
 use super::paging::{PageToken, page_size};
 use super::status;
 use crate::state::State;
+use crate::state::address::Address;
 use crate::state::change::Change;
 use crate::state::command::Command;
-use crate::state::model::{Reservation, ReservationKey, Unavailable, UnavailableKey};
+use crate::state::model::{
+    Reservation, ReservationKey, Unavailable, UnavailableKey, UnavailableReason,
+};
+use crate::state::names::Name;
 use crate::state::refusal::Rejection;
+
+/// Rows that are looked at for one page: it is read on the writer, and most rows may be of another
+/// reason than the one that is asked for. A page with fewer rows than it may have is not the last.
+const LOOKED_AT: usize = 10_000;
 
 /// Serves ReservationService.
 #[derive(Debug, Clone)]
@@ -67,7 +76,7 @@ impl ReservationService for Reservations {
         let (cluster, space) = (message.cluster.clone(), message.address_space.clone());
         let read = move |state: &State| {
             let after = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
-            let asked_for = |one: &&std::sync::Arc<Reservation>| {
+            let asked_for = |one: &&Arc<Reservation>| {
                 let of = one.kept_for.as_ref().map(|scope| scope.cluster.as_str());
                 (cluster.is_empty() || of == Some(&cluster))
                     && (space.is_empty() || one.key.space.as_str() == space)
@@ -187,45 +196,29 @@ impl Reservations {
         message: &v1::ListUnavailableRequest,
     ) -> Result<v1::ListUnavailableResponse, Status> {
         let mut errors = FieldErrors::new();
-        errors.optional_name("address_space", &message.address_space);
+        let space = errors.optional_name("address_space", &message.address_space);
         if v1::unavailable::Reason::try_from(message.reason).is_err() {
             errors.add("reason", format!("unknown value {}", message.reason));
         }
-        errors
-            .finish(Some(()))
+        let space = errors
+            .finish(space)
             .map_err(|error| status::of_rejection(&error))?;
         let size = usize::try_from(page_size(message.page_size)?).expect("32 bits fit");
         let shape = ("unavailable", &message.address_space, message.reason);
         let token = PageToken::read(&message.page_token, &shape, 3)?;
-        let after = token.as_ref().map(|token| token.key.clone());
-        let (space, reason) = (message.address_space.clone(), message.reason);
+        let after = token.as_ref().map(unavailable_key_of_token).transpose()?;
+        let reason = message.reason;
         let read = move |state: &State| {
-            let rows = state.all_unavailable().filter(|row| {
-                (space.is_empty() || row.key.space.as_str() == space)
-                    && after.as_ref().is_none_or(|after| place(row) > *after)
-            });
-            let wire = rows.map(|row| (place(row), unavailable_to_wire(row)));
-            let asked_for = wire.filter(|(_, row)| reason == 0 || row.reason == reason);
-            (
-                asked_for.take(size + 1).collect::<Vec<_>>(),
-                state.revision(),
-            )
+            let page = unavailable_page(state, space.as_ref(), reason, after.as_ref(), size);
+            (page, state.revision())
         };
         let read = self.0.engine.read(read).await;
-        let (mut page, now) = read.map_err(|error| status::of_submit(&error))?;
-        let more = page.len() > size;
-        page.truncate(size);
-        let next_page_token = match page.last().filter(|_| more) {
-            Some((key, _)) => PageToken {
-                key: key.clone(),
-                revision: token.map_or(now, |token| token.revision),
-            }
-            .write(&shape),
-            None => String::new(),
-        };
+        let (page, now) = read.map_err(|error| status::of_submit(&error))?;
+        let revision = token.map_or(now, |token| token.revision);
+        let next = page.next.map(|key| PageToken { key, revision });
         Ok(v1::ListUnavailableResponse {
-            unavailable: page.into_iter().map(|(_, row)| row).collect(),
-            next_page_token,
+            unavailable: page.rows,
+            next_page_token: next.map_or_else(String::new, |token| token.write(&shape)),
         })
     }
 
@@ -253,8 +246,38 @@ impl Reservations {
     }
 }
 
-/// Where a row is in the list: texts that sort as it does.
-fn place(row: &Unavailable) -> Vec<String> {
+/// Rows of one page, and behind which one the next page begins, if there may be one.
+#[derive(Debug, Default)]
+struct UnavailablePage {
+    rows: Vec<v1::Unavailable>,
+    next: Option<Vec<String>>,
+}
+
+fn unavailable_page(
+    state: &State,
+    space: Option<&Name>,
+    reason: i32,
+    after: Option<&UnavailableKey>,
+    size: usize,
+) -> UnavailablePage {
+    let mut page = UnavailablePage::default();
+    let mut last = None;
+    for (index, row) in state.unavailable_after(space, after).enumerate() {
+        if page.rows.len() == size || index == LOOKED_AT {
+            page.next = last.map(place);
+            break;
+        }
+        let wire = unavailable_to_wire(row);
+        if reason == 0 || wire.reason == reason {
+            page.rows.push(wire);
+        }
+        last = Some(row);
+    }
+    page
+}
+
+/// Where a row is in the list, as a page token has it.
+fn place(row: &Arc<Unavailable>) -> Vec<String> {
     let UnavailableKey {
         space,
         address,
@@ -262,6 +285,28 @@ fn place(row: &Unavailable) -> Vec<String> {
     } = &row.key;
     let address = format!("{:032x}", address.bits());
     vec![space.to_string(), address, (*reason as u8).to_string()]
+}
+
+fn unavailable_key_of_token(token: &PageToken) -> Result<UnavailableKey, Status> {
+    let [space, address, reason] = &token.key[..] else {
+        unreachable!("a token is read with three parts");
+    };
+    let reasons = [
+        UnavailableReason::Draining,
+        UnavailableReason::ReuseDelay,
+        UnavailableReason::Quarantined,
+    ];
+    let reason = reasons
+        .into_iter()
+        .find(|one| (*one as u8).to_string() == *reason);
+    let address = u128::from_str_radix(address, 16).ok();
+    let key = Name::parse(space).ok().zip(address).zip(reason);
+    let key = key.map(|((space, address), reason)| UnavailableKey {
+        space,
+        address: Address::from_bits(address),
+        reason,
+    });
+    key.ok_or_else(|| status::invalid("page_token", "is not a token of this server"))
 }
 
 fn as_it_is_left(change: &Change) -> Option<v1::Reservation> {
@@ -276,4 +321,59 @@ fn key_of_token(token: &PageToken) -> Result<ReservationKey, Status> {
         unreachable!("a token is read with two parts");
     };
     reservation_key(space, name).map_err(|error| status::of_rejection(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::state::change::Edit;
+    use crate::state::model::{Moment, Timestamp};
+
+    fn row(space: &str, address: usize, reason: UnavailableReason) -> Change {
+        Change::Unavailable(Edit {
+            before: None,
+            after: Some(Arc::new(Unavailable {
+                key: UnavailableKey {
+                    space: Name::parse(space).expect("valid"),
+                    address: Address::from_bits(address as u128),
+                    reason,
+                },
+                for_owner: None,
+                since: Timestamp(0),
+                period: Duration::ZERO,
+                deadline: Moment::default(),
+                awaited: None,
+                unacknowledged: false,
+                revision: 0,
+            })),
+        })
+    }
+
+    #[test]
+    fn a_page_looks_at_few_rows_and_goes_on_where_it_stopped() {
+        let (rare, frequent) = (
+            UnavailableReason::Quarantined,
+            UnavailableReason::ReuseDelay,
+        );
+        let many = (0..LOOKED_AT).map(|address| row("a", address, frequent));
+        let few = [("a", LOOKED_AT), ("a", LOOKED_AT + 1), ("b", 1)];
+        let few = few.map(|(space, address)| row(space, address, rare));
+        let state = State::restore(1, many.chain(few));
+        let only = Name::parse("a").expect("valid");
+        let reason = v1::unavailable::Reason::Quarantined as i32;
+        for (space, expected) in [(None, 3_usize), (Some(&only), 2)] {
+            let (mut after, mut pages, mut listed) = (None, 0, Vec::new());
+            loop {
+                let page = unavailable_page(&state, space, reason, after.as_ref(), 2);
+                listed.extend(page.rows.into_iter().map(|row| row.address_space));
+                pages += 1;
+                let Some(key) = page.next else { break };
+                let token = PageToken { key, revision: 1 };
+                after = Some(unavailable_key_of_token(&token).expect("our own"));
+            }
+            assert_eq!((listed.len(), pages), (expected, expected.div_ceil(2) + 1));
+        }
+    }
 }

@@ -518,6 +518,27 @@ impl State {
         self.spaces.values().flat_map(Space::all_resting)
     }
 
+    /// The same behind a key; at most `only` of one space.
+    pub fn unavailable_after<'a>(
+        &'a self,
+        only: Option<&'a Name>,
+        after: Option<&'a UnavailableKey>,
+    ) -> impl Iterator<Item = &'a Arc<Unavailable>> {
+        let (space, address) = match after {
+            Some(after) => (Some(&after.space), Some(after.address)),
+            None => (only, None),
+        };
+        let rest_of_first = space.into_iter().flat_map(move |name| {
+            let space = self.space(name);
+            space.resting_from(address.unwrap_or(Address::from_bits(0)))
+        });
+        let later = space.map_or(Bound::Unbounded, Bound::Excluded);
+        let later = self.spaces.range::<Name, _>((later, Bound::Unbounded));
+        let later = later.take_while(move |_| only.is_none());
+        let rows = rest_of_first.chain(later.flat_map(|(_, space)| space.all_resting()));
+        rows.skip_while(move |row| after.is_some_and(|after| row.key <= *after))
+    }
+
     /// What was committed has been published to the announcers.
     pub fn published(&mut self, published: Published<'_>) {
         self.exposure.published(published, self.moment);

@@ -372,6 +372,11 @@ impl Space {
         self.withheld.all_resting()
     }
 
+    /// The same from an address on.
+    pub(super) fn resting_from(&self, first: Address) -> impl Iterator<Item = &Arc<Unavailable>> {
+        self.withheld.resting_from(first)
+    }
+
     /// Addresses of a range that rest for an owner, lowest first.
     pub(super) fn resting_for(
         &self,

@@ -150,6 +150,11 @@ impl Withheld {
         self.resting.values().flatten()
     }
 
+    /// The same from an address on.
+    pub(super) fn resting_from(&self, first: Address) -> impl Iterator<Item = &Arc<Unavailable>> {
+        self.resting.range(first..).flat_map(|(_, rows)| rows)
+    }
+
     /// The lowest address of a range that rests for an owner.
     pub(super) fn resting_for(
         &self,
