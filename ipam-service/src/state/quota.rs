@@ -110,6 +110,19 @@ pub struct QuotaUsage {
 }
 
 impl State {
+    /// The quotas of a space that concern an owner and have no room left.
+    pub(super) fn full_quotas_of(
+        &self,
+        space: &Name,
+        owner: &OwnerKey,
+    ) -> impl Iterator<Item = &Arc<Quota>> {
+        let ledgers = self.quotas.ledgers_of(space, &owner.cluster);
+        let concerning = ledgers.into_iter().flat_map(|ledgers| ledgers.of(owner));
+        let full = concerning
+            .filter(|ledger| ledger.held(&ledger.quota.bucket(owner)) >= limit_of(&ledger.quota));
+        full.map(|ledger| &ledger.quota)
+    }
+
     /// Whether the quotas allow an owner to hold these addresses of a space instead of what it holds
     /// there now. One step per quota of its cluster and of its namespace.
     ///

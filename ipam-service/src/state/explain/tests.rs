@@ -255,6 +255,55 @@ fn a_store_that_recovers_says_so_for_every_pool() {
 }
 
 #[test]
+fn a_claim_that_waits_is_told_what_ends_a_drain_a_rest_or_a_full_quota() {
+    let rests = Pool {
+        reuse_delay: std::time::Duration::from_secs(60),
+        ..pool("p", &["192.0.2.0/32"])
+    };
+    let mut book = Book::with_pools(&[rests]);
+    book.take("east/default/a", claim());
+    book.run(release("east/default/a")).expect("released");
+    let wakes = |book: &Book, claim: Claim| {
+        let it = request(book, WEB, claim);
+        it.waiting.expect("it would wait").wakes_on
+    };
+    let says = |wakes: &[String], what: &str| {
+        assert!(wakes.iter().any(|one| one == what), "{wakes:?}");
+    };
+    let of_address = wakes(&book, for_addresses(&["192.0.2.0"]));
+    says(&of_address, "192.0.2.0 has rested for 60 s");
+    says(
+        &wakes(&book, claim()),
+        "an address of pool \"p\" that drains, rests or is quarantined may be given away",
+    );
+
+    let mut book = Book::with_pools(&[pool("p", &["192.0.2.0/30"])]);
+    let limit = Box::new(quota("small", "east", 1));
+    book.run(Command::ApplyQuota(limit)).expect("a good quota");
+    book.take("east/default/a", claim());
+    says(
+        &wakes(&book, claim()),
+        "an address that counts for quota \"small\" is given back, or the quota is edited or \
+         deleted",
+    );
+
+    book.reserve("vip", &["192.0.2.1"], Some("west"));
+    let naming = Claim {
+        reservation: Some(name("vip")),
+        ..claim()
+    };
+    says(
+        &wakes(&book, naming),
+        "an address of reservation \"vip\" comes free, or the reservation is added, edited or \
+         deleted",
+    );
+    says(
+        &wakes(&book, for_addresses(&["192.0.2.1"])),
+        "reservation \"vip\", which keeps 192.0.2.1, is edited or deleted",
+    );
+}
+
+#[test]
 fn a_stale_claim_is_told_what_it_holds_and_why_the_newest_does_not_fit() {
     let mut book = Book::with_pools(&[pool("p", &["192.0.2.0/30"])]);
     book.take(WEB, claim());

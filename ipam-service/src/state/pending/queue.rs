@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use super::{WaitsFor, lacks_second_family, waits_for};
 use crate::state::State;
-use crate::state::model::{Allocation, AllocationId, Pool};
+use crate::state::model::{
+    Allocation, AllocationId, Pool, PoolKey, Standing, Unavailable, UnavailableReason,
+};
 
 /// Claims that are counted: an explanation runs on the writer, and nobody needs a greater number.
 const MAX_COUNTED: usize = 10_000;
@@ -111,9 +113,79 @@ impl State {
                 format!("a port comes free on an address that is shared under key \"{key}\"");
             wakes.push(text);
         }
+        if let Some(key) = &waits.reservation {
+            let name = &key.name;
+            wakes.push(format!(
+                "an address of reservation \"{name}\" comes free, or the reservation is added, edited \
+                 or deleted"
+            ));
+        }
+        self.wakes_by_time(one, &waits, &mut wakes);
+        self.wakes_by_quota(one, &mut wakes);
         if self.is_recovering() {
             wakes.push("the last cluster has reported what it holds".to_owned());
         }
         wakes
     }
+
+    /// The end of what keeps an address from being given away.
+    fn wakes_by_time(&self, one: &Allocation, waits: &WaitsFor<'_>, wakes: &mut Vec<String>) {
+        let space = self.space(&one.claim.space);
+        for address in &waits.addresses {
+            wakes.extend(space.resting(*address).iter().map(|row| end_of(row)));
+            if let Some(reservation) = space.reservation(*address) {
+                let name = &reservation.key.name;
+                wakes.push(format!(
+                    "reservation \"{name}\", which keeps {address}, is edited or deleted"
+                ));
+            }
+        }
+        for pool in self.pools_waited_for(one, waits) {
+            let mut ranges = pool.ranges.iter();
+            if ranges.any(|range| space.idle_in(*range).next().is_some()) {
+                wakes.push(format!(
+                    "an address of pool {} that drains, rests or is quarantined may be given away",
+                    quoted(&pool.key)
+                ));
+            }
+        }
+    }
+
+    /// Room within the quotas that have none, and within the one that refused.
+    fn wakes_by_quota(&self, one: &Allocation, wakes: &mut Vec<String>) {
+        let refused = match &one.standing {
+            Standing::Assigned => None,
+            Standing::Pending(refusal) | Standing::Stale { refusal, .. } => refusal.quota.clone(),
+        };
+        let full = self.full_quotas_of(&one.claim.space, &one.owner.key);
+        let names: BTreeSet<String> = full
+            .map(|quota| quota.name.to_string())
+            .chain(refused)
+            .collect();
+        for name in names {
+            wakes.push(format!(
+                "an address that counts for quota \"{name}\" is given back, or the quota is edited \
+                 or deleted"
+            ));
+        }
+    }
+}
+
+fn end_of(row: &Unavailable) -> String {
+    let address = row.key.address;
+    let seconds = row.period.as_secs();
+    match row.key.reason {
+        UnavailableReason::Draining => format!(
+            "every node that may answer for {address} has acknowledged that it does not any more, at \
+             the latest {seconds} s after it was given back"
+        ),
+        UnavailableReason::ReuseDelay => format!("{address} has rested for {seconds} s"),
+        UnavailableReason::Quarantined => format!(
+            "the quarantine of {address} is over after {seconds} s, or an operator clears it"
+        ),
+    }
+}
+
+fn quoted(key: &PoolKey) -> String {
+    format!("\"{key}\"")
 }

@@ -126,7 +126,7 @@ impl Ledgers {
 }
 
 impl Ledger {
-    fn held(&self, bucket: &Bucket) -> usize {
+    pub(super) fn held(&self, bucket: &Bucket) -> usize {
         self.tallies.get(bucket).map_or(0, BTreeMap::len)
     }
 
