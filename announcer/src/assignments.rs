@@ -18,10 +18,11 @@ use tokio_stream::wrappers::WatchStream;
 use tonic::Streaming;
 use tonic::transport::Endpoint;
 
-use crate::book::{Book, Difference, StreamError};
+use crate::book::{Book, Contents, Difference, StreamError};
 use crate::clock;
 use crate::engine::Command;
 use crate::metrics::Metrics;
+use crate::progress::{Progress, Step};
 
 /// The first pause after a failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -37,12 +38,16 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// A frame is at most 64 KiB unless one bucket is larger; this is a bucket of 100,000 addresses.
 const MAX_FRAME: usize = 16 << 20;
 
-/// The assignments, shared with the writer of the disk cache.
+/// The assignments, shared with the writer of the disk cache. Its changes are counted.
 #[derive(Debug, Clone)]
 pub struct SharedBook {
     book: Arc<Mutex<Book>>,
-    /// Counts changes.
+    /// The last change.
     changed: watch::Sender<u64>,
+    /// The last change that took something away.
+    lost: watch::Sender<u64>,
+    /// The last change that took something away and that the disk has.
+    saved: watch::Sender<u64>,
 }
 
 impl SharedBook {
@@ -51,6 +56,8 @@ impl SharedBook {
         Self {
             book: Arc::new(Mutex::new(book)),
             changed: watch::Sender::new(0),
+            lost: watch::Sender::new(0),
+            saved: watch::Sender::new(0),
         }
     }
 
@@ -64,6 +71,22 @@ impl SharedBook {
         self.changed.subscribe()
     }
 
+    /// Changes with each change that takes something away.
+    pub fn losses(&self) -> watch::Receiver<u64> {
+        self.lost.subscribe()
+    }
+
+    /// Everything, to be kept, and the change that it goes up to.
+    pub fn snapshot(&self) -> (Contents, u64) {
+        let book = self.lock();
+        (book.contents(), *self.changed.borrow())
+    }
+
+    /// The disk has nothing any more that changes up to this one took away.
+    pub fn set_saved(&self, change: u64) {
+        self.saved.send_replace(change);
+    }
+
     fn apply(&self, frame: v1::AssignmentUpdate) -> Result<Difference, StreamError> {
         let mut book = self.lock();
         let store_before = book.store_id().to_owned();
@@ -72,10 +95,14 @@ impl SharedBook {
             && difference.removals.is_empty()
             && difference.members.is_none()
             && book.store_id() == store_before;
-        drop(book);
+        // Counted before anybody else sees the change.
         if !nothing {
             self.changed.send_modify(|count| *count += 1);
+            if difference.takes_away {
+                self.lost.send_replace(*self.changed.borrow());
+            }
         }
+        drop(book);
         Ok(difference)
     }
 }
@@ -113,6 +140,10 @@ pub struct Follower {
     pub readiness: Readiness,
     /// Set once something was synchronised.
     pub synced: watch::Sender<bool>,
+    /// How far the engine is.
+    pub applied: watch::Receiver<u64>,
+    /// Differences handed to the engine so far.
+    pub marks: u64,
     pub complaints: Complaints,
 }
 
@@ -132,6 +163,14 @@ enum FollowError {
     Moved,
     #[error("the engine has ended")]
     NoEngine,
+}
+
+/// What happens while a stream is followed.
+#[derive(Debug)]
+enum Event {
+    Frame(Box<v1::AssignmentUpdate>),
+    /// The engine or the disk has come further.
+    Applied,
 }
 
 impl From<tonic::Status> for FollowError {
@@ -208,40 +247,76 @@ impl Follower {
             .map_err(|_| FollowError::AnswerTimeout)??
             .into_inner();
         tracing::info!(server = %server.uri(), "following ipam-service");
+        let mut progress = Progress::default();
+        let mut saved = self.book.saved.subscribe();
         loop {
-            let frame = if *reached {
-                self.next(&mut stream).await?
+            let next = self.next(&mut stream, &mut saved);
+            let event = if *reached {
+                next.await?
             } else {
                 // Afterwards silence means that nothing changes.
-                let next = tokio::time::timeout(ANSWER_TIMEOUT, self.next(&mut stream)).await;
+                let next = tokio::time::timeout(ANSWER_TIMEOUT, next).await;
                 next.map_err(|_| FollowError::AnswerTimeout)??
             };
-            self.metrics.updated();
-            let difference = self.book.apply(frame)?;
-            self.complaints.about(&difference.ignored);
-            let (synced, reached_position) = (difference.synced, difference.position);
-            self.tell(Command::Assignments(difference)).await?;
-            if synced {
-                *reached = true;
-                self.on_synced().await?;
+            if let Event::Frame(frame) = event {
+                self.take_in(*frame, &mut progress, reached).await?;
             }
-            if let Some(reached_position) = reached_position {
-                position.send_replace(reached_position);
+            let applied = *self.applied.borrow_and_update();
+            if let Some(reached) = progress.acknowledge(applied, *saved.borrow_and_update()) {
+                position.send_replace(reached);
             }
         }
     }
 
+    /// Cancel safe: all that it waits for is.
     async fn next(
         &mut self,
         stream: &mut Streaming<v1::AssignmentUpdate>,
-    ) -> Result<v1::AssignmentUpdate, FollowError> {
+        saved: &mut watch::Receiver<u64>,
+    ) -> Result<Event, FollowError> {
         tokio::select! {
-            frame = stream.message() => frame?.ok_or(FollowError::Ended),
+            frame = stream.message() => {
+                frame?.map(|frame| Event::Frame(Box::new(frame))).ok_or(FollowError::Ended)
+            }
             moved = self.member_endpoint.changed() => match moved {
                 Ok(()) => Err(FollowError::Moved),
                 Err(_) => Err(FollowError::NoEngine),
             },
+            changed = self.applied.changed() => match changed {
+                Ok(()) => Ok(Event::Applied),
+                Err(_) => Err(FollowError::NoEngine),
+            },
+            // The sender is part of the book that this follower has.
+            Ok(()) = saved.changed() => Ok(Event::Applied),
         }
+    }
+
+    async fn take_in(
+        &mut self,
+        frame: v1::AssignmentUpdate,
+        progress: &mut Progress,
+        reached: &mut bool,
+    ) -> Result<(), FollowError> {
+        self.metrics.updated();
+        let difference = self.book.apply(frame)?;
+        self.complaints.about(&difference.ignored);
+        let (synced, position) = (difference.synced, difference.position);
+        self.marks += 1;
+        let mark = self.marks;
+        self.tell(Command::Assignments { difference, mark }).await?;
+        if synced {
+            *reached = true;
+            self.on_synced().await?;
+        }
+        if let Some(position) = position {
+            let loss = *self.book.lost.borrow();
+            progress.reached(Step {
+                position,
+                mark,
+                loss,
+            });
+        }
+        Ok(())
     }
 
     async fn on_synced(&self) -> Result<(), FollowError> {

@@ -58,6 +58,9 @@ pub struct Difference {
     pub position: Option<u64>,
     /// A synchronisation was completed.
     pub synced: bool,
+    /// Something that was there before is gone or different: removed, or without this node as a
+    /// candidate.
+    pub takes_away: bool,
     /// What the frame said that is of no use here, for people.
     pub ignored: Vec<String>,
 }
@@ -353,7 +356,9 @@ impl Book {
     ) {
         let before = std::mem::take(&mut self.buckets[index]);
         for (key, assignment) in &told {
-            if before.get(key) != Some(assignment) {
+            let known = before.get(key);
+            if known != Some(assignment) {
+                difference.takes_away |= known.is_some();
                 difference.upserts.push(self.resolve(key, assignment));
             }
         }
@@ -362,6 +367,7 @@ impl Book {
                 continue;
             }
             if authoritative {
+                difference.takes_away = true;
                 difference.removals.push(key);
             } else {
                 told.insert(key, assignment);
@@ -386,6 +392,7 @@ impl Book {
             match place_key(&removal.address_space, &removal.address) {
                 Ok((bucket, key)) => {
                     if authoritative && self.buckets[bucket].remove(&key).is_some() {
+                        difference.takes_away = true;
                         difference.removals.push(key);
                     }
                 }
@@ -396,7 +403,8 @@ impl Book {
             match place(&assignment) {
                 Ok((bucket, key)) => {
                     difference.upserts.push(self.resolve(&key, &assignment));
-                    self.buckets[bucket].insert(key, assignment);
+                    let known = self.buckets[bucket].insert(key, assignment);
+                    difference.takes_away |= known.is_some();
                 }
                 Err(bad) => difference.ignored.push(bad.to_string()),
             }

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use pharos_process::Readiness;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::book::{Difference, Member};
 use crate::clock;
@@ -56,8 +56,9 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 /// What the engine is told.
 #[derive(Debug)]
 pub enum Command {
-    /// The assignments changed.
-    Assignments(Difference),
+    /// The assignments changed. `mark` is told back when nothing is answered any more that this took
+    /// away.
+    Assignments { difference: Difference, mark: u64 },
     /// The assignments may be acted on.
     Ready,
     /// The interfaces that can answer changed.
@@ -87,6 +88,7 @@ pub struct Settings {
 #[derive(Debug)]
 pub struct EngineThread {
     commands: Option<mpsc::Sender<Command>>,
+    applied: watch::Receiver<u64>,
     ended: Option<oneshot::Receiver<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -94,6 +96,7 @@ pub struct EngineThread {
 /// Starts the thread.
 pub fn start(settings: Settings) -> std::io::Result<EngineThread> {
     let (commands, inbox) = mpsc::channel(COMMANDS);
+    let (applied, applied_seen) = watch::channel(0);
     let (ending, ended) = oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -101,12 +104,13 @@ pub fn start(settings: Settings) -> std::io::Result<EngineThread> {
     let thread = std::thread::Builder::new()
         .name("engine".to_owned())
         .spawn(move || {
-            runtime.block_on(Engine::new(settings).run(inbox));
+            runtime.block_on(Engine::new(settings, applied).run(inbox));
             // Dropped also when the engine panics: either way the receiver learns of the end.
             drop(ending);
         })?;
     Ok(EngineThread {
         commands: Some(commands),
+        applied: applied_seen,
         ended: Some(ended),
         thread: Some(thread),
     })
@@ -116,6 +120,11 @@ impl EngineThread {
     /// A way to send commands. All of them must be dropped for the thread to end by itself.
     pub fn commands(&self) -> Option<mpsc::Sender<Command>> {
         self.commands.clone()
+    }
+
+    /// The greatest mark of which all is done.
+    pub fn applied(&self) -> watch::Receiver<u64> {
+        self.applied.clone()
     }
 
     /// Resolves when the thread has ended. To be awaited once.
@@ -168,6 +177,9 @@ struct Engine {
     noted: BTreeMap<GroupId, Vec<Noted>>,
     shown: BTreeMap<GroupId, Vec<crate::plan::Used>>,
     told_ipv6: bool,
+    /// Of the last assignments that were taken in.
+    mark: u64,
+    done: watch::Sender<u64>,
 }
 
 struct Drain {
@@ -175,7 +187,7 @@ struct Drain {
 }
 
 impl Engine {
-    fn new(settings: Settings) -> Self {
+    fn new(settings: Settings, done: watch::Sender<u64>) -> Self {
         let now = clock::now();
         let own = Condition {
             ready: false,
@@ -211,6 +223,8 @@ impl Engine {
             noted: BTreeMap::new(),
             shown: BTreeMap::new(),
             told_ipv6: false,
+            mark: 0,
+            done,
         }
     }
 
@@ -296,11 +310,18 @@ impl Engine {
         self.publish(now);
         self.flush();
         self.observe();
+        // A node that is no candidate any more may answer until another one does.
+        if *self.done.borrow() < self.mark && !self.ownership.answers_unlisted() {
+            self.done.send_replace(self.mark);
+        }
     }
 
     fn on_command(&mut self, command: Command, now: Instant) {
         match command {
-            Command::Assignments(difference) => self.on_assignments(difference, now),
+            Command::Assignments { difference, mark } => {
+                self.on_assignments(difference, now);
+                self.mark = mark;
+            }
             Command::Ready => self.own.ready = true,
             Command::Ports(ports) => self.on_ports(ports, now),
             Command::Joins(addresses) => self.peers.set_joins(&addresses, now),
@@ -488,3 +509,6 @@ fn open(listen: SocketAddr) -> std::io::Result<UdpSocket> {
     socket2::SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER)?;
     UdpSocket::from_std(socket)
 }
+
+#[cfg(test)]
+mod tests;

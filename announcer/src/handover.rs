@@ -125,6 +125,14 @@ impl Seat {
         }
     }
 
+    /// Whether this node answers for the group, or holds requests that it may come to answer.
+    pub fn may_answer(&self) -> bool {
+        match &self.role {
+            Role::Owner { .. } | Role::Handing { .. } | Role::Holding { .. } => true,
+            Role::Idle { .. } | Role::Passed { .. } => false,
+        }
+    }
+
     /// What others are told about who owns the group; `None`: nothing.
     pub fn statement(&self, group: GroupId) -> Option<Statement> {
         let (holder, claim) = match &self.role {

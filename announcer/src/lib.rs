@@ -29,6 +29,7 @@ pub mod members;
 pub mod metrics;
 pub mod ownership;
 pub mod plan;
+pub mod progress;
 pub mod stamped;
 
 use std::net::SocketAddr;
@@ -59,6 +60,9 @@ const RETRY: Duration = Duration::from_secs(1);
 const LOOKUP_INTERVAL: Duration = Duration::from_secs(5);
 /// Changes within so long are written to the disk together.
 const WRITE_PAUSE: Duration = Duration::from_millis(100);
+/// The same when something was taken away: ipam-service waits for the acknowledgement, which waits
+/// for the disk. Long enough for what one call takes away to arrive.
+const LOSS_PAUSE: Duration = Duration::from_millis(5);
 /// After which time a failed write is tried again.
 const WRITE_AGAIN: Duration = Duration::from_secs(5);
 
@@ -121,6 +125,8 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         metrics,
         readiness,
         synced,
+        applied: engine.applied(),
+        marks: 0,
         complaints: Complaints::default(),
     };
     tasks.spawn(follower.run());
@@ -239,7 +245,9 @@ async fn begin(
         members: Some(book.members().to_vec()),
         ..Difference::default()
     };
-    commands.send(Command::Assignments(difference)).await?;
+    let mark = 0;
+    let command = Command::Assignments { difference, mark };
+    commands.send(command).await?;
     if kept.same_boot {
         commands.send(Command::Ready).await?;
         synced.send_replace(true);
@@ -357,11 +365,13 @@ async fn pass_joins(names: Vec<String>, commands: mpsc::Sender<Command>) -> anyh
     Ok(())
 }
 
-/// Keeps the disk in step with the book. A disk that fails costs only a restart without
-/// ipam-service.
+/// Keeps the disk in step with the book. A disk that fails costs a restart without ipam-service, and
+/// the acknowledgements of what was taken away: the file still has it.
 async fn write_cache(cache: Cache, book: SharedBook, shutdown: Shutdown) -> anyhow::Result<()> {
     let mut changes = book.changes();
+    let mut losses = book.losses();
     let mut failed = false;
+    let mut took = Duration::ZERO;
     loop {
         tokio::select! {
             // A change that is there is written, also when the process is about to stop.
@@ -372,12 +382,16 @@ async fn write_cache(cache: Cache, book: SharedBook, shutdown: Shutdown) -> anyh
         }
         tokio::select! {
             () = tokio::time::sleep(WRITE_PAUSE) => {}
+            () = gathered(&mut losses, took) => {}
             () = shutdown.stopping() => {}
         }
         changes.mark_unchanged();
-        let contents = book.lock().contents();
+        losses.mark_unchanged();
+        let (contents, change) = book.snapshot();
         let writer = cache.clone();
+        let began = clock::now();
         let written = tokio::task::spawn_blocking(move || writer.save(contents)).await?;
+        took = clock::now().saturating_duration_since(began);
         let path = cache.path();
         match written {
             // A full disk stays full for long: it is told once.
@@ -391,12 +405,27 @@ async fn write_cache(cache: Cache, book: SharedBook, shutdown: Shutdown) -> anyh
                 );
             }
             Err(_) => {}
-            Ok(()) if failed => {
-                failed = false;
-                tracing::info!(path = %path.display(), "the assignments are on the disk again");
+            Ok(()) => {
+                book.set_saved(change);
+                if std::mem::take(&mut failed) {
+                    tracing::info!(path = %path.display(), "the assignments are on the disk again");
+                }
             }
-            Ok(()) => {}
         }
+        if failed && !path.exists() {
+            // A restart would announce nothing.
+            book.set_saved(change);
+        }
+    }
+}
+
+/// Waits for something to be taken away, and then for what comes with it; for no less than the last
+/// write `took`, so that half of the disk's time is left to others.
+async fn gathered(losses: &mut watch::Receiver<u64>, took: Duration) {
+    if losses.changed().await.is_ok() {
+        tokio::time::sleep(took.max(LOSS_PAUSE)).await;
+    } else {
+        std::future::pending().await
     }
 }
 

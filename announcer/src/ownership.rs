@@ -26,6 +26,8 @@ pub struct Ownership {
     roster: Roster,
     seats: BTreeMap<GroupId, (Candidacy, Seat)>,
     timers: BTreeSet<(Instant, GroupId)>,
+    /// Groups that this node answers for, or is about to, although it is no candidate any more.
+    unlisted: BTreeSet<GroupId>,
     effects: Vec<Effect>,
 }
 
@@ -36,6 +38,7 @@ impl Ownership {
             roster: Roster::new(me, own),
             seats: BTreeMap::new(),
             timers: BTreeSet::new(),
+            unlisted: BTreeSet::new(),
             effects: Vec::new(),
         }
     }
@@ -53,6 +56,12 @@ impl Ownership {
     /// When [`Self::tick`] is to be called at the latest.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Whether this node still answers for something that it is no candidate of; it does so for
+    /// [`crate::handover::UNLISTED_LIMIT`] at most.
+    pub fn answers_unlisted(&self) -> bool {
+        !self.unlisted.is_empty()
     }
 
     /// What others are told about who owns what.
@@ -102,6 +111,7 @@ impl Ownership {
 
     /// A group is not to be announced any more.
     pub fn remove_group(&mut self, group: GroupId) {
+        self.unlisted.remove(&group);
         if let Some((_, seat)) = self.seats.remove(&group) {
             if let Some(at) = seat.deadline() {
                 self.timers.remove(&(at, group));
@@ -287,6 +297,10 @@ impl Ownership {
         if let Some(at) = seat.deadline() {
             self.timers.insert((at, group));
         }
+        match seat.may_answer() && !candidacy.includes(&self.roster.me) {
+            true => self.unlisted.insert(group),
+            false => self.unlisted.remove(&group),
+        };
         self.perform(group, actions);
     }
 

@@ -17,7 +17,7 @@ use anyhow::{Context as _, bail};
 use crate::cargo::{capture, cargo, root};
 
 /// Modules that decide and never act: a file, and what lies in the folder of its name.
-const PURE: [&str; 23] = [
+const PURE: [&str; 24] = [
     "announcer/src/election",
     "announcer/src/handover",
     "announcer/src/l2/arp",
@@ -28,6 +28,7 @@ const PURE: [&str; 23] = [
     "announcer/src/members/reports",
     "announcer/src/ownership",
     "announcer/src/plan",
+    "announcer/src/progress",
     "checker/src",
     "ipam-service/src/retention/rule",
     "ipam-service/src/state",
