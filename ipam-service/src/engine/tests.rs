@@ -351,7 +351,7 @@ async fn writing_stops_in_the_midst_of_a_refused_batch_too() {
             insert into broken values (1); end;
         pragma writable_schema = on;
         update sqlite_schema set rootpage = (
-            select rootpage from sqlite_schema where name = 'change_log_owner')
+            select rootpage from sqlite_schema where name = 'change_log_allocation')
         where name = 'broken'",
     )
     .await;

@@ -174,7 +174,10 @@ fn log(code: Code, after: Duration) {
 
 /// Adds the request id to an answer that has none of its own.
 fn echo(headers: &mut HeaderMap, request_id: &str) {
-    if let Ok(value) = HeaderValue::from_str(request_id) {
+    if let Ok(mut value) = HeaderValue::from_str(request_id) {
+        // Every call has another: kept out of the table that HPACK would search for it (RFC 7541,
+        // 6.2.3).
+        value.set_sensitive(true);
         headers.entry(REQUEST_ID_HEADER).or_insert(value);
     }
 }

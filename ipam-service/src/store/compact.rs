@@ -221,6 +221,10 @@ async fn delete_oldest(
         .bind(format!("[{}]", addresses.join(",")))
         .execute(&mut *connection)
         .await?;
+    sqlx::query(DELETE_FORMER_OWNERS)
+        .bind(last)
+        .execute(&mut *connection)
+        .await?;
     sqlx::query("delete from change_log where revision <= ?1")
         .bind(last)
         .execute(&mut *connection)
@@ -231,6 +235,13 @@ async fn delete_oldest(
         .await?;
     Ok(count)
 }
+
+/// Of allocations whose end goes from the log now, and that no interval tells of.
+pub(super) const DELETE_FORMER_OWNERS: &str = "
+delete from former_owner where (cluster, namespace, name, allocation_id) in (
+    select cluster, namespace, name, allocation_id from change_log
+    where revision <= ?1 and subject = 1 and kind = 3)
+and not exists (select 1 from holding where holding.allocation_id = former_owner.allocation_id)";
 
 pub(super) const DELETE_ADDRESSES: &str = "
 delete from change_address where (space, address, revision) in (

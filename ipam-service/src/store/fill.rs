@@ -1,5 +1,5 @@
-//! Brings a database of an older version up to what this one keeps beside it: the intervals in
-//! which addresses were held, out of the log.
+//! Brings a database of an older version up to what this one keeps beside it, out of the log: the
+//! intervals in which addresses were held, and whose allocations are gone.
 
 use pharos_proto::v1;
 use pharos_proto::v1::change::Subject;
@@ -8,26 +8,69 @@ use sqlx::{Connection as _, Row as _, SqliteConnection};
 
 use super::ReadError;
 use super::holdings::Intervals;
+use super::read::signed;
 use super::rows::{Cell, Rows};
 use super::sql::Statement;
 use crate::api::convert::{AllocationExtras, allocation_from_wire};
-use crate::state::model::{Allocation, Revision, Timestamp};
+use crate::state::model::{Allocation, AllocationId, Revision, Timestamp};
 
 /// Rows of the log that are held in memory at once.
 const CHUNK: usize = 1000;
 
-/// Fills `holding` once; a database that has it is left as it is. All of it or nothing.
-pub(super) async fn holdings(connection: &mut SqliteConnection) -> Result<(), ReadError> {
+/// Fills what has not been filled yet; a database that has it is left as it is. All of it or nothing.
+pub(super) async fn history(connection: &mut SqliteConnection) -> Result<(), ReadError> {
     let mut transaction = connection.begin_with("begin immediate").await?;
-    let row = sqlx::query("select holdings_filled from history_meta where id = 1")
-        .fetch_one(&mut *transaction)
-        .await?;
-    if row.try_get::<i64, _>(0)? != 0 {
-        return Ok(transaction.rollback().await?);
+    let filled = "select holdings_filled, owners_filled from history_meta where id = 1";
+    let row = sqlx::query(filled).fetch_one(&mut *transaction).await?;
+    let (has_holdings, has_owners): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+    if has_holdings == 0 {
+        holdings(&mut transaction).await?;
     }
+    if has_owners == 0 {
+        owners(&mut transaction).await?;
+    }
+    Ok(transaction.commit().await?)
+}
+
+/// Tells each row of the log its allocation, and notes whose allocations are gone.
+async fn owners(connection: &mut SqliteConnection) -> Result<(), ReadError> {
+    sqlx::query("delete from former_owner")
+        .execute(&mut *connection)
+        .await?;
     let mut after = 0;
     loop {
-        let part = read_part(&mut transaction, after).await?;
+        let part = read_part(connection, after).await?;
+        let Some(last) = part.last() else { break };
+        after = i64::try_from(last.at.0).unwrap_or(i64::MAX);
+        for change in &part {
+            sqlx::query("update change_log set allocation_id = ?2 where revision = ?1")
+                .bind(signed(change.at.0))
+                .bind(signed(change.allocation))
+                .execute(&mut *connection)
+                .await?;
+        }
+    }
+    for statement in FORMER_OWNERS {
+        sqlx::query(statement).execute(&mut *connection).await?;
+    }
+    Ok(())
+}
+
+/// What the log tells of, and what only an interval does.
+const FORMER_OWNERS: [&str; 3] = [
+    "insert into former_owner (cluster, namespace, name, allocation_id)
+    select cluster, namespace, name, allocation_id from change_log
+    where subject = 1 and kind = 3",
+    "insert or ignore into former_owner (cluster, namespace, name, allocation_id)
+    select cluster, namespace, name, allocation_id from holding
+    where not exists (select 1 from allocation where allocation.id = holding.allocation_id)",
+    "update history_meta set owners_filled = 1 where id = 1",
+];
+
+async fn holdings(connection: &mut SqliteConnection) -> Result<(), ReadError> {
+    let mut after = 0;
+    loop {
+        let part = read_part(connection, after).await?;
         let Some(last) = part.last() else { break };
         after = i64::try_from(last.at.0).unwrap_or(i64::MAX);
         let mut intervals = Intervals::default();
@@ -35,13 +78,13 @@ pub(super) async fn holdings(connection: &mut SqliteConnection) -> Result<(), Re
             intervals.add(change.at, change.before.as_ref(), change.after.as_ref());
         }
         let (updates, inserts) = intervals.into_rows();
-        run(&mut transaction, Statement::UpdateHolding, &updates).await?;
-        run(&mut transaction, Statement::InsertHolding, &inserts).await?;
+        run(connection, Statement::UpdateHolding, &updates).await?;
+        run(connection, Statement::InsertHolding, &inserts).await?;
     }
     for statement in SETTLE {
-        sqlx::query(statement).execute(&mut *transaction).await?;
+        sqlx::query(statement).execute(&mut *connection).await?;
     }
-    Ok(transaction.commit().await?)
+    Ok(())
 }
 
 /// What is held by the tables of allocations goes before what the log says: an interval that the
@@ -72,6 +115,7 @@ const SETTLE: [&str; 3] = [
 /// A change of an allocation, as far as intervals go.
 struct Past {
     at: (Revision, Timestamp),
+    allocation: AllocationId,
     before: Option<Allocation>,
     after: Option<Allocation>,
 }
@@ -102,8 +146,10 @@ async fn read_part(connection: &mut SqliteConnection, after: i64) -> Result<Vec<
                 .transpose()
                 .map_err(|error| corrupt(revision, error.to_string()))
         };
+        let allocation = edit.after.as_ref().or(edit.before.as_ref());
         part.push(Past {
             at: (wire.revision, Timestamp(row.try_get(1)?)),
+            allocation: allocation.map_or(0, |it| it.id),
             before: holder(edit.before)?,
             after: holder(edit.after)?,
         });

@@ -191,8 +191,8 @@ impl Reader {
         limit: u32,
     ) -> Result<ChangePage, ReadError> {
         let mut transaction = self.connections().begin().await?;
-        let revision = revision(&mut transaction).await?;
-        let mut first = signed(filter.start_revision);
+        let LogSpan { oldest, revision } = log_span(&mut transaction).await?;
+        let mut first = signed(filter.start_revision.max(oldest));
         let mut end = before.map_or(i64::MAX, signed);
         if filter.end_revision != 0 {
             end = end.min(signed(filter.end_revision));

@@ -52,6 +52,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "operation",
         include_str!("../../migrations/sqlite/0005_operation.sql"),
     ),
+    (
+        6,
+        "owner_history",
+        include_str!("../../migrations/sqlite/0006_owner_history.sql"),
+    ),
 ];
 
 /// Where the database is.
@@ -351,7 +356,7 @@ pub(super) async fn prepare(
             source,
         }
     })?;
-    let filled = fill::holdings(connection).await;
+    let filled = fill::history(connection).await;
     filled.map_err(|source| OpenError::Fill {
         path: path.to_owned(),
         source,

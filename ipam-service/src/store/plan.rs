@@ -463,9 +463,17 @@ impl Plan {
             let (Some(entry), Some(subject)) = (entry, subject_of(&logged.change)) else {
                 continue;
             };
-            let cells = log_cells(context, &subject, &entry);
+            let allocation = logged.change.allocation();
+            let id = allocation.map_or(0, |edit| edit.subject().id);
+            let cells = log_cells(context, &subject, &entry, id);
             self.row(Statement::InsertLog, &cells);
             self.log_addresses(revision, &logged.change);
+            if allocation.is_some_and(|edit| edit.after.is_none()) {
+                let owner = [subject.cluster, subject.namespace, subject.name].map(Cell::Text);
+                let [cluster, namespace, name] = owner;
+                let cells = [cluster, namespace, name, Cell::number(id)];
+                self.row(Statement::InsertFormerOwner, &cells);
+            }
         }
     }
 
@@ -513,7 +521,8 @@ fn log_cells<'a>(
     context: LogContext<'a>,
     subject: &Subject<'a>,
     entry: &'a [u8],
-) -> [Cell<'a>; 11] {
+    allocation: AllocationId,
+) -> [Cell<'a>; 12] {
     [
         Cell::number(context.revision),
         Cell::Int(context.time.0),
@@ -526,6 +535,7 @@ fn log_cells<'a>(
         Cell::Text(subject.name),
         Cell::Int(MIN_READER),
         Cell::bytes(entry),
+        Cell::number(allocation),
     ]
 }
 

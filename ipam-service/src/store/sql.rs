@@ -39,6 +39,7 @@ pub(super) enum Statement {
     UpsertPlacement,
     InsertLog,
     InsertLogAddress,
+    InsertFormerOwner,
     /// Before `InsertHolding`: an interval may end and another of the same name begin in one batch.
     UpdateHolding,
     InsertHolding,
@@ -80,6 +81,7 @@ impl Statement {
         Self::UpsertPlacement,
         Self::InsertLog,
         Self::InsertLogAddress,
+        Self::InsertFormerOwner,
         Self::UpdateHolding,
         Self::InsertHolding,
     ];
@@ -119,6 +121,7 @@ impl Statement {
             Self::UpsertPlacement => UPSERT_PLACEMENT,
             Self::InsertLog => INSERT_LOG,
             Self::InsertLogAddress => INSERT_LOG_ADDRESS,
+            Self::InsertFormerOwner => INSERT_FORMER_OWNER,
             Self::UpdateHolding => UPDATE_HOLDING,
             Self::InsertHolding => INSERT_HOLDING,
         }
@@ -253,12 +256,16 @@ on conflict (group_id) do update set cluster = excluded.cluster, seq = excluded.
 
 const INSERT_LOG: &str = "
 insert into change_log (revision, time, actor, request_id, kind, subject, cluster, namespace,
-    name, min_reader, entry)
-values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)";
+    name, min_reader, entry, allocation_id)
+values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
 
 const INSERT_LOG_ADDRESS: &str = "
 insert into change_address (space, address, revision)
 values (?1, ?2, ?3)";
+
+const INSERT_FORMER_OWNER: &str = "
+insert into former_owner (cluster, namespace, name, allocation_id)
+values (?1, ?2, ?3, ?4)";
 
 /// Of the intervals with one name the newest goes on, if any.
 const UPDATE_HOLDING: &str = "

@@ -27,7 +27,13 @@ const FORMAT: u64 = 1;
 
 /// Tables that are history: left out unless asked for. Without them a store knows what is, and not
 /// how it came about.
-const HISTORY: [&str; 4] = ["change_log", "change_address", "holding", "history_meta"];
+const HISTORY: [&str; 5] = [
+    "change_log",
+    "change_address",
+    "former_owner",
+    "holding",
+    "history_meta",
+];
 
 /// Of the driver, not of ours.
 const NOT_OURS: &str = "_sqlx_migrations";
@@ -156,9 +162,10 @@ fn write_line(to: &mut dyn Write, line: Map<String, Value>) -> std::io::Result<(
 }
 
 /// Rows come table by table, and refer to others that come later. Unless the history comes too, the
-/// intervals in which addresses are held are to be made out of what is held now.
+/// intervals in which addresses are held are to be made out of what is held now. And an older schema
+/// has less of the history.
 const BEGIN: &str = "begin immediate; pragma defer_foreign_keys = on;
-    update history_meta set holdings_filled = 0";
+    update history_meta set holdings_filled = 0, owners_filled = 0";
 
 /// Fills the tables of a new database, in one transaction: all lines or none.
 pub(super) fn import(connection: &Connection, from: &mut dyn BufRead) -> Result<u64, ImportError> {

@@ -30,21 +30,28 @@ pub(in crate::store) fn changes_query(
     query.push(format!(" and {revision} < ")).push_bind(end);
     match &filter.owner {
         None => {}
-        // The owners of a namespace are together in the index, but their decisions are not in
-        // order: they are sorted there, and only those of the page are read.
-        Some(owner) if owner.name.is_none() && owner.namespace.is_some() => {
-            query.push(format!(
-                " and {revision} in (
-                    select revision from change_log indexed by change_log_owner
-                    where subject = 1 and revision >= "
-            ));
+        // Their decisions are together in the index, but not in order: they are sorted there, and
+        // only those of the page are read. (`cross join` keeps the order of the tables.)
+        Some(owner) if owner.namespace.is_some() => {
+            query.push(" and subject = 1");
+            query.push(format!(" and {revision} in (with mine(id) as ("));
+            push_allocations(&mut query, owner);
+            query.push(
+                ") select past.revision from mine
+                cross join change_log past indexed by change_log_allocation
+                where past.allocation_id = mine.id and past.subject = 1 and past.kind <> 1
+                    and past.revision >= ",
+            );
             query
                 .push_bind(first)
-                .push(" and revision < ")
+                .push(" and past.revision < ")
+                .push_bind(end)
+                .push(" union all select id from mine where id >= ")
+                .push_bind(first)
+                .push(" and id < ")
                 .push_bind(end);
-            push_owner(&mut query, owner);
             if filter.is_found_by_owner() {
-                query.push(" order by revision desc limit ");
+                query.push(" order by 1 desc limit ");
                 query.push_bind(i64::from(limit) + 1);
             }
             query.push(")");
@@ -86,10 +93,12 @@ pub(in crate::store) fn holdings_query(
             start_revision, start_time, end_revision, end_time
         from holding",
     );
-    // The planner would read all of the cluster instead, to save the sorting.
-    let one_namespace = |owner: &OwnerFilter| owner.namespace.is_some() && owner.name.is_none();
-    if filter.address.is_none() && filter.owner.as_ref().is_some_and(one_namespace) {
-        query.push(" indexed by holding_owner");
+    let by_allocation = filter
+        .owner
+        .as_ref()
+        .filter(|owner| owner.namespace.is_some() && filter.address.is_none());
+    if by_allocation.is_some() {
+        query.push(" indexed by holding_allocation");
     }
     query.push(" where id < ").push_bind(end);
     if let Some((space, address)) = &filter.address {
@@ -98,7 +107,11 @@ pub(in crate::store) fn holdings_query(
             .push(" and address = ")
             .push_bind(address.to_bytes().to_vec());
     }
-    if let Some(owner) = &filter.owner {
+    if let Some(owner) = by_allocation {
+        query.push(" and allocation_id in (");
+        push_allocations(&mut query, owner);
+        query.push(")");
+    } else if let Some(owner) = &filter.owner {
         push_owner(&mut query, owner);
     }
     if !filter.uid.is_empty() {
@@ -111,6 +124,14 @@ pub(in crate::store) fn holdings_query(
     query.push(" order by id desc limit ");
     query.push_bind(i64::from(limit) + 1);
     query
+}
+
+/// A select of the ids of the allocations that an owner has or had; of all owners of a namespace.
+fn push_allocations(query: &mut QueryBuilder<Sqlite>, owner: &OwnerFilter) {
+    query.push("select id from allocation where true");
+    push_owner(query, owner);
+    query.push(" union all select allocation_id from former_owner where true");
+    push_owner(query, owner);
 }
 
 fn push_owner(query: &mut QueryBuilder<Sqlite>, owner: &OwnerFilter) {

@@ -139,6 +139,119 @@ async fn the_log_begins_later_and_everything_else_stays() {
     assert!(again.allocations().eq(state.allocations()));
 }
 
+/// Every decision about the owners that a filter names, read one by one.
+async fn changes_of(store: &Store, filter: &ChangeFilter) -> Vec<u64> {
+    let mut found = Vec::new();
+    let mut before = None;
+    loop {
+        let page = store.reader.changes(filter, before, 2).await;
+        let page = page.expect("readable");
+        found.extend(page.items.iter().map(|change| change.revision));
+        before = page.next;
+        if before.is_none() {
+            return found;
+        }
+    }
+}
+
+/// An owner is found by its allocations, those that are gone included: in a database of this
+/// version, in one that an older version wrote, and when the log has lost its beginning.
+#[tokio::test]
+async fn an_owner_has_its_whole_history() {
+    let folder = Folder::new();
+    let mut store = folder.open().await;
+    let mut batches = vec![vec![apply_pool("pool", &["192.0.2.0/30"])]];
+    for round in 0..3 {
+        batches.push(vec![
+            allocate("east/ns/web", |_| {}),
+            allocate("east/ns/api", |_| {}),
+        ]);
+        batches.push(vec![allocate("east/other/web", |wire| {
+            wire.pool = "nowhere".to_owned();
+            wire.if_refused = pharos_proto::v1::allocate_request::IfRefused::Queue.into();
+        })]);
+        batches.push(vec![
+            release("east/ns/web"),
+            allocate("east/ns/api", |wire| {
+                wire.labels.insert("round".to_owned(), round.to_string());
+            }),
+        ]);
+        batches.push(vec![release("east/other/web")]);
+    }
+    fill(&mut store, &batches).await;
+    let all = changes_of(&store, &ChangeFilter::default()).await;
+    let rows = store
+        .reader
+        .changes(&ChangeFilter::default(), None, 100)
+        .await;
+    let rows = rows.expect("readable").items;
+    assert_eq!(all.len(), rows.len());
+    let is_of = |change: &pharos_proto::v1::Change, namespace: &str, name: Option<&str>| {
+        let Some(pharos_proto::v1::change::Subject::Allocation(edit)) = &change.subject else {
+            return false;
+        };
+        let end = edit.after.as_ref().or(edit.before.as_ref());
+        let owner = end.and_then(|end| end.owner.clone()).expect("an owner");
+        owner.namespace == namespace && name.is_none_or(|name| name == owner.name)
+    };
+    let filters = [
+        ("ns", Some("web")),
+        ("ns", Some("api")),
+        ("other", Some("web")),
+        ("ns", None),
+        ("other", None),
+        ("none", None),
+    ];
+    let intervals = |namespace, name| HoldingFilter {
+        owner: super::owner("east", Some(namespace), name),
+        ..HoldingFilter::default()
+    };
+    // Three of web, one of api.
+    let held = store.reader.holdings(&intervals("ns", None), None, 9).await;
+    assert_eq!(held.expect("readable").items.len(), 4);
+
+    let old = "update change_log set allocation_id = 0; delete from former_owner;
+        update history_meta set owners_filled = 0";
+    for (sql, compacted) in [("select 1", 0), (old, 0), ("select 1", 9), (old, 9)] {
+        let done = store
+            .compactor
+            .compact(step(i64::MAX, compacted + 1, 100))
+            .await;
+        done.expect("compacted");
+        drop(store);
+        execute(&folder.file(), false, sql).await;
+        store = folder.open().await;
+        for (namespace, name) in filters {
+            let filter = ChangeFilter {
+                owner: super::owner("east", Some(namespace), name),
+                ..ChangeFilter::default()
+            };
+            let expected: Vec<u64> = rows
+                .iter()
+                .filter(|change| change.revision > compacted && is_of(change, namespace, name))
+                .map(|change| change.revision)
+                .collect();
+            let found = changes_of(&store, &filter).await;
+            assert_eq!(found, expected, "{namespace} {name:?}: {sql}");
+        }
+        let held = store.reader.holdings(&intervals("ns", None), None, 9).await;
+        assert_eq!(held.expect("readable").items.len(), 4);
+        let problems = check(&folder.location()).await.expect("checked");
+        assert_eq!(problems, Vec::<String>::new(), "{sql}");
+    }
+    // What never held anything leaves no trace but the log.
+    let done = store.compactor.compact(step(i64::MAX, u64::MAX, 100)).await;
+    done.expect("compacted");
+    drop(store);
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(folder.file());
+    let mut connection = options.connect().await.expect("connection");
+    let names: Vec<String> = sqlx::query_scalar("select namespace from former_owner")
+        .fetch_all(&mut connection)
+        .await
+        .expect("readable");
+    assert_eq!(names, ["ns"; 3]);
+}
+
 #[tokio::test]
 async fn a_history_of_a_newer_format_is_refused_by_name() {
     let folder = Folder::new();

@@ -243,7 +243,12 @@ proptest! {
             execute(&folder.file(), false, "drop table history_meta").await;
             execute(&folder.file(), false, "drop index change_log_cluster").await;
             execute(&folder.file(), false, "drop index change_log_other").await;
-            let forget = "delete from _sqlx_migrations where version = 4";
+            execute(&folder.file(), false, "drop table former_owner").await;
+            execute(&folder.file(), false, "drop index change_log_allocation").await;
+            execute(&folder.file(), false, "alter table change_log drop column allocation_id").await;
+            let by_owner = "create index change_log_owner on change_log (name)";
+            execute(&folder.file(), false, by_owner).await;
+            let forget = "delete from _sqlx_migrations where version in (4, 6)";
             execute(&folder.file(), false, forget).await;
             let again = folder.open().await;
             let mut filled = list(&again.reader, &HoldingFilter::default(), 1000).await;

@@ -33,7 +33,9 @@ fn run(state: &mut State, command: &Command) {
     }
 }
 
-fn created(revision: u64, allocation: Allocation) -> Logged {
+/// With its revision as its id.
+fn created(revision: u64, mut allocation: Allocation) -> Logged {
+    allocation.id = revision;
     Logged {
         revision: Some(revision),
         change: Change::Allocation(Edit {
@@ -72,7 +74,6 @@ async fn one_address_cannot_have_two_owners_and_one_port_cannot_either() {
     same_cluster.owner.key.cluster = east.owner.key.cluster.clone();
     same_cluster.owner.key.name = crate::state::names::Name::parse("other").expect("name");
     let mut second_claim = (*east).clone();
-    second_claim.id = 99;
     second_claim.addresses.clone_from(&west.addresses);
     for (what, allocation) in [
         ("an address of another cluster", other_cluster),
@@ -86,23 +87,19 @@ async fn one_address_cannot_have_two_owners_and_one_port_cannot_either() {
         );
     }
 
-    let sharer = |id: u64, name: &str, port: u16| {
+    let sharer = |name: &str, port: u16| {
         let mut allocation = (*west).clone();
-        allocation.id = id;
         allocation.owner.key.name = crate::state::names::Name::parse(name).expect("name");
         let claim = Arc::make_mut(&mut allocation.claim);
         claim.sharing_key = "key".to_owned();
         claim.ports[0].number = port;
         allocation
     };
-    let shared = vec![
-        created(2, sharer(50, "a", 80)),
-        created(3, sharer(51, "b", 443)),
-    ];
+    let shared = vec![created(2, sharer("a", 80)), created(3, sharer("b", 443))];
     commit(&mut store.writer, shared).await.expect("may share");
-    let clash = commit(&mut store.writer, vec![created(4, sharer(52, "c", 443))]).await;
+    let clash = commit(&mut store.writer, vec![created(4, sharer("c", 443))]).await;
     assert!(matches!(clash, Err(CommitError::Refused(_))), "{clash:?}");
-    let mut stranger = sharer(53, "d", 8080);
+    let mut stranger = sharer("d", 8080);
     Arc::make_mut(&mut stranger.claim).sharing_key = "other key".to_owned();
     let mismatch = commit(&mut store.writer, vec![created(4, stranger)]).await;
     assert!(
@@ -111,7 +108,7 @@ async fn one_address_cannot_have_two_owners_and_one_port_cannot_either() {
     );
 
     // What was refused left no trace, and the writer goes on.
-    commit(&mut store.writer, vec![created(4, sharer(54, "e", 8080))])
+    commit(&mut store.writer, vec![created(4, sharer("e", 8080))])
         .await
         .expect("may share");
     drop(store);
@@ -146,7 +143,7 @@ async fn check_names_what_does_not_agree() {
     execute(
         &folder.file(),
         false,
-        "delete from allocation_port where allocation_id = 3",
+        "delete from allocation_port where allocation_id = 1",
     )
     .await;
     execute(
