@@ -33,7 +33,7 @@ pub fn allocation_to_wire(allocation: &Allocation) -> v1::Allocation {
             .pool
             .as_ref()
             .map_or_else(String::new, |pool| pool.name.as_str().to_owned()),
-        refusal: refusal.map(refusal_to_wire),
+        refusal: refusal.map(|refusal| refusal_to_wire(refusal)),
         revision: allocation.revision,
         create_time: Some(time_to_wire(allocation.create_time)),
         claim: Some(claim_to_wire(&allocation.claim)),
@@ -128,9 +128,9 @@ fn stored_allocation(
     };
     let standing = match (State::try_from(wire.state), refusal, held_claim) {
         (Ok(State::Assigned), None, None) => Standing::Assigned,
-        (Ok(State::Pending), Some(refusal), None) => Standing::Pending(refusal),
+        (Ok(State::Pending), Some(refusal), None) => Standing::Pending(Box::new(refusal)),
         (Ok(State::AssignedStale), Some(refusal), Some(held_claim)) => Standing::Stale {
-            refusal,
+            refusal: Box::new(refusal),
             held_claim,
         },
         (Ok(_) | Err(_), _, _) => {

@@ -135,13 +135,13 @@ fn answered(
         Err(refusal) => match kept_by(state, held, &claim) {
             Some(homes) => {
                 after.standing = Standing::Stale {
-                    refusal,
+                    refusal: Box::new(refusal),
                     held_claim: Box::new(held.effective_claim().clone()),
                 };
                 homes.record(&mut after);
             }
             None => {
-                after.standing = Standing::Pending(refusal);
+                after.standing = Standing::Pending(Box::new(refusal));
                 after.addresses = Vec::new();
                 after.pool = None;
                 after.second_pool = None;
@@ -207,7 +207,7 @@ fn first_answer(
 fn create(draft: &mut Draft<'_>, command: &Allocate, answer: Result<Grant, Refusal>) {
     let (standing, grant) = match answer {
         Ok(grant) => (Standing::Assigned, Some(grant)),
-        Err(refusal) => (Standing::Pending(refusal), None),
+        Err(refusal) => (Standing::Pending(Box::new(refusal)), None),
     };
     let (addresses, pool, second_pool) = match grant {
         Some(grant) => (grant.addresses, Some(grant.pool), grant.second_pool),

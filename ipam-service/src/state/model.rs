@@ -348,11 +348,11 @@ pub enum QuotaSubject {
 pub enum Standing {
     /// `addresses` satisfy `claim`.
     Assigned,
-    /// Nothing is held.
-    Pending(Refusal),
+    /// Nothing is held. (Boxed: few allocations have one, and each would keep room for it.)
+    Pending(Box<Refusal>),
     /// `addresses` are held under `held_claim`; the newest claim does not fit yet.
     Stale {
-        refusal: Refusal,
+        refusal: Box<Refusal>,
         held_claim: Box<Claim>,
     },
 }

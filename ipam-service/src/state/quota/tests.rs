@@ -416,13 +416,10 @@ fn what_is_in_use_is_taken_back_after_a_loss_beyond_any_quota() {
 fn a_refusal_that_is_stored_names_its_quota() {
     let mut book = book(&[quota("none", "east", 0)]);
     book.queue("east/red/a", claim());
-    let Standing::Pending(Refusal {
-        quota, attempts, ..
-    }) = &book.get("east/red/a").standing
-    else {
+    let Standing::Pending(refusal) = &book.get("east/red/a").standing else {
         panic!("it waits");
     };
-    assert_eq!(quota.as_deref(), Some("none"));
-    let reasons: Vec<Reason> = attempts.iter().map(|one| one.reason).collect();
+    assert_eq!(refusal.quota.as_deref(), Some("none"));
+    let reasons: Vec<Reason> = refusal.attempts.iter().map(|one| one.reason).collect();
     assert_eq!(reasons, [Reason::QuotaExceeded, Reason::QuotaExceeded]);
 }
