@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Asking, Grant};
+use super::{Asking, Grant, other};
 use crate::state::address::{Address, Family};
 use crate::state::model::Pool;
 use crate::state::pool;
@@ -16,9 +16,19 @@ impl<'a> Asking<'a> {
         if let Ok(grant) = self.search(None, |pool| self.both(pool)) {
             return Ok(grant);
         }
-        let v4 = self.search(None, |pool| self.one(pool, Family::V4))?;
-        let beside = v4.addresses.first().map(|address| (*address, &v4.pool));
-        let v6 = self.search(None, |pool| self.one_beside(pool, Family::V6, beside))?;
+        // A quota of one pool may have no room for both, and the other family be in another.
+        let v4_first = self.one_after_the_other(Family::V4);
+        v4_first.or_else(|refusal| self.one_after_the_other(Family::V6).map_err(|_| refusal))
+    }
+
+    fn one_after_the_other(&self, first: Family) -> Result<Grant, Refusal> {
+        let one = self.search(None, |pool| self.one(pool, first))?;
+        let beside = one.addresses.first().map(|address| (*address, &one.pool));
+        let added = self.search(None, |pool| self.one_beside(pool, other(first), beside))?;
+        let (v4, v6) = match first {
+            Family::V4 => (one, added),
+            Family::V6 => (added, one),
+        };
         Ok(Grant {
             addresses: [v4.addresses, v6.addresses].concat(),
             second_pool: (v4.pool != v6.pool).then(|| Box::new(v6.pool)),

@@ -423,3 +423,18 @@ fn a_refusal_that_is_stored_names_its_quota() {
     let reasons: Vec<Reason> = refusal.attempts.iter().map(|one| one.reason).collect();
     assert_eq!(reasons, [Reason::QuotaExceeded, Reason::QuotaExceeded]);
 }
+
+/// Whichever family comes first, the other is looked for where the quota has room for it.
+#[test]
+fn a_second_family_comes_from_a_pool_whose_quota_has_room() {
+    let mut full = quota("few", "east", 1);
+    full.pool = Some(name("p"));
+    for first in [Family::V4, Family::V6] {
+        let mut book = book(&[full.clone()]);
+        let claim = from_two_pools(Families::PreferBoth { first });
+        assert_eq!(book.take("east/red/a", claim), "10.1.0.0 2001:db8::");
+        let mut pools = book.pools_of("east/red/a");
+        pools.sort();
+        assert_eq!(pools, ["p", "q"]);
+    }
+}

@@ -448,11 +448,17 @@ impl Naive {
             if !question.claim.allows_two_pools() {
                 return both().or_else(part);
             }
-            let apart = || {
+            let v4_first = || {
                 let v4 = one(Family::V4)?;
                 let v6 = beside(Family::V6, &v4)?;
                 Some([v4, v6].concat())
             };
+            let v6_first = || {
+                let v6 = one(Family::V6)?;
+                let v4 = beside(Family::V4, &v6)?;
+                Some([v4, v6].concat())
+            };
+            let apart = || v4_first().or_else(v6_first);
             part().or_else(both).or_else(apart)
         };
         match question.claim.families {
