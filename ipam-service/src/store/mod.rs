@@ -25,6 +25,7 @@ mod renew;
 mod restore;
 mod rows;
 mod sql;
+mod step;
 mod transfer;
 mod write;
 

@@ -4,8 +4,10 @@
 //! well. So nothing more is written to a file whose sync failed. What can be read of it is copied,
 //! the copy is synced, and if it holds what this process knows it takes the name of the original.
 //!
-//! The copy is made of the same pages, not of the same rows. So wherever a crash strikes, the old log
-//! beside the new file repeats what is in it already, and does no harm.
+//! The copy is made of the same pages, not of the same rows. So wherever a crash strikes, the log
+//! beside the new file repeats what is in it already, and does no harm: if it is the whole log. Of the
+//! old one some frames may never reach the disk, and a loss of power would leave a log that takes
+//! pages of the new file back to what they were before. So a whole copy of it takes its name first.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -13,7 +15,8 @@ use std::path::{Path, PathBuf};
 use rusqlite::Connection;
 
 use super::load::load;
-use super::open::{create_file, sync_folder};
+use super::open::create_file;
+use super::step::{Step, beside};
 use super::write::connect;
 use super::{Loaded, ReadError, Writer};
 
@@ -52,14 +55,15 @@ impl Writer {
     /// and the checkpoints. `loaded` is what [`Writer::copy_afresh`] found in it.
     pub async fn adopt_copy(&mut self, loaded: &Loaded) -> Result<(), RenewError> {
         let path = self.path.clone();
-        // SQLite sees that the old file is no longer behind its name, and leaves the new log alone.
-        let old = self.connection.take();
         let swapped = tokio::task::spawn_blocking(move || {
-            swap(&path)?;
-            drop(old);
+            for step in change_over(&path) {
+                at(step.path(), step.perform())?;
+            }
             Ok::<_, RenewError>(connect(&path)?)
         });
         let connection = swapped.await.expect("renaming does not panic")?;
+        // SQLite sees that the old file is no longer behind its name, and leaves the new log alone.
+        drop(self.connection.take());
         self.readers
             .reopen(&self.path)
             .await
@@ -76,8 +80,8 @@ impl Writer {
 
 /// Copies, empties the copy's log into it, and reads it.
 fn copy(path: &Path) -> Result<Loaded, RenewError> {
-    let fresh = fresh_path(path);
-    copy_files(path, &fresh)?;
+    copy_files(path)?;
+    let fresh = beside(path, FRESH);
     let connection = connect(&fresh)?;
     let empty = "pragma wal_checkpoint(truncate)";
     let busy: i64 = connection.query_row(empty, (), |row| row.get(0))?;
@@ -91,59 +95,63 @@ fn copy(path: &Path) -> Result<Loaded, RenewError> {
     Ok(loaded)
 }
 
-/// `PATH.fresh`.
-fn fresh_path(path: &Path) -> PathBuf {
-    with_suffix(path, ".fresh")
-}
+/// Where the copy is made.
+const FRESH: &str = ".fresh";
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
-}
+/// The whole log that led to the copy, on disk.
+const FRESH_LOG: &str = ".fresh-log";
 
 /// Copies database and log, and makes the copy durable. Nobody may write to either: the writer has
 /// stopped, and checkpoints rest.
-fn copy_files(path: &Path, fresh: &Path) -> Result<(), RenewError> {
-    for suffix in ["", "-wal", "-shm"] {
-        let part = with_suffix(fresh, suffix);
-        match std::fs::remove_file(&part) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            removed => at(&part, removed)?,
+fn copy_files(path: &Path) -> Result<(), RenewError> {
+    let fresh = beside(path, FRESH);
+    let log = beside(path, FRESH_LOG);
+    for part in [
+        &fresh,
+        &beside(&fresh, "-wal"),
+        &beside(&fresh, "-shm"),
+        &log,
+    ] {
+        at(part, Step::Remove(part.clone()).perform())?;
+    }
+    copy_file(path, &fresh)?;
+    // Read once: what was not written may be there now and gone in a moment.
+    match copy_file(&beside(path, "-wal"), &log) {
+        // Without a log everything is in the database.
+        Err(RenewError::File { source, .. }) if source.kind() == ErrorKind::NotFound => {
+            at(&log, create_file(&log))?;
         }
+        copied => copied?,
     }
-    for suffix in ["", "-wal"] {
-        let (from, to) = (with_suffix(path, suffix), with_suffix(fresh, suffix));
-        let mut source = match std::fs::File::open(&from) {
-            // Without a log everything is in the database.
-            Err(error) if error.kind() == ErrorKind::NotFound && !suffix.is_empty() => continue,
-            opened => at(&from, opened)?,
-        };
-        at(&to, create_file(&to))?;
-        let mut target = at(&to, std::fs::OpenOptions::new().write(true).open(&to))?;
-        at(&to, std::io::copy(&mut source, &mut target))?;
-        at(&to, target.sync_all())?;
-    }
-    Ok(())
+    copy_file(&log, &beside(&fresh, "-wal"))
+}
+
+fn copy_file(from: &Path, to: &Path) -> Result<(), RenewError> {
+    let mut source = at(from, std::fs::File::open(from))?;
+    at(to, create_file(to))?;
+    let mut target = at(to, std::fs::OpenOptions::new().write(true).open(to))?;
+    at(to, std::io::copy(&mut source, &mut target))?;
+    at(to, target.sync_all())
 }
 
 fn sync_file(path: &Path) -> Result<(), RenewError> {
     at(path, std::fs::File::open(path).and_then(|it| it.sync_all()))
 }
 
-/// The new file first, durably; then away with the log of the old one, durably too, before anybody
-/// writes a new log under its name.
-fn swap(path: &Path) -> Result<(), RenewError> {
-    at(path, std::fs::rename(fresh_path(path), path))?;
-    at(path, sync_folder(path))?;
-    for suffix in ["-wal", "-shm"] {
-        let part = with_suffix(path, suffix);
-        match std::fs::remove_file(&part) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            removed => at(&part, removed)?,
-        }
-    }
-    at(path, sync_folder(path))
+/// How the copy takes the name of the original. Before the log of the old file goes, the new file has
+/// its name for good; before anybody writes a new log, the old one is gone for good.
+pub(super) fn change_over(path: &Path) -> [Step; 7] {
+    let sync = || Step::Sync(path.to_owned());
+    let log = beside(path, "-wal");
+    [
+        Step::Rename(beside(path, FRESH_LOG), log.clone()),
+        sync(),
+        Step::Rename(beside(path, FRESH), path.to_owned()),
+        sync(),
+        Step::Remove(log),
+        Step::Remove(beside(path, "-shm")),
+        sync(),
+    ]
 }
 
 fn at<T>(path: &Path, outcome: std::io::Result<T>) -> Result<T, RenewError> {

@@ -1,8 +1,10 @@
 //! A fresh copy of a store whose file is not trusted any more, and a crash at every step of it.
 
-use std::path::Path;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::super::renew::change_over;
+use super::super::step::{Step, beside};
 use super::super::{Batch, Loaded, Logged, Missing, Origin, Store, check};
 use crate::state::change::Change;
 use crate::state::command::Command;
@@ -49,12 +51,6 @@ fn is_same(state: &State, loaded: &Loaded) {
     assert_eq!(state.difference(&loaded.rows), None);
 }
 
-fn beside(path: &Path, suffix: &str) -> std::path::PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
 #[tokio::test]
 async fn writer_readers_and_checkpoints_go_on_with_the_fresh_copy() {
     let folder = Folder::new();
@@ -71,7 +67,7 @@ async fn writer_readers_and_checkpoints_go_on_with_the_fresh_copy() {
     let copy_again = store.writer.copy_afresh().await.expect("copied");
     is_same(&state, &copy_again);
     store.writer.adopt_copy(&copy_again).await.expect("adopted");
-    for suffix in [".fresh", ".fresh-wal", ".fresh-shm"] {
+    for suffix in [".fresh", ".fresh-wal", ".fresh-shm", ".fresh-log"] {
         assert!(!beside(&folder.file(), suffix).exists(), "{suffix}");
     }
     commit(&mut store, &mut state, &allocate("east/ns/after", |_| ())).await;
@@ -83,63 +79,113 @@ async fn writer_readers_and_checkpoints_go_on_with_the_fresh_copy() {
     is_same(&state, &loaded);
 }
 
-/// The old log beside the new file, with and without its index, and the half-made copy.
+/// Files by what their names go on with behind that of the database.
+type Files = BTreeMap<&'static str, Vec<u8>>;
+
+fn files_of(folder: &Folder) -> Files {
+    let suffixes = ["", "-wal", "-shm", ".fresh", ".fresh-log"];
+    let read = |suffix| Some((suffix, std::fs::read(beside(&folder.file(), suffix)).ok()?));
+    suffixes.into_iter().filter_map(read).collect()
+}
+
+/// What is left of `files` after some steps.
+fn after(files: &Files, steps: impl Fn(&Folder) -> Vec<Step>) -> Folder {
+    let folder = Folder::new();
+    for (suffix, bytes) in files {
+        std::fs::write(beside(&folder.file(), suffix), bytes).expect("written");
+    }
+    for step in steps(&folder) {
+        step.perform().expect("possible");
+    }
+    folder
+}
+
+/// The outcomes of a loss of power after so many steps: what was synced was done, and of what came
+/// later any part.
+fn outcomes(steps: &[Step]) -> Vec<Vec<usize>> {
+    let is_sync = |step: &Step| matches!(step, Step::Sync(_));
+    let durable = steps.iter().rposition(is_sync).map_or(0, |last| last + 1);
+    let mut outcomes = vec![(0..durable).collect::<Vec<usize>>()];
+    for late in durable..steps.len() {
+        let mut also = outcomes.clone();
+        also.iter_mut().for_each(|done| done.push(late));
+        outcomes.append(&mut also);
+    }
+    outcomes
+}
+
+/// The store has what was acknowledged; and the batch whose sync failed is all there, or not at all.
+async fn is_one_of(states: [&State; 2], crashed: &Folder, when: &str) {
+    let opened = Store::open(&crashed.location(), Missing::Refuse, Timestamp(1)).await;
+    let mut opened = opened.expect(when);
+    let loaded = opened.writer.load().await.expect(when);
+    let state = states.iter().find(|it| it.revision() == loaded.revision);
+    let state = state.unwrap_or_else(|| panic!("{when}: revision {}", loaded.revision));
+    assert_eq!(state.difference(&loaded.rows), None, "{when}");
+    opened.writer.copy_afresh().await.expect(when);
+    drop(opened);
+    let problems = check(&crashed.location()).await.expect(when);
+    assert!(problems.is_empty(), "{when}: {problems:?}");
+}
+
+/// The last batch touches pages that no earlier one in the log touches, and its frames reach the disk
+/// or not.
 #[tokio::test]
-async fn a_crash_at_any_step_of_the_change_over_loses_nothing() {
+async fn a_loss_of_power_at_any_step_of_the_change_over_loses_nothing() {
+    let folder = Folder::new();
+    let (mut store, mut state) = in_use(&folder).await;
+    let emptied = store.writer.with_connection(|connection| {
+        connection.query_row("pragma wal_checkpoint(truncate)", (), |row| row.get(0))
+    });
+    assert_eq!(emptied.await.expect("connected"), Ok(0_i64));
+    let pool = apply_pool("other", &["198.51.100.0/24"]);
+    commit(&mut store, &mut state, &pool).await;
+    let acknowledged = std::fs::read(beside(&folder.file(), "-wal")).expect("a log");
+    let loaded = store.writer.load().await.expect("readable");
+    let mut in_doubt = State::restore(loaded.revision, loaded.rows);
+    commit(&mut store, &mut in_doubt, &allocate("east/ns/late", |_| ())).await;
+    store.writer.copy_afresh().await.expect("copied");
+
+    let kept = files_of(&folder);
+    assert!(kept["-wal"].len() > acknowledged.len(), "frames to lose");
+    let mut cut = kept.clone();
+    cut.insert("-wal", acknowledged.clone());
+    let mut zeroed = kept.clone();
+    zeroed.get_mut("-wal").expect("a log")[acknowledged.len()..].fill(0);
+    let count = change_over(&folder.file()).len();
+    let mut cases = 0;
+    for (log, files) in [("kept", &kept), ("cut off", &cut), ("zeroed", &zeroed)] {
+        for done in 0..=count {
+            for outcome in outcomes(&change_over(&folder.file())[..done]) {
+                let when = format!("last frames {log}, {done} steps, of which {outcome:?} last");
+                let crashed = after(files, |folder| {
+                    let steps = change_over(&folder.file());
+                    outcome.iter().map(|step| steps[*step].clone()).collect()
+                });
+                is_one_of([&state, &in_doubt], &crashed, &when).await;
+                cases += 1;
+            }
+        }
+    }
+    assert_eq!(cases, 3 * (1 + 2 + 1 + 2 + 1 + 2 + 4 + 1));
+    drop(store);
+}
+
+#[tokio::test]
+async fn a_copy_that_is_cut_short_is_made_again() {
     let folder = Folder::new();
     let (mut store, state) = in_use(&folder).await;
-    let file = folder.file();
     store.writer.copy_afresh().await.expect("copied");
-    let old = std::fs::read(&file).expect("file");
-    let fresh = std::fs::read(beside(&file, ".fresh")).expect("file");
-    let wal = std::fs::read(beside(&file, "-wal")).expect("a log");
-    assert!(wal.len() > 4096, "nothing in the log would prove nothing");
-    let shm = std::fs::read(beside(&file, "-shm")).expect("an index");
-    let cases = [
-        (
-            "before the rename",
-            &old,
-            Some(&wal),
-            None,
-            Some(&fresh[..]),
-        ),
-        (
-            "in the middle of the copy",
-            &old,
-            Some(&wal),
-            None,
-            Some(&fresh[..5000]),
-        ),
-        ("after the rename", &fresh, Some(&wal), Some(&shm), None),
-        (
-            "after the rename, without the index",
-            &fresh,
-            Some(&wal),
-            None,
-            None,
-        ),
-        ("after the log was removed", &fresh, None, Some(&shm), None),
-    ];
-    for (name, database, wal, shm, copy) in cases {
-        let crashed = Folder::new();
-        let write = |suffix: &str, bytes: Option<&[u8]>| {
-            if let Some(bytes) = bytes {
-                std::fs::write(beside(&crashed.file(), suffix), bytes).expect("written");
-            }
-        };
-        write("", Some(database));
-        write("-wal", wal.map(Vec::as_slice));
-        write("-shm", shm.map(Vec::as_slice));
-        write(".fresh", copy);
-        let opened = Store::open(&crashed.location(), Missing::Refuse, Timestamp(1)).await;
-        let mut opened = opened.expect(name);
-        is_same(&state, &opened.writer.load().await.expect(name));
-        opened.writer.copy_afresh().await.expect(name);
-        drop(opened);
-        let problems = check(&crashed.location()).await.expect(name);
-        assert!(problems.is_empty(), "{name}: {problems:?}");
+    let mut files = files_of(&folder);
+    for part in [".fresh", ".fresh-log"] {
+        files.get_mut(part).expect("a copy").truncate(5000);
     }
-    drop(store);
+    is_one_of(
+        [&state, &state],
+        &after(&files, |_| Vec::new()),
+        "cut short",
+    )
+    .await;
 }
 
 #[tokio::test]
