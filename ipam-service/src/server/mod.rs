@@ -311,6 +311,8 @@ fn usage(error: OpenError) -> anyhow::Error {
         | OpenError::File { .. }
         | OpenError::NotOurs(_)
         | OpenError::Linked(_)
+        | OpenError::LogWithoutDatabase(_)
+        | OpenError::RestoreCutShort(_)
         | OpenError::Unusable { .. }
         | OpenError::Newer { .. }
         | OpenError::NewerLog { .. } => UsageError(error.to_string()).into(),

@@ -12,6 +12,8 @@ use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqlSafeStr as _, Sqli
 
 use super::lock::{Lock, LockError};
 use super::plan::{MIN_READER, READS};
+use super::restore::RESTORING;
+use super::step::beside;
 use super::{Checkpointer, Compactor, ReadError, Reader, Writer, fill};
 use crate::state::model::Timestamp;
 
@@ -127,6 +129,15 @@ pub enum OpenError {
     #[error("database {} has another name (hard link): remove it, or make it a copy",
         .0.display())]
     Linked(PathBuf),
+    /// A restore moves the database first and then its log.
+    #[error("there is no database at {database}, but its log {database}-wal: a restore was cut \
+        short. Move the log to where the database is now (the newest {database}.replaced-TIME; \
+        its log is {database}.replaced-TIME-wal)", database = .0.display())]
+    LogWithoutDatabase(PathBuf),
+    #[error("there is no database at {database}, but {database}{RESTORING}: a restore was cut \
+        short. Repeat it (or remove that file, if there is to be a new database)",
+        database = .0.display())]
+    RestoreCutShort(PathBuf),
     /// For example: no permission, or a file system that is mounted read-only.
     #[error("database {} cannot be opened for writing: {reason}", .path.display())]
     Unusable { path: PathBuf, reason: String },
@@ -184,12 +195,14 @@ impl Store {
         };
         let path = &resolve(named).map_err(file_error)?;
         if is_missing(path)? && missing == Missing::Refuse {
+            leftovers(path)?;
             return Err(OpenError::Missing(path.clone()));
         }
         let lock = Lock::take(path)?;
         // Before the lock another process may have made it.
         let created = is_missing(path)?;
         if created {
+            leftovers(path)?;
             create_file(path).map_err(file_error)?;
         }
         let sql_error = |source| sql_error(path, source);
@@ -237,6 +250,28 @@ fn is_missing(path: &Path) -> Result<bool, OpenError> {
             path: path.to_owned(),
             source,
         }),
+    }
+}
+
+/// An empty file is a database that was begun, or a log that was emptied.
+pub(super) fn is_used(path: &Path) -> bool {
+    std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > 0)
+}
+
+/// A missing database whose traces are there is not lost: to make a new one would lose it.
+fn leftovers(path: &Path) -> Result<(), OpenError> {
+    log_without_database(path)?;
+    match is_used(&beside(path, RESTORING)) {
+        true => Err(OpenError::RestoreCutShort(path.to_owned())),
+        false => Ok(()),
+    }
+}
+
+/// SQLite would remove such a log.
+pub(super) fn log_without_database(path: &Path) -> Result<(), OpenError> {
+    match !is_used(path) && is_used(&beside(path, "-wal")) {
+        true => Err(OpenError::LogWithoutDatabase(path.to_owned())),
+        false => Ok(()),
     }
 }
 

@@ -13,7 +13,8 @@ use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 use super::backup::copy_into;
 use super::check::{check, first_damage, read_only};
 use super::lock::Lock;
-use super::open::{create_file, prepare, resolve, schema_options, sync_folder};
+use super::open::{create_file, is_used, log_without_database, prepare, resolve, schema_options};
+use super::step::{Step, beside};
 use super::transfer::{self, ImportError};
 use super::write::connect;
 use super::{
@@ -104,6 +105,7 @@ pub async fn restore(task: Restore<'_>) -> Result<Restored, RestoreError> {
         source,
     })?;
     let lock = Lock::take(path).map_err(OpenError::from)?;
+    log_without_database(path)?;
     let in_the_way = files_of(path).iter().any(|part| is_used(part));
     if in_the_way && !task.move_aside {
         return Err(RestoreError::Exists(path.clone()));
@@ -143,12 +145,10 @@ pub async fn restore(task: Restore<'_>) -> Result<Restored, RestoreError> {
             return Err(RestoreError::Contradicts { path, problem });
         }
     }
-    let moved_to = match in_the_way {
-        true => Some(move_aside(path, task.now).map_err(file)?),
-        false => None,
-    };
-    std::fs::rename(&scratch.0, path).map_err(file)?;
-    sync_folder(path).map_err(file)?;
+    let moved_to = in_the_way.then(|| free_name(path, task.now));
+    for step in change_over(&scratch.0, path, moved_to.as_deref()) {
+        step.perform().map_err(file)?;
+    }
     drop(lock);
     Ok(Restored {
         store_id,
@@ -279,39 +279,41 @@ pub fn expected_cluster(name: Name, now: Timestamp) -> Cluster {
 
 /// A database, its log and the index of its log.
 fn files_of(path: &Path) -> [PathBuf; 3] {
-    ["", "-wal", "-shm"].map(|suffix| {
-        let mut name = path.as_os_str().to_owned();
-        name.push(suffix);
-        PathBuf::from(name)
-    })
+    ["", "-wal", "-shm"].map(|suffix| beside(path, suffix))
 }
 
-/// An empty file is a database that was begun, or a log that was emptied.
-fn is_used(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > 0)
-}
-
-/// Renames a database, together with its log: a log that stays behind would be taken for that of
-/// the next database of this name.
-fn move_aside(path: &Path, now: Timestamp) -> std::io::Result<PathBuf> {
+/// A name for what is in the way.
+fn free_name(path: &Path, now: Timestamp) -> PathBuf {
     let mut seconds = now.0 / 1_000_000;
-    let aside = loop {
-        let mut name = path.as_os_str().to_owned();
-        name.push(format!(".replaced-{seconds}"));
-        let name = PathBuf::from(name);
+    loop {
+        let name = beside(path, &format!(".replaced-{seconds}"));
         if !files_of(&name).iter().any(|part| part.exists()) {
-            break name;
+            return name;
         }
         seconds += 1;
-    };
-    for (from, to) in files_of(path).iter().zip(files_of(&aside)) {
-        match std::fs::rename(from, to) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            renamed => renamed?,
+    }
+}
+
+/// How the new store takes its name, after what has it now has got another. A log that stays behind
+/// would be taken for that of the next database of this name. Nobody misses a log that went first, but
+/// a server sees that a database is gone whose log or successor is there, and makes no new one.
+pub(super) fn change_over(scratch: &Path, path: &Path, aside: Option<&Path>) -> Vec<Step> {
+    let mut steps = Vec::new();
+    if let Some(aside) = aside {
+        for (from, to) in files_of(path).into_iter().zip(files_of(aside)) {
+            if from.exists() {
+                steps.push(Step::Rename(from, to));
+                steps.push(Step::Sync(path.to_owned()));
+            }
         }
     }
-    Ok(aside)
+    steps.push(Step::Rename(scratch.to_owned(), path.to_owned()));
+    steps.push(Step::Sync(path.to_owned()));
+    steps
 }
+
+/// What the name of the file goes on with in which a new store is made.
+pub(super) const RESTORING: &str = ".restoring";
 
 /// The file in which the new store is made; gone when dropped, unless it was renamed.
 struct Scratch(PathBuf);
@@ -319,9 +321,7 @@ struct Scratch(PathBuf);
 impl Scratch {
     /// The lock of the database guards it too.
     fn beside(path: &Path) -> Self {
-        let mut name = path.as_os_str().to_owned();
-        name.push(".restoring");
-        let scratch = Self(PathBuf::from(name));
+        let scratch = Self(beside(path, RESTORING));
         scratch.remove();
         scratch
     }

@@ -3,6 +3,8 @@
 mod backups;
 mod compaction;
 mod holdings;
+mod leftovers;
+mod power;
 mod refusals;
 mod renewal;
 mod round_trip;

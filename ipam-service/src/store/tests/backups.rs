@@ -27,7 +27,7 @@ pub(super) struct Book {
 }
 
 impl Book {
-    async fn open(location: &Location) -> Self {
+    pub(super) async fn open(location: &Location) -> Self {
         let store = Store::open(location, Missing::Create, Timestamp(1)).await;
         let mut store = store.expect("database");
         let loaded = store.writer.load().await.expect("readable");
@@ -49,6 +49,16 @@ impl Book {
             });
         }
         self.store.writer.commit(&batch).await.expect("committed");
+    }
+
+    /// Until nobody has the files open any more: connections of readers end on threads of their own.
+    pub(super) async fn close(self) {
+        self.store.reader.close().await;
+        self.store.writer.close().await;
+    }
+
+    pub(super) fn store_id(&self) -> &str {
+        &self.store.store_id
     }
 
     pub(super) fn held(&self) -> Vec<Arc<Allocation>> {
@@ -156,7 +166,7 @@ async fn a_restored_store_expects_every_cluster_and_repeats_no_revision() {
     let book = some_book(&folder).await;
     let file = folder.file().with_file_name("backup.db");
     let made = backup(&folder.location(), &file).await.expect("a backup");
-    drop(book);
+    book.close().await;
     let other = Folder::new();
     let location = other.location();
     let north = Name::parse("north").expect("a name");
@@ -241,7 +251,7 @@ async fn a_backup_overwrites_nothing_and_leaves_nothing_when_it_fails() {
         matches!(missing, Err(BackupError::Source(_))),
         "{missing:?}"
     );
-    drop(some_book(&folder).await);
+    some_book(&folder).await.close().await;
     let file = folder.file().with_file_name("backup.db");
     std::fs::write(&file, "").expect("written");
     let refused = backup(&folder.location(), &file).await;
@@ -268,7 +278,7 @@ async fn a_backup_overwrites_nothing_and_leaves_nothing_when_it_fails() {
 #[tokio::test]
 async fn a_restore_touches_no_database_unless_told_and_then_keeps_it_with_its_log() {
     let folder = Folder::new();
-    drop(some_book(&folder).await);
+    some_book(&folder).await.close().await;
     let file = folder.file().with_file_name("backup.db");
     backup(&folder.location(), &file).await.expect("a backup");
     let (location, none) = (folder.location(), BTreeSet::new());
@@ -281,7 +291,7 @@ async fn a_restore_touches_no_database_unless_told_and_then_keeps_it_with_its_lo
         matches!(running, Err(RestoreError::Open(OpenError::Lock(_)))),
         "{running:?}"
     );
-    drop(book);
+    book.close().await;
     let exists = restore(task(&file, &location, &none)).await;
     assert!(matches!(exists, Err(RestoreError::Exists(_))), "{exists:?}");
     let mut nonsense = forced.clone();
@@ -301,7 +311,7 @@ async fn a_restore_touches_no_database_unless_told_and_then_keeps_it_with_its_lo
     let wal = folder.file().with_extension("db-wal");
     let saved = std::fs::read(&wal).expect("a log");
     let whole = std::fs::read(folder.file()).expect("a database");
-    drop(book);
+    book.close().await;
     std::fs::write(&wal, saved).expect("written");
     std::fs::write(folder.file(), whole).expect("written");
 

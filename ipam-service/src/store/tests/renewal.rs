@@ -1,11 +1,11 @@
 //! A fresh copy of a store whose file is not trusted any more, and a crash at every step of it.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::super::renew::change_over;
-use super::super::step::{Step, beside};
+use super::super::step::beside;
 use super::super::{Batch, Loaded, Logged, Missing, Origin, Store, check};
+use super::power::{after, files_of, outcomes};
 use crate::state::change::Change;
 use crate::state::command::Command;
 use crate::state::model::Timestamp;
@@ -79,40 +79,7 @@ async fn writer_readers_and_checkpoints_go_on_with_the_fresh_copy() {
     is_same(&state, &loaded);
 }
 
-/// Files by what their names go on with behind that of the database.
-type Files = BTreeMap<&'static str, Vec<u8>>;
-
-fn files_of(folder: &Folder) -> Files {
-    let suffixes = ["", "-wal", "-shm", ".fresh", ".fresh-log"];
-    let read = |suffix| Some((suffix, std::fs::read(beside(&folder.file(), suffix)).ok()?));
-    suffixes.into_iter().filter_map(read).collect()
-}
-
-/// What is left of `files` after some steps.
-fn after(files: &Files, steps: impl Fn(&Folder) -> Vec<Step>) -> Folder {
-    let folder = Folder::new();
-    for (suffix, bytes) in files {
-        std::fs::write(beside(&folder.file(), suffix), bytes).expect("written");
-    }
-    for step in steps(&folder) {
-        step.perform().expect("possible");
-    }
-    folder
-}
-
-/// The outcomes of a loss of power after so many steps: what was synced was done, and of what came
-/// later any part.
-fn outcomes(steps: &[Step]) -> Vec<Vec<usize>> {
-    let is_sync = |step: &Step| matches!(step, Step::Sync(_));
-    let durable = steps.iter().rposition(is_sync).map_or(0, |last| last + 1);
-    let mut outcomes = vec![(0..durable).collect::<Vec<usize>>()];
-    for late in durable..steps.len() {
-        let mut also = outcomes.clone();
-        also.iter_mut().for_each(|done| done.push(late));
-        outcomes.append(&mut also);
-    }
-    outcomes
-}
+const FILES: [&str; 5] = ["", "-wal", "-shm", ".fresh", ".fresh-log"];
 
 /// The store has what was acknowledged; and the batch whose sync failed is all there, or not at all.
 async fn is_one_of(states: [&State; 2], crashed: &Folder, when: &str) {
@@ -146,7 +113,7 @@ async fn a_loss_of_power_at_any_step_of_the_change_over_loses_nothing() {
     commit(&mut store, &mut in_doubt, &allocate("east/ns/late", |_| ())).await;
     store.writer.copy_afresh().await.expect("copied");
 
-    let kept = files_of(&folder);
+    let kept = files_of(&folder, &FILES);
     assert!(kept["-wal"].len() > acknowledged.len(), "frames to lose");
     let mut cut = kept.clone();
     cut.insert("-wal", acknowledged.clone());
@@ -176,7 +143,7 @@ async fn a_copy_that_is_cut_short_is_made_again() {
     let folder = Folder::new();
     let (mut store, state) = in_use(&folder).await;
     store.writer.copy_afresh().await.expect("copied");
-    let mut files = files_of(&folder);
+    let mut files = files_of(&folder, &FILES);
     for part in [".fresh", ".fresh-log"] {
         files.get_mut(part).expect("a copy").truncate(5000);
     }

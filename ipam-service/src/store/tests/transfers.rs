@@ -100,7 +100,7 @@ async fn what_is_imported_is_row_by_row_what_was_exported_with_and_without_histo
             .await
             .expect("it can be written");
     }
-    drop(book);
+    book.close().await;
 }
 
 #[tokio::test]
