@@ -112,14 +112,7 @@ impl EngineTask {
     pub async fn run(mut self) {
         let mut arrived = Vec::with_capacity(BATCH);
         loop {
-            if self.parts.writer.disk_failed() && self.stopped.is_none() {
-                let reason = "writing has stopped: a checkpoint met an error of the disk";
-                self.stop(Stopped {
-                    reason: reason.to_owned(),
-                    in_doubt: None,
-                    curable: true,
-                });
-            }
+            self.heed_the_disk();
             self.renew().await;
             if self.parts.stop.is_stopping() {
                 self.queue.close();
@@ -128,12 +121,26 @@ impl EngineTask {
             if !has_work && !self.receive(&mut arrived).await {
                 break;
             }
+            // Once more: it may have waited for long.
+            self.heed_the_disk();
             self.line_up(&mut arrived);
             let mut requests = self.waiting.take(BATCH);
             self.parts.metrics.queued(self.waiting.len());
             self.serve(&mut requests).await;
         }
         self.parts.writer.close().await;
+    }
+
+    /// Writing stops when a checkpoint, which runs beside it, has met an error of the disk.
+    fn heed_the_disk(&mut self) {
+        if self.parts.writer.is_distrusted() && self.stopped.is_none() {
+            let reason = "writing has stopped: a checkpoint met an error of the disk";
+            self.stop(Stopped {
+                reason: reason.to_owned(),
+                in_doubt: None,
+                curable: true,
+            });
+        }
     }
 
     /// Everything that has arrived is put in line, so that turns are taken among all of it.
@@ -178,6 +185,7 @@ impl EngineTask {
                 self.queue.close();
                 true
             }
+            () = self.parts.writer.distrusted(), if self.stopped.is_none() => true,
             count = self.queue.recv_many(requests, BATCH) => count > 0,
             () = tokio::time::sleep_until(observe_at), if self.unobserved => {
                 self.observe();

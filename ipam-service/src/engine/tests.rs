@@ -18,13 +18,14 @@ use crate::feed::changes::ChangeFeed;
 use crate::state::address::Address;
 use crate::state::announce::Announcements;
 use crate::state::model::Standing;
-use crate::store::{AllocationFilter, ChangeFilter, Kind, Reader};
+use crate::store::{AllocationFilter, ChangeFilter, Checkpointer, Kind, Reader};
 use crate::testing::{Folder, allocate, apply_pool, release};
 
 /// A writer with its database.
 struct Running {
     engine: Engine,
     reader: Reader,
+    checkpointer: Checkpointer,
     readiness: Readiness,
     registry: Registry,
     stop: Shutdown,
@@ -63,6 +64,7 @@ impl Running {
         Self {
             engine,
             reader: store.reader,
+            checkpointer: store.checkpointer,
             readiness,
             registry,
             stop,
@@ -76,12 +78,29 @@ impl Running {
 
     /// Transactions so far.
     fn commits(&self) -> u32 {
+        self.metric("pharos_ipam_commit_seconds_count ")
+    }
+
+    fn metric(&self, name: &str) -> u32 {
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("text");
-        let count = text
-            .lines()
-            .find_map(|line| line.strip_prefix("pharos_ipam_commit_seconds_count "));
-        count.expect("registered").parse().expect("a number")
+        let value = text.lines().find_map(|line| line.strip_prefix(name));
+        value.expect("registered").parse().expect("a number")
+    }
+
+    /// Waits until it is ready, or until it is not for this reason.
+    async fn until_ready(&self, not_ready: Option<&str>) {
+        let deadline = Instant::now() + Duration::from_secs(60);
+        loop {
+            let reason = self.readiness.reason();
+            match (&reason, not_ready) {
+                (None, None) => return,
+                (Some(reason), Some(expected)) if reason.contains(expected) => return,
+                (None, Some(_)) | (Some(_), None | Some(_)) => {}
+            }
+            assert!(Instant::now() < deadline, "{reason:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Ends the writer, and with it the lock.
@@ -300,6 +319,37 @@ async fn a_writer_that_cannot_trust_its_database_stops_writing_and_goes_on_readi
         names.collect::<Vec<String>>()
     });
     assert_eq!(names.await.expect("reads go on"), ["east/default/a"]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_error_of_a_checkpoint_ends_writing_although_nobody_asks_for_anything() {
+    let folder = Folder::new();
+    let running = Running::start(&folder).await;
+    let pool = apply_pool("pool", &["192.0.2.1-192.0.2.9"]);
+    running.submit(pool).await.expect("pool");
+    // When the metrics know of it, nothing is left for the writer to wake up for.
+    while running.metric("pharos_ipam_revision ") == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    // A checkpoint is due, and does not find its file. (Frames of zeros are no frames.)
+    let log = folder.file().with_extension("db-wal");
+    let log = std::fs::OpenOptions::new().write(true).open(log);
+    log.expect("a log").set_len(5 << 20).expect("longer");
+    let away = folder.file().with_extension("away");
+    std::fs::rename(folder.file(), &away).expect("moved");
+    let checkpoints = tokio::spawn(running.checkpointer.clone().run());
+    running.until_ready(Some("writing has stopped")).await;
+    let refused = running.submit(allocate("east/default/a", |_| {})).await;
+    assert!(
+        matches!(refused, Err(SubmitError::Unavailable(_))),
+        "{refused:?}"
+    );
+    std::fs::rename(&away, folder.file()).expect("moved back");
+    running.until_ready(None).await;
+    let granted = running.submit(allocate("east/default/a", |_| {})).await;
+    assert_eq!(addresses(&granted.expect("granted")), ["192.0.2.1"]);
+    checkpoints.abort();
     running.stop().await;
 }
 

@@ -12,7 +12,7 @@ use rusqlite::{Connection, OpenFlags};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 
 use super::check::{first_damage, read_only};
-use super::open::{reader_options, sync_folder};
+use super::open::{code_of, reader_options, sync_folder};
 use super::transfer::{self, ExportError, Exported};
 use super::{CheckError, Location, ReadError};
 use crate::state::model::Revision;
@@ -138,10 +138,7 @@ async fn inspect(copy: &Path) -> Result<Backup, BackupError> {
 
 /// SQLITE_FULL
 fn is_full(error: &sqlx::Error) -> bool {
-    let code = error
-        .as_database_error()
-        .and_then(|error| error.code()?.parse::<i32>().ok());
-    code.is_some_and(|code| code & 0xff == 13)
+    code_of(error).is_some_and(|code| code & 0xff == 13)
 }
 
 /// Names the file of an I/O error.

@@ -5,13 +5,13 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::{ConnectOptions as _, SqliteConnection};
-use tokio::sync::{Mutex, OwnedMutexGuard};
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 
-use super::open::checkpoint_options;
+use super::open::{checkpoint_options, code_of};
 use super::write::is_storage_failure;
 
 /// How often the log's size is looked at.
@@ -20,14 +20,14 @@ const PERIOD: Duration = Duration::from_millis(500);
 /// Size from which a checkpoint is worth its syncs, in bytes. SQLite's own default.
 const WORTH_IT: u64 = 1000 * 4096;
 
-/// What the writer and the checkpoints have to say to one another. Clones share it.
+/// What those who write to the file have to say to one another. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Gate {
     /// Held while a checkpoint runs, and while checkpoints rest. The connection is to the file that
     /// had the database's name last.
     connection: Arc<Mutex<Option<SqliteConnection>>>,
-    /// A checkpoint met an error of the disk.
-    disk_failed: Arc<AtomicBool>,
+    /// Somebody met an error of the disk, or found the file to be another writer's.
+    distrusted: watch::Sender<bool>,
     /// Grows when another file takes the database's name.
     generation: Arc<AtomicU64>,
 }
@@ -41,9 +41,21 @@ impl Gate {
         Arc::clone(&self.connection).lock_owned().await
     }
 
-    /// Whether a checkpoint met an error of the disk since the file is what it is.
-    pub(super) fn disk_failed(&self) -> bool {
-        self.disk_failed.load(Ordering::Acquire)
+    /// Nobody may write to the file any more, until another has its name.
+    pub(super) fn distrust(&self) {
+        self.distrusted.send_replace(true);
+    }
+
+    pub(super) fn is_distrusted(&self) -> bool {
+        *self.distrusted.borrow()
+    }
+
+    /// Waits until the file is not to be trusted. Cancel safe.
+    pub(super) async fn distrusted(&self) {
+        let mut seen = self.distrusted.subscribe();
+        seen.wait_for(|distrusted| *distrusted)
+            .await
+            .expect("this gate has a sender");
     }
 
     /// Which file has the database's name.
@@ -55,7 +67,7 @@ impl Gate {
     pub(super) fn renewed(&self, paused: &mut Paused) {
         **paused = None;
         self.generation.fetch_add(1, Ordering::AcqRel);
-        self.disk_failed.store(false, Ordering::Release);
+        self.distrusted.send_replace(false);
     }
 }
 
@@ -86,22 +98,19 @@ impl Checkpointer {
         loop {
             timer.tick().await;
             let size = std::fs::metadata(&wal).map_or(0, |metadata| metadata.len());
-            if size < WORTH_IT || self.gate.disk_failed() {
+            if size < WORTH_IT || self.gate.is_distrusted() {
                 continue;
             }
             if let Err(error) = self.checkpoint().await {
                 tracing::warn!(%error, "a checkpoint of the database failed");
-                let code = error
-                    .as_database_error()
-                    .and_then(|error| error.code()?.parse().ok());
-                if code.is_some_and(is_storage_failure) {
-                    self.gate.disk_failed.store(true, Ordering::Release);
+                if code_of(&error).is_some_and(is_storage_failure) {
+                    self.gate.distrust();
                 }
             }
         }
     }
 
-    async fn checkpoint(&self) -> Result<(), sqlx::Error> {
+    pub(super) async fn checkpoint(&self) -> Result<(), sqlx::Error> {
         let mut connection = self.gate.pause().await;
         let mut open = match connection.take() {
             Some(open) => open,

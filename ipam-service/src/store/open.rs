@@ -282,11 +282,13 @@ pub(super) fn folder_of(path: &Path) -> &Path {
     }
 }
 
+/// SQLite's result code (sqlite.org/rescode.html).
+pub(super) fn code_of(error: &sqlx::Error) -> Option<i32> {
+    error.as_database_error()?.code()?.parse().ok()
+}
+
 pub(super) fn sql_error(path: &Path, source: sqlx::Error) -> OpenError {
-    let code = source
-        .as_database_error()
-        .and_then(|error| error.code()?.parse::<i32>().ok());
-    match code {
+    match code_of(&source) {
         // SQLITE_NOTADB
         Some(26) => OpenError::NotOurs(path.to_owned()),
         // SQLITE_READONLY, SQLITE_CANTOPEN, and what they consist of

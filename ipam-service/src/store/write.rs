@@ -87,9 +87,15 @@ impl Writer {
         self.gate.clone()
     }
 
-    /// Whether the file is not to be trusted any more, although no batch has failed.
-    pub fn disk_failed(&self) -> bool {
-        self.gate.disk_failed()
+    /// Whether the file is not to be trusted any more, whoever found that out.
+    pub fn is_distrusted(&self) -> bool {
+        self.gate.is_distrusted()
+    }
+
+    /// Waits until the file is not to be trusted any more. Cancel safe.
+    pub fn distrusted(&self) -> impl Future<Output = ()> + Send + use<> {
+        let gate = self.gate.clone();
+        async move { gate.distrusted().await }
     }
 
     /// Runs `work` with the connection, on a thread that may block; `None`: it is gone.
