@@ -11,6 +11,7 @@ use std::time::Duration;
 use sqlx::{ConnectOptions as _, SqliteConnection};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 
+use super::CommitError;
 use super::open::{checkpoint_options, code_of};
 use super::write::is_storage_failure;
 
@@ -44,6 +45,14 @@ impl Gate {
     /// Nobody may write to the file any more, until another has its name.
     pub(super) fn distrust(&self) {
         self.distrusted.send_replace(true);
+    }
+
+    /// What an error says about the file.
+    pub(super) fn heed(&self, error: &CommitError) {
+        match error {
+            CommitError::Unknown(_) | CommitError::Deposed => self.distrust(),
+            CommitError::Refused(_) | CommitError::Full | CommitError::NotWritten(_) => {}
+        }
     }
 
     pub(super) fn is_distrusted(&self) -> bool {

@@ -17,7 +17,7 @@ use rusqlite::Connection;
 use super::load::load;
 use super::open::create_file;
 use super::step::{Step, beside};
-use super::write::connect;
+use super::write::{connect, empty_log};
 use super::{Loaded, ReadError, Writer};
 
 /// Why there is no fresh copy yet. The original is as it was.
@@ -83,9 +83,7 @@ fn copy(path: &Path) -> Result<Loaded, RenewError> {
     copy_files(path)?;
     let fresh = beside(path, FRESH);
     let connection = connect(&fresh)?;
-    let empty = "pragma wal_checkpoint(truncate)";
-    let busy: i64 = connection.query_row(empty, (), |row| row.get(0))?;
-    if busy != 0 {
+    if !empty_log(&connection)? {
         return Err(RenewError::Busy);
     }
     check_pages(&connection)?;

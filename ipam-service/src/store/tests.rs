@@ -1,6 +1,7 @@
 //! The store on real SQLite files.
 
 mod backups;
+mod closing;
 mod compaction;
 mod holdings;
 mod leftovers;

@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Statement};
+use sqlx::Connection as _;
 
 use super::checkpoint::{Gate, Paused};
 use super::lock::Lock;
@@ -121,18 +123,23 @@ impl Writer {
 
     /// Moves the whole log into the database file, so that one file can be copied, closes the
     /// connection and then gives the lock back. To be called when nobody reads any more.
+    ///
+    /// What is left of a file that is not to be trusted stays as it is: a loss of power in the midst of
+    /// such a move would leave neither the old file nor the new one.
     pub async fn close(self) {
-        if let Err(error) = self.into_one_file().await {
+        if self.is_distrusted() {
+            self.leave_log().await;
+            tracing::warn!(
+                "the database is not to be trusted and stays as it is, with its -wal file"
+            );
+        } else if let Err(error) = self.into_one_file().await {
             tracing::warn!(%error, "the database was not closed in good order; keep its -wal file");
         }
     }
 
-    /// Does the same for who has to know how it went, and keeps the lock.
+    /// Moves the whole log into the database file for who has to know how it went, and keeps the lock.
     pub(super) async fn into_one_file(mut self) -> Result<Lock, CommitError> {
-        let emptied = self.with_connection(|connection| {
-            connection.query_row("pragma wal_checkpoint(truncate)", (), |_| Ok(()))
-        });
-        let emptied = emptied.await;
+        let emptied = self.with_connection(empty_log).await;
         if let Some(connection) = self.connection.take() {
             let close = move || connection.close().map_err(|(_, error)| error.to_string());
             if let Ok(Err(error)) = tokio::task::spawn_blocking(close).await {
@@ -140,9 +147,30 @@ impl Writer {
             }
         }
         match emptied {
-            Some(Ok(())) => Ok(self.lock),
+            Some(Ok(true)) => Ok(self.lock),
+            Some(Ok(false)) => Err(CommitError::NotWritten(READ.to_owned())),
             Some(Err(error)) => Err(CommitError::Unknown(error.to_string())),
             None => Err(CommitError::Unknown(GONE.to_owned())),
+        }
+    }
+
+    /// Closes what writes to the file.
+    async fn leave_log(mut self) {
+        let mut checkpoints = match self.paused.take() {
+            Some(paused) => paused,
+            None => self.gate.pause().await,
+        };
+        // The connection that is closed last would move the log; so the one that knows better is last.
+        if let Some(connection) = checkpoints.take()
+            && let Err(error) = connection.close().await
+        {
+            tracing::debug!(%error, "a connection was not closed in good order");
+        }
+        let leave = |connection: &Connection| {
+            connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        };
+        if let Some(Err(error)) = self.with_connection(leave).await {
+            tracing::debug!(%error, "the log is not left alone");
         }
     }
 
@@ -161,7 +189,8 @@ impl Writer {
         };
         let done = self.with_connection(move |connection| transaction(connection, &plan, step));
         let gone = || Err(CommitError::Unknown(GONE.to_owned()));
-        done.await.unwrap_or_else(gone)?;
+        let done = done.await.unwrap_or_else(gone);
+        done.inspect_err(|error| self.gate.heed(error))?;
         self.revision = revision;
         self.fact_seq = fact_seq;
         Ok(())
@@ -170,6 +199,16 @@ impl Writer {
 
 /// Why there is no connection.
 const GONE: &str = "an earlier write did not end";
+
+/// Why the log is not empty.
+const READ: &str = "somebody reads the database, and needs its log";
+
+/// Moves the whole log into the database file; false: not all, as somebody reads.
+pub(super) fn empty_log(connection: &Connection) -> Result<bool, rusqlite::Error> {
+    connection.query_row("pragma wal_checkpoint(truncate)", (), |row| {
+        Ok(row.get::<_, i64>(0)? == 0)
+    })
+}
 
 /// Pages of the database that the writer keeps, in KiB. The owners of new allocations lie anywhere in
 /// the indexes; with SQLite's 2 MiB nearly every one of a large database is read from the file.
@@ -209,14 +248,10 @@ fn transaction(connection: &Connection, plan: &Plan, step: Step) -> Result<(), C
     let Err(error) = run(connection, "commit", []) else {
         return Ok(());
     };
-    let error = match classify(&error) {
-        // Both leave the transaction open and the file as it was (sqlite.org/lang_transaction).
-        Failure::Full => CommitError::Full,
-        Failure::Busy => CommitError::NotWritten(error.to_string()),
-        Failure::Refused | Failure::Storage | Failure::Other => {
-            return Err(CommitError::Unknown(error.to_string()));
-        }
-    };
+    let error = classify(&error).of_commit(error.to_string());
+    if matches!(error, CommitError::Unknown(_)) {
+        return Err(error);
+    }
     Err(roll_back(connection, error))
 }
 
@@ -281,7 +316,8 @@ fn roll_back(connection: &Connection, error: CommitError) -> CommitError {
 }
 
 /// Kinds of failure of a statement.
-enum Failure {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
     /// What was asked for, whenever it is asked.
     Refused,
     Full,
@@ -291,28 +327,49 @@ enum Failure {
     Other,
 }
 
-fn statement_error(error: &rusqlite::Error) -> CommitError {
-    match classify(error) {
-        Failure::Refused => CommitError::Refused(error.to_string()),
-        Failure::Full => CommitError::Full,
-        Failure::Busy | Failure::Other => CommitError::NotWritten(error.to_string()),
-        Failure::Storage => CommitError::Unknown(error.to_string()),
+impl Failure {
+    /// By the result code (sqlite.org/rescode.html); `None`: it is none of SQLite's.
+    pub(super) fn of(code: Option<i32>) -> Self {
+        match code.map(|code| code & 0xff) {
+            // CONSTRAINT, ERROR, TOOBIG, MISMATCH, RANGE
+            Some(19 | 1 | 18 | 20 | 25) => Self::Refused,
+            Some(13) => Self::Full,
+            Some(5 | 6) => Self::Busy,
+            Some(code) if is_storage_failure(code) => Self::Storage,
+            Some(_) | None => Self::Other,
+        }
+    }
+
+    /// What the failure of a statement before the commit means.
+    pub(super) fn of_statement(self, error: String) -> CommitError {
+        match self {
+            Self::Refused => CommitError::Refused(error),
+            Self::Full => CommitError::Full,
+            Self::Busy | Self::Other => CommitError::NotWritten(error),
+            Self::Storage => CommitError::Unknown(error),
+        }
+    }
+
+    /// What the failure of the commit means. FULL and BUSY leave the transaction open and the file as
+    /// it was (sqlite.org/lang_transaction).
+    pub(super) fn of_commit(self, error: String) -> CommitError {
+        match self {
+            Self::Full => CommitError::Full,
+            Self::Busy => CommitError::NotWritten(error),
+            Self::Refused | Self::Storage | Self::Other => CommitError::Unknown(error),
+        }
     }
 }
 
-/// By the primary result code (sqlite.org/rescode.html).
+fn statement_error(error: &rusqlite::Error) -> CommitError {
+    classify(error).of_statement(error.to_string())
+}
+
 fn classify(error: &rusqlite::Error) -> Failure {
-    let rusqlite::Error::SqliteFailure(failure, _) = error else {
+    match error {
+        rusqlite::Error::SqliteFailure(failure, _) => Failure::of(Some(failure.extended_code)),
         // Not of the database: a parameter that does not fit the statement, for example.
-        return Failure::Refused;
-    };
-    match failure.extended_code & 0xff {
-        // CONSTRAINT, ERROR, TOOBIG, MISMATCH, RANGE
-        19 | 1 | 18 | 20 | 25 => Failure::Refused,
-        13 => Failure::Full,
-        5 | 6 => Failure::Busy,
-        code if is_storage_failure(code) => Failure::Storage,
-        _ => Failure::Other,
+        _ => Failure::Refused,
     }
 }
 

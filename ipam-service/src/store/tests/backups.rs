@@ -23,7 +23,7 @@ pub(super) const AHEAD: u64 = 1 << 32;
 /// A store and the state that it should have.
 pub(super) struct Book {
     pub(super) state: State,
-    store: Store,
+    pub(super) store: Store,
 }
 
 impl Book {
