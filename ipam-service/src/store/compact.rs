@@ -10,7 +10,8 @@ use prost::Message as _;
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 
 use super::checkpoint::Gate;
-use super::open::checkpoint_options;
+use super::open::{checkpoint_options, code_of};
+use super::write::Failure;
 use super::{CommitError, ReadError, Reader};
 use crate::api::fields::FieldErrors;
 use crate::state::model::{Revision, Timestamp};
@@ -21,6 +22,8 @@ pub struct Compactor {
     database: PathBuf,
     connection: Option<SqliteConnection>,
     gate: Gate,
+    /// Term of the writer that it works for.
+    epoch: i64,
     /// Of the file that the connection is to.
     generation: u64,
 }
@@ -74,12 +77,13 @@ select coalesce((select min(revision) from change_log), 0), meta.revision,
 from meta join history_meta using (id) where id = 1";
 
 impl Compactor {
-    pub(super) fn new(database: &Path, gate: Gate) -> Self {
+    pub(super) fn new(database: &Path, gate: Gate, epoch: i64) -> Self {
         Self {
             database: database.to_owned(),
             connection: None,
             generation: gate.generation(),
             gate,
+            epoch,
         }
     }
 
@@ -89,7 +93,7 @@ impl Compactor {
     /// Not cancel safe: the future must be driven to its end, with no batch beside it.
     pub async fn compact(&mut self, step: Compaction) -> Result<u64, CommitError> {
         let mut connection = self.connected().await?;
-        let deleted = delete_oldest(&mut connection, step).await;
+        let deleted = delete_oldest(&mut connection, self.epoch, step).await;
         let deleted = self.settled(connection, deleted).await?;
         if deleted < u64::from(step.limit) {
             self.let_go().await;
@@ -106,7 +110,7 @@ impl Compactor {
         accepted: Timestamp,
     ) -> Result<(), CommitError> {
         let mut connection = self.connected().await?;
-        let noted = note(&mut connection, seen, accepted).await;
+        let noted = note(&mut connection, self.epoch, seen, accepted).await;
         self.settled(connection, noted).await?;
         self.let_go().await;
         Ok(())
@@ -141,60 +145,71 @@ impl Compactor {
     async fn settled<T>(
         &mut self,
         mut connection: SqliteConnection,
-        done: Result<T, sqlx::Error>,
+        done: Result<T, Undone>,
     ) -> Result<T, CommitError> {
-        let done = match done {
-            Ok(done) => done,
-            Err(error) => {
-                // Closing the connection ends the transaction, too.
-                let _ = sqlx::query("rollback").execute(&mut connection).await;
-                return Err(CommitError::NotWritten(error.to_string()));
-            }
-        };
-        match sqlx::query("commit").execute(&mut connection).await {
-            Ok(_) => {
-                self.connection = Some(connection);
-                Ok(done)
-            }
-            Err(error) => {
-                let code = error.as_database_error().and_then(|error| error.code());
-                let code: Option<i32> = code.and_then(|code| code.parse().ok());
-                let _ = sqlx::query("rollback").execute(&mut connection).await;
-                match code.map(|code| code & 0xff) {
-                    // FULL and BUSY leave the transaction open and the file as it was
-                    // (sqlite.org/lang_transaction).
-                    Some(13) => Err(CommitError::Full),
-                    Some(5 | 6) => Err(CommitError::NotWritten(error.to_string())),
-                    Some(_) | None => Err(CommitError::Unknown(error.to_string())),
+        let failed = match done {
+            Ok(done) => match sqlx::query("commit").execute(&mut connection).await {
+                Ok(_) => {
+                    self.connection = Some(connection);
+                    return Ok(done);
                 }
-            }
-        }
+                Err(error) => Failure::of(code_of(&error)).of_commit(error.to_string()),
+            },
+            Err(Undone::Deposed) => CommitError::Deposed,
+            Err(Undone::Sql(error)) => Failure::of(code_of(&error)).of_statement(error.to_string()),
+        };
+        self.gate.heed(&failed);
+        // Closing the connection ends the transaction, too.
+        let _ = sqlx::query("rollback").execute(&mut connection).await;
+        Err(failed)
+    }
+}
+
+/// Why there is nothing to commit.
+enum Undone {
+    Deposed,
+    Sql(sqlx::Error),
+}
+
+impl From<sqlx::Error> for Undone {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Sql(error)
+    }
+}
+
+/// Begins a transaction, if the database is still that of the writer of this term.
+async fn begin(connection: &mut SqliteConnection, epoch: i64) -> Result<(), Undone> {
+    sqlx::query("begin immediate")
+        .execute(&mut *connection)
+        .await?;
+    let own = sqlx::query("select 1 from meta where id = 1 and epoch = ?1").bind(epoch);
+    match own.fetch_optional(connection).await? {
+        Some(_) => Ok(()),
+        None => Err(Undone::Deposed),
     }
 }
 
 async fn note(
     connection: &mut SqliteConnection,
+    epoch: i64,
     seen: Timestamp,
     accepted: Timestamp,
-) -> Result<(), sqlx::Error> {
-    sqlx::query("begin immediate")
-        .execute(&mut *connection)
-        .await?;
+) -> Result<(), Undone> {
+    begin(connection, epoch).await?;
     sqlx::query("update history_meta set clock_seen = ?1, clock_accepted = ?2 where id = 1")
         .bind(seen.0)
         .bind(accepted.0)
         .execute(connection)
-        .await
-        .map(drop)
+        .await?;
+    Ok(())
 }
 
 async fn delete_oldest(
     connection: &mut SqliteConnection,
+    epoch: i64,
     step: Compaction,
-) -> Result<u64, sqlx::Error> {
-    sqlx::query("begin immediate")
-        .execute(&mut *connection)
-        .await?;
+) -> Result<u64, Undone> {
+    begin(connection, epoch).await?;
     let rows = sqlx::query(
         "select revision, time, subject, entry from change_log order by revision limit ?1",
     )

@@ -221,7 +221,7 @@ impl Store {
             checkpointer: Checkpointer::new(path, gate.clone()),
             writer,
             reader,
-            compactor: Compactor::new(path, gate),
+            compactor: Compactor::new(path, gate, epoch),
             store_id,
             created,
         })

@@ -366,11 +366,11 @@ fn statement_error(error: &rusqlite::Error) -> CommitError {
 }
 
 fn classify(error: &rusqlite::Error) -> Failure {
-    match error {
-        rusqlite::Error::SqliteFailure(failure, _) => Failure::of(Some(failure.extended_code)),
+    let rusqlite::Error::SqliteFailure(failure, _) = error else {
         // Not of the database: a parameter that does not fit the statement, for example.
-        _ => Failure::Refused,
-    }
+        return Failure::Refused;
+    };
+    Failure::of(Some(failure.extended_code))
 }
 
 /// Whether a result code means the file or the disk below it: IOERR, CORRUPT, CANTOPEN, NOTADB,

@@ -6,8 +6,8 @@ use sqlx::ConnectOptions as _;
 
 use super::super::compact::DELETE_ADDRESSES;
 use super::super::{
-    Batch, ChangeFilter, Compaction, HoldingFilter, LogError, LogFilter, Logged, OpenError, Origin,
-    Store, check,
+    Batch, ChangeFilter, CommitError, Compaction, HoldingFilter, LogError, LogFilter, Logged,
+    OpenError, Origin, Store, check,
 };
 use super::{execute, plan_of};
 use crate::state::command::Command;
@@ -290,4 +290,51 @@ async fn a_history_of_a_newer_format_is_refused_by_name() {
         matches!(refused, Err(OpenError::NewerLog { needs: 2, .. })),
         "{refused:?}"
     );
+}
+
+#[tokio::test]
+async fn a_log_that_cannot_be_read_is_no_passing_trouble() {
+    let folder = Folder::new();
+    let mut store = folder.open().await;
+    let commands = [
+        apply_pool("pool", &["192.0.2.0/24"]),
+        apply_pool("other", &["198.51.100.0/24"]),
+    ];
+    fill(&mut store, &commands.map(|command| vec![command])).await;
+    // A table whose pages are those of an index.
+    execute(
+        &folder.file(),
+        false,
+        "create table broken (x);
+        create trigger reads before delete on change_log begin insert into broken values (1); end;
+        pragma writable_schema = on;
+        update sqlite_schema set rootpage = (
+            select rootpage from sqlite_schema where name = 'change_log_owner')
+        where name = 'broken'",
+    )
+    .await;
+    let error = store.compactor.compact(step(100, 100, 10)).await;
+    assert!(matches!(error, Err(CommitError::Unknown(_))), "{error:?}");
+    assert!(store.writer.is_distrusted());
+}
+
+#[tokio::test]
+async fn the_log_of_a_database_that_another_has_taken_over_is_left_alone() {
+    let folder = Folder::new();
+    let mut store = folder.open().await;
+    let commands = [
+        apply_pool("pool", &["192.0.2.0/24"]),
+        apply_pool("other", &["198.51.100.0/24"]),
+    ];
+    fill(&mut store, &commands.map(|command| vec![command])).await;
+    execute(&folder.file(), false, "update meta set epoch = epoch + 1").await;
+    let compacted = store.compactor.compact(step(100, 100, 10)).await;
+    assert!(
+        matches!(compacted, Err(CommitError::Deposed)),
+        "{compacted:?}"
+    );
+    let noted = store.compactor.note_clock(Timestamp(5), Timestamp(6)).await;
+    assert!(matches!(noted, Err(CommitError::Deposed)), "{noted:?}");
+    let log = store.reader.log_state().await.expect("readable");
+    assert_eq!((log.oldest, log.clock_seen), (1, Timestamp(0)));
 }
