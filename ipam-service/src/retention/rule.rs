@@ -153,7 +153,7 @@ fn doubt(keep: i64, clocks: Clocks) -> Option<Doubt> {
         true => clocks.newest.0,
         false => 0,
     };
-    let behind = clocks.seen.0.max(newest) - wall;
+    let behind = clocks.seen.0.max(newest).saturating_sub(wall);
     if behind > BEHIND {
         return Some(Doubt::Behind(behind));
     }
@@ -162,7 +162,7 @@ fn doubt(keep: i64, clocks: Clocks) -> Option<Doubt> {
     } else {
         clocks.seen.0
     };
-    let ahead = wall - last;
+    let ahead = wall.saturating_sub(last);
     (last != 0 && ahead > tolerated(keep)).then_some(Doubt::Ahead(ahead))
 }
 
@@ -186,6 +186,21 @@ mod tests {
             seen: Timestamp(seen),
             newest: Timestamp(newest),
             accepted: Timestamp(0),
+        }
+    }
+
+    #[test]
+    fn a_clock_that_cannot_be_is_doubted() {
+        let policy = Policy {
+            keep: Keep::For(400 * DAY),
+            floor: 0,
+        };
+        for damaged in [i64::MIN, i64::MAX] {
+            for clocks in [clocks(NOW, damaged, NOW), clocks(NOW, NOW, damaged)] {
+                let verdict = decide(policy, clocks, 100);
+                let odd = clocks.seen.0 < 0 || clocks.seen.0 > NOW || clocks.newest.0 > NOW;
+                assert_eq!(matches!(verdict, Verdict::Stopped(_)), odd, "{clocks:?}");
+            }
         }
     }
 

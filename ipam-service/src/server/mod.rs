@@ -316,9 +316,10 @@ fn usage(error: OpenError) -> anyhow::Error {
         | OpenError::Unusable { .. }
         | OpenError::Newer { .. }
         | OpenError::NewerLog { .. } => UsageError(error.to_string()).into(),
-        OpenError::Sql { .. } | OpenError::Schema { .. } | OpenError::Fill { .. } => {
-            anyhow::Error::new(error).context(CANNOT_BE_READ)
-        }
+        OpenError::Damaged { .. }
+        | OpenError::Sql { .. }
+        | OpenError::Schema { .. }
+        | OpenError::Fill { .. } => anyhow::Error::new(error).context(CANNOT_BE_READ),
     }
 }
 

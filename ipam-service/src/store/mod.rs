@@ -16,6 +16,7 @@ mod facts;
 mod fill;
 mod history;
 mod holdings;
+mod inspect;
 mod load;
 mod lock;
 mod open;

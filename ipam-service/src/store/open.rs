@@ -10,6 +10,7 @@ use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqlSafeStr as _, SqliteConnection};
 
+use super::inspect::{leftovers, refuse_cut_short, refuse_impossible, rewrite};
 use super::lock::{Lock, LockError};
 use super::plan::{MIN_READER, READS};
 use super::restore::RESTORING;
@@ -141,6 +142,9 @@ pub enum OpenError {
     /// For example: no permission, or a file system that is mounted read-only.
     #[error("database {} cannot be opened for writing: {reason}", .path.display())]
     Unusable { path: PathBuf, reason: String },
+    /// What it holds cannot be: the place, and what is wrong there.
+    #[error("database {} is damaged: {problem}", .path.display())]
+    Damaged { path: PathBuf, problem: String },
     #[error("database {} was written by a newer version of ipam-service (schema {version})",
         .path.display())]
     Newer { path: PathBuf, version: i64 },
@@ -205,10 +209,14 @@ impl Store {
             leftovers(path)?;
             create_file(path).map_err(file_error)?;
         }
+        let log = beside(path, "-wal");
+        let rewritten = tokio::task::spawn_blocking(move || rewrite(&log)).await;
+        let rewritten = rewritten.expect("writing a file does not panic");
+        rewritten.map_err(file_error)?;
         let sql_error = |source| sql_error(path, source);
         let mut connection = schema_options(path).connect().await.map_err(sql_error)?;
+        refuse_cut_short(&mut connection, path).await?;
         prepare(&mut connection, path).await?;
-        begin_log(&mut connection).await.map_err(sql_error)?;
         let (store_id, epoch) = take_over(&mut connection, now).await.map_err(sql_error)?;
         connection.close().await.map_err(sql_error)?;
         if created {
@@ -250,28 +258,6 @@ fn is_missing(path: &Path) -> Result<bool, OpenError> {
             path: path.to_owned(),
             source,
         }),
-    }
-}
-
-/// An empty file is a database that was begun, or a log that was emptied.
-pub(super) fn is_used(path: &Path) -> bool {
-    std::fs::metadata(path).is_ok_and(|metadata| metadata.len() > 0)
-}
-
-/// A missing database whose traces are there is not lost: to make a new one would lose it.
-fn leftovers(path: &Path) -> Result<(), OpenError> {
-    log_without_database(path)?;
-    match is_used(&beside(path, RESTORING)) {
-        true => Err(OpenError::RestoreCutShort(path.to_owned())),
-        false => Ok(()),
-    }
-}
-
-/// SQLite would remove such a log.
-pub(super) fn log_without_database(path: &Path) -> Result<(), OpenError> {
-    match !is_used(path) && is_used(&beside(path, "-wal")) {
-        true => Err(OpenError::LogWithoutDatabase(path.to_owned())),
-        false => Ok(()),
     }
 }
 
@@ -393,13 +379,13 @@ pub(super) async fn prepare(
             source,
         }
     })?;
-    let filled = fill::history(connection).await;
+    let filled = fill::history(&mut *connection).await;
     filled.map_err(|source| OpenError::Fill {
         path: path.to_owned(),
         source,
     })?;
     let needs: i64 = sqlx::query("select min_reader from history_meta where id = 1")
-        .fetch_one(connection)
+        .fetch_one(&mut *connection)
         .await
         .and_then(|row| row.try_get(0))
         .map_err(sql_error)?;
@@ -407,20 +393,7 @@ pub(super) async fn prepare(
         let path = path.to_owned();
         return Err(OpenError::NewerLog { path, needs });
     }
-    Ok(())
-}
-
-/// Moves what a crash left in the log into the database, so that nothing is appended to it. If a sync
-/// of the log failed before the crash, frames that can be read may never have reached the disk, and
-/// whatever comes behind them in the log would be lost with them.
-async fn begin_log(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
-    let row = sqlx::query("pragma wal_checkpoint(truncate)")
-        .fetch_one(connection)
-        .await?;
-    if row.try_get::<i64, _>(0)? != 0 {
-        tracing::warn!("somebody reads the database; the log of the last run is gone on with");
-    }
-    Ok(())
+    refuse_impossible(connection, path).await
 }
 
 fn migrator() -> Migrator {

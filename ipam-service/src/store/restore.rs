@@ -12,8 +12,9 @@ use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 
 use super::backup::copy_into;
 use super::check::{check, first_damage, read_only};
+use super::inspect::{is_used, log_without_database};
 use super::lock::Lock;
-use super::open::{create_file, is_used, log_without_database, prepare, resolve, schema_options};
+use super::open::{create_file, prepare, resolve, schema_options};
 use super::step::{Step, beside};
 use super::transfer::{self, ImportError};
 use super::write::connect;

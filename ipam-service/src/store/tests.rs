@@ -3,6 +3,7 @@
 mod backups;
 mod closing;
 mod compaction;
+mod damage;
 mod holdings;
 mod leftovers;
 mod power;
