@@ -17,7 +17,7 @@ use pharos_proto::v1::pool_service_client::PoolServiceClient;
 use pharos_proto::v1::quota_service_client::QuotaServiceClient;
 use pharos_proto::v1::reservation_service_client::ReservationServiceClient;
 use pharos_testbed::kube::cache_directory;
-use pharos_testbed::{Launch, Program, free_port, skip};
+use pharos_testbed::{Launch, Program, free_port, http, skip, wait};
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
@@ -86,6 +86,41 @@ impl Ipam {
     /// For example SIGSTOP.
     pub fn signal(&mut self, signal: Signal) -> anyhow::Result<()> {
         self.program.signal(signal)
+    }
+
+    /// SIGSTOP; returns when none of its threads is in a call to the kernel any more: what such a call
+    /// does to a disk is done.
+    pub fn pause(&mut self) -> anyhow::Result<()> {
+        self.program.signal(Signal::SIGSTOP)?;
+        let tasks = format!("/proc/{}/task", self.program.pid());
+        wait::until("all threads to stop", SOON, || {
+            let mut tasks = std::fs::read_dir(&tasks).ok()?;
+            let stopped = |task: std::io::Result<std::fs::DirEntry>| {
+                let status = std::fs::read_to_string(task?.path().join("status"))?;
+                Ok::<bool, std::io::Error>(status.contains("\nState:\tT"))
+            };
+            tasks
+                .all(|task| stopped(task).unwrap_or(false))
+                .then_some(())
+        })
+    }
+
+    /// SIGCONT.
+    pub fn resume(&mut self) -> anyhow::Result<()> {
+        self.program.signal(Signal::SIGCONT)
+    }
+
+    /// Status and text of `/readyz`.
+    pub fn readyz(&self) -> anyhow::Result<(u16, String)> {
+        http::get(self.admin, "/readyz", Duration::from_secs(2))
+    }
+
+    /// Waits until it is ready, or is not; the text of `/readyz`.
+    pub fn wait_ready(&self, ready: bool) -> anyhow::Result<String> {
+        wait::until("readiness", SOON, || {
+            let (code, text) = self.readyz().ok()?;
+            ((code == 200) == ready).then_some(text)
+        })
     }
 
     /// SIGTERM; the exit code.

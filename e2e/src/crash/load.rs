@@ -2,7 +2,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use anyhow::Context as _;
 use pharos_checker::calls as checker;
 use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
 use rand::rngs::StdRng;
@@ -11,7 +13,7 @@ use tokio::task::JoinSet;
 use tonic::transport::Channel;
 
 use super::ledger::{Call, Ledger};
-use crate::ipam::{Ipam, claim, release};
+use crate::ipam::{Ipam, SOON, claim, release};
 
 /// Connections that the clients share.
 const CONNECTIONS: usize = 4;
@@ -76,6 +78,18 @@ impl Load {
         Ok(tasks)
     }
 
+    /// Waits until so many more calls are acknowledged.
+    pub async fn acknowledged(&self, more: u64) -> anyhow::Result<()> {
+        let goal = self.ledger().acknowledged() + more;
+        let wait = async {
+            while self.ledger().acknowledged() < goal {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let waited = tokio::time::timeout(SOON, wait).await;
+        waited.context("too few calls are acknowledged")
+    }
+
     /// Compares what the server has now with what the clients know.
     pub async fn audit(&self, ipam: &Ipam) -> anyhow::Result<()> {
         let mut held = Vec::new();
@@ -92,6 +106,13 @@ impl Load {
     pub fn calls(&self) -> Vec<checker::Call> {
         self.recorder.calls()
     }
+}
+
+/// Waits until every client has ended with a call that was not acknowledged.
+pub async fn all_turned_away(mut clients: JoinSet<()>) -> anyhow::Result<()> {
+    let wait = async { while clients.join_next().await.is_some() {} };
+    let waited = tokio::time::timeout(SOON, wait).await;
+    waited.context("some calls are not answered")
 }
 
 /// Every call, with the order in which calls began and ended.
