@@ -139,7 +139,8 @@ pub enum OpenError {
         short. Repeat it (or remove that file, if there is to be a new database)",
         database = .0.display())]
     RestoreCutShort(PathBuf),
-    /// For example: no permission, or a file system that is mounted read-only.
+    /// For example: no permission, a file system that is mounted read-only, or another program that
+    /// writes.
     #[error("database {} cannot be opened for writing: {reason}", .path.display())]
     Unusable { path: PathBuf, reason: String },
     /// What it holds cannot be: the place, and what is wrong there.
@@ -277,8 +278,8 @@ pub(super) fn sql_error(path: &Path, source: sqlx::Error) -> OpenError {
     match code_of(&source) {
         // SQLITE_NOTADB
         Some(26) => OpenError::NotOurs(path.to_owned()),
-        // SQLITE_READONLY, SQLITE_CANTOPEN, and what they consist of
-        Some(code) if matches!(code & 0xff, 8 | 14) => OpenError::Unusable {
+        // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_READONLY, SQLITE_CANTOPEN, and what they consist of
+        Some(code) if matches!(code & 0xff, 5 | 6 | 8 | 14) => OpenError::Unusable {
             path: path.to_owned(),
             reason: source.to_string(),
         },
@@ -380,9 +381,12 @@ pub(super) async fn prepare(
         }
     })?;
     let filled = fill::history(&mut *connection).await;
-    filled.map_err(|source| OpenError::Fill {
-        path: path.to_owned(),
-        source,
+    filled.map_err(|source| match source {
+        ReadError::Sql(source) => sql_error(source),
+        source @ (ReadError::Load(_) | ReadError::Corrupt(_) | ReadError::Newer { .. }) => {
+            let path = path.to_owned();
+            OpenError::Fill { path, source }
+        }
     })?;
     let needs: i64 = sqlx::query("select min_reader from history_meta where id = 1")
         .fetch_one(&mut *connection)
