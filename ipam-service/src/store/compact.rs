@@ -137,8 +137,18 @@ impl Compactor {
             None => checkpoint_options(&self.database)
                 .connect()
                 .await
-                .map_err(|error| CommitError::NotWritten(error.to_string())),
+                .map_err(|error| self.not_connected(&error)),
         }
+    }
+
+    /// A file that cannot be opened now (too many are) may be opened later; a damaged one is damaged.
+    fn not_connected(&self, error: &sqlx::Error) -> CommitError {
+        let failed = match code_of(error) {
+            Some(code) if code & 0xff == 14 => CommitError::NotWritten(error.to_string()),
+            code => Failure::of(code).of_statement(error.to_string()),
+        };
+        self.gate.heed(&failed);
+        failed
     }
 
     /// Commits what was done, or takes it back; on an error the connection is not used again.

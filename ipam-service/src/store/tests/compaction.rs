@@ -309,7 +309,7 @@ async fn a_log_that_cannot_be_read_is_no_passing_trouble() {
         create trigger reads before delete on change_log begin insert into broken values (1); end;
         pragma writable_schema = on;
         update sqlite_schema set rootpage = (
-            select rootpage from sqlite_schema where name = 'change_log_owner')
+            select max(rootpage) from sqlite_schema where type = 'index')
         where name = 'broken'",
     )
     .await;
