@@ -20,7 +20,7 @@ use super::convert_announce::{
     facts_hello, not_offered,
 };
 use super::fields::FieldErrors;
-use super::paging::{PageToken, page_size};
+use super::listing::{Asked, list};
 use super::status;
 use crate::engine::Reply;
 use crate::state::State;
@@ -124,27 +124,16 @@ impl Advertisements {
         let cluster = errors.optional_name("cluster", &message.cluster);
         let cluster = errors.finish(cluster);
         cluster.map_err(|bad| status::of_rejection(&bad))?;
-        let size = usize::try_from(page_size(message.page_size)?).expect("32 bits fit");
+        let asked = Asked {
+            page_size: message.page_size,
+            page_token: &message.page_token,
+        };
         let shape = ("advertisements", &message.cluster);
-        let token = PageToken::read(&message.page_token, &shape, 2)?;
-        let after = token.as_ref().map(key_of_token).transpose()?;
         let cluster = message.cluster.clone();
-        let read = move |state: &State| {
-            let found = page(state, &cluster, after.as_ref(), size.saturating_add(1));
-            (found, state.revision())
+        let read = move |state: &State, after: Option<&AdvertisementKey>, most| {
+            page(state, &cluster, after, most)
         };
-        let (mut found, now) = self.read(read).await?;
-        let more = found.len() > size;
-        found.truncate(size);
-        let revision = token.map_or(now, |token| token.revision);
-        let next_page_token = match found.last().filter(|_| more) {
-            Some(last) => PageToken {
-                key: token_of_key(&last.key),
-                revision,
-            }
-            .write(&shape),
-            None => String::new(),
-        };
+        let (found, next_page_token) = list(&self.api, asked, &shape, read).await?;
         Ok(v1::ListAdvertisementsResponse {
             advertisements: found.iter().map(|one| advertisement_to_wire(one)).collect(),
             next_page_token,
@@ -186,21 +175,14 @@ impl Advertisements {
             });
             all.flatten().collect::<Vec<_>>()
         };
-        let all = self.read(read).await?;
+        let all = self.api.read(read).await?;
         Ok(all.iter().map(|one| advertisement_to_wire(one)).collect())
     }
 
     async fn find(&self, key: AdvertisementKey) -> Result<Option<Arc<Advertisement>>, Status> {
-        self.read(move |state| state.advertisement(&key).cloned())
+        self.api
+            .read(move |state| state.advertisement(&key).cloned())
             .await
-    }
-
-    async fn read<R: Send + 'static>(
-        &self,
-        read: impl FnOnce(&State) -> R + Send + 'static,
-    ) -> Result<R, Status> {
-        let read = self.api.engine.read(read).await;
-        read.map_err(|error| status::of_submit(&error))
     }
 }
 
@@ -298,7 +280,7 @@ fn page(
     cluster: &str,
     after: Option<&AdvertisementKey>,
     most: usize,
-) -> Vec<Arc<Advertisement>> {
+) -> Vec<(AdvertisementKey, Arc<Advertisement>)> {
     let all = state.advertisements();
     all.filter(|one| after.is_none_or(|after| one.key > *after))
         .filter(|one| {
@@ -306,23 +288,8 @@ fn page(
             cluster.is_empty() || own == cluster
         })
         .take(most)
-        .cloned()
+        .map(|one| (one.key.clone(), Arc::clone(one)))
         .collect()
-}
-
-fn token_of_key(key: &AdvertisementKey) -> Vec<String> {
-    let cluster = key.cluster.as_ref();
-    vec![
-        cluster.map_or_else(String::new, Name::to_string),
-        key.name.to_string(),
-    ]
-}
-
-fn key_of_token(token: &PageToken) -> Result<AdvertisementKey, Status> {
-    let [cluster, name] = &token.key[..] else {
-        unreachable!("a token is read with two parts");
-    };
-    advertisement_key(cluster, name).map_err(|bad| status::of_rejection(&bad))
 }
 
 #[cfg(test)]

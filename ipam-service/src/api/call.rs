@@ -7,13 +7,16 @@ use tokio::time::Instant;
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Response, Status};
 
+use super::fields::FieldErrors;
 use super::status;
 use crate::engine::{Engine, Meta, Reply};
 use crate::feed::Feeds;
 use crate::feed::allocations::Source;
 use crate::retention::Retention;
+use crate::state::State;
 use crate::state::command::Command;
 use crate::state::model::Revision;
+use crate::state::names::Name;
 use crate::store::Reader;
 
 /// Header of the request id, both ways.
@@ -39,6 +42,15 @@ impl Api {
             store_id: Arc::clone(&self.store_id),
             shutdown: self.shutdown.clone(),
         }
+    }
+
+    /// Looks into the state, between two batches of the writer.
+    pub async fn read<R: Send + 'static>(
+        &self,
+        read: impl FnOnce(&State) -> R + Send + 'static,
+    ) -> Result<R, Status> {
+        let read = self.engine.read(read).await;
+        read.map_err(|error| status::of_submit(&error))
     }
 }
 
@@ -138,4 +150,14 @@ pub fn answer<T>(request_id: &str, outcome: Result<T, Status>) -> Result<Respons
             Err(status)
         }
     }
+}
+
+/// What a request is about, by its name alone; `request_id` is checked beside it.
+pub fn one_name(field: &str, text: &str, request_id: &str) -> Result<Name, Status> {
+    let mut errors = FieldErrors::new();
+    errors.request_id(request_id);
+    let name = errors.name(field, text);
+    errors
+        .finish(name)
+        .map_err(|error| status::of_rejection(&error))
 }

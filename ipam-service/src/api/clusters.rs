@@ -6,7 +6,7 @@ use pharos_proto::v1;
 use pharos_proto::v1::cluster_service_server::ClusterService;
 use tonic::{Request, Response, Status};
 
-use super::call::{Api, Call, answer};
+use super::call::{Api, Call, answer, one_name};
 use super::consequences;
 use super::convert::{FieldErrors, allocation_to_wire, cluster_to_wire};
 use super::paging::{PageToken, page_size};
@@ -257,13 +257,4 @@ impl Clusters {
             revision: reply.revision,
         })
     }
-}
-
-fn one_name(field: &str, text: &str, request_id: &str) -> Result<Name, Status> {
-    let mut errors = FieldErrors::new();
-    errors.request_id(request_id);
-    let name = errors.name(field, text);
-    errors
-        .finish(name)
-        .map_err(|error| status::of_rejection(&error))
 }

@@ -22,6 +22,7 @@ pub mod convert_unavailable;
 mod explain;
 pub mod fields;
 pub mod history;
+mod listing;
 pub mod paging;
 pub mod pools;
 pub mod quotas;

@@ -1,7 +1,6 @@
 //! PoolService.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::ops::Bound;
 use std::sync::Arc;
 
 use pharos_proto::v1;
@@ -13,7 +12,7 @@ use super::consequences;
 use super::convert::{
     FieldErrors, in_use_from_wire, owner_to_wire, pool_from_wire, pool_key, pool_to_wire,
 };
-use super::paging::{PageToken, page_size};
+use super::listing::{Asked, list};
 use super::status;
 use crate::engine::Reply;
 use crate::state::change::Change;
@@ -70,27 +69,16 @@ impl PoolService for Pools {
         errors
             .finish(Some(()))
             .map_err(|error| status::of_rejection(&error))?;
-        let size = usize::try_from(page_size(message.page_size)?).expect("32 bits fit");
+        let asked = Asked {
+            page_size: message.page_size,
+            page_token: &message.page_token,
+        };
         let shape = ("pools", &message.cluster, &message.address_space);
-        let token = PageToken::read(&message.page_token, &shape, 3)?;
-        let after = token.as_ref().map(key_of_token).transpose()?;
         let (cluster, space) = (message.cluster.clone(), message.address_space.clone());
-        let read = move |state: &State| {
-            let mut pools = page_of_pools(state, after.as_ref(), &cluster, &space, size + 1);
-            let more = pools.len() > size;
-            pools.truncate(size);
-            (pools, more, state.revision())
+        let read = move |state: &State, after: Option<&PoolKey>, most| {
+            page_of_pools(state, after, &cluster, &space, most)
         };
-        let (pools, more, now) = self.read(read).await?;
-        let revision = token.map_or(now, |token| token.revision);
-        let next_page_token = match pools.last().filter(|_| more) {
-            Some((last, _)) => PageToken {
-                key: token_of_key(&last.key),
-                revision,
-            }
-            .write(&shape),
-            None => String::new(),
-        };
+        let (pools, next_page_token) = list(&self.0, asked, &shape, read).await?;
         Ok(Response::new(v1::ListPoolsResponse {
             pools: pools.iter().map(used_to_wire).collect(),
             next_page_token,
@@ -205,19 +193,11 @@ impl Pools {
             });
             pools.flatten().collect::<Vec<Used>>()
         };
-        Ok(self.read(read).await?.iter().map(used_to_wire).collect())
+        Ok(self.0.read(read).await?.iter().map(used_to_wire).collect())
     }
 
     async fn used(&self, key: PoolKey) -> Result<Option<Used>, Status> {
-        self.read(move |state| used_pool(state, &key)).await
-    }
-
-    async fn read<R: Send + 'static>(
-        &self,
-        read: impl FnOnce(&State) -> R + Send + 'static,
-    ) -> Result<R, Status> {
-        let read = self.0.engine.read(read).await;
-        read.map_err(|error| status::of_submit(&error))
+        self.0.read(move |state| used_pool(state, &key)).await
     }
 }
 
@@ -290,39 +270,21 @@ fn page_of_pools(
     cluster: &str,
     space: &str,
     most: usize,
-) -> Vec<Used> {
-    let after = after.map_or(Bound::Unbounded, Bound::Excluded);
+) -> Vec<(PoolKey, Used)> {
     state
         .pools()
-        .filter(|pool| match after {
-            Bound::Excluded(after) => &pool.key > after,
-            Bound::Included(_) | Bound::Unbounded => true,
-        })
+        .filter(|pool| after.is_none_or(|after| pool.key > *after))
         .filter(|pool| {
             let own = pool.key.cluster.as_ref().map_or("", Name::as_str);
             (cluster.is_empty() || own == cluster)
                 && (space.is_empty() || pool.key.space.as_str() == space)
         })
         .take(most)
-        .map(|pool| (pool.clone(), state.pool_usage(&pool.key)))
+        .map(|pool| {
+            let used = (pool.clone(), state.pool_usage(&pool.key));
+            (pool.key.clone(), used)
+        })
         .collect()
-}
-
-fn token_of_key(key: &PoolKey) -> Vec<String> {
-    vec![
-        key.space.to_string(),
-        key.cluster
-            .as_ref()
-            .map_or_else(String::new, Name::to_string),
-        key.name.to_string(),
-    ]
-}
-
-fn key_of_token(token: &PageToken) -> Result<PoolKey, Status> {
-    let [space, cluster, name] = &token.key[..] else {
-        unreachable!("a token is read with three parts");
-    };
-    pool_key(space, cluster, name).map_err(|error| status::of_rejection(&error))
 }
 
 /// How full a pool is, to the wire; a family that it does not have is absent.

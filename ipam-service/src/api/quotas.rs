@@ -6,11 +6,11 @@ use pharos_proto::v1;
 use pharos_proto::v1::quota_service_server::QuotaService;
 use tonic::{Request, Response, Status};
 
-use super::call::{Api, Call, answer};
+use super::call::{Api, Call, answer, one_name};
 use super::consequences;
 use super::convert::FieldErrors;
 use super::convert_quota::{quota_from_wire, quota_to_wire, quota_usage_to_wire};
-use super::paging::{PageToken, page_size};
+use super::listing::{Asked, list};
 use super::status;
 use crate::state::change::Change;
 use crate::state::command::Command;
@@ -41,9 +41,9 @@ impl QuotaService for Quotas {
         &self,
         request: Request<v1::GetQuotaRequest>,
     ) -> Result<Response<v1::GetQuotaResponse>, Status> {
-        let name = name_of(&request.into_inner().name, "")?;
+        let name = one_name("name", &request.into_inner().name, "")?;
         let unknown = Rejection::UnknownQuota(name.clone());
-        let quota = self.read(move |state| used(state, &name)).await?;
+        let quota = self.0.read(move |state| used(state, &name)).await?;
         let Some(quota) = quota else {
             return Err(status::of_rejection(&unknown));
         };
@@ -63,41 +63,26 @@ impl QuotaService for Quotas {
         let (cluster, space) = errors
             .finish(cluster.zip(space))
             .map_err(|error| status::of_rejection(&error))?;
-        let size = usize::try_from(page_size(message.page_size)?).expect("32 bits fit");
+        let asked = Asked {
+            page_size: message.page_size,
+            page_token: &message.page_token,
+        };
         let shape = ("quotas", &message.cluster, &message.address_space);
-        let token = PageToken::read(&message.page_token, &shape, 1)?;
-        let after = token.as_ref().map(|token| token.key[0].clone());
-        let read = move |state: &State| {
+        let read = move |state: &State, after: Option<&Name>, most| {
             let all = state.quotas();
-            let mut page: Vec<Used> = all
-                .filter(|one| {
-                    after
-                        .as_deref()
-                        .is_none_or(|after| one.name.as_str() > after)
-                })
+            let found = all
+                .filter(|one| after.is_none_or(|after| one.name > *after))
                 .filter(|one| {
                     cluster
                         .as_ref()
                         .is_none_or(|cluster| one.cluster == *cluster)
                 })
-                .filter(|one| space.as_ref().is_none_or(|space| one.space == *space))
-                .take(size + 1)
-                .map(|one| (Arc::clone(one), Some(state.quota_usage(one))))
-                .collect();
-            let more = page.len() > size;
-            page.truncate(size);
-            (page, more, state.revision())
+                .filter(|one| space.as_ref().is_none_or(|space| one.space == *space));
+            let used = |one: &Arc<Quota>| (Arc::clone(one), Some(state.quota_usage(one)));
+            let found = found.map(|one| (one.name.clone(), used(one)));
+            found.take(most).collect()
         };
-        let (page, more, now) = self.read(read).await?;
-        let revision = token.map_or(now, |token| token.revision);
-        let next_page_token = match page.last().filter(|_| more) {
-            Some((last, _)) => PageToken {
-                key: vec![last.name.to_string()],
-                revision,
-            }
-            .write(&shape),
-            None => String::new(),
-        };
+        let (page, next_page_token) = list(&self.0, asked, &shape, read).await?;
         Ok(Response::new(v1::ListQuotasResponse {
             quotas: page.iter().map(used_to_wire).collect(),
             next_page_token,
@@ -142,7 +127,7 @@ impl Quotas {
         });
         let quota = match would_be {
             Some(quota) => Some((quota, None)),
-            None => self.read(move |state| used(state, &name)).await?,
+            None => self.0.read(move |state| used(state, &name)).await?,
         };
         Ok(v1::ApplyQuotaResponse {
             quota: quota.as_ref().map(used_to_wire),
@@ -155,7 +140,7 @@ impl Quotas {
         call: &Call,
         message: &v1::DeleteQuotaRequest,
     ) -> Result<v1::DeleteQuotaResponse, Status> {
-        let name = name_of(&message.name, &message.request_id)?;
+        let name = one_name("name", &message.name, &message.request_id)?;
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let command = Command::DeleteQuota(name);
         let reply = call.submit(&self.0, command, id, validate_only).await?;
@@ -163,23 +148,6 @@ impl Quotas {
             consequences: consequences::of(&reply, None),
         })
     }
-
-    async fn read<R: Send + 'static>(
-        &self,
-        read: impl FnOnce(&State) -> R + Send + 'static,
-    ) -> Result<R, Status> {
-        let read = self.0.engine.read(read).await;
-        read.map_err(|error| status::of_submit(&error))
-    }
-}
-
-fn name_of(name: &str, request_id: &str) -> Result<Name, Status> {
-    let mut errors = FieldErrors::new();
-    errors.request_id(request_id);
-    let name = errors.name("name", name);
-    errors
-        .finish(name)
-        .map_err(|error| status::of_rejection(&error))
 }
 
 fn used(state: &State, name: &Name) -> Option<Used> {

@@ -12,6 +12,7 @@ use super::consequences;
 use super::convert_reservation::{reservation_from_wire, reservation_key, reservation_to_wire};
 use super::convert_unavailable::unavailable_to_wire;
 use super::fields::FieldErrors;
+use super::listing::{Asked, list};
 use super::paging::{PageToken, page_size};
 use super::status;
 use crate::state::State;
@@ -69,38 +70,24 @@ impl ReservationService for Reservations {
         errors
             .finish(Some(()))
             .map_err(|error| status::of_rejection(&error))?;
-        let size = usize::try_from(page_size(message.page_size)?).expect("32 bits fit");
+        let asked = Asked {
+            page_size: message.page_size,
+            page_token: &message.page_token,
+        };
         let shape = ("reservations", &message.cluster, &message.address_space);
-        let token = PageToken::read(&message.page_token, &shape, 2)?;
-        let after = token.as_ref().map(key_of_token).transpose()?;
         let (cluster, space) = (message.cluster.clone(), message.address_space.clone());
-        let read = move |state: &State| {
-            let after = after.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let read = move |state: &State, after: Option<&ReservationKey>, most| {
+            let after = after.map_or(Bound::Unbounded, Bound::Excluded);
             let asked_for = |one: &&Arc<Reservation>| {
                 let of = one.kept_for.as_ref().map(|scope| scope.cluster.as_str());
                 (cluster.is_empty() || of == Some(&cluster))
                     && (space.is_empty() || one.key.space.as_str() == space)
             };
             let found = state.reservations_after(after).filter(asked_for);
-            let page: Vec<_> = found
-                .take(size + 1)
-                .map(|one| reservation_to_wire(one))
-                .collect();
-            (page, state.revision())
+            let found = found.map(|one| (one.key.clone(), reservation_to_wire(one)));
+            found.take(most).collect()
         };
-        let read = self.0.engine.read(read).await;
-        let (mut page, now) = read.map_err(|error| status::of_submit(&error))?;
-        let more = page.len() > size;
-        page.truncate(size);
-        let revision = token.map_or(now, |token| token.revision);
-        let next_page_token = match page.last().filter(|_| more) {
-            Some(last) => PageToken {
-                key: vec![last.address_space.clone(), last.name.clone()],
-                revision,
-            }
-            .write(&shape),
-            None => String::new(),
-        };
+        let (page, next_page_token) = list(&self.0, asked, &shape, read).await?;
         Ok(Response::new(v1::ListReservationsResponse {
             reservations: page,
             next_page_token,
@@ -185,8 +172,7 @@ impl Reservations {
 
     async fn stored(&self, key: ReservationKey) -> Result<Option<v1::Reservation>, Status> {
         let read = move |state: &State| state.reservation(&key).map(|one| reservation_to_wire(one));
-        let read = self.0.engine.read(read).await;
-        read.map_err(|error| status::of_submit(&error))
+        self.0.read(read).await
     }
 }
 
@@ -212,8 +198,7 @@ impl Reservations {
             let page = unavailable_page(state, space.as_ref(), reason, after.as_ref(), size);
             (page, state.revision())
         };
-        let read = self.0.engine.read(read).await;
-        let (page, now) = read.map_err(|error| status::of_submit(&error))?;
+        let (page, now) = self.0.read(read).await?;
         let revision = token.map_or(now, |token| token.revision);
         let next = page.next.map(|key| PageToken { key, revision });
         Ok(v1::ListUnavailableResponse {
@@ -314,13 +299,6 @@ fn as_it_is_left(change: &Change) -> Option<v1::Reservation> {
         return None;
     };
     edit.after.as_deref().map(reservation_to_wire)
-}
-
-fn key_of_token(token: &PageToken) -> Result<ReservationKey, Status> {
-    let [space, name] = &token.key[..] else {
-        unreachable!("a token is read with two parts");
-    };
-    reservation_key(space, name).map_err(|error| status::of_rejection(&error))
 }
 
 #[cfg(test)]
