@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use pharos_proto::v1;
-use pharos_proto::v1::change::{AllocationChange, Subject, Type};
+use pharos_proto::v1::change::{AddressSpaceChange, AllocationChange, Subject, Type};
 
 use crate::{Invariant, Violation, owner_key};
 
@@ -94,7 +94,21 @@ impl Log {
         u64::try_from(self.changes.len()).expect("few") + 1
     }
 
+    /// A new record of an address space.
+    pub(crate) fn fence(&mut self, record: v1::AddressSpace) {
+        let (before, after) = (None, Some(record));
+        let subject = Subject::AddressSpace(AddressSpaceChange { before, after });
+        self.push_subject(Type::Created, subject);
+    }
+
     fn push(&mut self, kind: Type, before: Option<v1::Allocation>, after: Option<v1::Allocation>) {
+        self.push_subject(
+            kind,
+            Subject::Allocation(AllocationChange { before, after }),
+        );
+    }
+
+    fn push_subject(&mut self, kind: Type, subject: Subject) {
         let revision = self.next();
         self.changes.push(v1::Change {
             revision,
@@ -104,7 +118,7 @@ impl Log {
             }),
             request_id: format!("request-{revision}"),
             r#type: kind.into(),
-            subject: Some(Subject::Allocation(AllocationChange { before, after })),
+            subject: Some(subject),
             ..v1::Change::default()
         });
     }

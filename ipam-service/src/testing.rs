@@ -5,9 +5,10 @@ use pharos_proto::v1;
 use tempfile::TempDir;
 
 use crate::api::convert::{FieldErrors, allocate_from_wire, pool_from_wire, release_from_wire};
+use crate::api::convert_address_space::address_space_from_wire;
 use crate::api::convert_quota::quota_from_wire;
 use crate::api::convert_reservation::{reservation_from_wire, reservation_key};
-use crate::state::command::{Command, InUse};
+use crate::state::command::{AddressSpaceFields, ApplyAddressSpace, Command, InUse};
 use crate::state::model::Timestamp;
 use crate::store::{Location, Missing, OpenError, Store};
 
@@ -96,6 +97,29 @@ pub(crate) fn apply_reservation(name: &str, addresses: &[&str], cluster: Option<
 
 pub(crate) fn delete_reservation(name: &str) -> Command {
     Command::DeleteReservation(reservation_key("", name).expect("a name"))
+}
+
+/// Grants of the address space `default`, by cluster; whoever loses an address is moved.
+pub(crate) fn apply_grants(grants: &[(&str, &[&str])]) -> Command {
+    let grants = grants.iter();
+    let wire = v1::AddressSpace {
+        name: "default".to_owned(),
+        grants: grants
+            .map(|(cluster, ranges)| v1::address_space::Grant {
+                cluster: (*cluster).to_owned(),
+                ranges: ranges.iter().map(|text| (*text).to_owned()).collect(),
+            })
+            .collect(),
+        ..v1::AddressSpace::default()
+    };
+    let mut errors = FieldErrors::new();
+    let wanted = address_space_from_wire(&mut errors, "address_space", Some(&wire));
+    Command::ApplyAddressSpace(Box::new(ApplyAddressSpace {
+        wanted: errors.finish(wanted).expect("valid grants"),
+        fields: AddressSpaceFields::ALL,
+        in_use: InUse::Move,
+        if_revision: None,
+    }))
 }
 
 /// A quota of one address for cluster `east`, changed by `edit`.

@@ -68,7 +68,7 @@ impl Advertisements {
         let mut applied = self.answered(&reply, vec![key]).await?;
         Ok(v1::ApplyAdvertisementResponse {
             advertisement: applied.pop(),
-            consequences: consequences::of(&reply, None),
+            consequences: consequences::of(&reply),
         })
     }
 
@@ -93,7 +93,7 @@ impl Advertisements {
         Ok(v1::SyncAdvertisementsResponse {
             advertisements: self.answered(&reply, keys).await?,
             revision: reply.revision,
-            consequences: consequences::of(&reply, None),
+            consequences: consequences::of(&reply),
         })
     }
 
@@ -112,7 +112,7 @@ impl Advertisements {
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.api, command, id, validate_only).await?;
         Ok(v1::DeleteAdvertisementResponse {
-            consequences: consequences::of(&reply, None),
+            consequences: consequences::of(&reply),
         })
     }
 

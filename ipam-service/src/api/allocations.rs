@@ -169,7 +169,8 @@ impl Allocations {
         let command = Command::Allocate(Box::new(allocate));
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.0, command, id, validate_only).await?;
-        let consequences = consequences::of(&reply, Some(&owner));
+        let consequences =
+            consequences::for_cluster(&self.0, &reply, &owner.cluster, Some(&owner)).await?;
         Ok(v1::AllocateResponse {
             allocation: reply
                 .allocation
@@ -195,7 +196,8 @@ impl Allocations {
         });
         Ok(v1::ReleaseResponse {
             released: released.map(|allocation| allocation_to_wire(allocation)),
-            consequences: consequences::of(&reply, Some(&owner)),
+            consequences: consequences::for_cluster(&self.0, &reply, &owner.cluster, Some(&owner))
+                .await?,
         })
     }
 }

@@ -135,6 +135,7 @@ impl Clusters {
                 | Change::Advertisement(_)
                 | Change::Reservation(_)
                 | Change::Quota(_)
+                | Change::AddressSpace(_)
                 | Change::Unavailable(_)
                 | Change::Node(_)
                 | Change::Backends(_)
@@ -205,7 +206,7 @@ impl Clusters {
         let released = released.filter_map(|edit| edit.before.as_deref().map(allocation_to_wire));
         Ok(v1::DeleteClusterResponse {
             released: released.collect(),
-            consequences: consequences::of(&reply, None),
+            consequences: consequences::of(&reply),
         })
     }
 

@@ -43,6 +43,7 @@ pub fn allocation_to_wire(allocation: &Allocation) -> v1::Allocation {
             .held()
             .map(|(_, pool)| pool_ref_to_wire(pool))
             .collect(),
+        outside_grant: allocation.outside_grant,
     }
 }
 
@@ -146,6 +147,7 @@ fn stored_allocation(
         addresses,
         pool,
         second_pool,
+        outside_grant: wire.outside_grant,
         revision: wire.revision,
         create_time: wire
             .create_time

@@ -6,6 +6,7 @@ use pharos_proto::v1;
 use prost_types::Timestamp as WireTime;
 
 use super::convert::{allocation_to_wire, pool_to_wire};
+use super::convert_address_space::address_space_to_wire;
 use super::convert_announce::advertisement_to_wire;
 use super::convert_quota::quota_to_wire;
 use super::convert_reservation::reservation_to_wire;
@@ -94,6 +95,11 @@ pub fn change_to_wire(context: LogContext<'_>, change: &Change) -> Option<v1::Ch
             let (before, after) = ends(edit, quota_to_wire);
             let subject = v1::change::QuotaChange { before, after };
             (kind_of(edit), Subject::Quota(subject))
+        }
+        Change::AddressSpace(edit) => {
+            let (before, after) = ends(edit, address_space_to_wire);
+            let subject = v1::change::AddressSpaceChange { before, after };
+            (kind_of(edit), Subject::AddressSpace(subject))
         }
         Change::Node(_) | Change::Backends(_) | Change::Placement(_) => return None,
     };

@@ -62,6 +62,7 @@ pub fn reason_to_wire(reason: Reason) -> v1::refusal::Reason {
         Reason::PoolNotAutomatic => Wire::PoolNotAutomatic,
         Reason::OtherPoolNamed => Wire::OtherPoolNamed,
         Reason::QuotaExceeded => Wire::QuotaExceeded,
+        Reason::OutsideGrant => Wire::OutsideGrant,
     }
 }
 
@@ -88,6 +89,7 @@ fn reason_from_wire(errors: &mut FieldErrors, wire: i32) -> Option<Reason> {
         Ok(Wire::PoolNotAutomatic) => Reason::PoolNotAutomatic,
         Ok(Wire::OtherPoolNamed) => Reason::OtherPoolNamed,
         Ok(Wire::QuotaExceeded) => Reason::QuotaExceeded,
+        Ok(Wire::OutsideGrant) => Reason::OutsideGrant,
         Ok(Wire::Unspecified) | Err(_) => {
             errors.add("refusal.reason", format!("unknown value {wire}"));
             return None;

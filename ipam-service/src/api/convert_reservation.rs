@@ -4,13 +4,10 @@ use pharos_proto::v1;
 
 use super::convert_history::{time_from_wire, time_to_wire};
 use super::convert_pool::{Written, ranges};
-use super::fields::FieldErrors;
+use super::fields::{FieldErrors, MAX_DESCRIPTION_BYTES};
 use crate::state::model::{OwnerScope, Reservation, ReservationKey, Timestamp};
 use crate::state::names::Name;
 use crate::state::refusal::Rejection;
-
-/// Longest description in bytes.
-const MAX_DESCRIPTION_BYTES: usize = 1024;
 
 /// A reservation; `field` is the path of the message.
 pub fn reservation_from_wire(

@@ -18,6 +18,7 @@ use crate::engine::Engine;
 use crate::state::address::Address;
 use crate::state::command::Allocate;
 use crate::state::model::Owner;
+use crate::state::names::Name;
 use crate::state::refusal::Rejection;
 use crate::state::{
     AddressReport, Explanation, Holder, Obstacle, PoolReport, State, WaitingReport,
@@ -106,7 +107,7 @@ fn pool_to_wire(pool: &PoolReport) -> v1::PoolExplanation {
         usage: Some(usage_to_wire(pool.usage)),
         held_by: held_by
             .map(|(cluster, addresses)| v1::pool_explanation::ClusterCount {
-                cluster: cluster.as_str().to_owned(),
+                cluster: cluster.as_ref().map_or_else(String::new, Name::to_string),
                 addresses: *addresses,
             })
             .collect(),
@@ -141,6 +142,7 @@ fn holder_to_wire(holder: &Holder) -> v1::Owner {
             cluster: cluster.as_str().to_owned(),
             ..v1::Owner::default()
         },
+        Holder::AnotherCluster => v1::Owner::default(),
     }
 }
 

@@ -22,6 +22,9 @@ const MAX_LABEL_VALUE_BYTES: usize = 253;
 /// selector in text form, which can be longer than a name.
 pub const MAX_KEY_BYTES: usize = 1024;
 
+/// Longest description in bytes.
+pub const MAX_DESCRIPTION_BYTES: usize = 1024;
+
 /// Longest request id in bytes.
 pub const MAX_REQUEST_ID_BYTES: usize = 128;
 

@@ -10,10 +10,11 @@ use super::convert::{
     AllocationExtras, FieldErrors, allocate_from_wire, allocation_from_wire, pool_from_wire,
     release_from_wire,
 };
+use super::convert_address_space::{address_space_from_wire, address_space_to_wire};
 use super::convert_announce::advertisement_from_wire;
 use super::paging::PageToken;
 use crate::state::address::AddressRange;
-use crate::state::command::{Command, InUse};
+use crate::state::command::{AddressSpaceFields, ApplyAddressSpace, Command, InUse};
 use crate::state::model::Timestamp;
 use crate::state::names::Name;
 use crate::state::refusal::Rejection;
@@ -87,6 +88,21 @@ fn good_pool() -> v1::Pool {
     }
 }
 
+fn good_space() -> v1::AddressSpace {
+    let grant = |cluster: &str, ranges: &[&str]| v1::address_space::Grant {
+        cluster: cluster.to_owned(),
+        ranges: ranges.iter().map(|text| (*text).to_owned()).collect(),
+    };
+    v1::AddressSpace {
+        name: "default".to_owned(),
+        grants: vec![
+            grant("east", &["192.0.2.0/31", "2001:db8::/64"]),
+            grant("west", &["192.0.2.2-192.0.2.3"]),
+        ],
+        ..v1::AddressSpace::default()
+    }
+}
+
 /// A refusal of a message says which fields are wrong.
 fn assert_names_fields<T>(outcome: Result<T, Rejection>) -> Option<T> {
     match outcome {
@@ -145,6 +161,25 @@ fn read_as_anything(bytes: &[u8], state: &mut State) {
             apply(state, &Command::ApplyAdvertisement(advertisement));
         }
     }
+    if let Ok(wire) = v1::AddressSpace::decode(bytes) {
+        let mut errors = FieldErrors::new();
+        let read = address_space_from_wire(&mut errors, "address_space", Some(&wire));
+        if let Some(wanted) = assert_names_fields(errors.finish(read)) {
+            let wire = address_space_to_wire(&wanted);
+            let mut errors = FieldErrors::new();
+            let again = address_space_from_wire(&mut errors, "address_space", Some(&wire));
+            assert_eq!(errors.finish(again).as_ref(), Ok(&wanted));
+            apply(
+                state,
+                &Command::ApplyAddressSpace(Box::new(ApplyAddressSpace {
+                    wanted,
+                    fields: AddressSpaceFields::ALL,
+                    in_use: InUse::Move,
+                    if_revision: None,
+                })),
+            );
+        }
+    }
     if let Ok(wire) = v1::Allocation::decode(bytes) {
         // A stored row; one that is damaged is refused when the store is loaded.
         assert_names_fields(allocation_from_wire(&wire, &AllocationExtras::default()));
@@ -185,6 +220,7 @@ proptest! {
         for damage in damages {
             read_as_anything(&damaged(good_claim().encode_to_vec(), &damage), &mut state);
             read_as_anything(&damaged(good_pool().encode_to_vec(), &damage), &mut state);
+            read_as_anything(&damaged(good_space().encode_to_vec(), &damage), &mut state);
         }
     }
 

@@ -164,6 +164,7 @@ fn change_filter(message: &v1::ListChangesRequest) -> Result<ChangeFilter, Rejec
         Ok(WireKind::Cluster) => Some(Kind::Cluster),
         Ok(WireKind::Reservation) => Some(Kind::Reservation),
         Ok(WireKind::Quota) => Some(Kind::Quota),
+        Ok(WireKind::AddressSpace) => Some(Kind::AddressSpace),
         Ok(WireKind::Unavailable) => Some(Kind::Unavailable),
         Err(_) => {
             errors.add("kind", format!("unknown value {}", message.kind));

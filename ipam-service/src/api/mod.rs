@@ -3,6 +3,7 @@
 //! Nothing is decided here. What a request says is checked and made canonical in `convert*`; what
 //! went wrong becomes a [`tonic::Status`] in [`status`].
 
+pub mod address_spaces;
 pub mod advertisements;
 pub mod allocations;
 pub mod announcer;
@@ -11,6 +12,7 @@ pub mod clusters;
 mod codec;
 mod consequences;
 pub mod convert;
+pub mod convert_address_space;
 pub mod convert_allocation;
 pub mod convert_announce;
 pub mod convert_history;

@@ -128,7 +128,7 @@ impl Pools {
         let mut pools = self.answered(&reply, vec![key], validate_only).await?;
         Ok(v1::ApplyPoolResponse {
             pool: pools.pop(),
-            consequences: consequences::of(&reply, None),
+            consequences: consequences::of_pools(&self.0, &reply).await?,
         })
     }
 
@@ -149,7 +149,7 @@ impl Pools {
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.0, command, id, validate_only).await?;
         Ok(v1::DeletePoolResponse {
-            consequences: consequences::of(&reply, None),
+            consequences: consequences::of_pools(&self.0, &reply).await?,
         })
     }
 
@@ -161,7 +161,7 @@ impl Pools {
         let (cluster, pools) = pool_set(message).map_err(|error| status::of_rejection(&error))?;
         let keys: Vec<PoolKey> = pools.iter().map(|pool| pool.key.clone()).collect();
         let command = Command::SyncPools {
-            cluster,
+            cluster: cluster.clone(),
             pools,
             fence: message.fence,
         };
@@ -170,8 +170,8 @@ impl Pools {
         Ok(v1::SyncPoolsResponse {
             pools: self.answered(&reply, keys, validate_only).await?,
             revision: reply.revision,
-            moved: moved(&reply.changes),
-            consequences: consequences::of(&reply, None),
+            moved: moved(&reply.changes, &cluster),
+            consequences: consequences::for_cluster(&self.0, &reply, &cluster, None).await?,
         })
     }
 
@@ -237,8 +237,8 @@ fn pool_set(message: &v1::SyncPoolsRequest) -> Result<(Name, Vec<Pool>), Rejecti
     errors.finish(cluster.map(|cluster| (cluster, pools)))
 }
 
-/// Owners whose addresses changed or went, most recent first.
-fn moved(changes: &[Change]) -> Vec<v1::Owner> {
+/// Owners of a cluster whose addresses changed or went, most recent first.
+fn moved(changes: &[Change], cluster: &Name) -> Vec<v1::Owner> {
     let moves = |before: &Allocation, after: Option<&Allocation>| {
         !before.addresses.is_empty()
             && after.is_none_or(|after| after.addresses != before.addresses)
@@ -247,6 +247,7 @@ fn moved(changes: &[Change]) -> Vec<v1::Owner> {
     let owners = edits.filter_map(|edit| {
         edit.before
             .as_ref()
+            .filter(|before| before.owner.key.cluster == *cluster)
             .filter(|before| moves(before, edit.after.as_deref()))
             .map(|before| owner_to_wire(&before.owner))
     });
@@ -290,13 +291,14 @@ fn page_of_pools(
 /// How full a pool is, to the wire; a family that it does not have is absent.
 pub(super) fn usage_to_wire(usage: PoolUsage) -> v1::PoolUsage {
     let family = |usage: FamilyUsage| {
-        (usage.total > 0).then(|| v1::pool_usage::FamilyUsage {
+        (usage.total + usage.outside_grant > 0).then(|| v1::pool_usage::FamilyUsage {
             total: usage.total.to_string(),
             held: usage.held.to_string(),
             held_by_others: usage.held_by_others.to_string(),
             free: usage.free.to_string(),
             reserved: usage.reserved.to_string(),
             draining: usage.draining.to_string(),
+            outside_grant: usage.outside_grant.to_string(),
         })
     };
     v1::PoolUsage {

@@ -131,7 +131,7 @@ impl Quotas {
         };
         Ok(v1::ApplyQuotaResponse {
             quota: quota.as_ref().map(used_to_wire),
-            consequences: consequences::of(&reply, None),
+            consequences: consequences::of(&reply),
         })
     }
 
@@ -145,7 +145,7 @@ impl Quotas {
         let command = Command::DeleteQuota(name);
         let reply = call.submit(&self.0, command, id, validate_only).await?;
         Ok(v1::DeleteQuotaResponse {
-            consequences: consequences::of(&reply, None),
+            consequences: consequences::of(&reply),
         })
     }
 }

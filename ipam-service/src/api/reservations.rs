@@ -146,7 +146,7 @@ impl Reservations {
         };
         Ok(v1::ApplyReservationResponse {
             reservation,
-            consequences: consequences::of(&reply, None),
+            consequences: consequences::of(&reply),
         })
     }
 
@@ -166,7 +166,7 @@ impl Reservations {
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.0, command, id, validate_only).await?;
         Ok(v1::DeleteReservationResponse {
-            consequences: consequences::of(&reply, None),
+            consequences: consequences::of(&reply),
         })
     }
 

@@ -7,7 +7,7 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::engine::SubmitError;
-use crate::state::refusal::{InvalidField, Reason, Refusal, Rejection};
+use crate::state::refusal::{InvalidField, Reason, Refusal, Rejection, Stranded};
 use crate::store::{LogError, LogSpan, ReadError};
 
 /// `ErrorInfo.domain` of every error.
@@ -47,6 +47,9 @@ pub fn of_rejection(rejection: &Rejection) -> Status {
         }
         Rejection::UnknownReservation(_) => plain(Code::NotFound, "UNKNOWN_RESERVATION", message),
         Rejection::UnknownQuota(_) => plain(Code::NotFound, "UNKNOWN_QUOTA", message),
+        Rejection::UnknownAddressSpace(_) => {
+            plain(Code::NotFound, "UNKNOWN_ADDRESS_SPACE", message)
+        }
         Rejection::UnknownCluster(_) => plain(Code::NotFound, "UNKNOWN_CLUSTER", message),
         Rejection::Invalid(invalid) => of_invalid(invalid),
         Rejection::PoolInUse { pool, .. } => {
@@ -55,6 +58,7 @@ pub fn of_rejection(rejection: &Rejection) -> Status {
         Rejection::PoolProtected { pool, .. } => {
             precondition("POOL_PROTECTED", format!("pools/{pool}"), message)
         }
+        Rejection::AddressSpaceInUse { first, .. } => of_stranded(first, message),
         Rejection::ClusterUidMismatch { cluster, .. } => precondition(
             "CLUSTER_UID_MISMATCH",
             format!("clusters/{cluster}"),
@@ -63,7 +67,9 @@ pub fn of_rejection(rejection: &Rejection) -> Status {
         Rejection::NotSyncing(cluster) => {
             precondition("NOT_SYNCING", format!("clusters/{cluster}"), message)
         }
-        Rejection::StaleRevision { .. } => plain(Code::Aborted, "STALE_REVISION", message),
+        Rejection::StaleRevision { .. } | Rejection::StaleAddressSpace { .. } => {
+            plain(Code::Aborted, "STALE_REVISION", message)
+        }
         Rejection::StaleFence { .. } => plain(Code::Aborted, "STALE_FENCE", message),
     }
 }
@@ -207,6 +213,24 @@ fn precondition(reason: &str, subject: String, message: String) -> Status {
     Status::with_error_details(Code::FailedPrecondition, message, details)
 }
 
+/// Grants that would strand holders: each of them, and the field that does it.
+fn of_stranded(first: &[Stranded], message: String) -> Status {
+    const REASON: &str = "ADDRESS_SPACE_IN_USE";
+    let mut details = info(REASON, HashMap::new());
+    details.add_bad_request_violation("address_space.grants", cut(&message, MAX_DESCRIPTION_BYTES));
+    let mut bytes = 0;
+    for one in first {
+        let subject = format!("allocations/{}", one.owner);
+        bytes += subject.len() + REASON.len();
+        if bytes > MAX_FIELDS_BYTES {
+            break;
+        }
+        let description = format!("holds {}", one.address);
+        details.add_precondition_failure_violation(REASON, subject, description);
+    }
+    Status::with_error_details(Code::FailedPrecondition, message, details)
+}
+
 fn of_refusal(refusal: &Refusal, message: String) -> Status {
     let reason = refusal.reason.as_str();
     let mut metadata = HashMap::new();
@@ -242,6 +266,7 @@ fn code_of(reason: Reason) -> Code {
         | Reason::PortInUse
         | Reason::SharingMismatch
         | Reason::PoolNotForOwner
+        | Reason::OutsideGrant
         | Reason::AddressNotInRequestedPool
         | Reason::BuggyAddress
         | Reason::FamilyNotInPool
@@ -334,12 +359,21 @@ mod tests {
             ..refusal.clone()
         };
         let message = shortened(&pool.repeat(20));
+        let stranded = Stranded {
+            owner: crate::state::model::OwnerKey {
+                cluster: crate::state::names::Name::parse(&name).expect("a name"),
+                namespace: crate::state::names::Name::parse(&name).ok(),
+                name: crate::state::names::Name::parse(&name).expect("a name"),
+            },
+            address: crate::state::address::Address::from_bits(1),
+        };
         for status in [
             invalid("invalid CIDR"),
             invalid(&pool.repeat(20)),
             of_rejection(&refusal.into()),
             of_rejection(&beyond_quota.into()),
-            precondition("POOL_IN_USE", format!("pools/{pool}"), message),
+            precondition("POOL_IN_USE", format!("pools/{pool}"), message.clone()),
+            of_stranded(&vec![stranded; 8], message),
         ] {
             let bytes = header_bytes(&status);
             assert!(bytes < MOST, "{bytes} bytes: {:?}", status.code());

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pharos_process::{Readiness, Shutdown};
 use pharos_proto::v1;
+use pharos_proto::v1::address_space_service_server::AddressSpaceServiceServer;
 use pharos_proto::v1::advertisement_service_client::AdvertisementServiceClient;
 use pharos_proto::v1::advertisement_service_server::AdvertisementServiceServer;
 use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
@@ -21,6 +22,7 @@ use tokio::task::JoinHandle;
 use tonic::transport::server::TcpIncoming;
 use tonic::transport::{Channel, Endpoint, Server};
 
+use super::address_spaces::AddressSpaces;
 use super::advertisements::Advertisements;
 use super::allocations::Allocations;
 use super::announcer::{AnnouncerApi, AnnouncerServer, Connections};
@@ -118,6 +120,7 @@ impl TestServer {
             .add_service(AllocationServiceServer::new(Allocations(api.clone())))
             .add_service(ClusterServiceServer::new(Clusters(api.clone())))
             .add_service(PoolServiceServer::new(Pools(api.clone())))
+            .add_service(AddressSpaceServiceServer::new(AddressSpaces(api.clone())))
             .add_service(ReservationServiceServer::new(Reservations(api)))
             .serve_with_incoming_shutdown(TcpIncoming::from(listener), shutdown.stopping_owned());
         Self {

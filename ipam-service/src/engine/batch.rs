@@ -202,6 +202,8 @@ fn owner_of(command: &Command) -> Option<&OwnerKey> {
         | Command::FinishRecovery { .. }
         | Command::AdoptCluster { .. }
         | Command::ApplyQuota(_)
+        | Command::ApplyAddressSpace(_)
+        | Command::DeleteAddressSpace { .. }
         | Command::DeleteQuota(_)
         | Command::Facts { .. } => None,
     }

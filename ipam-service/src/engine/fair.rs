@@ -61,6 +61,8 @@ fn cluster_of(command: &Command) -> Option<&Name> {
         | Command::FinishRecovery { .. }
         | Command::AdoptCluster { .. }
         | Command::ApplyQuota(_)
+        | Command::ApplyAddressSpace(_)
+        | Command::DeleteAddressSpace { .. }
         | Command::DeleteQuota(_)
         | Command::EndUnavailable { .. }
         | Command::ClearUnavailable { .. } => None,

@@ -2,6 +2,7 @@
 
 use pharos_process::Readiness;
 use pharos_proto::DESCRIPTOR_SET;
+use pharos_proto::v1::address_space_service_server::{self, AddressSpaceServiceServer};
 use pharos_proto::v1::advertisement_service_server::{self, AdvertisementServiceServer};
 use pharos_proto::v1::allocation_service_server::{self, AllocationServiceServer};
 use pharos_proto::v1::announcer_service_server;
@@ -15,6 +16,7 @@ use tonic::service::Routes;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
+use crate::api::address_spaces::AddressSpaces;
 use crate::api::advertisements::Advertisements;
 use crate::api::allocations::Allocations;
 use crate::api::announcer::{AnnouncerApi, AnnouncerServer};
@@ -31,8 +33,9 @@ use crate::api::server_info::ServerInfo;
 const MAX_MESSAGE: usize = 2 * 1024 * 1024;
 
 /// Names of the services, for `grpc.health.v1`; the empty one is the server as a whole.
-const SERVICES: [&str; 10] = [
+const SERVICES: [&str; 11] = [
     "",
+    address_space_service_server::SERVICE_NAME,
     advertisement_service_server::SERVICE_NAME,
     allocation_service_server::SERVICE_NAME,
     announcer_service_server::SERVICE_NAME,
@@ -45,12 +48,15 @@ const SERVICES: [&str; 10] = [
 ];
 
 /// Those that need a database that can be written; the others go on without.
-const WRITERS: [&str; 5] = [
+const WRITERS: [&str; 8] = [
     "",
+    address_space_service_server::SERVICE_NAME,
     advertisement_service_server::SERVICE_NAME,
     allocation_service_server::SERVICE_NAME,
     cluster_service_server::SERVICE_NAME,
     pool_service_server::SERVICE_NAME,
+    reservation_service_server::SERVICE_NAME,
+    quota_service_server::SERVICE_NAME,
 ];
 
 /// Says to health checks whether the server serves.
@@ -112,6 +118,7 @@ pub(super) async fn routes(api: Api) -> anyhow::Result<(Routes, HealthStatus)> {
     }
     routes.add_service(AnnouncerServer::new(AnnouncerApi::new(api.clone())));
     add!(
+        AddressSpaceServiceServer <- AddressSpaces(api.clone()),
         AdvertisementServiceServer <- Advertisements::new(api.clone()),
         AllocationServiceServer <- Allocations(api.clone()),
         ClusterServiceServer <- Clusters(api.clone()),

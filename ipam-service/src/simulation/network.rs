@@ -6,6 +6,7 @@ use std::task::Poll;
 
 use pharos_checker::calls::{Call, Outcome, Request as Asked};
 use pharos_proto::v1;
+use pharos_proto::v1::address_space_service_server::AddressSpaceService as _;
 use pharos_proto::v1::allocation_service_server::AllocationService as _;
 use pharos_proto::v1::cluster_service_server::ClusterService as _;
 use pharos_proto::v1::pool_service_server::PoolService as _;
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 use tonic::{Code, Request, Status};
 
 use super::requests::Message;
+use crate::api::address_spaces::AddressSpaces;
 use crate::api::allocations::Allocations;
 use crate::api::call::{Admission, Api};
 use crate::api::clusters::Clusters;
@@ -36,6 +38,7 @@ impl Sent {
             Message::ApplyPool(_)
             | Message::DeletePool(_)
             | Message::SyncPools(_)
+            | Message::ApplyAddressSpace(_)
             | Message::BeginSync(_)
             | Message::EndSync(_) => Asked::Edit,
             Message::DeleteCluster(request) => Asked::DeleteCluster(request.name.clone()),
@@ -56,7 +59,10 @@ impl Sent {
             Message::SyncPools(request) => request.fence = 0,
             Message::BeginSync(request) => request.fence = 0,
             Message::EndSync(request) => request.fence = 0,
-            Message::ApplyPool(_) | Message::DeletePool(_) | Message::DeleteCluster(_) => {}
+            Message::ApplyPool(_)
+            | Message::DeletePool(_)
+            | Message::ApplyAddressSpace(_)
+            | Message::DeleteCluster(_) => {}
         }
         self
     }
@@ -110,7 +116,7 @@ async fn carry_out(api: Api, message: Message, deadline: Option<Instant>) -> Out
         request
     }
     let (pools, clusters) = (Pools(api.clone()), Clusters(api.clone()));
-    let allocations = Allocations(api);
+    let allocations = Allocations(api.clone());
     let edited = |outcome: Result<(), Status>| outcome.map(|()| Outcome::Edited);
     let outcome = match message {
         Message::Allocate(request) => {
@@ -134,6 +140,11 @@ async fn carry_out(api: Api, message: Message, deadline: Option<Instant>) -> Out
         }
         Message::SyncPools(request) => {
             let answer = pools.sync_pools(with(request, admission)).await;
+            edited(answer.map(drop))
+        }
+        Message::ApplyAddressSpace(request) => {
+            let spaces = AddressSpaces(api);
+            let answer = spaces.apply_address_space(with(*request, admission)).await;
             edited(answer.map(drop))
         }
         Message::BeginSync(request) => {

@@ -31,6 +31,7 @@ pub(super) enum Message {
     ApplyPool(Box<v1::ApplyPoolRequest>),
     DeletePool(v1::DeletePoolRequest),
     SyncPools(v1::SyncPoolsRequest),
+    ApplyAddressSpace(Box<v1::ApplyAddressSpaceRequest>),
     BeginSync(v1::BeginSyncRequest),
     EndSync(v1::EndSyncRequest),
     DeleteCluster(v1::DeleteClusterRequest),
@@ -56,7 +57,7 @@ impl Requests {
         let which = random.random_range(..CLUSTERS.len());
         let cluster = CLUSTERS[which].to_owned();
         let fence = self.fence(random, which);
-        match random.random_range(0..40) {
+        match random.random_range(0..42) {
             0..24 => {
                 let mut request = allocate(random, cluster);
                 request.fence = fence;
@@ -96,7 +97,13 @@ impl Requests {
                 request_id: format!("begin-{number}"),
                 ..v1::BeginSyncRequest::default()
             }),
-            38 => Message::EndSync(v1::EndSyncRequest {
+            38..40 => Message::ApplyAddressSpace(Box::new(v1::ApplyAddressSpaceRequest {
+                address_space: Some(address_space(random)),
+                if_in_use: in_use(random).into(),
+                request_id: format!("fence-{number}"),
+                ..v1::ApplyAddressSpaceRequest::default()
+            })),
+            40 => Message::EndSync(v1::EndSyncRequest {
                 cluster,
                 fence,
                 request_id: format!("end-{number}"),
@@ -119,6 +126,7 @@ impl Requests {
             Message::ApplyPool(request) => &mut request.request_id,
             Message::DeletePool(request) => &mut request.request_id,
             Message::SyncPools(request) => &mut request.request_id,
+            Message::ApplyAddressSpace(request) => &mut request.request_id,
             Message::BeginSync(request) => &mut request.request_id,
             Message::EndSync(request) => &mut request.request_id,
             Message::DeleteCluster(request) => &mut request.request_id,
@@ -197,6 +205,26 @@ pub(super) fn pool(random: &mut StdRng, cluster: &str) -> v1::Pool {
         addresses: ranges.into_iter().map(str::to_owned).collect(),
         auto_assign: Some(random.random_bool(0.9)),
         ..v1::Pool::default()
+    }
+}
+
+/// With grants of none, one or both clusters.
+fn address_space(random: &mut StdRng) -> v1::AddressSpace {
+    let mut grants = Vec::new();
+    for cluster in CLUSTERS {
+        if random.random() {
+            let ranges = [pick(random, &V4_RANGES), pick(random, &V6_RANGES)].concat();
+            grants.push(v1::address_space::Grant {
+                cluster: cluster.to_owned(),
+                ranges: ranges.into_iter().map(str::to_owned).collect(),
+            });
+        }
+    }
+    v1::AddressSpace {
+        name: "default".to_owned(),
+        grants,
+        hide_holders: random.random(),
+        ..v1::AddressSpace::default()
     }
 }
 

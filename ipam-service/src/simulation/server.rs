@@ -19,7 +19,8 @@ use crate::state::State;
 use crate::state::address::Address;
 use crate::state::announce::Announcements;
 use crate::state::model::{
-    Allocation, AllocationId, Claim, Cluster, Owner, Placement, Pool, PoolKey, Timestamp,
+    AddressSpace, Allocation, AllocationId, Claim, Cluster, Owner, Placement, Pool, PoolKey,
+    Timestamp,
 };
 use crate::store::{Location, Missing, Store};
 
@@ -40,6 +41,7 @@ pub(super) struct Knowledge {
     holders: Vec<Holder>,
     pools: Vec<Arc<Pool>>,
     clusters: Vec<Arc<Cluster>>,
+    spaces: Vec<Arc<AddressSpace>>,
     placements: Vec<Arc<Placement>>,
 }
 
@@ -153,6 +155,7 @@ impl Server {
             holders: state.allocations().map(Holder::of).collect(),
             pools: state.pools().cloned().collect(),
             clusters: state.clusters().cloned().collect(),
+            spaces: state.address_spaces().cloned().collect(),
             placements: state.placements().cloned().collect(),
         });
         read.await.expect("the writer runs")

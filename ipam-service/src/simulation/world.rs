@@ -470,6 +470,7 @@ fn usage_of(
     Usage {
         revision,
         space: pool.address_space.clone(),
+        cluster: pool.cluster.clone(),
         pool: format!("{}/{}", pool.cluster, pool.name),
         ranges: ranges
             .filter(|(first, _)| first.is_ipv4() == is_v4)
@@ -479,5 +480,6 @@ fn usage_of(
         held_by_others: count(&family.held_by_others),
         unavailable: count(&family.reserved) + count(&family.draining),
         free: count(&family.free),
+        outside_grant: count(&family.outside_grant),
     }
 }

@@ -78,6 +78,11 @@ impl Address {
     pub fn next(self) -> Option<Self> {
         self.0.checked_add(1).map(Self)
     }
+
+    /// The address before; `None` at the beginning of the number space.
+    pub fn previous(self) -> Option<Self> {
+        self.0.checked_sub(1).map(Self)
+    }
 }
 
 impl From<IpAddr> for Address {
@@ -210,6 +215,20 @@ impl AddressRange {
     pub fn count(self) -> u128 {
         self.last.bits() - self.first.bits() + 1
     }
+
+    /// As people write it: `192.0.2.0/28` where it is a CIDR, else `192.0.2.1-192.0.2.9`.
+    pub fn written(self) -> String {
+        let host = self.first.bits() ^ self.last.bits();
+        let is_cidr = host & host.wrapping_add(1) == 0 && self.first.bits() & host == 0;
+        if !is_cidr {
+            return self.to_string();
+        }
+        let length = match self.family() {
+            Family::V4 => host.leading_zeros() - 96,
+            Family::V6 => host.leading_zeros(),
+        };
+        format!("{}/{length}", self.first)
+    }
 }
 
 impl fmt::Display for AddressRange {
@@ -246,6 +265,26 @@ mod tests {
         assert_eq!(range("192.0.2.5/32"), "192.0.2.5-192.0.2.5");
         assert_eq!(range("2001:db8::/126"), "2001:db8::-2001:db8::3");
         assert_eq!(range("0.0.0.0/0"), "0.0.0.0-255.255.255.255");
+    }
+
+    #[test]
+    fn a_range_that_is_a_cidr_is_written_as_one() {
+        let cases = [
+            ("192.0.2.5/30", "192.0.2.4/30"),
+            ("192.0.2.4-192.0.2.7", "192.0.2.4/30"),
+            ("192.0.2.1-192.0.2.1", "192.0.2.1/32"),
+            ("192.0.2.1-192.0.2.2", "192.0.2.1-192.0.2.2"),
+            ("192.0.2.2-192.0.2.5", "192.0.2.2-192.0.2.5"),
+            ("0.0.0.0/0", "0.0.0.0/0"),
+            ("2001:db8::/64", "2001:db8::/64"),
+            ("2001:db8::1-2001:db8::1", "2001:db8::1/128"),
+            ("2001:db8::1-2001:db8::3", "2001:db8::1-2001:db8::3"),
+        ];
+        for (text, expected) in cases {
+            let range = AddressRange::parse(text).expect(text);
+            assert_eq!(range.written(), expected);
+            assert_eq!(AddressRange::parse(expected), Ok(range));
+        }
     }
 
     #[test]

@@ -266,6 +266,7 @@ impl Announcements {
             | Change::Pool(_)
             | Change::Reservation(_)
             | Change::Quota(_)
+            | Change::AddressSpace(_)
             | Change::Unavailable(_)
             | Change::Placement(_) => {}
         }

@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use super::model::{
-    Advertisement, Allocation, Backends, Cluster, Node, Placement, Pool, Quota, Reservation,
-    Unavailable,
+    AddressSpace, Advertisement, Allocation, Backends, Cluster, Node, Placement, Pool, Quota,
+    Reservation, Unavailable,
 };
 
 /// One thing before and after. Exactly one of them may be absent: creation or deletion.
@@ -46,6 +46,7 @@ pub enum Change {
     Cluster(Edit<Cluster>),
     Reservation(Edit<Reservation>),
     Quota(Edit<Quota>),
+    AddressSpace(Edit<AddressSpace>),
     Unavailable(Edit<Unavailable>),
     // Facts: stored, but no history.
     Node(Edit<Node>),
@@ -63,6 +64,7 @@ impl Change {
             | Self::Cluster(_)
             | Self::Reservation(_)
             | Self::Quota(_)
+            | Self::AddressSpace(_)
             | Self::Unavailable(_) => true,
             Self::Node(_) | Self::Backends(_) | Self::Placement(_) => false,
         }
@@ -122,6 +124,7 @@ impl Change {
             Self::Cluster(edit) => Self::Cluster(edit.inverse()),
             Self::Reservation(edit) => Self::Reservation(edit.inverse()),
             Self::Quota(edit) => Self::Quota(edit.inverse()),
+            Self::AddressSpace(edit) => Self::AddressSpace(edit.inverse()),
             Self::Unavailable(edit) => Self::Unavailable(edit.inverse()),
             Self::Node(edit) => Self::Node(edit.inverse()),
             Self::Backends(edit) => Self::Backends(edit.inverse()),

@@ -3,6 +3,7 @@
 mod adopt;
 mod exact;
 mod grant;
+mod reach;
 mod reserved;
 mod resting;
 mod two_pools;
@@ -18,7 +19,8 @@ use super::model::{
 };
 use super::pool::{self, View};
 use super::quota::{Exceeded, Placed};
-use super::refusal::{Attempt, Reason, Refusal, text};
+use super::refusal::text::{self, Reader};
+use super::refusal::{Attempt, Reason, Refusal};
 use super::sharing::{Conflict, ShareKey};
 use super::space::{Obstacle, Space};
 use super::withheld::Barrier;
@@ -45,6 +47,8 @@ pub(super) struct Asking<'a> {
     pub(super) current_pools: [Option<&'a PoolKey>; 2],
     /// Tried before any other address, but nobody's yet.
     pub(super) wished: &'a [Address],
+    /// What the owner holds now it keeps even outside its cluster's grant.
+    pub(super) keeps_outside_grant: bool,
 }
 
 /// Place in the queue of a claim that is not stored yet.
@@ -54,6 +58,8 @@ pub(super) const NEWCOMER: AllocationId = AllocationId::MAX;
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Lack {
     Family,
+    /// The pool has some, and the grant of the cluster has none of them.
+    Grant,
     FreeAddress,
     /// There is one, but older claims that wait come first.
     BehindOlder,
@@ -82,6 +88,7 @@ impl<'a> Asking<'a> {
             current: pool.map_or(&[], |_| &held.addresses),
             current_pools: [pool, second.or(pool)],
             wished: &[],
+            keeps_outside_grant: held.outside_grant,
         }
     }
 
@@ -196,8 +203,10 @@ impl<'a> Asking<'a> {
             .or_else(|| of(Reason::AddressDraining))
             .or_else(|| of(Reason::AddressQuarantined))
             .or_else(|| of(Reason::NoFreeAddress))
+            .or_else(|| of(Reason::OutsideGrant))
             .or(tried.last());
         let (reason, message) = match telling {
+            None if self.has_no_grant() => (Reason::OutsideGrant, self.grant_text()),
             None => (
                 Reason::NoFreeAddress,
                 "no available IPs: no pool is open to this claim".to_owned(),
@@ -212,6 +221,7 @@ impl<'a> Asking<'a> {
                         | Reason::AddressDraining
                         | Reason::AddressQuarantined
                         | Reason::QuotaExceeded
+                        | Reason::OutsideGrant
                 );
                 if says_all || in_named_pool {
                     (*reason, message.clone())
@@ -256,7 +266,8 @@ impl<'a> Asking<'a> {
         self.one(pool, first).or_else(|why| {
             self.one(pool, second)
                 .map_err(|why_second| match (&why.1, &why_second.1) {
-                    (Lack::Family, _)
+                    (Lack::Grant, Lack::Family) => why,
+                    (Lack::Family | Lack::Grant, _)
                     | (_, Lack::BehindOlder)
                     | (Lack::FreeAddress, Lack::Quota(_)) => why_second,
                     (
@@ -286,7 +297,7 @@ impl<'a> Asking<'a> {
         let mut known = self.current.iter().chain(self.wished);
         let known = known.find(|address| {
             address.family() == family
-                && pool::may_give(pool, **address)
+                && self.may_give(pool, **address)
                 && self.is_of_reservation(**address)
                 && self.is_clear(**address)
                 && self.may_take((**address, &pool.key), beside)
@@ -296,6 +307,9 @@ impl<'a> Asking<'a> {
         }
         if !pool::has_family(pool, family) {
             return Err(Lack::Family);
+        }
+        if self.ranges(pool, family).next().is_none() {
+            return Err(Lack::Grant);
         }
         if self.state.is_recovering() {
             return Err(Lack::Recovering);
@@ -319,7 +333,7 @@ impl<'a> Asking<'a> {
     pub(super) fn has_room(&self, pool: &Pool, family: Family) -> bool {
         let may_stay = |address: &Address| {
             address.family() == family
-                && pool::may_give(pool, *address)
+                && self.may_give(pool, *address)
                 && self.is_of_reservation(*address)
                 && self.admitted(*address).is_ok()
         };
@@ -328,8 +342,8 @@ impl<'a> Asking<'a> {
 
     fn lowest_in(&self, pool: &Pool, family: Family) -> Option<Address> {
         let key = ShareKey::of(self.owner, self.claim);
-        let mut ranges = pool.ranges.iter().filter(|range| range.family() == family);
-        ranges.find_map(|range| self.lowest(*range, pool.avoid_buggy_ips, key.as_ref()))
+        let mut ranges = self.ranges(pool, family);
+        ranges.find_map(|range| self.lowest(range, pool.avoid_buggy_ips, key.as_ref()))
     }
 
     fn lowest(
@@ -437,17 +451,17 @@ impl<'a> Asking<'a> {
         let (conflict, holder) = match obstacle {
             Obstacle::Holder(conflict, holder) => (conflict, holder),
             Obstacle::Withheld(Barrier::Reserved(reservation)) => {
-                let whose = text::reservation(reservation, self.owner);
+                let whose = text::reservation(reservation, self.reader());
                 let message = format!("address {address} of pool \"{pool}\" is {whose}");
                 return (Reason::AddressReserved, message);
             }
             Obstacle::Withheld(Barrier::Resting(row)) => {
-                let why = text::unavailable(row);
+                let why = text::unavailable(row, self.reader());
                 let message = format!("address {address} of pool \"{pool}\" is {why}");
                 return (reason_of(row), message);
             }
         };
-        let holder_name = text::holder(holder, self.owner);
+        let holder_name = self.reader().holder(holder);
         match conflict {
             Conflict::PortInUse(port) => {
                 let message = text::port_in_use(port, address);
@@ -473,17 +487,28 @@ impl<'a> Asking<'a> {
     fn describe(&self, lack: Lack, pool: &PoolKey, family: Family) -> (Reason, String) {
         match lack {
             Lack::Family => (Reason::FamilyNotInPool, text::no_family(pool, family)),
+            Lack::Grant => {
+                let message = format!(
+                    "{}, which has no {family} address of pool \"{pool}\"",
+                    self.grant_text()
+                );
+                (Reason::OutsideGrant, message)
+            }
             Lack::FreeAddress => {
                 if let Some((address, row)) = self.first_resting(pool, family) {
-                    let why = text::unavailable(row);
+                    let why = text::unavailable(row, self.reader());
                     let message = text::no_free_address(pool, family);
                     return (reason_of(row), format!("{message}: {address} is {why}"));
                 }
                 let message = text::no_free_address(pool, family);
-                let message = match &self.claim.reservation {
+                let mut message = match &self.claim.reservation {
                     None => message,
                     Some(name) => format!("{message} of reservation \"{name}\""),
                 };
+                if self.is_cut_short(pool, family) {
+                    let cluster = &self.owner.cluster;
+                    message.push_str(&format!(" within the grant of cluster {cluster}"));
+                }
                 (Reason::NoFreeAddress, message)
             }
             Lack::BehindOlder => (
@@ -492,6 +517,14 @@ impl<'a> Asking<'a> {
             ),
             Lack::Quota(full) => (Reason::QuotaExceeded, full.to_string()),
             Lack::Recovering => (Reason::Recovering, recovering().message),
+        }
+    }
+
+    /// Who reads the refusal.
+    pub(super) fn reader(&self) -> Reader<'a> {
+        Reader {
+            cluster: &self.owner.cluster,
+            hides_holders: self.state.hides_holders(&self.claim.space),
         }
     }
 

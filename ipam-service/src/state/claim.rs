@@ -130,6 +130,8 @@ fn answered(
             after.addresses = grant.addresses;
             after.pool = Some(grant.pool);
             after.second_pool = grant.second_pool;
+            // Only a store that recovers gives such an address, and only to who had it in use.
+            after.outside_grant = is_outside(state, &after);
         }
         // Make before break: what is held stays, unless a rule of the pools forbids it.
         Err(refusal) => match kept_by(state, held, &claim) {
@@ -157,7 +159,17 @@ fn kept_by<'a>(state: &'a State, held: &Allocation, labels: &Claim) -> Option<Ho
     Holding::of(held)?.permitted_by(&state.pools, labels)
 }
 
-fn put_if_changed(draft: &mut Draft<'_>, held: &Arc<Allocation>, renewed: Allocation) {
+/// Whether something is held outside the grant of its cluster.
+fn is_outside(state: &State, held: &Allocation) -> bool {
+    let cluster = &held.owner.key.cluster;
+    held.held().any(|(address, pool)| {
+        let view = state.pools.view(&pool.space, cluster);
+        !view.reach().contains(address)
+    })
+}
+
+fn put_if_changed(draft: &mut Draft<'_>, held: &Arc<Allocation>, mut renewed: Allocation) {
+    renewed.outside_grant &= is_outside(draft.state, &renewed);
     if renewed != **held {
         draft.put_allocation(Some(held), renewed);
     }
@@ -188,6 +200,7 @@ pub(super) fn newcomer<'a>(
         current: &[],
         current_pools: [None, None],
         wished,
+        keeps_outside_grant: false,
     }
 }
 
@@ -214,7 +227,7 @@ fn create(draft: &mut Draft<'_>, command: &Allocate, answer: Result<Grant, Refus
         None => (Vec::new(), None, None),
     };
     let id = draft.next_id();
-    let allocation = Allocation {
+    let mut allocation = Allocation {
         id,
         owner: command.owner.clone(),
         claim: command.claim.clone(),
@@ -222,9 +235,11 @@ fn create(draft: &mut Draft<'_>, command: &Allocate, answer: Result<Grant, Refus
         addresses,
         pool,
         second_pool,
+        outside_grant: false,
         revision: id,
         create_time: draft.now,
     };
+    allocation.outside_grant = is_outside(draft.state, &allocation);
     draft.put_allocation(None, allocation);
 }
 

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::address::Address;
 use super::model::{
-    Advertisement, AdvertisementKey, Announcer, Claim, EntryNodes, NodeKey, Owner, OwnerKey, Pool,
-    PoolKey, Quota, ReportedNode, Reservation, ReservationKey, Revision, UnavailableKey,
+    AddressSpace, Advertisement, AdvertisementKey, Announcer, Claim, EntryNodes, NodeKey, Owner,
+    OwnerKey, Pool, PoolKey, Quota, ReportedNode, Reservation, ReservationKey, Revision,
+    UnavailableKey,
 };
 use super::names::Name;
 
@@ -81,6 +82,11 @@ pub enum Command {
     },
     ApplyQuota(Box<Quota>),
     DeleteQuota(Name),
+    ApplyAddressSpace(Box<ApplyAddressSpace>),
+    DeleteAddressSpace {
+        name: Name,
+        if_revision: Option<Revision>,
+    },
     /// Facts of one cluster, from one stream.
     Facts {
         cluster: Name,
@@ -117,6 +123,8 @@ impl Command {
             | Self::ApplyReservation(_)
             | Self::DeleteReservation(_)
             | Self::ApplyQuota(_)
+            | Self::ApplyAddressSpace(_)
+            | Self::DeleteAddressSpace { .. }
             | Self::DeleteQuota(_)
             | Self::EndUnavailable { .. }
             | Self::ClearUnavailable { .. }
@@ -162,6 +170,31 @@ pub struct Release {
     pub if_revision: Option<Revision>,
     /// 0: not given.
     pub fence: u64,
+}
+
+/// Says something of an address space.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ApplyAddressSpace {
+    pub wanted: AddressSpace,
+    pub fields: AddressSpaceFields,
+    pub in_use: InUse,
+    pub if_revision: Option<Revision>,
+}
+
+/// Which fields of a record are to change.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AddressSpaceFields {
+    pub description: bool,
+    pub grants: bool,
+    pub hide_holders: bool,
+}
+
+impl AddressSpaceFields {
+    pub const ALL: Self = Self {
+        description: true,
+        grants: true,
+        hide_holders: true,
+    };
 }
 
 /// What to do with holders whose address an edit takes away.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::State;
 use super::change::{Change, Edit};
 use super::model::{
-    Advertisement, Allocation, AllocationId, Backends, Cluster, Node, Pool, Quota, Reservation,
-    Revision, Timestamp, Unavailable,
+    AddressSpace, Advertisement, Allocation, AllocationId, Backends, Cluster, Node, Pool, Quota,
+    Reservation, Revision, Timestamp, Unavailable,
 };
 use super::unavailable;
 
@@ -120,6 +120,22 @@ impl<'a> Draft<'a> {
     pub(super) fn drop_quota(&mut self, before: &Arc<Quota>) {
         self.take_revision();
         self.changes.push(Change::Quota(edit(Some(before), None)));
+    }
+
+    pub(super) fn put_address_space(
+        &mut self,
+        before: Option<&Arc<AddressSpace>>,
+        mut after: AddressSpace,
+    ) {
+        after.revision = self.take_revision();
+        self.changes
+            .push(Change::AddressSpace(edit(before, Some(after))));
+    }
+
+    pub(super) fn drop_address_space(&mut self, before: &Arc<AddressSpace>) {
+        self.take_revision();
+        self.changes
+            .push(Change::AddressSpace(edit(Some(before), None)));
     }
 
     pub(super) fn put_unavailable(

@@ -58,8 +58,9 @@ pub struct PoolReport {
     pub gives: Vec<Address>,
     pub obstacles: Vec<Obstacle>,
     pub usage: PoolUsage,
-    /// Addresses in its ranges that are held, by cluster.
-    pub held_by: BTreeMap<Name, u64>,
+    /// Addresses in its ranges that are held, by cluster; `None`: by others, where the address space
+    /// hides which.
+    pub held_by: BTreeMap<Option<Name>, u64>,
     pub held_by_is_partial: bool,
     /// What stands against sharing an address of the claim's sharing key.
     pub sharing: Vec<Obstacle>,
@@ -91,6 +92,8 @@ pub struct AddressReport {
 pub enum Holder {
     Owner(OwnerKey),
     Cluster(Name),
+    /// The address space hides which one.
+    AnotherCluster,
 }
 
 /// What a claim waits for.
@@ -167,6 +170,7 @@ fn after(
         | Change::Advertisement(_)
         | Change::Cluster(_)
         | Change::Quota(_)
+        | Change::AddressSpace(_)
         | Change::Reservation(_)
         | Change::Unavailable(_)
         | Change::Node(_)
@@ -268,7 +272,11 @@ impl<'a> Subject<'a> {
             tried,
             gives: Vec::new(),
             obstacles: not_tried.into_iter().collect(),
-            usage: pool::usage(pool, self.asking.state.space(&pool.key.space)),
+            usage: pool::usage(
+                pool,
+                self.asking.state.space(&pool.key.space),
+                self.view().reach(),
+            ),
             held_by,
             held_by_is_partial,
             sharing: Vec::new(),
@@ -353,9 +361,10 @@ impl<'a> Subject<'a> {
         }
     }
 
-    fn count_holders(&self, pool: &Pool, left: &mut usize) -> (BTreeMap<Name, u64>, bool) {
+    fn count_holders(&self, pool: &Pool, left: &mut usize) -> (BTreeMap<Option<Name>, u64>, bool) {
         let space = self.asking.state.space(&pool.key.space);
-        let mut counts: BTreeMap<Name, u64> = BTreeMap::new();
+        let reader = self.asking.reader();
+        let mut counts: BTreeMap<Option<Name>, u64> = BTreeMap::new();
         let mut last = None;
         for (address, holder) in pool
             .ranges
@@ -368,7 +377,10 @@ impl<'a> Subject<'a> {
             *left -= 1;
             // Those who share an address are of one cluster.
             if last.replace(address) != Some(address) {
-                *counts.entry(holder.owner.key.cluster.clone()).or_default() += 1;
+                let cluster = &holder.owner.key.cluster;
+                let is_hidden = reader.hides_holders && cluster != reader.cluster;
+                let cluster = (!is_hidden).then(|| cluster.clone());
+                *counts.entry(cluster).or_default() += 1;
             }
         }
         (counts, false)
@@ -426,8 +438,10 @@ impl<'a> Subject<'a> {
     }
 
     fn seen(&self, owner: &OwnerKey) -> Holder {
-        match owner.cluster == self.asking.owner.cluster {
+        let reader = self.asking.reader();
+        match owner.cluster == *reader.cluster {
             true => Holder::Owner(owner.clone()),
+            false if reader.hides_holders => Holder::AnotherCluster,
             false => Holder::Cluster(owner.cluster.clone()),
         }
     }

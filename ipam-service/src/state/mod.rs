@@ -14,6 +14,7 @@
 //! | `sharing` | who may hold one address together |
 //! | `unavailable` | when an address that is given back may be given away again |
 //! | `exposure` | which nodes may still answer for an address |
+//! | `grants` | ApplyAddressSpace, DeleteAddressSpace; how much of a space a cluster may use |
 //! | `reservation` | ApplyReservation, DeleteReservation |
 //! | `withheld` | what a space keeps for somebody, or from everybody |
 //! | `space` | occupied addresses, holders, the next free one |
@@ -48,6 +49,7 @@ mod draft;
 mod explain;
 mod exposure;
 mod facts;
+mod grants;
 mod pending;
 mod pool;
 mod pool_edit;
@@ -162,6 +164,10 @@ pub fn decide(state: &State, command: &Command, now: Timestamp) -> Result<Vec<Ch
         Command::AdoptCluster { cluster, uid } => cluster::adopt(to, cluster, uid)?,
         Command::ApplyQuota(quota) => quota::apply(to, quota)?,
         Command::DeleteQuota(name) => quota::delete(to, name)?,
+        Command::ApplyAddressSpace(apply) => grants::apply(to, apply)?,
+        Command::DeleteAddressSpace { name, if_revision } => {
+            grants::delete(to, name, *if_revision)?;
+        }
         Command::Facts { cluster, facts } => facts::report(to, cluster, facts)?,
     }
     Ok(draft.finish())
@@ -186,7 +192,7 @@ impl State {
         state.waiting.mark_everyone();
         let out_of_place: Vec<AllocationId> = state
             .allocations()
-            .filter(|allocation| !state.is_in_place(allocation))
+            .filter(|one| one.outside_grant || !state.is_in_place(one))
             .map(|allocation| allocation.id)
             .collect();
         for id in out_of_place {
@@ -235,6 +241,7 @@ impl State {
         match change {
             Change::Allocation(edit) => {
                 self.enter(change);
+                self.mark_if_unmarked(edit);
                 self.offer_what_changed_hands(edit);
                 for slot in self.quotas.take_opened() {
                     self.offer_room(slot);
@@ -246,6 +253,7 @@ impl State {
                     self.waiting.mark_for_quota(quota);
                 }
             }
+            Change::AddressSpace(edit) => self.enter_address_space(edit),
             Change::Pool(edit) => {
                 // Before and after: either may be the one through which somebody holds.
                 self.mark_for_pool(edit);
@@ -280,6 +288,10 @@ impl State {
         match change {
             Change::Allocation(edit) => self.enter_allocation(edit),
             Change::Pool(edit) => self.pools.replace(edit),
+            Change::AddressSpace(edit) => {
+                let name = &edit.subject().name;
+                self.pools.set_fence(name, edit.after.clone());
+            }
             Change::Advertisement(edit) => {
                 let key = &edit.subject().key;
                 match &edit.after {
@@ -478,7 +490,8 @@ impl State {
     /// How full a pool is. Costs one step per run of occupied addresses in it.
     pub fn pool_usage(&self, key: &PoolKey) -> Option<PoolUsage> {
         let pool = self.pool(key)?;
-        Some(pool::usage(pool, self.space(&key.space)))
+        let reach = self.pools.reach_of_pool(key);
+        Some(pool::usage(pool, self.space(&key.space), reach))
     }
 
     pub fn advertisement(&self, key: &AdvertisementKey) -> Option<&Arc<Advertisement>> {

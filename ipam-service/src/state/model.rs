@@ -287,6 +287,34 @@ pub struct Quota {
     pub revision: Revision,
 }
 
+/// What the operator says of an address space. One without a record is in use all the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddressSpace {
+    pub name: Name,
+    pub description: String,
+    /// What each cluster may use: sorted, disjoint, never empty. Without grants: everything.
+    pub grants: BTreeMap<Name, Vec<AddressRange>>,
+    /// Clusters do not learn which other cluster holds an address.
+    pub hide_holders: bool,
+    pub create_time: Timestamp,
+    /// Of its last change.
+    pub revision: Revision,
+}
+
+impl AddressSpace {
+    /// A record that says nothing.
+    pub fn new(name: Name) -> Self {
+        Self {
+            name,
+            description: String::new(),
+            grants: BTreeMap::new(),
+            hide_holders: false,
+            create_time: Timestamp(0),
+            revision: 0,
+        }
+    }
+}
+
 /// One owner, or all of a namespace, or all of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct OwnerScope {
@@ -371,6 +399,9 @@ pub struct Allocation {
     pub pool: Option<PoolKey>,
     /// Where the second address comes from, if that is another pool. Of the same space.
     pub second_pool: Option<Box<PoolKey>>,
+    /// It holds an address that its cluster's grant does not have: one that was in use when a lost
+    /// store was recovered.
+    pub outside_grant: bool,
     pub revision: Revision,
     pub create_time: Timestamp,
 }

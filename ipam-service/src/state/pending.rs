@@ -302,6 +302,21 @@ impl Waiting {
         self.mark_for_addresses(space, &pool.ranges);
     }
 
+    /// Clusters of whose owners something waits in a space.
+    pub(super) fn clusters(&self, space: &Name) -> impl Iterator<Item = &Name> {
+        let clusters = self.lists.by_owner.get(space);
+        clusters.into_iter().flat_map(BTreeMap::keys)
+    }
+
+    /// Marks all claims of a cluster in a space.
+    pub(super) fn mark_for_cluster(&mut self, space: &Name, cluster: &Name) {
+        let clusters = self.lists.by_owner.get(space);
+        let namespaces = clusters.and_then(|clusters| clusters.get(cluster));
+        for ids in namespaces.into_iter().flat_map(BTreeMap::values) {
+            self.marks.again.extend(ids);
+        }
+    }
+
     /// Marks the claims that name a reservation.
     pub(super) fn mark_for_reservation(&mut self, key: &ReservationKey) {
         if let Some(ids) = self.lists.by_reservation.get(key) {
@@ -495,8 +510,12 @@ impl State {
         if is_free {
             let clusters = lists.by_cluster.get(space);
             for (cluster, list) in clusters.into_iter().flatten() {
+                let view = self.pools.view(space, cluster);
+                if !view.reach().contains(address) {
+                    continue;
+                }
                 let mut any_pool = false;
-                for pool in self.pools.view(space, cluster).containing(address) {
+                for pool in view.containing(address) {
                     any_pool |= pool.auto_assign;
                     consider(list.by_pool.get(&pool.key.name));
                 }
@@ -534,7 +553,7 @@ impl State {
             return false;
         }
         if !claim.addresses.is_empty() {
-            return claim.addresses.contains(&address);
+            return claim.addresses.contains(&address) && asking.is_in_reach(address);
         }
         if may_stay {
             return true;
@@ -548,7 +567,7 @@ impl State {
                 (_, Some(name)) => pool.key.name == *name,
                 (_, None) => is_open || is_its_own,
             };
-            is_meant && pool::may_give(pool, address) && pool::admits(pool, owner, claim)
+            is_meant && asking.may_give(pool, address) && pool::admits(pool, owner, claim)
         });
         let within_quotas = |pool: &Pool| {
             let beside = one.held().filter(|_| one.standing == Standing::Assigned);

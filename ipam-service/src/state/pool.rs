@@ -7,7 +7,8 @@ use std::time::Duration;
 use super::address::{Address, AddressRange, Family};
 use super::address_set::usable_count;
 use super::change::Edit;
-use super::model::{Allocation, Claim, OwnerKey, Pool, PoolKey};
+use super::grants::{Fence, Reach};
+use super::model::{AddressSpace, Allocation, Claim, OwnerKey, Pool, PoolKey};
 use super::names::Name;
 use super::runs::Runs;
 use super::selector::any_matches;
@@ -23,7 +24,7 @@ pub struct PoolUsage {
 /// How full a pool is in one family. A shared address counts once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct FamilyUsage {
-    /// All addresses that the pool may give.
+    /// All addresses that somebody may get from the pool.
     pub total: u128,
     /// Held through this pool.
     pub held: u128,
@@ -35,6 +36,8 @@ pub struct FamilyUsage {
     pub draining: u128,
     /// What automatic choice may give to anybody.
     pub free: u128,
+    /// Addresses of the pool that are not granted to anybody who may use it.
+    pub outside_grant: u128,
 }
 
 /// `reuse_unacknowledged` of a pool that says nothing else.
@@ -47,7 +50,7 @@ pub(super) struct Waits {
     pub(super) unacknowledged: Duration,
 }
 
-/// All pools. A clone shares what neither of the two edits: it costs one step per cluster, and an
+/// All pools, and who may use which addresses. A clone shares what neither of the two edits: it costs one step per cluster, and an
 /// edit of it copies the index of one author.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Pools {
@@ -58,6 +61,13 @@ pub(super) struct Pools {
 struct SpacePools {
     operator: Arc<Scope>,
     by_cluster: BTreeMap<Name, Arc<Scope>>,
+    fence: Option<Arc<Fence>>,
+}
+
+impl SpacePools {
+    fn is_empty(&self) -> bool {
+        self.operator.is_empty() && self.by_cluster.is_empty() && self.fence.is_none()
+    }
 }
 
 /// The pools of one cluster, or of the operator, in one space. Their ranges do not overlap.
@@ -142,6 +152,39 @@ impl Pools {
         View {
             own: space.and_then(|space| space.by_cluster.get(cluster).map(Arc::as_ref)),
             operator: space.map(|space| space.operator.as_ref()),
+            reach: match space.and_then(|space| space.fence.as_deref()) {
+                None => Reach::Everything,
+                Some(fence) => fence.reach_of(cluster),
+            },
+        }
+    }
+
+    /// What the operator says of an address space.
+    pub(super) fn fence(&self, space: &str) -> Option<&Fence> {
+        self.by_space.get(space)?.fence.as_deref()
+    }
+
+    /// By address space.
+    pub(super) fn fences(&self) -> impl Iterator<Item = &Fence> {
+        let spaces = self.by_space.values();
+        spaces.filter_map(|space| space.fence.as_deref())
+    }
+
+    /// What those may use who may use a pool: its cluster, or one cluster or another.
+    pub(super) fn reach_of_pool(&self, pool: &PoolKey) -> Reach<'_> {
+        match (self.fence(&pool.space), &pool.cluster) {
+            (None, _) => Reach::Everything,
+            (Some(fence), Some(cluster)) => fence.reach_of(cluster),
+            (Some(fence), None) => fence.reach_of_all(),
+        }
+    }
+
+    /// Sets what the operator says of an address space, or that it says nothing.
+    pub(super) fn set_fence(&mut self, name: &Name, record: Option<Arc<AddressSpace>>) {
+        let space = self.by_space.entry(name.clone()).or_default();
+        space.fence = record.map(|record| Arc::new(Fence::of(record)));
+        if space.is_empty() {
+            self.by_space.remove(name);
         }
     }
 
@@ -220,7 +263,7 @@ impl Pools {
             scope.auto.remove(&(Turn::of(&pool), key.name.clone()));
         }
         space.by_cluster.retain(|_, scope| !scope.is_empty());
-        if space.operator.is_empty() && space.by_cluster.is_empty() {
+        if space.is_empty() {
             self.by_space.remove(&key.space);
         }
     }
@@ -230,8 +273,7 @@ impl Pools {
         for space in self.by_space.values_mut() {
             space.by_cluster.remove(cluster);
         }
-        self.by_space
-            .retain(|_, space| !space.operator.is_empty() || !space.by_cluster.is_empty());
+        self.by_space.retain(|_, space| !space.is_empty());
     }
 
     fn scope(&self, space: &Name, cluster: Option<&Name>) -> Option<&Scope> {
@@ -256,11 +298,12 @@ impl Scope {
 }
 
 /// The pools of a space that one cluster may use: its own, and those of the operator whose name it
-/// does not use itself.
+/// does not use itself; and which addresses it may get from them.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct View<'a> {
     own: Option<&'a Scope>,
     operator: Option<&'a Scope>,
+    reach: Reach<'a>,
 }
 
 impl<'a> View<'a> {
@@ -268,6 +311,24 @@ impl<'a> View<'a> {
     pub(super) fn named(self, name: &str) -> Option<&'a Arc<Pool>> {
         let own = self.own.and_then(|scope| scope.by_name.get(name));
         own.or_else(|| self.operator.and_then(|scope| scope.by_name.get(name)))
+    }
+
+    /// Which addresses the cluster may get, whatever pool they come from.
+    pub(super) fn reach(self) -> Reach<'a> {
+        self.reach
+    }
+
+    /// Ranges of a family that a pool may give to the cluster, in the order of the pool.
+    pub(super) fn ranges<'p>(
+        self,
+        pool: &'p Pool,
+        family: Family,
+    ) -> impl Iterator<Item = AddressRange> + use<'a, 'p> {
+        let ranges = pool
+            .ranges
+            .iter()
+            .filter(move |range| range.family() == family);
+        ranges.flat_map(move |range| self.reach.within(*range))
     }
 
     /// Whether this very pool is among them.
@@ -322,6 +383,8 @@ pub(super) struct Holding<'a> {
     pub(super) preferred: [Option<&'a PoolKey>; 2],
     /// Whether two addresses may come from two pools.
     pub(super) apart: bool,
+    /// Whether grants do not matter.
+    pub(super) outside_grant: bool,
 }
 
 /// The pools of what is held: of the first address, and of the second if that is another one.
@@ -362,6 +425,7 @@ impl<'a> Holding<'a> {
             addresses: &allocation.addresses,
             preferred: [Some(pool), allocation.second_pool.as_deref().or(Some(pool))],
             apart: allocation.effective_claim().allows_two_pools(),
+            outside_grant: allocation.outside_grant,
         })
     }
 
@@ -404,8 +468,12 @@ impl<'a> Holding<'a> {
     ) -> Option<&'p Arc<Pool>> {
         let view = pools.view(self.space, &self.owner.cluster);
         let first = *addresses.first()?;
+        let granted = |held: &Address| self.outside_grant || view.reach().contains(*held);
+        if !addresses.iter().all(granted) {
+            return None;
+        }
         let fits = |pool: &&'p Arc<Pool>| {
-            addresses.iter().all(|held| may_give(pool, *held)) && admits(pool, self.owner, labels)
+            addresses.iter().all(|held| gives(pool, *held)) && admits(pool, self.owner, labels)
         };
         let fitting = || view.containing(first).filter(fits);
         fitting()
@@ -419,8 +487,8 @@ pub(super) fn contains(pool: &Pool, address: Address) -> bool {
     pool.ranges.iter().any(|range| range.contains(address))
 }
 
-/// Whether a pool may give this address to somebody: it lies in it and is not avoided.
-pub(super) fn may_give(pool: &Pool, address: Address) -> bool {
+/// Whether a pool has this address for somebody: it lies in it and is not avoided. Grants aside.
+pub(super) fn gives(pool: &Pool, address: Address) -> bool {
     contains(pool, address) && !(pool.avoid_buggy_ips && address.is_buggy())
 }
 
@@ -451,16 +519,20 @@ pub(super) fn admits_labels(pool: &Pool, claim: &Claim) -> bool {
     pool.service_selectors.is_empty() || any_matches(&pool.service_selectors, &claim.labels)
 }
 
-/// How full a pool is. One step per run of occupied addresses in its ranges.
-pub(super) fn usage(pool: &Pool, space: &Space) -> PoolUsage {
+/// How full a pool is for those who may use so much of its address space. One step per run of
+/// occupied addresses in its ranges.
+pub(super) fn usage(pool: &Pool, space: &Space, reach: Reach<'_>) -> PoolUsage {
     let of_family = |family| {
         let ranges = pool.ranges.iter().filter(|range| range.family() == family);
-        let (mut total, mut occupied, mut reserved, mut draining) = (0, 0, 0, 0);
-        for range in ranges {
-            total += usable_count(*range, pool.avoid_buggy_ips);
-            occupied += space.occupied_in(*range, pool.avoid_buggy_ips);
-            reserved += space.kept_in(*range, pool.avoid_buggy_ips);
-            let idle = space.idle_in(*range);
+        let (mut all, mut total, mut occupied, mut reserved, mut draining) = (0, 0, 0, 0, 0);
+        for range in ranges.clone() {
+            all += usable_count(*range, pool.avoid_buggy_ips);
+        }
+        for range in ranges.flat_map(|range| reach.within(*range)) {
+            total += usable_count(range, pool.avoid_buggy_ips);
+            occupied += space.occupied_in(range, pool.avoid_buggy_ips);
+            reserved += space.kept_in(range, pool.avoid_buggy_ips);
+            let idle = space.idle_in(range);
             let idle = idle.filter(|address| !(pool.avoid_buggy_ips && address.is_buggy()));
             draining += u128::try_from(idle.count()).expect("a count");
         }
@@ -475,6 +547,7 @@ pub(super) fn usage(pool: &Pool, space: &Space) -> PoolUsage {
             reserved,
             draining,
             free: total - occupied,
+            outside_grant: all - total,
         }
     };
     PoolUsage {

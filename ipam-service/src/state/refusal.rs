@@ -1,5 +1,7 @@
 //! Why not: every way in which a command can be turned down has a name here.
 
+use std::fmt;
+
 use super::address::Address;
 use super::model::{OwnerKey, PoolKey, ReservationKey, Revision};
 use super::names::Name;
@@ -49,8 +51,8 @@ pub enum Reason {
     PoolNotAutomatic,
     /// Only said in an explanation, like the one before.
     OtherPoolNamed,
-
     QuotaExceeded,
+    OutsideGrant,
 }
 
 /// A command that changes nothing, and why.
@@ -71,6 +73,8 @@ pub enum Rejection {
     UnknownQuota(Name),
     #[error("nothing keeps {address} of address space {space} from being given away")]
     UnknownUnavailable { space: Name, address: Address },
+    #[error("no record of address space {0}")]
+    UnknownAddressSpace(Name),
     #[error("no cluster {0}")]
     UnknownCluster(Name),
     /// Fields that cannot be accepted in this state, such as a range that overlaps another pool.
@@ -98,6 +102,16 @@ pub enum Rejection {
         address: Address,
     },
     #[error(
+        "address space {space} is in use: {holders} holders would lose an address: {}; say \
+             if_in_use: MOVE to move them", listed(.first, *.holders)
+    )]
+    AddressSpaceInUse {
+        space: Name,
+        holders: usize,
+        /// Some of them.
+        first: Vec<Stranded>,
+    },
+    #[error(
         "cluster {cluster} is registered with uid {registered:?}, not {given:?}: two \
              installations use one name"
     )]
@@ -108,6 +122,13 @@ pub enum Rejection {
     },
     #[error("cluster {0} has not called BeginSync")]
     NotSyncing(Name),
+    #[error("the record of address space {space} is at revision {current}, not {given}")]
+    StaleAddressSpace {
+        space: Name,
+        /// 0: there is none.
+        current: Revision,
+        given: Revision,
+    },
     #[error("{owner} is at revision {current}, not {given}")]
     StaleRevision {
         owner: OwnerKey,
@@ -123,6 +144,28 @@ pub enum Rejection {
         current: u64,
         given: u64,
     },
+}
+
+/// Who would lose an address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stranded {
+    pub owner: OwnerKey,
+    pub address: Address,
+}
+
+impl fmt::Display for Stranded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} with {}", self.owner, self.address)
+    }
+}
+
+fn listed(first: &[Stranded], all: usize) -> String {
+    let mut texts: Vec<String> = first.iter().map(Stranded::to_string).collect();
+    let more = all.saturating_sub(first.len());
+    if more > 0 {
+        texts.push(format!("and {more} more"));
+    }
+    texts.join(", ")
 }
 
 /// A field of a request and what is wrong with it.
@@ -163,6 +206,7 @@ impl Reason {
             Self::AddressNotInReservation => "ADDRESS_NOT_IN_RESERVATION",
             Self::PoolNotAutomatic => "POOL_NOT_AUTOMATIC",
             Self::OtherPoolNamed => "OTHER_POOL_NAMED",
+            Self::OutsideGrant => "OUTSIDE_GRANT",
         }
     }
 }
@@ -170,10 +214,14 @@ impl Reason {
 /// How refusals are worded. Where MetalLB has words for it they are part of the text, as its users
 /// search for them.
 pub mod text {
-    use super::super::address::{Address, Family};
+    use super::super::address::{Address, AddressRange, Family};
     use super::super::model::{
         Allocation, OwnerKey, PoolKey, Port, Reservation, Unavailable, UnavailableReason,
     };
+    use super::super::names::Name;
+
+    /// Ranges that a text names: a refusal is read by people.
+    const MAX_RANGES: usize = 8;
 
     /// A port clash, in MetalLB's words.
     pub fn port_in_use(port: Port, address: Address) -> String {
@@ -192,36 +240,54 @@ pub mod text {
         format!("address {address} of pool \"{pool}\" is held by {holder}")
     }
 
-    /// A holder, as its own cluster may see it; to other clusters only the cluster is named.
-    pub fn holder(holder: &Allocation, asked_by: &OwnerKey) -> String {
-        let key = &holder.owner.key;
-        if key.cluster == asked_by.cluster {
-            key.to_string()
-        } else {
-            format!("cluster {}", key.cluster)
+    /// Who is told something. Of another cluster nobody learns more than its name.
+    #[derive(Debug, Clone, Copy)]
+    pub struct Reader<'a> {
+        pub cluster: &'a Name,
+        /// Not even the name.
+        pub hides_holders: bool,
+    }
+
+    impl Reader<'_> {
+        /// A cluster.
+        pub fn cluster(self, named: &Name) -> String {
+            match named != self.cluster && self.hides_holders {
+                true => "another cluster".to_owned(),
+                false => format!("cluster {named}"),
+            }
+        }
+
+        /// A holder.
+        pub fn holder(self, holder: &Allocation) -> String {
+            let key = &holder.owner.key;
+            match key.cluster == *self.cluster {
+                true => key.to_string(),
+                false => self.cluster(&key.cluster),
+            }
         }
     }
 
-    /// For whom a reservation is, as an owner may see it: of another cluster only the name.
-    pub fn reservation(reservation: &Reservation, asked_by: &OwnerKey) -> String {
+    /// For whom a reservation is.
+    pub fn reservation(reservation: &Reservation, reader: Reader<'_>) -> String {
         let name = &reservation.key.name;
         match &reservation.kept_for {
             None => format!("reserved (reservation \"{name}\")"),
-            Some(scope) if scope.cluster == asked_by.cluster => {
+            Some(scope) if scope.cluster == *reader.cluster => {
                 format!("reserved for {scope} (reservation \"{name}\")")
             }
-            Some(scope) => format!("reserved for cluster {}", scope.cluster),
+            Some(scope) => format!("reserved for {}", reader.cluster(&scope.cluster)),
         }
     }
 
     /// What an address waits for before another owner may have it.
-    pub fn unavailable(row: &Unavailable) -> String {
+    pub fn unavailable(row: &Unavailable, reader: Reader<'_>) -> String {
         let seconds = row.period.as_secs_f64();
         match (row.key.reason, &row.awaited) {
             (UnavailableReason::Draining, Some((cluster, set))) => format!(
-                "draining: {} nodes of cluster {cluster} have yet to acknowledge that they stopped \
-                 answering for it, at most {seconds} s",
-                set.nodes.len()
+                "draining: {} nodes of {} have yet to acknowledge that they stopped answering for \
+                 it, at most {seconds} s",
+                set.nodes.len(),
+                reader.cluster(cluster)
             ),
             (UnavailableReason::Draining, None) => "draining".to_owned(),
             (UnavailableReason::ReuseDelay, _) => {
@@ -233,8 +299,28 @@ pub mod text {
         }
     }
 
+    /// What a cluster may use of an address space that has grants: these ranges, sorted.
+    pub fn outside_grant(owner: &OwnerKey, space: &str, granted: &[AddressRange]) -> String {
+        let cluster = &owner.cluster;
+        if granted.is_empty() {
+            return format!("cluster {cluster} has no grant in address space {space}");
+        }
+        let shown = granted.iter().take(MAX_RANGES);
+        let mut shown: Vec<String> = shown.map(|range| range.written()).collect();
+        let more = granted.len().saturating_sub(MAX_RANGES);
+        if more > 0 {
+            shown.push(format!("and {more} more"));
+        }
+        let shown = shown.join(", ");
+        format!("cluster {cluster} may use only {shown} of address space {space}")
+    }
+
     /// A reservation that is named by an owner that it is not for.
-    pub fn reservation_not_for_owner(reservation: &Reservation, owner: &OwnerKey) -> String {
+    pub fn reservation_not_for_owner(
+        reservation: &Reservation,
+        owner: &OwnerKey,
+        reader: Reader<'_>,
+    ) -> String {
         let name = &reservation.key.name;
         match &reservation.kept_for {
             None => format!("reservation \"{name}\" keeps its addresses for nobody"),
@@ -242,7 +328,8 @@ pub mod text {
                 format!("reservation \"{name}\" is for {scope}, not for {owner}")
             }
             Some(scope) => {
-                format!("reservation \"{name}\" is for cluster {}", scope.cluster)
+                let whose = reader.cluster(&scope.cluster);
+                format!("reservation \"{name}\" is for {whose}")
             }
         }
     }

@@ -36,6 +36,9 @@ impl State {
                 self.reservation(&edit.subject().key) == Some(edit.subject())
             }
             Change::Quota(edit) => self.quota(&edit.subject().name) == Some(edit.subject()),
+            Change::AddressSpace(edit) => {
+                self.address_space(&edit.subject().name) == Some(edit.subject())
+            }
             Change::Unavailable(edit) => {
                 let row = edit.subject();
                 // When it ends is no matter of the store.
@@ -57,7 +60,7 @@ impl State {
     }
 
     /// By [`kind_of`]: what it is called, and how many there are.
-    fn counts(&self) -> [(&'static str, usize); 10] {
+    fn counts(&self) -> [(&'static str, usize); 11] {
         let (nodes, backends) = self.tenants.fact_counts();
         [
             ("allocation", self.by_id.len()),
@@ -70,6 +73,7 @@ impl State {
             ("reservation", self.reservations().count()),
             ("quota", self.quotas().count()),
             ("unavailable address", self.all_unavailable().count()),
+            ("address space", self.address_spaces().count()),
         ]
     }
 }
@@ -86,6 +90,7 @@ fn kind_of(row: &Change) -> usize {
         Change::Reservation(_) => 7,
         Change::Quota(_) => 8,
         Change::Unavailable(_) => 9,
+        Change::AddressSpace(_) => 10,
     }
 }
 
@@ -96,6 +101,7 @@ fn name_of(row: &Change) -> String {
         Change::Advertisement(edit) => format!("advertisement {}", edit.subject().key.name),
         Change::Reservation(edit) => format!("reservation {}", edit.subject().key.name),
         Change::Quota(edit) => format!("quota {}", edit.subject().name),
+        Change::AddressSpace(edit) => format!("address space {}", edit.subject().name),
         Change::Unavailable(edit) => format!("unavailable address {}", edit.subject().key.address),
         Change::Cluster(edit) => format!("cluster {}", edit.subject().name),
         Change::Node(edit) => {

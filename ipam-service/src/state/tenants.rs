@@ -56,6 +56,11 @@ impl Tenants {
         self.0.get(name)?.cluster.as_ref()
     }
 
+    /// Of every cluster that has anything, in order.
+    pub(super) fn names(&self) -> impl Iterator<Item = &Name> {
+        self.0.keys()
+    }
+
     /// By name.
     pub(super) fn clusters(&self) -> impl Iterator<Item = &Arc<Cluster>> {
         self.0.values().filter_map(|tenant| tenant.cluster.as_ref())

@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use super::address::{Address, AddressRange, Family};
 use super::change::{Change, Edit};
-use super::command::{Allocate, Command, IfRefused, InUse, Release};
+use super::command::{
+    AddressSpaceFields, Allocate, ApplyAddressSpace, Command, IfRefused, InUse, Release,
+};
 use super::model::*;
 use super::names::Name;
 use super::refusal::{Reason, Refusal, Rejection};
@@ -198,6 +200,34 @@ pub(super) fn quota(text: &str, cluster: &str, limit: u32) -> Quota {
     }
 }
 
+/// Grants by cluster, in the space of the tests.
+pub(super) fn fenced(grants: &[(&str, &[&str])]) -> AddressSpace {
+    let parse = |text: &&str| AddressRange::parse(text).expect(text);
+    let mut record = AddressSpace::new(space());
+    for (cluster, ranges) in grants {
+        let mut ranges: Vec<AddressRange> = ranges.iter().map(parse).collect();
+        ranges.sort();
+        record.grants.insert(name(cluster), ranges);
+    }
+    record
+}
+
+pub(super) fn apply_space(wanted: AddressSpace, in_use: InUse) -> Command {
+    Command::ApplyAddressSpace(Box::new(ApplyAddressSpace {
+        wanted,
+        fields: AddressSpaceFields::ALL,
+        in_use,
+        if_revision: None,
+    }))
+}
+
+pub(super) fn delete_space() -> Command {
+    Command::DeleteAddressSpace {
+        name: space(),
+        if_revision: None,
+    }
+}
+
 pub(super) fn allocate(owner_text: &str, claim: Claim) -> Allocate {
     Allocate {
         owner: Owner {
@@ -300,6 +330,24 @@ impl Book {
     ) -> Result<Vec<Change>, Rejection> {
         let pool = Box::new(pool.clone());
         self.run(Command::ApplyPool { pool, in_use })
+    }
+
+    /// Sets the grants of the space of the tests.
+    pub(super) fn grant(
+        &mut self,
+        grants: &[(&str, &[&str])],
+        in_use: InUse,
+    ) -> Result<Vec<Change>, Rejection> {
+        let record = fenced(grants);
+        let known = self.state.address_space(&record.name);
+        let hide_holders = known.is_some_and(|known| known.hide_holders);
+        self.run(apply_space(
+            AddressSpace {
+                hide_holders,
+                ..record
+            },
+            in_use,
+        ))
     }
 
     pub(super) fn reserve(&mut self, key: &str, ranges: &[&str], kept_for: Option<&str>) {
@@ -411,6 +459,8 @@ pub(super) fn rows(state: &State) -> Vec<Change> {
     rows.extend(state.allocations().map(|one| Change::Allocation(row(one))));
     rows.extend(state.pools().map(|one| Change::Pool(row(one))));
     rows.extend(state.quotas().map(|one| Change::Quota(row(one))));
+    let spaces = state.address_spaces();
+    rows.extend(spaces.map(|one| Change::AddressSpace(row(one))));
     rows.extend(
         state
             .advertisements()
@@ -466,6 +516,15 @@ pub(super) fn assert_sound(state: &State) {
             );
             assert!(!(pool.avoid_buggy_ips && held.is_buggy()), "{one:?}");
         }
+        let granted = |(held, key): (Address, &PoolKey)| {
+            let record = state.address_space(&key.space);
+            let grants = record.filter(|record| !record.grants.is_empty());
+            grants.is_none_or(|record| {
+                let ranges = record.grants.get(&one.owner.key.cluster);
+                ranges.is_some_and(|ranges| ranges.iter().any(|range| range.contains(held)))
+            })
+        };
+        assert_eq!(one.outside_grant, !one.held().all(granted), "{one:?}");
         if let Some(second) = &one.second_pool {
             assert_eq!(one.addresses.len(), 2, "{one:?}");
             assert_ne!(one.pool.as_ref(), Some(&**second), "{one:?}");

@@ -49,6 +49,7 @@ fn every_decision_takes_the_next_revision_and_stamps_it() {
             Change::Quota(edit) => edit.after.as_ref().map(|after| after.revision),
             Change::Advertisement(_)
             | Change::Reservation(_)
+            | Change::AddressSpace(_)
             | Change::Unavailable(_)
             | Change::Node(_)
             | Change::Backends(_)

@@ -39,6 +39,7 @@ pub enum Kind {
     Reservation,
     Quota,
     Unavailable,
+    AddressSpace,
 }
 
 impl Kind {
@@ -52,6 +53,7 @@ impl Kind {
             Self::Reservation => 10,
             Self::Quota => 12,
             Self::Unavailable => 11,
+            Self::AddressSpace => 13,
         }
     }
 }

@@ -12,6 +12,7 @@ use super::{ReadError, Writer};
 use crate::api::convert::{
     AllocationExtras, FieldErrors, allocation_with_claim, claim_from_wire, pool_from_wire,
 };
+use crate::api::convert_address_space::address_space_from_wire;
 use crate::api::convert_announce::advertisement_from_wire;
 use crate::api::convert_quota::quota_from_wire;
 use crate::api::convert_reservation::reservation_from_wire;
@@ -93,7 +94,7 @@ struct Loader {
     read: fn(&Row<'_>, &mut Names) -> Result<Change, ReadError>,
 }
 
-const LOADERS: [Loader; 10] = [
+const LOADERS: [Loader; 11] = [
     Loader {
         table: "cluster",
         sql: "select name, uid, inventory, fence, create_time, revision from cluster",
@@ -113,6 +114,11 @@ const LOADERS: [Loader; 10] = [
         table: "quota",
         sql: "select entry from quota",
         read: quota,
+    },
+    Loader {
+        table: "address_space",
+        sql: "select entry from address_space",
+        read: address_space,
     },
     Loader {
         table: "allocation",
@@ -208,6 +214,8 @@ struct StoredAllocation {
     id: u64,
     #[prost(message, repeated, tag = "11")]
     pools: Vec<v1::PoolRef>,
+    #[prost(bool, tag = "12")]
+    outside_grant: bool,
 }
 
 fn cluster(row: &Row<'_>, names: &mut Names) -> Result<Change, ReadError> {
@@ -278,6 +286,15 @@ fn quota(row: &Row<'_>, _names: &mut Names) -> Result<Change, ReadError> {
     )))
 }
 
+fn address_space(row: &Row<'_>, _names: &mut Names) -> Result<Change, ReadError> {
+    let wire: v1::AddressSpace = decode(blob(row, 0)?)?;
+    let mut errors = FieldErrors::new();
+    let space = address_space_from_wire(&mut errors, "address_space", Some(&wire));
+    Ok(Change::AddressSpace(loaded(
+        errors.finish(space).map_err(of_fields)?,
+    )))
+}
+
 fn allocation(row: &Row<'_>, names: &mut Names) -> Result<Change, ReadError> {
     let stored: StoredAllocation = decode(blob(row, 0)?)?;
     let claim = stored.claim.ok_or_else(|| corrupt("no claim"))?;
@@ -297,6 +314,7 @@ fn allocation(row: &Row<'_>, names: &mut Names) -> Result<Change, ReadError> {
         create_time: stored.create_time,
         id: stored.id,
         pools: stored.pools,
+        outside_grant: stored.outside_grant,
         ..v1::Allocation::default()
     };
     let mut allocation = allocation_with_claim(&wire, claim, &extras).map_err(of_fields)?;

@@ -60,6 +60,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "owner_history",
         include_str!("../../migrations/sqlite/0006_owner_history.sql"),
     ),
+    (
+        7,
+        "address_spaces",
+        include_str!("../../migrations/sqlite/0007_address_spaces.sql"),
+    ),
 ];
 
 /// Where the database is.

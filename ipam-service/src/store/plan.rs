@@ -21,9 +21,9 @@ use crate::api::convert_history::{LogContext, change_to_wire, kind_of};
 use crate::state::address::Address;
 use crate::state::change::{Change, Edit};
 use crate::state::model::{
-    Advertisement, AdvertisementKey, Allocation, AllocationId, Backends, Cluster, Inventory, Node,
-    NodeKey, OwnerKey, Placement, Pool, PoolKey, Protocol, Quota, Reservation, ReservationKey,
-    Standing, Unavailable, UnavailableKey,
+    AddressSpace, Advertisement, AdvertisementKey, Allocation, AllocationId, Backends, Cluster,
+    Inventory, Node, NodeKey, OwnerKey, Placement, Pool, PoolKey, Protocol, Quota, Reservation,
+    ReservationKey, Standing, Unavailable, UnavailableKey,
 };
 use crate::state::names::Name;
 
@@ -98,6 +98,7 @@ struct Coalesced {
     clusters: BTreeMap<Name, Edit<Cluster>>,
     reservations: BTreeMap<ReservationKey, Edit<Reservation>>,
     quotas: BTreeMap<Name, Edit<Quota>>,
+    address_spaces: BTreeMap<Name, Edit<AddressSpace>>,
     unavailable: BTreeMap<UnavailableKey, Edit<Unavailable>>,
     nodes: BTreeMap<NodeKey, Edit<Node>>,
     backends: BTreeMap<OwnerKey, Edit<Backends>>,
@@ -120,6 +121,9 @@ impl Coalesced {
                 merge(&mut self.reservations, edit, |it| it.key.clone());
             }
             Change::Quota(edit) => merge(&mut self.quotas, edit, |it| it.name.clone()),
+            Change::AddressSpace(edit) => {
+                merge(&mut self.address_spaces, edit, |it| it.name.clone());
+            }
             Change::Node(edit) => merge(&mut self.nodes, edit, |it| it.key.clone()),
             Change::Backends(edit) => merge(&mut self.backends, edit, |it| it.owner.clone()),
             Change::Placement(edit) => merge(&mut self.placements, edit, |it| it.group),
@@ -583,6 +587,7 @@ pub(super) fn subject_of(change: &Change) -> Option<Subject<'_>> {
             let cluster = quota.cluster.as_str();
             (kind_of(edit), 12, cluster, "", &quota.name)
         }
+        Change::AddressSpace(edit) => (kind_of(edit), 13, "", "", &edit.subject().name),
         Change::Node(_) | Change::Backends(_) | Change::Placement(_) => return None,
     };
     Some(Subject {

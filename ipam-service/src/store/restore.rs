@@ -224,6 +224,7 @@ async fn expect_all(
         Change::Allocation(_)
         | Change::Pool(_)
         | Change::Quota(_)
+        | Change::AddressSpace(_)
         | Change::Advertisement(_)
         | Change::Reservation(_)
         | Change::Unavailable(_)

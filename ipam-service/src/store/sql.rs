@@ -27,6 +27,8 @@ pub(super) enum Statement {
     InsertReserved,
     DeleteQuota,
     UpsertQuota,
+    DeleteAddressSpace,
+    UpsertAddressSpace,
     InsertAwaited,
     InsertUnavailable,
     /// Sets of nodes that a row no longer waits for, if it was the last.
@@ -70,6 +72,8 @@ impl Statement {
         Self::InsertReserved,
         Self::DeleteQuota,
         Self::UpsertQuota,
+        Self::DeleteAddressSpace,
+        Self::UpsertAddressSpace,
         Self::InsertAwaited,
         Self::InsertUnavailable,
         Self::DeleteAwaited,
@@ -110,6 +114,8 @@ impl Statement {
             Self::InsertReserved => INSERT_RESERVED,
             Self::DeleteQuota => DELETE_QUOTA,
             Self::UpsertQuota => UPSERT_QUOTA,
+            Self::DeleteAddressSpace => DELETE_ADDRESS_SPACE,
+            Self::UpsertAddressSpace => UPSERT_ADDRESS_SPACE,
             Self::InsertAwaited => INSERT_AWAITED,
             Self::InsertUnavailable => INSERT_UNAVAILABLE,
             Self::DeleteAwaited => DELETE_AWAITED,
@@ -213,6 +219,14 @@ delete from quota where name = ?1";
 
 const UPSERT_QUOTA: &str = "
 insert into quota (name, revision, entry)
+values (?1, ?2, ?3)
+on conflict (name) do update set revision = excluded.revision, entry = excluded.entry";
+
+const DELETE_ADDRESS_SPACE: &str = "
+delete from address_space where name = ?1";
+
+const UPSERT_ADDRESS_SPACE: &str = "
+insert into address_space (name, revision, entry)
 values (?1, ?2, ?3)
 on conflict (name) do update set revision = excluded.revision, entry = excluded.entry";
 

@@ -54,6 +54,7 @@ pub(super) const MESSAGES: &[(&str, &str, &str)] = &[
     ("placement", "entry", "NodeSet"),
     ("reservation", "entry", "Reservation"),
     ("quota", "entry", "Quota"),
+    ("address_space", "entry", "AddressSpace"),
     ("unavailable", "entry", "Unavailable"),
     ("awaited_nodes", "entry", "NodeSet"),
 ];

@@ -2,6 +2,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::api::testing::{TestServer, owner};
+use pharos_proto::v1::address_space_service_client::AddressSpaceServiceClient;
 use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
 
 /// Who is concerned, in short.
@@ -237,4 +238,135 @@ proptest! {
             server.stopped().await;
         });
     }
+}
+
+fn of_cluster(cluster: &str, name: &str) -> v1::Owner {
+    v1::Owner {
+        cluster: cluster.to_owned(),
+        ..owner(name)
+    }
+}
+
+fn grants(grants: &[(&str, &str)], hide_holders: bool) -> v1::ApplyAddressSpaceRequest {
+    let grants = grants.iter();
+    v1::ApplyAddressSpaceRequest {
+        address_space: Some(v1::AddressSpace {
+            name: "default".to_owned(),
+            grants: grants
+                .map(|(cluster, range)| v1::address_space::Grant {
+                    cluster: (*cluster).to_owned(),
+                    ranges: vec![(*range).to_owned()],
+                })
+                .collect(),
+            hide_holders,
+            ..v1::AddressSpace::default()
+        }),
+        if_in_use: v1::in_use::Policy::Move.into(),
+        ..v1::ApplyAddressSpaceRequest::default()
+    }
+}
+
+#[tokio::test]
+async fn an_edit_of_grants_that_is_only_validated_lists_whom_it_then_moves_and_wakes() {
+    let server = TestServer::start().await;
+    let mut pools = server.pools().await;
+    let mut allocations = AllocationServiceClient::new(server.channel().await);
+    let mut spaces = AddressSpaceServiceClient::new(server.channel().await);
+    let pool = v1::ApplyPoolRequest {
+        pool: Some(small_pool("p", "192.0.2.0-192.0.2.3")),
+        ..v1::ApplyPoolRequest::default()
+    };
+    pools.apply_pool(pool).await.expect("applied");
+    for name in ["a", "b"] {
+        let taken = allocations.allocate(allocate(name, false)).await;
+        taken.expect("taken");
+    }
+    let edit = grants(&[("east", "192.0.2.1-192.0.2.1")], false);
+    for validate_only in [true, false] {
+        let request = v1::ApplyAddressSpaceRequest {
+            validate_only,
+            ..edit.clone()
+        };
+        let answer = spaces.apply_address_space(request).await.expect("good");
+        let expected = ["a Lost [192.0.2.0] []", "AddressSpace default Created"];
+        assert_eq!(told(answer.into_inner().consequences), expected);
+    }
+    for validate_only in [true, false] {
+        let request = v1::DeleteAddressSpaceRequest {
+            name: "default".to_owned(),
+            validate_only,
+            ..v1::DeleteAddressSpaceRequest::default()
+        };
+        let answer = spaces.delete_address_space(request).await.expect("good");
+        let expected = ["a Granted [] [192.0.2.0]", "AddressSpace default Deleted"];
+        assert_eq!(told(answer.into_inner().consequences), expected);
+    }
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn a_cluster_learns_of_no_owner_of_another_one() {
+    let server = TestServer::start().await;
+    let mut pools = server.pools().await;
+    let mut allocations = AllocationServiceClient::new(server.channel().await);
+    let mut spaces = AddressSpaceServiceClient::new(server.channel().await);
+    let pool = v1::ApplyPoolRequest {
+        pool: Some(small_pool("p", "192.0.2.0/32")),
+        ..v1::ApplyPoolRequest::default()
+    };
+    pools.apply_pool(pool).await.expect("applied");
+    let named = Some(v1::Owner {
+        cluster: "west".to_owned(),
+        ..v1::Owner::default()
+    });
+    for (hide_holders, expected) in [(false, named), (true, None)] {
+        spaces
+            .apply_address_space(grants(&[], hide_holders))
+            .await
+            .expect("applied");
+        let taken = allocations.allocate(allocate("a", false)).await;
+        taken.expect("taken");
+        let waits = v1::AllocateRequest {
+            owner: Some(of_cluster("west", "secret")),
+            ..allocate("secret", true)
+        };
+        allocations.allocate(waits).await.expect("queued");
+        let release = |owner| v1::ReleaseRequest {
+            owner: Some(owner),
+            ..v1::ReleaseRequest::default()
+        };
+        let answer = allocations.release(release(owner("a"))).await;
+        let told = answer.expect("released").into_inner().consequences;
+        let told = told.expect("another one is woken").allocations;
+        assert_eq!(told.len(), 1);
+        assert_eq!(told[0].owner, expected);
+        let answer = allocations.release(release(of_cluster("west", "secret")));
+        answer.await.expect("released");
+    }
+    server.stopped().await;
+}
+
+#[tokio::test]
+async fn a_pool_that_reaches_beyond_the_grant_of_its_cluster_is_told_so() {
+    let server = TestServer::start().await;
+    let mut pools = server.pools().await;
+    let mut spaces = AddressSpaceServiceClient::new(server.channel().await);
+    spaces
+        .apply_address_space(grants(&[("east", "192.0.2.0/25")], false))
+        .await
+        .expect("applied");
+    for validate_only in [true, false] {
+        let request = v1::SyncPoolsRequest {
+            cluster: "east".to_owned(),
+            pools: vec![small_pool("p", "192.0.2.96-192.0.2.135")],
+            validate_only,
+            ..v1::SyncPoolsRequest::default()
+        };
+        let answer = pools.sync_pools(request).await.expect("synced");
+        let told = answer.into_inner().consequences.expect("a new pool");
+        let pool = told.objects.iter().find(|one| one.object() == Object::Pool);
+        let outside = &pool.expect("told").outside_grant;
+        assert_eq!(outside, &["192.0.2.128/29"]);
+    }
+    server.stopped().await;
 }

@@ -3,6 +3,7 @@
 use crate::api::convert_history::time_to_wire;
 use crate::state::address::Address;
 use crate::state::model::{Allocation, Families, Standing};
+use crate::state::names::Name;
 use crate::state::refusal::Refusal;
 use crate::state::{
     AddressReport, Explanation, FamilyUsage, Holder, Obstacle, PoolReport, WaitingReport,
@@ -59,7 +60,14 @@ fn now(it: &Explanation) -> String {
                     ", which is what it asks for"
                 }
             };
-            format!("{owner} holds {}{more}.", held(stored))
+            let outside = match stored.outside_grant {
+                true => {
+                    "; it lies outside the grant of its cluster, and is kept since a lost store was \
+                     recovered"
+                }
+                false => "",
+            };
+            format!("{owner} holds {}{more}{outside}.", held(stored))
         }
         Standing::Pending(refusal) => format!(
             "{owner} holds nothing and waits since {} (revision {}): {}.",
@@ -136,7 +144,10 @@ fn fill(pool: &PoolReport) -> String {
     }
     let clusters = pool.held_by.iter().take(MAX_CLUSTERS);
     let mut clusters: Vec<String> = clusters
-        .map(|(cluster, addresses)| format!("{cluster} {addresses}"))
+        .map(|(cluster, addresses)| {
+            let cluster = cluster.as_ref().map_or("other clusters", Name::as_str);
+            format!("{cluster} {addresses}")
+        })
         .collect();
     match pool.held_by.len().saturating_sub(MAX_CLUSTERS) {
         0 => {}
@@ -202,6 +213,7 @@ fn name(holder: &Holder) -> String {
     match holder {
         Holder::Owner(owner) => owner.to_string(),
         Holder::Cluster(cluster) => format!("cluster {cluster}"),
+        Holder::AnotherCluster => "another cluster".to_owned(),
     }
 }
 

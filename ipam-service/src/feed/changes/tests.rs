@@ -103,7 +103,8 @@ fn apply(held: &mut Snapshot, change: v1::Change) {
         other @ (Subject::Advertisement(_)
         | Subject::Reservation(_)
         | Subject::Unavailable(_)
-        | Subject::Quota(_)) => {
+        | Subject::Quota(_)
+        | Subject::AddressSpace(_)) => {
             panic!("{other:?}")
         }
     }

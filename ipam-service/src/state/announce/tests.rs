@@ -426,6 +426,7 @@ impl World {
                 addresses: held.addresses,
                 pool: Some(held.pool),
                 second_pool: held.second_pool.map(Box::new),
+                outside_grant: false,
                 revision: self.next_revision(),
                 create_time: Timestamp(0),
             })

@@ -98,6 +98,7 @@ impl<'a> Asking<'a> {
             addresses,
             preferred: [0, 1].map(|index| addresses.get(index).and_then(preferred)),
             apart: claim.allows_two_pools(),
+            outside_grant: addresses.iter().all(|address| self.is_in_reach(*address)),
         };
         holding.permitted_by(&self.state.pools, claim)
     }

@@ -121,13 +121,20 @@ impl<'a> Asking<'a> {
         for pool in homes {
             let refused = if !pool::admits(pool, self.owner, self.claim) {
                 self.not_for_owner(pool)
-            } else if !addresses.iter().all(|a| pool::may_give(pool, *a)) {
+            } else if !addresses.iter().all(|a| pool::gives(pool, *a)) {
                 let message = format!(
                     "{}: pool {} avoids addresses that end in .0 or .255",
                     text::not_in_config(addresses),
                     pool.key
                 );
                 refusal(Reason::BuggyAddress, message)
+            } else if let Some(outside) = addresses.iter().find(|a| !self.is_in_reach(**a)) {
+                let granted = self.grant_text();
+                let message = format!(
+                    "{granted}: address {outside} of pool \"{}\" lies outside",
+                    pool.key
+                );
+                refusal(Reason::OutsideGrant, message)
             } else {
                 return Ok(pool);
             };

@@ -25,7 +25,7 @@ impl<'a> Asking<'a> {
         if scope.is_some_and(|scope| scope.covers(self.owner)) {
             Ok(Some(reservation))
         } else {
-            let message = text::reservation_not_for_owner(reservation, self.owner);
+            let message = text::reservation_not_for_owner(reservation, self.owner, self.reader());
             Err(refusal(Reason::AddressReserved, message))
         }
     }
@@ -106,9 +106,9 @@ impl<'a> Asking<'a> {
         let space = self.space();
         let scopes = OwnerScope::around(self.owner).enumerate();
         scopes.into_iter().find_map(|(precision, scope)| {
-            let mut ranges = pool.ranges.iter().filter(|range| range.family() == family);
+            let mut ranges = self.ranges(pool, family);
             let kept =
-                ranges.find_map(|range| space.lowest_kept(&scope, *range, pool.avoid_buggy_ips))?;
+                ranges.find_map(|range| space.lowest_kept(&scope, range, pool.avoid_buggy_ips))?;
             Some((precision, kept))
         })
     }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::Asking;
 use crate::state::address::{Address, Family};
 use crate::state::model::{Pool, PoolKey, Unavailable};
-use crate::state::pool;
 use crate::state::space::Obstacle;
 use crate::state::withheld::Barrier;
 
@@ -16,10 +15,10 @@ impl<'a> Asking<'a> {
     /// The lowest address of a family in a pool that waits for others only: the owner gave it back
     /// and may have it again. The last resort of automatic choice.
     pub(super) fn own_resting(&self, pool: &Pool, family: Family) -> Option<Address> {
-        let ranges = pool.ranges.iter().filter(|range| range.family() == family);
-        let mut all = ranges.flat_map(|range| self.space().resting_for(self.owner, *range));
+        let ranges = self.ranges(pool, family);
+        let mut all = ranges.flat_map(|range| self.space().resting_for(self.owner, range));
         all.find(|address| {
-            pool::may_give(pool, *address)
+            self.may_give(pool, *address)
                 && self.is_of_reservation(*address)
                 && self.admitted(*address).is_ok()
         })
@@ -33,11 +32,11 @@ impl<'a> Asking<'a> {
         family: Family,
     ) -> Option<(Address, &'a Arc<Unavailable>)> {
         let pool = self.state.pool(pool)?;
-        let ranges = pool.ranges.iter().filter(|range| range.family() == family);
-        let idle = ranges.flat_map(|range| self.space().idle_in(*range));
+        let ranges = self.ranges(pool, family);
+        let idle = ranges.flat_map(|range| self.space().idle_in(range));
         let mut usable = idle
             .take(LOOKED_AT)
-            .filter(|address| pool::may_give(pool, *address) && self.is_of_reservation(*address));
+            .filter(|address| self.may_give(pool, *address) && self.is_of_reservation(*address));
         usable.find_map(|address| match self.admitted(address) {
             Err(Obstacle::Withheld(Barrier::Resting(row))) => Some((address, row)),
             Err(Obstacle::Withheld(Barrier::Reserved(_)) | Obstacle::Holder(..)) | Ok(()) => None,

@@ -73,8 +73,8 @@ impl Asking<'_> {
         let key = ShareKey::of(self.owner, self.claim)?;
         let ports = &self.claim.ports;
         let mut left = MAX_SHARED_TRIED;
-        for range in pool.ranges.iter().filter(|range| range.family() == family) {
-            let mut reach = Some(*range);
+        for range in self.ranges(pool, family) {
+            let mut reach = Some(range);
             while let Some(within) = reach
                 && left > 0
                 && let Some(found) =

@@ -51,7 +51,10 @@ fn pools_are_told_in_the_order_in_which_they_are_tried_with_the_rule_that_refuse
         ]
     );
     assert_eq!(it.outcome.addresses, addresses(&["192.0.2.64"]));
-    assert_eq!(it.pools[0].held_by, BTreeMap::from([(name("west"), 1)]));
+    assert_eq!(
+        it.pools[0].held_by,
+        BTreeMap::from([(Some(name("west")), 1)])
+    );
     assert_eq!(
         (it.stored, it.waiting.is_none(), it.more_pools),
         (None, true, 0)

@@ -81,6 +81,7 @@ impl State {
         let Some(waits) = waits_for(one) else {
             return Vec::new();
         };
+        let space = &one.claim.space;
         let mut wakes = Vec::new();
         for address in &waits.addresses {
             wakes.push(format!(
@@ -122,6 +123,12 @@ impl State {
         }
         self.wakes_by_time(one, &waits, &mut wakes);
         self.wakes_by_quota(one, &mut wakes);
+        if self.address_space(space).is_some() {
+            wakes.push(format!(
+                "the grants of address space {space} give more to cluster {}",
+                one.owner.key.cluster
+            ));
+        }
         if self.is_recovering() {
             wakes.push("the last cluster has reported what it holds".to_owned());
         }

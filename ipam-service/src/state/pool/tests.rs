@@ -194,6 +194,7 @@ fn usage_counts_addresses_once_and_tells_whose_they_are() {
         reserved: 0,
         draining: 0,
         free,
+        outside_grant: 0,
     };
     // east: .1 (shared), .2; west: .0 and .9 through the operator's pool.
     assert_eq!(usage("east/avoiding").v4, expected(254, 2, 1, 251));

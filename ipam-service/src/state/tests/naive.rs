@@ -17,6 +17,7 @@ pub(super) struct Naive {
     pub(super) reservations: Vec<Arc<Reservation>>,
     pub(super) quotas: Vec<Arc<Quota>>,
     pub(super) unavailable: Vec<Arc<Unavailable>>,
+    pub(super) spaces: Vec<Arc<AddressSpace>>,
 }
 
 /// An owner that asks.
@@ -94,7 +95,25 @@ impl Naive {
             reservations: state.reservations().cloned().collect(),
             quotas: state.quotas().cloned().collect(),
             unavailable: state.all_unavailable().cloned().collect(),
+            spaces: state.address_spaces().cloned().collect(),
         }
+    }
+
+    /// Whether one of these clusters may use an address, as far as grants are concerned.
+    fn granted<'a>(&self, mut to: impl Iterator<Item = &'a Name>, address: Address) -> bool {
+        let mut fences = self.spaces.iter().filter(|one| !one.grants.is_empty());
+        let Some(fence) = fences.next() else {
+            return true;
+        };
+        to.any(|cluster| {
+            let ranges = fence.grants.get(cluster).into_iter().flatten();
+            ranges.into_iter().any(|range| range.contains(address))
+        })
+    }
+
+    /// Whether an owner may get an address from a pool, others aside.
+    fn may_give(&self, owner: &OwnerKey, pool: &Pool, address: Address) -> bool {
+        gives(pool, address) && self.granted(std::iter::once(&owner.cluster), address)
     }
 
     fn holders(&self, address: Address) -> impl Iterator<Item = &Arc<Allocation>> {
@@ -161,6 +180,7 @@ impl Naive {
             quotas: Vec::new(),
             reservations: Vec::new(),
             unavailable: Vec::new(),
+            spaces: Vec::new(),
         };
         let mut own = self.allocations.iter();
         let own = own.find(|one| one.owner.key == *owner);
@@ -260,7 +280,7 @@ impl Naive {
     ) -> Option<PoolKey> {
         let mut pools = self.visible(&owner.cluster);
         pools.retain(|pool| admits(pool, owner, claim));
-        pools.retain(|pool| addresses.iter().all(|address| gives(pool, *address)));
+        pools.retain(|pool| addresses.iter().all(|a| self.may_give(owner, pool, *a)));
         pools.sort_by_key(|pool| Some(&pool.key) != current_pool);
         pools.first().map(|pool| pool.key.clone())
     }
@@ -372,7 +392,8 @@ impl Naive {
             Some(name) => {
                 let visible = self.visible(&owner.cluster);
                 let named = visible.iter().find(|pool| pool.key.name == *name)?;
-                let fits = admits(named, owner, claim) && some.iter().all(|a| gives(named, *a));
+                let given = some.iter().all(|a| self.may_give(owner, named, *a));
+                let fits = admits(named, owner, claim) && given;
                 fits.then(|| named.key.clone())
             }
         }
@@ -500,7 +521,7 @@ impl Naive {
         let fits = |address: &Address| {
             let wanted = [from_one(&[*address], &pool.key), beside.to_vec()].concat();
             address.family() == family
-                && gives(pool, *address)
+                && self.may_give(owner, pool, *address)
                 && self.may_join(owner, claim, *address)
                 && self.within(question, &wanted)
         };
@@ -531,7 +552,7 @@ impl Naive {
     ) -> Option<(usize, Address)> {
         let all = all_of(pool).filter(|address| {
             address.family() == family
-                && gives(pool, *address)
+                && self.may_give(owner, pool, *address)
                 && self.holders(*address).next().is_none()
                 && self.rests(*address).next().is_none()
         });
@@ -563,6 +584,18 @@ impl Naive {
                 Family::V4 => &mut usage.v4,
                 Family::V6 => &mut usage.v6,
             };
+            let clusters: Vec<&Name> = match &pool.key.cluster {
+                Some(own) => vec![own],
+                None => self
+                    .spaces
+                    .iter()
+                    .flat_map(|one| one.grants.keys())
+                    .collect(),
+            };
+            if !self.granted(clusters.into_iter(), address) {
+                family.outside_grant += 1;
+                continue;
+            }
             family.total += 1;
             let through = |one: &Arc<Allocation>| one.pool_of(address) == Some(&pool.key);
             if self.holders(address).any(through) {

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::naive::{Naive, Question};
 use crate::state::State;
-use crate::state::address::{Address, Family};
+use crate::state::address::{Address, AddressRange, Family};
 use crate::state::change::Change;
 use crate::state::command::{Allocate, Command, IfRefused, InUse};
 use crate::state::model::*;
@@ -61,6 +61,8 @@ enum Step {
     DeleteReservation(usize),
     ApplyQuota(Box<Quota>),
     DeleteQuota(usize),
+    Fence(Box<AddressSpace>, InUse),
+    Unfence,
     /// So many seconds pass.
     Pass(u64),
     /// Another machine is seen to use an address of a cluster.
@@ -227,6 +229,49 @@ prop_compose! {
     }
 }
 
+/// What grants are made of: parts of the blocks.
+const PARTS: [&str; 8] = [
+    "10.0.0.253-10.0.0.255",
+    "10.0.0.255-10.0.1.1",
+    "10.0.1.2/31",
+    "10.0.2.1-10.0.2.2",
+    "10.0.2.2-10.0.2.4",
+    "10.0.2.0/24",
+    "2001:db8::1-2001:db8::2",
+    "2001:db8::2-2001:db8::4",
+];
+
+/// Ranges of a grant: those of some parts that do not overlap.
+fn some_grant() -> impl Strategy<Value = Vec<AddressRange>> {
+    proptest::collection::btree_set(0..PARTS.len(), 1..5).prop_map(|parts| {
+        let ranges = parts
+            .into_iter()
+            .map(|part| AddressRange::parse(PARTS[part]).expect("a range"));
+        let mut chosen: Vec<AddressRange> = Vec::new();
+        for range in ranges {
+            if !chosen.iter().any(|one| one.overlaps(range)) {
+                chosen.push(range);
+            }
+        }
+        chosen.sort();
+        chosen
+    })
+}
+
+/// Grants of none, one or both clusters.
+pub(super) fn some_space() -> impl Strategy<Value = AddressSpace> {
+    let grant = || proptest::option::of(some_grant());
+    (grant(), grant(), any::<bool>()).prop_map(|(east, west, hide_holders)| {
+        let grants = [("east", east), ("west", west)].into_iter();
+        let grants = grants.filter_map(|(cluster, ranges)| Some((name(cluster), ranges?)));
+        AddressSpace {
+            grants: grants.collect(),
+            hide_holders,
+            ..AddressSpace::new(space())
+        }
+    })
+}
+
 fn some_step() -> impl Strategy<Value = Step> {
     let in_use = || prop_oneof![Just(InUse::Refuse), Just(InUse::Move)];
     let plain = prop_oneof![
@@ -243,6 +288,10 @@ fn some_step() -> impl Strategy<Value = Step> {
         1 => (0..RESERVATIONS.len()).prop_map(Step::DeleteReservation),
         2 => some_quota().prop_map(|quota| Step::ApplyQuota(Box::new(quota))),
         1 => (0..QUOTAS.len()).prop_map(Step::DeleteQuota),
+        2 => (some_space(), in_use()).prop_map(|(space, in_use)| {
+            Step::Fence(Box::new(space), in_use)
+        }),
+        1 => Just(Step::Unfence),
         2 => prop_oneof![Just(5_u64), Just(30), Just(3600)].prop_map(Step::Pass),
         1 => (prop_oneof![Just("east"), Just("west")], prop_oneof![Just("10.0.2.2"), Just("2001:db8::1")])
             .prop_map(|(cluster, address)| Step::Conflict(cluster, address)),
@@ -291,6 +340,8 @@ fn command(step: &Step) -> Command {
         }
         Step::ApplyQuota(quota) => Command::ApplyQuota(quota.clone()),
         Step::DeleteQuota(index) => Command::DeleteQuota(name(QUOTAS[*index])),
+        Step::Fence(space, in_use) => apply_space(AddressSpace::clone(space), *in_use),
+        Step::Unfence => delete_space(),
         Step::Hurry(inner, _) | Step::FailFirst(inner) | Step::TakeBack(inner, _) => command(inner),
     }
 }
@@ -409,8 +460,10 @@ fn is_permitted_rejection(rejection: &Rejection, step: &Step) -> bool {
         Rejection::UnknownPool(_) => matches!(step, Step::DeletePool(..)),
         Rejection::PoolProtected { .. } => matches!(
             step,
-            Step::ApplyPool(..) | Step::DeletePool(..) | Step::SyncPools(..)
+            Step::ApplyPool(..) | Step::DeletePool(..) | Step::SyncPools(..) | Step::Fence(..)
         ),
+        Rejection::AddressSpaceInUse { .. } => matches!(step, Step::Fence(_, InUse::Refuse)),
+        Rejection::UnknownAddressSpace(_) => matches!(step, Step::Unfence),
         Rejection::PoolInUse { .. } => matches!(step, Step::ApplyPool(..) | Step::DeletePool(..)),
         Rejection::UnknownReservation(_) => matches!(step, Step::DeleteReservation(_)),
         Rejection::Invalid(_) => matches!(
@@ -424,6 +477,7 @@ fn is_permitted_rejection(rejection: &Rejection, step: &Step) -> bool {
         | Rejection::ClusterUidMismatch { .. }
         | Rejection::NotSyncing(_)
         | Rejection::StaleRevision { .. }
+        | Rejection::StaleAddressSpace { .. }
         | Rejection::StaleFence { .. } => false,
     }
 }
@@ -439,10 +493,16 @@ fn run_settled(book: &mut Book, step: &Step) -> Vec<Change> {
         Ok(mut changes) => {
             book.settle(&mut changes);
             match step {
-                Step::ApplyPool(..) | Step::DeletePool(..) | Step::SyncPools(..) => {
+                Step::ApplyPool(..)
+                | Step::DeletePool(..)
+                | Step::SyncPools(..)
+                | Step::Fence(_, InUse::Move) => {
                     check_kept(&before, &book.state, |pool| pool.protected);
                 }
-                Step::ApplyQuota(_) | Step::DeleteQuota(_) => {
+                Step::ApplyQuota(_)
+                | Step::DeleteQuota(_)
+                | Step::Fence(_, InUse::Refuse)
+                | Step::Unfence => {
                     check_kept(&before, &book.state, |_| true);
                 }
                 Step::Allocate(_)
@@ -530,7 +590,9 @@ fn run(book: &mut Book, step: &Step) {
         | Step::DeleteCluster(_)
         | Step::Reserve(_)
         | Step::DeleteReservation(_) => drop(run_settled(book, step)),
-        Step::ApplyQuota(_) | Step::DeleteQuota(_) => drop(run_settled(book, step)),
+        Step::ApplyQuota(_) | Step::DeleteQuota(_) | Step::Fence(..) | Step::Unfence => {
+            drop(run_settled(book, step));
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 
 use proptest::prelude::*;
 
-use super::random::{OWNERS, POOLS, some_claim, some_pool};
+use super::random::{OWNERS, POOLS, some_claim, some_pool, some_space};
 use crate::state::State;
 use crate::state::change::{Change, Edit};
 use crate::state::command::{Allocate, Command, IfRefused, InUse};
@@ -53,12 +53,12 @@ fn in_space(pool: Pool, space: usize) -> Pool {
 
 fn some_command() -> impl Strategy<Value = Command> {
     let cluster = || (0..CLUSTERS.len()).prop_map(|index| name(CLUSTERS[index]));
-    let in_use = prop_oneof![1 => Just(InUse::Refuse), 2 => Just(InUse::Move)];
+    let in_use = || prop_oneof![1 => Just(InUse::Refuse), 2 => Just(InUse::Move)];
     let pools = proptest::collection::vec((some_pool(Some("east")), 0..SPACES.len()), 0..4);
     prop_oneof![
         12 => some_allocate(),
         4 => (0..OWNERS.len()).prop_map(|owner| release(OWNERS[owner]).into()),
-        4 => (some_pool(None), 0..SPACES.len(), in_use).prop_map(|(pool, space, in_use)| {
+        4 => (some_pool(None), 0..SPACES.len(), in_use()).prop_map(|(pool, space, in_use)| {
             let pool = Box::new(in_space(pool, space));
             Command::ApplyPool { pool, in_use }
         }),
@@ -70,6 +70,14 @@ fn some_command() -> impl Strategy<Value = Command> {
             cluster: name("east"),
             pools: pools.into_iter().map(|(pool, space)| in_space(pool, space)).collect(),
             fence: 0,
+        }),
+        3 => (some_space(), 0..SPACES.len(), in_use()).prop_map(|(space, index, in_use)| {
+            let space = AddressSpace { name: name(SPACES[index]), ..space };
+            apply_space(space, in_use)
+        }),
+        1 => (0..SPACES.len()).prop_map(|index| Command::DeleteAddressSpace {
+            name: name(SPACES[index]),
+            if_revision: None,
         }),
         1 => cluster().prop_map(|cluster| Command::DeleteCluster { cluster }),
         2 => cluster().prop_map(|cluster| Command::BeginSync {
@@ -101,6 +109,7 @@ fn losing(state: &State, lost: &str) -> Vec<Change> {
         Change::Cluster(edit) => edit.subject().name.as_str() != lost,
         Change::Pool(_)
         | Change::Quota(_)
+        | Change::AddressSpace(_)
         | Change::Advertisement(_)
         | Change::Reservation(_)
         | Change::Unavailable(_)

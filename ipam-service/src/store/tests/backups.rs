@@ -16,7 +16,7 @@ use crate::state::command::Command;
 use crate::state::model::{Allocation, Revision, Timestamp};
 use crate::state::names::Name;
 use crate::state::{State, decide};
-use crate::testing::{Folder, allocate, apply_pool, release};
+use crate::testing::{Folder, allocate, apply_grants, apply_pool, release};
 
 pub(super) const AHEAD: u64 = 1 << 32;
 
@@ -81,6 +81,9 @@ pub(super) async fn some_book(folder: &Folder) -> Book {
     }))
     .await;
     book.commit(&release("east/ns/b")).await;
+    let both: &[&str] = &["192.0.2.0/24", "2001:db8::/64"];
+    book.commit(&apply_grants(&[("east", both), ("west", &both[..1])]))
+        .await;
     book
 }
 

@@ -185,4 +185,15 @@ async fn a_limit_that_cannot_be_loaded_is_found_by_check() {
         problems[1].starts_with("quota other: quota.name: must not"),
         "{problems:?}"
     );
+    execute(
+        &folder.file(),
+        false,
+        "delete from quota; insert into address_space (name, revision, entry) values ('odd', 1, x'ff')",
+    )
+    .await;
+    let problems = check(&folder.location()).await.expect("checked");
+    assert!(
+        problems[0].starts_with("address_space odd: "),
+        "{problems:?}"
+    );
 }

@@ -12,8 +12,8 @@ use crate::state::names::Name;
 use crate::state::{State, decide};
 use crate::store::{LogSpan, OwnerFilter};
 use crate::testing::{
-    Folder, allocate, apply_pool, apply_quota, apply_reservation, delete_reservation, release,
-    resting_pool,
+    Folder, allocate, apply_grants, apply_pool, apply_quota, apply_reservation, delete_reservation,
+    release, resting_pool,
 };
 
 /// A state and its store, driven without an engine.
@@ -105,6 +105,16 @@ fn commands() -> impl Strategy<Value = Command> {
             apply_reservation(&format!("r{name}"), &[&range], cluster)
         }),
         1 => (0..3_u8).prop_map(|name| delete_reservation(&format!("r{name}"))),
+        1 => (0..4_u8, any::<bool>()).prop_map(|(first, all)| {
+            let range = format!("192.0.2.{first}-192.0.2.9");
+            let own: &[&str] = &[&range, "2001:db8::/64"];
+            let grants = [("c0", own), ("c1", &["192.0.2.0/24"])];
+            apply_grants(if all { &grants } else { &grants[..1] })
+        }),
+        1 => Just(Command::DeleteAddressSpace {
+            name: Name::parse("default").expect("a name"),
+            if_revision: None,
+        }),
     ]
 }
 
@@ -151,6 +161,7 @@ proptest! {
             assert!(again.state.all_unavailable().eq(state.all_unavailable()), "unavailable");
             assert!(again.state.reservations().eq(state.reservations()), "reservations");
             assert!(again.state.quotas().eq(state.quotas()), "quotas");
+            assert!(again.state.address_spaces().eq(state.address_spaces()), "address spaces");
             for quota in state.quotas() {
                 assert_eq!(again.state.quota_usage(quota), state.quota_usage(quota));
             }
