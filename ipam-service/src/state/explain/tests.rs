@@ -302,7 +302,7 @@ fn a_claim_that_waits_is_told_what_ends_a_drain_a_rest_or_a_full_quota() {
     );
     says(
         &wakes(&book, for_addresses(&["192.0.2.1"])),
-        "reservation \"vip\", which keeps 192.0.2.1, is edited or deleted",
+        "the reservation that keeps 192.0.2.1 is edited or deleted",
     );
 }
 

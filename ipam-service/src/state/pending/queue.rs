@@ -137,19 +137,27 @@ impl State {
 
     /// The end of what keeps an address from being given away.
     fn wakes_by_time(&self, one: &Allocation, waits: &WaitsFor<'_>, wakes: &mut Vec<String>) {
-        let space = self.space(&one.claim.space);
+        let view = self.pools.view(&one.claim.space, &one.owner.key.cluster);
+        let (space, reach) = (self.space(&one.claim.space), view.reach());
         for address in &waits.addresses {
             wakes.extend(space.resting(*address).iter().map(|row| end_of(row)));
             if let Some(reservation) = space.reservation(*address) {
-                let name = &reservation.key.name;
-                wakes.push(format!(
-                    "reservation \"{name}\", which keeps {address}, is edited or deleted"
-                ));
+                let scope = reservation.kept_for.as_ref();
+                let is_known = scope.is_none_or(|it| it.cluster == one.owner.key.cluster);
+                // That of another cluster is not named.
+                wakes.push(match is_known {
+                    true => format!(
+                        "reservation \"{}\", which keeps {address}, is edited or deleted",
+                        reservation.key.name
+                    ),
+                    false => format!("the reservation that keeps {address} is edited or deleted"),
+                });
             }
         }
         for pool in self.pools_waited_for(one, waits) {
-            let mut ranges = pool.ranges.iter();
-            if ranges.any(|range| space.idle_in(*range).next().is_some()) {
+            let ranges = pool.ranges.iter();
+            let mut ranges = ranges.flat_map(|range| reach.within(*range));
+            if ranges.any(|range| space.idle_in(range).next().is_some()) {
                 wakes.push(format!(
                     "an address of pool {} that drains, rests or is quarantined may be given away",
                     quoted(&pool.key)
