@@ -10,6 +10,7 @@ use anyhow::{Context as _, bail};
 use nix::sys::signal::Signal;
 use pharos_checker::log::Snapshot;
 use pharos_proto::v1;
+use pharos_proto::v1::address_space_service_client::AddressSpaceServiceClient;
 use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
 use pharos_proto::v1::cluster_service_client::ClusterServiceClient;
 use pharos_proto::v1::history_service_client::HistoryServiceClient;
@@ -211,6 +212,11 @@ impl Ipam {
     /// Client of ClusterService.
     pub fn clusters(&self) -> anyhow::Result<ClusterServiceClient<Channel>> {
         Ok(ClusterServiceClient::new(self.channel()?))
+    }
+
+    /// Client of AddressSpaceService.
+    pub fn address_spaces(&self) -> anyhow::Result<AddressSpaceServiceClient<Channel>> {
+        Ok(AddressSpaceServiceClient::new(self.channel()?))
     }
 
     /// Client of QuotaService.

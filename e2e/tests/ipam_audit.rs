@@ -62,6 +62,26 @@ fn table() -> Vec<(&'static str, Value, Vec<&'static str>)> {
             vec!["DELETED quota few"],
         ),
         (
+            "AddressSpaceService/ApplyAddressSpace",
+            json!({"address_space": {
+                "name": "default", "grants": [{"cluster": "east", "ranges": ["192.0.2.0/24"]}],
+            }}),
+            vec!["CREATED addressSpace default"],
+        ),
+        (
+            "AddressSpaceService/ApplyAddressSpace",
+            json!({
+                "address_space": {"name": "default", "hide_holders": true},
+                "update_mask": {"paths": ["hide_holders"]},
+            }),
+            vec!["UPDATED addressSpace default"],
+        ),
+        (
+            "AddressSpaceService/DeleteAddressSpace",
+            json!({"name": "default"}),
+            vec!["DELETED addressSpace default"],
+        ),
+        (
             "AdvertisementService/ApplyAdvertisement",
             json!({"advertisement": advertisement("all")}),
             vec!["CREATED advertisement all"],
@@ -260,6 +280,7 @@ fn take(
         "cluster",
         "reservation",
         "quota",
+        "addressSpace",
         "unavailable",
     ];
     let kind = kinds.into_iter().find(|kind| change.get(kind).is_some());

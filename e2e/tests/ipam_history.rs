@@ -183,6 +183,7 @@ async fn changes_are_found_by_whatever_is_known_of_them() {
             | Subject::Advertisement(_)
             | Subject::Reservation(_)
             | Subject::Quota(_)
+            | Subject::AddressSpace(_)
             | Subject::Unavailable(_) => false,
         }
     };
