@@ -30,14 +30,8 @@ use super::call::Api;
 use super::clusters::Clusters;
 use super::pools::Pools;
 use super::reservations::Reservations;
-use crate::engine::{self, EngineMetrics, EngineParts};
-use crate::feed::Feeds;
-use crate::feed::allocations::AllocationFeed;
-use crate::feed::assignments::AssignmentFeed;
-use crate::feed::changes::ChangeFeed;
+use crate::engine::{self, EngineMetrics};
 use crate::retention::{Keep, Policy, Retention};
-use crate::state::State;
-use crate::state::announce::Announcements;
 use crate::state::model::Timestamp;
 use crate::store::{Location, Missing, Store};
 
@@ -64,29 +58,10 @@ impl TestServer {
     async fn start_in(folder: tempfile::TempDir) -> Self {
         let location = Location::Sqlite(folder.path().join("pharos.db"));
         let store = Store::open(&location, Missing::Create, Timestamp(0));
-        let mut store = store.await.expect("the database opens");
-        let loaded = store.writer.load().await.expect("the database loads");
-        let state = State::restore(loaded.revision, loaded.rows);
-        let (announcements, owed) = Announcements::rebuild(&state);
-        assert!(owed.is_empty(), "the stored lists are settled");
-        let feeds = Feeds {
-            allocations: AllocationFeed::default(),
-            changes: ChangeFeed::default(),
-            assignments: AssignmentFeed::new(store.store_id.clone(), &announcements.everything()),
-        };
-        let (engine, task) = engine::start(EngineParts {
-            state,
-            announcements,
-            owed,
-            last_time: loaded.last_time,
-            seen: loaded.seen,
-            interner: loaded.interner,
-            writer: store.writer,
-            feeds: feeds.clone(),
-            metrics: EngineMetrics::register(&mut Registry::default()),
-            readiness: Readiness::default(),
-            stop: Shutdown::default(),
-        });
+        let store = store.await.expect("the database opens");
+        let metrics = EngineMetrics::register(&mut Registry::default());
+        let opened = engine::open(store, metrics, Readiness::default(), Shutdown::default());
+        let opened = opened.await.expect("the database loads");
         let shutdown = Shutdown::default();
         let policy = Policy {
             keep: Keep::Forever,
@@ -94,18 +69,18 @@ impl TestServer {
         };
         let retention = Retention::new(
             policy,
-            engine.clone(),
-            store.reader.clone(),
-            store.compactor,
+            opened.engine.clone(),
+            opened.reader.clone(),
+            opened.compactor,
             &mut Registry::default(),
             Readiness::default(),
         );
         let api = Api {
             retention,
-            engine,
-            reader: store.reader,
-            feeds,
-            store_id: Arc::from(store.store_id),
+            engine: opened.engine,
+            reader: opened.reader,
+            feeds: opened.feeds,
+            store_id: Arc::from(opened.store_id),
             shutdown: shutdown.clone(),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -129,7 +104,7 @@ impl TestServer {
             shutdown,
             folder,
             server: tokio::spawn(async move { serving.await.expect("the server serves") }),
-            writer: tokio::spawn(task.run()),
+            writer: tokio::spawn(opened.task.run()),
         }
     }
 

@@ -10,6 +10,7 @@ mod batch;
 mod clock;
 mod fair;
 mod metrics;
+mod open;
 mod renew;
 mod seen;
 mod task;
@@ -32,7 +33,8 @@ use crate::store::CommitError;
 
 pub use clock::wall_time;
 pub use metrics::EngineMetrics;
-pub use task::{EngineParts, EngineTask, start};
+pub use open::{Opened, open};
+pub use task::EngineTask;
 
 /// Requests that wait for the writer. The server admits no more calls than this at once, so a
 /// sender waits here only when streams write as well.

@@ -37,28 +37,28 @@ const REST_AFTER_REFUSAL: Duration = Duration::from_secs(30);
 const REST_AFTER_FAILURE: Duration = Duration::from_secs(1);
 
 /// What the writer works with.
-pub struct EngineParts {
-    pub state: State,
-    pub announcements: Announcements,
+pub(super) struct EngineParts {
+    pub(super) state: State,
+    pub(super) announcements: Announcements,
     /// Changes that the state already has and the database does not.
-    pub owed: Vec<Change>,
+    pub(super) owed: Vec<Change>,
     /// Newest time in the log.
-    pub last_time: Timestamp,
+    pub(super) last_time: Timestamp,
     /// When clusters were last heard of.
-    pub seen: Vec<(Name, Timestamp)>,
+    pub(super) seen: Vec<(Name, Timestamp)>,
     /// Names and claims that many allocations have in common.
-    pub interner: Interner,
-    pub writer: Writer,
-    pub feeds: Feeds,
-    pub metrics: EngineMetrics,
-    pub readiness: Readiness,
+    pub(super) interner: Interner,
+    pub(super) writer: Writer,
+    pub(super) feeds: Feeds,
+    pub(super) metrics: EngineMetrics,
+    pub(super) readiness: Readiness,
     /// When it fires, the writer serves what is in its queue, takes no more, and ends. A client
     /// that never closes its connection keeps a handle for ever.
-    pub stop: Shutdown,
+    pub(super) stop: Shutdown,
 }
 
 /// Makes the handle and the task behind it.
-pub fn start(mut parts: EngineParts) -> (Engine, EngineTask) {
+pub(super) fn start(mut parts: EngineParts) -> (Engine, EngineTask) {
     let (sender, queue) = mpsc::channel(QUEUE);
     parts.metrics.loaded(&parts.state);
     let assignments = &parts.feeds.assignments;

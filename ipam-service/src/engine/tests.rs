@@ -11,12 +11,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use super::*;
-use crate::feed::Feeds;
-use crate::feed::allocations::AllocationFeed;
-use crate::feed::assignments::AssignmentFeed;
-use crate::feed::changes::ChangeFeed;
 use crate::state::address::Address;
-use crate::state::announce::Announcements;
 use crate::state::model::Standing;
 use crate::store::{AllocationFilter, ChangeFilter, Checkpointer, Kind, Reader};
 use crate::testing::{Folder, allocate, apply_pool, release};
@@ -32,43 +27,51 @@ struct Running {
     task: JoinHandle<()>,
 }
 
-impl Running {
-    async fn start(folder: &Folder) -> Self {
-        let mut store = folder.open().await;
-        let loaded = store.writer.load().await.expect("readable");
-        let mut state = State::restore(loaded.revision, loaded.rows);
-        let (announcements, owed) = Announcements::rebuild(&state);
-        for change in &owed {
-            state.apply(change);
-        }
+/// The same before it runs.
+struct Parts {
+    opened: Opened,
+    readiness: Readiness,
+    registry: Registry,
+    stop: Shutdown,
+}
+
+impl Parts {
+    async fn open(folder: &Folder) -> Self {
         let readiness = Readiness::default();
         let mut registry = Registry::default();
         let stop = Shutdown::default();
-        let (engine, task) = start(EngineParts {
-            state,
-            feeds: Feeds {
-                allocations: AllocationFeed::default(),
-                changes: ChangeFeed::default(),
-                assignments: AssignmentFeed::new(store.store_id, &announcements.everything()),
-            },
-            announcements,
-            owed,
-            last_time: loaded.last_time,
-            seen: loaded.seen,
-            interner: loaded.interner,
-            writer: store.writer,
-            metrics: EngineMetrics::register(&mut registry),
-            readiness: readiness.clone(),
-            stop: stop.clone(),
-        });
+        let metrics = EngineMetrics::register(&mut registry);
+        let store = folder.open().await;
+        let opened = open(store, metrics, readiness.clone(), stop.clone()).await;
         Self {
-            engine,
-            reader: store.reader,
-            checkpointer: store.checkpointer,
+            opened: opened.expect("readable"),
             readiness,
             registry,
             stop,
-            task: tokio::spawn(task.run()),
+        }
+    }
+}
+
+impl Running {
+    async fn start(folder: &Folder) -> Self {
+        Self::run(Parts::open(folder).await)
+    }
+
+    fn run(parts: Parts) -> Self {
+        let Parts {
+            opened,
+            readiness,
+            registry,
+            stop,
+        } = parts;
+        Self {
+            engine: opened.engine,
+            reader: opened.reader,
+            checkpointer: opened.checkpointer,
+            readiness,
+            registry,
+            stop,
+            task: tokio::spawn(opened.task.run()),
         }
     }
 

@@ -5,13 +5,7 @@ use std::time::Duration;
 use pharos_process::Shutdown;
 
 use super::*;
-use crate::engine::{EngineMetrics, EngineParts, Meta, start};
-use crate::feed::Feeds;
-use crate::feed::allocations::AllocationFeed;
-use crate::feed::assignments::AssignmentFeed;
-use crate::feed::changes::ChangeFeed;
-use crate::state::State;
-use crate::state::announce::Announcements;
+use crate::engine::{self, EngineMetrics, Meta};
 use crate::testing::{Folder, allocate, apply_pool, release};
 
 const DAY: i64 = 24 * 3600 * 1_000_000;
@@ -27,41 +21,24 @@ struct Site {
 impl Site {
     async fn new(policy: Policy) -> Self {
         let folder = Folder::new();
-        let mut store = folder.open().await;
-        let loaded = store.writer.load().await.expect("empty");
-        let state = State::restore(loaded.revision, loaded.rows);
-        let (announcements, owed) = Announcements::rebuild(&state);
         let readiness = Readiness::default();
-        let (engine, task) = start(EngineParts {
-            feeds: Feeds {
-                allocations: AllocationFeed::default(),
-                changes: ChangeFeed::default(),
-                assignments: AssignmentFeed::new("store".to_owned(), &announcements.everything()),
-            },
-            state,
-            announcements,
-            owed,
-            last_time: loaded.last_time,
-            seen: loaded.seen,
-            interner: loaded.interner,
-            writer: store.writer,
-            metrics: EngineMetrics::register(&mut Registry::default()),
-            readiness: readiness.clone(),
-            stop: Shutdown::default(),
-        });
-        tokio::spawn(task.run());
+        let metrics = EngineMetrics::register(&mut Registry::default());
+        let store = folder.open().await;
+        let opened = engine::open(store, metrics, readiness.clone(), Shutdown::default()).await;
+        let opened = opened.expect("empty");
+        tokio::spawn(opened.task.run());
         let retention = Retention::new(
             policy,
-            engine.clone(),
-            store.reader,
-            store.compactor,
+            opened.engine.clone(),
+            opened.reader,
+            opened.compactor,
             &mut Registry::default(),
             readiness,
         );
         let site = Self {
             begin: wall_time(),
             retention,
-            engine,
+            engine: opened.engine,
             _folder: folder,
         };
         site.run(apply_pool("pool", &["192.0.2.0/24"])).await;

@@ -20,14 +20,8 @@ use tonic::transport::server::TcpIncoming;
 
 use crate::api::call::Api;
 use crate::config::{Command, Config};
-use crate::engine::{self, EngineMetrics, EngineParts, wall_time};
-use crate::feed::Feeds;
-use crate::feed::allocations::AllocationFeed;
-use crate::feed::assignments::AssignmentFeed;
-use crate::feed::changes::ChangeFeed;
+use crate::engine::{self, EngineMetrics, Opened, wall_time};
 use crate::retention::{Policy, Retention};
-use crate::state::State;
-use crate::state::announce::Announcements;
 use crate::store::{Location, OpenError, Store};
 use files::DatabaseFiles;
 use layers::{AdmitLayer, ObserveLayer};
@@ -151,40 +145,20 @@ impl Started {
         readiness: &Readiness,
         shutdown: &Shutdown,
     ) -> anyhow::Result<Self> {
-        let Store {
-            mut writer,
+        let stop_writer = Shutdown::default();
+        let opened = engine::open(store, metrics, readiness.clone(), stop_writer.clone());
+        let Opened {
+            engine,
+            task,
+            feeds,
             reader,
             checkpointer,
             compactor,
             store_id,
             created,
-        } = store;
-        let loaded = writer.load().await.context(CANNOT_BE_READ)?;
-        let mut state = State::restore(loaded.revision, loaded.rows);
-        let (announcements, owed) = Announcements::rebuild(&state);
-        for change in &owed {
-            state.apply(change);
-        }
-        let feeds = Feeds {
-            allocations: AllocationFeed::default(),
-            changes: ChangeFeed::default(),
-            assignments: AssignmentFeed::new(store_id.clone(), &announcements.everything()),
-        };
-        let revision = state.revision();
-        let stop_writer = Shutdown::default();
-        let (engine, task) = engine::start(EngineParts {
-            state,
-            announcements,
-            owed,
-            last_time: loaded.last_time,
-            seen: loaded.seen,
-            interner: loaded.interner,
-            writer,
-            feeds: feeds.clone(),
-            metrics,
-            readiness: readiness.clone(),
-            stop: stop_writer.clone(),
-        });
+            revision,
+            epoch: _,
+        } = opened.await.context(CANNOT_BE_READ)?;
         let retention = Retention::new(
             policy,
             engine.clone(),

@@ -9,15 +9,9 @@ use tempfile::TempDir;
 use tokio::task::JoinHandle;
 
 use crate::api::call::Api;
-use crate::engine::{self, EngineMetrics, EngineParts};
-use crate::feed::Feeds;
-use crate::feed::allocations::AllocationFeed;
-use crate::feed::assignments::AssignmentFeed;
-use crate::feed::changes::ChangeFeed;
+use crate::engine::{self, EngineMetrics};
 use crate::retention::{Keep, Policy, Retention};
-use crate::state::State;
 use crate::state::address::Address;
-use crate::state::announce::Announcements;
 use crate::state::model::{
     AddressSpace, Allocation, AllocationId, Claim, Cluster, Owner, Placement, Pool, PoolKey,
     Timestamp,
@@ -93,59 +87,37 @@ impl Server {
     pub(super) async fn start(folder: TempDir) -> Self {
         let location = Location::Sqlite(database(folder.path()));
         let store = Store::open(&location, Missing::Create, Timestamp(1)).await;
-        let mut store = store.expect("the database opens");
-        let loaded = store.writer.load().await.expect("the database loads");
-        let epoch = store.writer.epoch();
-        let mut state = State::restore(loaded.revision, loaded.rows);
-        let (announcements, owed) = Announcements::rebuild(&state);
-        for change in &owed {
-            state.apply(change);
-        }
-        let feeds = Feeds {
-            allocations: AllocationFeed::default(),
-            changes: ChangeFeed::default(),
-            assignments: AssignmentFeed::new(store.store_id.clone(), &announcements.everything()),
-        };
+        let store = store.expect("the database opens");
+        let metrics = EngineMetrics::register(&mut Registry::default());
         let stop_writer = Shutdown::default();
-        let (engine, task) = engine::start(EngineParts {
-            state,
-            announcements,
-            owed,
-            last_time: loaded.last_time,
-            seen: loaded.seen,
-            interner: loaded.interner,
-            writer: store.writer,
-            feeds: feeds.clone(),
-            metrics: EngineMetrics::register(&mut Registry::default()),
-            readiness: Readiness::default(),
-            stop: stop_writer.clone(),
-        });
+        let opened = engine::open(store, metrics, Readiness::default(), stop_writer.clone());
+        let opened = opened.await.expect("the database loads");
         let policy = Policy {
             keep: Keep::Forever,
             floor: 0,
         };
         let retention = Retention::new(
             policy,
-            engine.clone(),
-            store.reader.clone(),
-            store.compactor,
+            opened.engine.clone(),
+            opened.reader.clone(),
+            opened.compactor,
             &mut Registry::default(),
             Readiness::default(),
         );
         let api = Api {
             retention,
-            engine,
-            reader: store.reader,
-            feeds,
-            store_id: Arc::from(store.store_id),
+            engine: opened.engine,
+            reader: opened.reader,
+            feeds: opened.feeds,
+            store_id: Arc::from(opened.store_id),
             shutdown: Shutdown::default(),
         };
         Self {
             api,
-            epoch,
+            epoch: opened.epoch,
             folder,
             stop_writer,
-            writer: tokio::spawn(task.run()),
+            writer: tokio::spawn(opened.task.run()),
         }
     }
 
