@@ -123,23 +123,11 @@ impl Clusters {
         let reply = call.submit(&self.0, command, id, validate_only).await?;
         let mut response = v1::FinishRecoveryResponse::default();
         for change in &reply.changes {
-            match change {
-                Change::Cluster(edit) => {
-                    response.clusters.extend(self.shown(&edit.after).await?);
-                }
-                Change::Allocation(edit) => {
-                    let decided = edit.after.as_deref().map(allocation_to_wire);
-                    response.decided.extend(decided);
-                }
-                Change::Pool(_)
-                | Change::Advertisement(_)
-                | Change::Reservation(_)
-                | Change::Quota(_)
-                | Change::AddressSpace(_)
-                | Change::Unavailable(_)
-                | Change::Node(_)
-                | Change::Backends(_)
-                | Change::Placement(_) => {}
+            if let Some(edit) = change.cluster() {
+                response.clusters.extend(self.shown(&edit.after).await?);
+            } else if let Some(edit) = change.allocation() {
+                let decided = edit.after.as_deref().map(allocation_to_wire);
+                response.decided.extend(decided);
             }
         }
         Ok(response)

@@ -22,8 +22,6 @@ const SELF: &str = "ipam-service";
 pub(super) struct OpenBatch {
     time: Timestamp,
     changes: Vec<Logged>,
-    /// How many of `changes` come from the announcements.
-    placements: usize,
     follow_ups_left: usize,
     unfinished: String,
 }
@@ -34,7 +32,6 @@ impl OpenBatch {
         Self {
             time,
             changes: Vec::new(),
-            placements: 0,
             follow_ups_left: if follow_ups { FOLLOW_UPS } else { 0 },
             unfinished: String::new(),
         }
@@ -146,17 +143,8 @@ impl OpenBatch {
         state: &mut State,
         announcements: &mut Announcements,
     ) -> Refresh {
-        let changes: Vec<Change> = self
-            .changes
-            .iter()
-            .map(|logged| logged.change.clone())
-            .collect();
-        let mut refresh = announcements.refresh(state, &changes);
+        let mut refresh = refresh(state, announcements, &self.changes);
         let placements = std::mem::take(&mut refresh.placements);
-        for change in &placements {
-            state.apply(change);
-        }
-        self.placements = placements.len();
         self.add_applied(placements);
         refresh
     }
@@ -169,6 +157,21 @@ impl OpenBatch {
             ..Batch::default()
         }
     }
+}
+
+/// Finds out what changes that the state has mean for announcers. The state has the placements then,
+/// too.
+pub(super) fn refresh(
+    state: &mut State,
+    announcements: &mut Announcements,
+    changes: &[Logged],
+) -> Refresh {
+    let changes: Vec<Change> = changes.iter().map(|logged| logged.change.clone()).collect();
+    let refresh = announcements.refresh(state, &changes);
+    for change in &refresh.placements {
+        state.apply(change);
+    }
+    refresh
 }
 
 /// Takes a batch that is surely not on disk back out of the state.

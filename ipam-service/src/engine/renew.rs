@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
+use super::batch::{refresh, undo};
 use super::fair::Turns;
 use super::task::{BATCH, EngineParts, EngineTask};
 use super::{Request, SubmitError};
 use crate::state::State;
-use crate::state::change::Change;
 use crate::store::{Batch, Loaded, RenewError};
 
 /// Between the first two attempts; it doubles with each.
@@ -165,16 +165,11 @@ impl EngineTask {
         for change in std::mem::take(&mut parts.owed).iter().rev() {
             parts.state.undo(change);
         }
-        let changes: Vec<Change> = batch.changes.iter().map(|it| it.change.clone()).collect();
-        for change in &changes {
-            parts.state.apply(change);
+        for logged in &batch.changes {
+            parts.state.apply(&logged.change);
         }
-        let mut refresh = parts.announcements.refresh(&parts.state, &changes);
-        let placements = std::mem::take(&mut refresh.placements);
-        for change in &placements {
-            parts.state.apply(change);
-        }
-        parts.owed = placements;
+        let mut refresh = refresh(&mut parts.state, &mut parts.announcements, &batch.changes);
+        parts.owed = std::mem::take(&mut refresh.placements);
         parts.metrics.committed(batch, 0, 0.0);
         self.publish(batch, &refresh.deltas);
     }
@@ -199,7 +194,7 @@ fn compare(parts: &mut EngineParts, loaded: &Loaded, in_doubt: Option<&Batch>) -
         if difference(state, loaded).is_none() {
             verdict = Verdict::WithTheBatchInDoubt;
         }
-        super::batch::undo(state, batch);
+        undo(state, batch);
     }
     for change in &parts.owed {
         state.apply(change);

@@ -374,7 +374,7 @@ impl EngineTask {
         self.more_follow_ups |= parts.state.has_ended();
     }
 
-    fn not_committed(
+    pub(super) fn not_committed(
         &mut self,
         error: CommitError,
         batch: &Batch,

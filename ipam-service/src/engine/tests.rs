@@ -1,5 +1,7 @@
 //! The writer on real SQLite files.
 
+mod doubt;
+
 use std::sync::Arc;
 use std::time::Duration;
 

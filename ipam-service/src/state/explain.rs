@@ -163,20 +163,12 @@ fn after(
     owner: &OwnerKey,
 ) -> Result<Option<Arc<Allocation>>, Rejection> {
     let changes = decide(state, command, Timestamp(0))?;
-    let mut news = changes.into_iter().rev();
-    Ok(news.find_map(|change| match change {
-        Change::Allocation(edit) => edit.after.filter(|after| after.owner.key == *owner),
-        Change::Pool(_)
-        | Change::Advertisement(_)
-        | Change::Cluster(_)
-        | Change::Quota(_)
-        | Change::AddressSpace(_)
-        | Change::Reservation(_)
-        | Change::Unavailable(_)
-        | Change::Node(_)
-        | Change::Backends(_)
-        | Change::Placement(_) => None,
-    }))
+    let mut news = changes.iter().rev().filter_map(Change::allocation);
+    let news = news.find_map(|edit| {
+        let after = edit.after.as_ref();
+        after.filter(|after| after.owner.key == *owner)
+    });
+    Ok(news.cloned())
 }
 
 /// A claim and what is stored of its owner.

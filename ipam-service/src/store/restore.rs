@@ -219,20 +219,8 @@ async fn expect_all(
     task: &Restore<'_>,
 ) -> Result<(Revision, usize), RestoreError> {
     let loaded = writer.load().await?;
-    let known = loaded.rows.into_iter().filter_map(|row| match row {
-        Change::Cluster(edit) => edit.after,
-        Change::Allocation(_)
-        | Change::Pool(_)
-        | Change::Quota(_)
-        | Change::AddressSpace(_)
-        | Change::Advertisement(_)
-        | Change::Reservation(_)
-        | Change::Unavailable(_)
-        | Change::Node(_)
-        | Change::Backends(_)
-        | Change::Placement(_) => None,
-    });
-    let known: Vec<Arc<Cluster>> = known.collect();
+    let known = loaded.rows.iter().filter_map(Change::cluster);
+    let known: Vec<Arc<Cluster>> = known.filter_map(|edit| edit.after.clone()).collect();
     let new = task.also_expected.iter();
     let new = new.filter(|name| known.iter().all(|cluster| cluster.name != **name));
     let new = new.map(|name| (None, expected_cluster(name.clone(), task.now)));
