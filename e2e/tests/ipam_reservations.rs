@@ -8,6 +8,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use e2e::how_to::calls_of;
 use e2e::ipam::{Ipam, claim, grpcurl, release};
 use pharos_proto::v1;
 use pharos_proto::v1::allocate_request::IfRefused;
@@ -153,20 +154,6 @@ fn the_walk_of_the_how_to_works_to_the_letter() {
         .collect();
     assert_eq!(kinds, ["DELETED", "CREATED", "CREATED"]);
     assert!(answers.next().is_none());
-}
-
-/// Every `grpcurl` call of a page: its data and its method.
-fn calls_of(page: &str) -> Vec<(Option<String>, String)> {
-    let joined = page.replace("\\\n", " ");
-    let calls = joined.lines().filter(|line| line.starts_with("grpcurl "));
-    let read = calls.map(|line| {
-        let data = line.split('\'').nth(1).map(str::to_owned);
-        let method = line
-            .split_whitespace()
-            .find(|word| word.starts_with("pharos.v1."));
-        (data, method.expect(line).to_owned())
-    });
-    read.collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
