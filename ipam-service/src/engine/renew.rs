@@ -8,7 +8,7 @@ use tokio::sync::mpsc;
 
 use super::batch::{refresh, undo};
 use super::fair::Turns;
-use super::task::{BATCH, EngineParts, EngineTask};
+use super::task::{BATCH, EngineTask};
 use super::{Request, SubmitError};
 use crate::state::State;
 use crate::store::{Batch, Loaded, RenewError};
@@ -86,7 +86,7 @@ impl EngineTask {
         };
         let stopped = self.stopped.take();
         let in_doubt = stopped.and_then(|stopped| stopped.in_doubt);
-        let verdict = compare(&mut self.parts, &loaded, in_doubt.as_ref());
+        let (verdict, loaded, in_doubt) = self.compare(loaded, in_doubt).await;
         if let Verdict::Other(difference) = &verdict {
             tracing::error!(
                 difference,
@@ -121,6 +121,30 @@ impl EngineTask {
         self.more_follow_ups = true;
         tracing::warn!("writing goes on, with a fresh copy of the database");
         Ok(true)
+    }
+
+    /// Holds the copy against the state, on a thread that may block: a large store takes seconds. Reads
+    /// wait meanwhile, calls and streams that need no state do not.
+    async fn compare(
+        &mut self,
+        loaded: Loaded,
+        in_doubt: Option<Batch>,
+    ) -> (Verdict, Loaded, Option<Batch>) {
+        let parts = &mut self.parts;
+        let mut state = std::mem::take(&mut parts.state);
+        for change in parts.owed.iter().rev() {
+            state.undo(change);
+        }
+        let compared = tokio::task::spawn_blocking(move || {
+            let verdict = compare(&mut state, &loaded, in_doubt.as_ref());
+            (state, (verdict, loaded, in_doubt))
+        });
+        let compared = compared.await.expect("comparing does not panic");
+        parts.state = compared.0;
+        for change in &parts.owed {
+            parts.state.apply(change);
+        }
+        compared.1
     }
 
     /// Writing stops, for this reason.
@@ -175,31 +199,23 @@ impl EngineTask {
     }
 }
 
-/// Holds the copy against the state. What is owed to the database is in the state only.
-fn compare(parts: &mut EngineParts, loaded: &Loaded, in_doubt: Option<&Batch>) -> Verdict {
-    let state = &mut parts.state;
-    for change in parts.owed.iter().rev() {
-        state.undo(change);
-    }
-    let mut verdict = match difference(state, loaded) {
-        None => Verdict::AsKnown,
-        Some(difference) => Verdict::Other(difference),
+/// Holds the copy against a state from which what is owed to the database was taken back.
+fn compare(state: &mut State, loaded: &Loaded, in_doubt: Option<&Batch>) -> Verdict {
+    let Some(other) = difference(state, loaded) else {
+        return Verdict::AsKnown;
     };
-    if verdict != Verdict::AsKnown
-        && let Some(batch) = in_doubt
-    {
-        for logged in &batch.changes {
-            state.apply(&logged.change);
-        }
-        if difference(state, loaded).is_none() {
-            verdict = Verdict::WithTheBatchInDoubt;
-        }
-        undo(state, batch);
+    let Some(batch) = in_doubt else {
+        return Verdict::Other(other);
+    };
+    for logged in &batch.changes {
+        state.apply(&logged.change);
     }
-    for change in &parts.owed {
-        state.apply(change);
+    let is_same = difference(state, loaded).is_none();
+    undo(state, batch);
+    match is_same {
+        true => Verdict::WithTheBatchInDoubt,
+        false => Verdict::Other(other),
     }
-    verdict
 }
 
 /// The first thing in which they differ.
