@@ -156,8 +156,8 @@ impl Advertisements {
             uid: hello.cluster_uid.clone(),
         };
         call.submit(&self.api, introduce, "", false).await?;
-        let actor = call.meta("", false).actor;
-        self.fact_streams.follow(hello, actor, messages).await?;
+        let meta = call.meta("", false);
+        self.fact_streams.follow(hello, meta, messages).await?;
         Ok(v1::SyncFactsResponse {})
     }
 

@@ -104,7 +104,7 @@ impl OpenBatch {
             });
             // That it still does not fit is no news; the state keeps what waits.
             if let Err(rejection) = self.apply(state, &command, &Arc::clone(origin)) {
-                tracing::debug!(%rejection, "an internal command changes nothing");
+                tracing::debug!(request_id, %rejection, "an internal command changes nothing");
             }
         }
     }

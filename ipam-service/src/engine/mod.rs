@@ -23,6 +23,8 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
+use tracing::Instrument as _;
+use tracing::instrument::Instrumented;
 
 use crate::state::State;
 use crate::state::change::Change;
@@ -144,7 +146,7 @@ impl Engine {
         work: impl Future<Output = Result<R, CommitError>> + Send + 'static,
     ) -> Result<R, SubmitError> {
         let (reply, answer) = oneshot::channel();
-        let work = Box::pin(async move {
+        let work: BoxFuture<'static, _> = Box::pin(async move {
             let (outcome, ended) = match work.await {
                 Ok(done) => (Ok(done), Ok(())),
                 Err(error) => (Err(SubmitError::Unavailable(error.to_string())), Err(error)),
@@ -154,15 +156,16 @@ impl Engine {
             ended
         });
         self.queue
-            .send(Request::Between(work))
+            .send(Request::Between(work.in_current_span()))
             .await
             .map_err(|_| SubmitError::Stopping)?;
         answer.await.map_err(|_| SubmitError::Stopping)?
     }
 }
 
-/// Work on the database that may not meet a batch. `Err`: how it failed.
-type Interlude = BoxFuture<'static, Result<(), CommitError>>;
+/// Work on the database that may not meet a batch, in the span of who asked for it. `Err`: how it
+/// failed.
+type Interlude = Instrumented<BoxFuture<'static, Result<(), CommitError>>>;
 
 /// What waits for the writer.
 enum Request {

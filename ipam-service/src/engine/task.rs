@@ -244,7 +244,9 @@ impl EngineTask {
             if self.stopped.is_some() {
                 break;
             }
-            self.between(work.await);
+            let span = work.span().clone();
+            let outcome = work.await;
+            span.in_scope(|| self.between(outcome));
         }
         if self.unobserved && self.observed.elapsed() >= OBSERVE {
             self.observe();
@@ -265,7 +267,10 @@ impl EngineTask {
         // One by one, so that only the culprit fails; without internal commands, so that none of
         // those can be the culprit.
         if refused.is_empty() {
-            tracing::error!("internal commands rest: the database refuses what they decide");
+            tracing::error!(
+                request_id = %self.unfinished,
+                "internal commands rest: the database refuses what they decide"
+            );
             self.rest(REST_AFTER_REFUSAL);
         }
         for command in refused {
@@ -383,7 +388,12 @@ impl EngineTask {
     ) -> Result<(), Vec<CommandRequest>> {
         self.parts.metrics.failed(&error);
         self.take_back(batch, owed);
-        tracing::error!(%error, requests = decided.len(), "a batch was not written");
+        tracing::error!(
+            %error,
+            requests = decided.len(),
+            request_ids = %named(&decided),
+            "a batch was not written"
+        );
         let text = error.to_string();
         let commands = decided.into_iter().map(|(command, _)| command);
         match error {
@@ -450,6 +460,16 @@ impl EngineTask {
         parts.owed.extend(placements);
         self.more_follow_ups = true;
     }
+}
+
+/// How many calls of a batch are named in one line of the log.
+const NAMED: usize = 20;
+
+/// Request ids of the first calls of a batch.
+fn named(decided: &[(CommandRequest, Result<Reply, SubmitError>)]) -> String {
+    let ids = decided.iter().take(NAMED);
+    let ids: Vec<&str> = ids.map(|(one, _)| &*one.meta.request_id).collect();
+    ids.join(" ")
 }
 
 fn answer(decided: Vec<(CommandRequest, Result<Reply, SubmitError>)>) {

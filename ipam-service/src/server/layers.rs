@@ -84,9 +84,9 @@ where
     S::Future: Send + 'static,
     S::Error: std::fmt::Display,
 {
-    type Response = Response<R>;
+    type Response = Response<InSpan<R>>;
     type Error = S::Error;
-    type Future = BoxFuture<Result<Response<R>, S::Error>>;
+    type Future = BoxFuture<Result<Self::Response, S::Error>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
@@ -107,6 +107,7 @@ where
         let started = Instant::now();
         let in_flight = InFlight::begin(&method);
         let call = self.inner.call(request);
+        let of_body = span.clone();
         let observed = async move {
             let mut outcome = call.await;
             drop(in_flight);
@@ -119,9 +120,45 @@ where
             if let Ok(response) = &mut outcome {
                 echo(response.headers_mut(), &request_id);
             }
-            outcome
+            outcome.map(|response| response.map(|body| InSpan::new(body, of_body)))
         };
         Box::pin(observed.instrument(span))
+    }
+}
+
+/// The body of an answer, which is made in the span of its call: what a stream logs, it logs long after
+/// the call was answered.
+#[derive(Debug)]
+pub(super) struct InSpan<B> {
+    body: B,
+    span: tracing::Span,
+}
+
+impl<B> InSpan<B> {
+    fn new(body: B, span: tracing::Span) -> Self {
+        Self { body, span }
+    }
+}
+
+impl<B: http_body::Body + Unpin> http_body::Body for InSpan<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<B::Data>, B::Error>>> {
+        let Self { body, span } = &mut *self;
+        let _entered = span.enter();
+        Pin::new(body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
     }
 }
 

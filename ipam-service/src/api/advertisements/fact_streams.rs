@@ -54,7 +54,8 @@ struct Session {
     cluster: Arc<Cluster>,
     name: Name,
     id: SessionId,
-    actor: String,
+    /// Who reports, and under which request id.
+    meta: Meta,
     start_again: CancellationToken,
     /// The cluster is gone, and with it what this stream has said.
     deleted: CancellationToken,
@@ -80,7 +81,7 @@ impl FactStreams {
     pub(super) async fn follow(
         &self,
         hello: FactsHello,
-        actor: String,
+        meta: Meta,
         messages: Streaming<v1::SyncFactsRequest>,
     ) -> Result<(), Status> {
         let cluster = self.cluster(&hello.cluster);
@@ -92,7 +93,7 @@ impl FactStreams {
                 cluster: Arc::clone(&cluster),
                 name: hello.cluster,
                 id: talk.sessions.open(),
-                actor,
+                meta,
                 start_again: talk.start_again.clone(),
                 deleted,
             }
@@ -230,10 +231,7 @@ impl Session {
             cluster: self.name.clone(),
             facts,
         };
-        let meta = Meta {
-            actor: self.actor.clone(),
-            ..Meta::default()
-        };
+        let meta = self.meta.clone();
         self.streams.api.engine.submit(command, meta).await?;
         Ok(())
     }

@@ -23,7 +23,7 @@ fn request(path: &str, headers: &[(&'static str, &str)]) -> Request<Body> {
     request.body(Body::default()).expect("valid request")
 }
 
-fn header<'a>(response: &'a Response<Body>, name: &str) -> Option<&'a str> {
+fn header<'a, B>(response: &'a Response<B>, name: &str) -> Option<&'a str> {
     response.headers().get(name)?.to_str().ok()
 }
 
