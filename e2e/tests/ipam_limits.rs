@@ -3,8 +3,11 @@
 //! 1. A claim beyond a quota is refused with its details; one that waits is woken in its turn.
 //! 2. Quotas outlive a restart, and are in the history.
 //! 3. A protected pool keeps its holders.
+//! 4. No more claims of a cluster wait than may, others are served, and that is counted.
+//! 5. A large edit of a pool goes on after `kill -9`, and meanwhile others are served.
 
 use e2e::ipam::{Ipam, claim, release};
+use futures::StreamExt as _;
 use pharos_proto::v1;
 use pharos_proto::v1::allocate_request::IfRefused;
 use pharos_proto::v1::allocation::State;
@@ -278,4 +281,113 @@ async fn a_protected_pool_keeps_its_holders() {
     pools.apply_pool(pool("192.0.2.0/24", false)).await.unwrap();
     pools.apply_pool(pool("192.0.2.8/29", true)).await.unwrap();
     assert_eq!(get(&ipam, "east/red/a").await.addresses, ["192.0.2.8"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_claims_of_a_cluster_wait_than_may() {
+    let ipam = Ipam::start_with(&["--max-pending", "2"]).unwrap();
+    for owner in ["east/red/a", "east/red/b", "west/red/a"] {
+        let waits = allocate(&ipam, queued(owner)).await.unwrap();
+        assert_eq!(waits.state(), State::Pending);
+    }
+    let status = allocate(&ipam, queued("east/red/c")).await.unwrap_err();
+    assert_eq!(status.code(), Code::ResourceExhausted);
+    assert_eq!(reason(&status), "TOO_MANY_PENDING");
+    let details = status.get_error_details();
+    assert!(
+        details
+            .retry_info()
+            .is_some_and(|retry| retry.retry_delay.is_some())
+    );
+    // One that waits may ask for something else.
+    let named = v1::AllocateRequest {
+        pool: "pool".to_owned(),
+        ..queued("east/red/b")
+    };
+    let waits = allocate(&ipam, named).await.unwrap();
+    assert_eq!(waits.state(), State::Pending);
+    let metrics = pharos_testbed::http::get(ipam.admin(), "/metrics", e2e::ipam::SOON);
+    let counted = "pharos_ipam_too_many_pending_total 1";
+    assert!(metrics.unwrap().1.contains(counted));
+    ipam.apply_pool("pool", &["192.0.2.0/24"]).await.unwrap();
+    allocate(&ipam, claim("east/red/c")).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_large_edit_of_a_pool_goes_on_after_a_kill() {
+    const HOLDERS: usize = 2000;
+    let mut ipam = Ipam::start().unwrap();
+    ipam.apply_pool("pool", &["10.0.0.0/16"]).await.unwrap();
+    // Of no use to those who are moved.
+    let spare = v1::ApplyPoolRequest {
+        pool: Some(v1::Pool {
+            name: "spare".to_owned(),
+            addresses: vec!["192.0.2.0/24".to_owned()],
+            auto_assign: Some(false),
+            ..v1::Pool::default()
+        }),
+        ..v1::ApplyPoolRequest::default()
+    };
+    ipam.pools().unwrap().apply_pool(spare).await.unwrap();
+    let all = futures::stream::iter(0..HOLDERS).map(|number| {
+        let request = claim(&format!("east/red/{number}"));
+        let mut client = ipam.allocations().expect("a client");
+        async move { client.allocate(request).await }
+    });
+    let granted: Vec<_> = all.buffer_unordered(64).collect().await;
+    assert!(granted.iter().all(Result::is_ok));
+    let edit = |validate_only| v1::ApplyPoolRequest {
+        pool: Some(v1::Pool {
+            name: "pool".to_owned(),
+            addresses: vec!["10.1.0.0/16".to_owned()],
+            ..v1::Pool::default()
+        }),
+        if_in_use: v1::in_use::Policy::Move.into(),
+        validate_only,
+        ..v1::ApplyPoolRequest::default()
+    };
+    for validate_only in [true, false] {
+        let mut pools = ipam.pools().unwrap();
+        let answer = pools.apply_pool(edit(validate_only)).await.unwrap();
+        let told = answer.into_inner().consequences.expect("consequences");
+        assert!(told.unfinished);
+        let listed = told.allocations.len() + usize::try_from(told.more_allocations).unwrap();
+        let remaining = usize::try_from(told.remaining).unwrap();
+        assert_eq!(listed + remaining, HOLDERS);
+    }
+    ipam.restart().unwrap();
+    let stranger = v1::AllocateRequest {
+        pool: "spare".to_owned(),
+        ..claim("west/red/a")
+    };
+    allocate(&ipam, stranger).await.unwrap();
+    let mut client = ipam.allocations().unwrap();
+    let moved = async {
+        loop {
+            let request = v1::ListAllocationsRequest {
+                cluster: "east".to_owned(),
+                page_size: 1000,
+                ..v1::ListAllocationsRequest::default()
+            };
+            let page = client.list_allocations(request.clone()).await.unwrap();
+            let page = page.into_inner();
+            let next = v1::ListAllocationsRequest {
+                page_token: page.next_page_token,
+                ..request
+            };
+            let second = client.list_allocations(next).await.unwrap().into_inner();
+            let mut all = page.allocations.iter().chain(&second.allocations);
+            let is_new = |one: &v1::Allocation| one.addresses[0].starts_with("10.1.");
+            if all.all(is_new) {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(e2e::ipam::SOON, moved)
+        .await
+        .expect("everybody has moved");
+    ipam.terminate().unwrap();
+    let (code, log) = ipam.run(&["check"]).unwrap();
+    assert_eq!(code, Some(0), "{log}");
 }

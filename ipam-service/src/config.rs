@@ -58,6 +58,15 @@ pub struct Config {
     )]
     pub history_floor: u64,
 
+    /// Most claims of one cluster that may wait; more are refused with TOO_MANY_PENDING
+    #[arg(
+        long,
+        env = "PHAROS_MAX_PENDING",
+        default_value_t = 10_000,
+        value_name = "CLAIMS"
+    )]
+    pub max_pending: usize,
+
     /// Serve MetalLB's metrics of pools (metallb_allocator_*) too. For where no k8s-adapter is
     /// scraped, which has them: from both, dashboards would count every address twice
     #[arg(long, env = "PHAROS_METALLB_METRICS")]

@@ -121,6 +121,7 @@ fn listed(
         more_objects: cut(&mut objects),
         objects,
         unfinished: reply.unfinished,
+        remaining: u32::try_from(reply.remaining).unwrap_or(u32::MAX),
     };
     (consequences != v1::Consequences::default()).then_some(consequences)
 }

@@ -63,6 +63,7 @@ pub fn reason_to_wire(reason: Reason) -> v1::refusal::Reason {
         Reason::OtherPoolNamed => Wire::OtherPoolNamed,
         Reason::QuotaExceeded => Wire::QuotaExceeded,
         Reason::OutsideGrant => Wire::OutsideGrant,
+        Reason::TooManyPending => Wire::TooManyPending,
     }
 }
 
@@ -90,6 +91,7 @@ fn reason_from_wire(errors: &mut FieldErrors, wire: i32) -> Option<Reason> {
         Ok(Wire::OtherPoolNamed) => Reason::OtherPoolNamed,
         Ok(Wire::QuotaExceeded) => Reason::QuotaExceeded,
         Ok(Wire::OutsideGrant) => Reason::OutsideGrant,
+        Ok(Wire::TooManyPending) => Reason::TooManyPending,
         Ok(Wire::Unspecified) | Err(_) => {
             errors.add("refusal.reason", format!("unknown value {wire}"));
             return None;

@@ -17,6 +17,9 @@ const DOMAIN: &str = "pharos.io";
 /// person notices.
 const RETRY_AFTER: Duration = Duration::from_millis(200);
 
+/// The same where it takes a person, or other claims that are fulfilled first.
+const FULL_RETRY_AFTER: Duration = Duration::from_secs(5);
+
 /// Most field errors of one answer: nobody reads further.
 const MAX_VIOLATIONS: usize = 32;
 
@@ -82,7 +85,7 @@ pub fn of_submit(error: &SubmitError) -> Status {
         SubmitError::Unavailable(_) => unavailable("STORE_UNAVAILABLE", error.to_string()),
         SubmitError::StorageFull => {
             let mut details = info("STORAGE_FULL", HashMap::new());
-            details.set_retry_info(Some(Duration::from_secs(5)));
+            details.set_retry_info(Some(FULL_RETRY_AFTER));
             Status::with_error_details(Code::ResourceExhausted, error.to_string(), details)
         }
         SubmitError::DeadlineExceeded => plain(
@@ -248,6 +251,9 @@ fn of_refusal(refusal: &Refusal, message: String) -> Status {
     if let Some(quota) = &refusal.quota {
         details.add_quota_failure_violation(format!("quotas/{quota}"), &message);
     }
+    if refusal.reason == Reason::TooManyPending {
+        details.set_retry_info(Some(FULL_RETRY_AFTER));
+    }
     if code == Code::FailedPrecondition {
         details.add_precondition_failure_violation(reason, "allocation", &message);
     }
@@ -259,6 +265,7 @@ fn code_of(reason: Reason) -> Code {
         Reason::NoFreeAddress
         | Reason::BehindOlderClaims
         | Reason::QuotaExceeded
+        | Reason::TooManyPending
         | Reason::AddressDraining => Code::ResourceExhausted,
         Reason::UnknownPool | Reason::UnknownReservation => Code::NotFound,
         Reason::AddressNotInPool

@@ -72,6 +72,10 @@ impl OpenBatch {
                 .map(|logged| logged.change.clone())
                 .collect(),
             unfinished: self.follow_ups_left == 0 && state.has_follow_up(),
+            remaining: match self.follow_ups_left {
+                0 => state.marked(),
+                _ => 0,
+            },
             allocation: owner_of(command).and_then(|owner| state.allocation(owner).cloned()),
         };
         if meta.validate_only {

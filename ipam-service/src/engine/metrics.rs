@@ -10,10 +10,12 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use self::pools::PoolMetrics;
+use super::SubmitError;
 use crate::state::State;
 use crate::state::change::Change;
 use crate::state::model::{Allocation, Standing, Timestamp};
 use crate::state::names::Name;
+use crate::state::refusal::{Reason, Rejection};
 use crate::store::{Batch, CommitError};
 
 /// Handles of the writer's metrics.
@@ -30,6 +32,7 @@ pub struct EngineMetrics {
     pools: PoolMetrics,
     recovering: Gauge,
     unacknowledged: Counter,
+    too_many_pending: Counter,
     last_seen: Family<ClusterLabel, Gauge>,
 }
 
@@ -73,6 +76,7 @@ impl EngineMetrics {
             pools: PoolMetrics::register(registry),
             recovering: Gauge::default(),
             unacknowledged: Counter::default(),
+            too_many_pending: Counter::default(),
             last_seen: Family::default(),
         };
         registry.register(
@@ -84,6 +88,11 @@ impl EngineMetrics {
             "pharos_ipam_reuse_unacknowledged",
             "Addresses given away although not every node acknowledged that it stopped",
             metrics.unacknowledged.clone(),
+        );
+        registry.register(
+            "pharos_ipam_too_many_pending",
+            "Claims that were not kept because as many of their cluster wait as may",
+            metrics.too_many_pending.clone(),
         );
         registry.register_with_unit(
             "pharos_ipam_commit",
@@ -183,6 +192,16 @@ impl EngineMetrics {
     pub(super) fn failed(&self, error: &CommitError) {
         let kind = kind_of(error);
         self.errors.get_or_create(&ErrorLabel { kind }).inc();
+    }
+
+    /// A command was turned down.
+    pub(super) fn rejected(&self, error: &SubmitError) {
+        if let SubmitError::Rejected(rejection) = error
+            && let Rejection::Refused(refusal) = &**rejection
+            && refusal.reason == Reason::TooManyPending
+        {
+            self.too_many_pending.inc();
+        }
     }
 
     /// So many requests wait.

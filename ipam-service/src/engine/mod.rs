@@ -63,6 +63,8 @@ pub struct Reply {
     pub changes: Vec<Change>,
     /// More is to be decided again than the batch could take on.
     pub unfinished: bool,
+    /// Holders and claims of which that is certain.
+    pub remaining: usize,
     /// State of the command's owner after the command.
     pub allocation: Option<Arc<Allocation>>,
 }

@@ -106,6 +106,11 @@ pub struct EngineTask {
 }
 
 impl EngineTask {
+    /// So many claims of each cluster may wait. To be said before it runs.
+    pub fn limit_pending(&mut self, most: usize) {
+        self.parts.state.limit_pending(most);
+    }
+
     /// Runs until every handle is gone or it is told to stop, and every request is answered.
     ///
     /// Not cancel safe: dropped, it leaves the outcome of the last batch unknown to its callers.
@@ -323,8 +328,10 @@ impl EngineTask {
             }
             parts.interner.share(&mut command.command);
             let outcome = open.decide(&mut parts.state, &command.command, &command.meta);
-            if let (Some(cluster), Ok(_)) = (command.command.sender(), &outcome) {
-                self.seen.note(cluster, time);
+            match (command.command.sender(), &outcome) {
+                (Some(cluster), Ok(_)) => self.seen.note(cluster, time),
+                (None, Ok(_)) => {}
+                (_, Err(error)) => parts.metrics.rejected(error),
             }
             decided.push((command, outcome));
         }

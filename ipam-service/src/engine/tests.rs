@@ -537,6 +537,12 @@ async fn whatever_follows_from_a_call_carries_its_request_id_however_late() {
     let running = Running::start(&folder).await;
     let pool = |range: &str| apply_pool("pool", &[range]);
     running.submit(pool("10.0.0.0/20")).await.expect("pool");
+    // Of no use to those who are moved.
+    let mut spare = apply_pool("spare", &["192.0.2.0/24"]);
+    if let Command::ApplyPool { pool, .. } = &mut spare {
+        pool.auto_assign = false;
+    }
+    running.submit(spare).await.expect("pool");
     for number in 0..HOLDERS {
         let owner = format!("east/default/svc{number}");
         running
@@ -548,27 +554,43 @@ async fn whatever_follows_from_a_call_carries_its_request_id_however_late() {
         request_id: "edit".to_owned(),
         ..Meta::default()
     };
-    let before = running.engine.submit(pool("10.1.0.0/20"), edit).await;
-    let before = before.expect("moved").revision;
-    // A stranger in between.
+    // Tried out, it is told the same, and leaves nothing to be decided.
+    let tried_out = Meta {
+        validate_only: true,
+        ..edit.clone()
+    };
+    let tried_out = running.engine.submit(pool("10.1.0.0/20"), tried_out);
+    let tried_out = tried_out.await.expect("decided");
+    // A stranger who asks at the same time does not wait until all is done.
     let other = Meta {
         request_id: "other".to_owned(),
         ..Meta::default()
     };
-    let stranger = allocate("west/default/stranger", |_| {});
-    running
-        .engine
-        .submit(stranger, other)
-        .await
-        .expect("granted");
+    let stranger = allocate("west/default/stranger", |wire| {
+        wire.pool = "spare".to_owned();
+    });
+    let mut calls = [(pool("10.1.0.0/20"), edit), (stranger, other)]
+        .map(|(command, meta)| Box::pin(running.engine.submit(command, meta)));
+    for call in &mut calls {
+        // Polled once, it is in the queue; the writer has no turn in between.
+        let polled = tokio::task::unconstrained(call.as_mut());
+        assert!(futures::FutureExt::now_or_never(polled).is_none());
+    }
+    let replies = futures::future::join_all(calls).await.into_iter();
+    let replies: Vec<Reply> = replies.map(|reply| reply.expect("granted")).collect();
+    for reply in replies.iter().chain([&tried_out]) {
+        assert!(reply.unfinished);
+        assert_eq!(reply.remaining, HOLDERS - 256);
+    }
+    let before = HOLDERS as u64 + 3;
     let moved = |state: &State| {
-        let new = |address: &Address| address.to_string().starts_with("10.1.");
+        let new = |address: &Address| !address.to_string().starts_with("10.0.");
         state.allocations().all(|one| one.addresses.iter().all(new))
     };
     while !running.engine.read(moved).await.expect("read") {}
     let filter = ChangeFilter {
         kind: Some(Kind::Allocation),
-        start_revision: before.saturating_sub(300),
+        start_revision: before,
         ..ChangeFilter::default()
     };
     let changes = running

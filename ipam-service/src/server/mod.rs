@@ -21,7 +21,7 @@ use tonic::transport::server::TcpIncoming;
 use crate::api::call::Api;
 use crate::config::{Command, Config};
 use crate::engine::{self, EngineMetrics, Opened, wall_time};
-use crate::retention::{Policy, Retention};
+use crate::retention::Retention;
 use crate::store::{Location, OpenError, Store};
 use files::DatabaseFiles;
 use layers::{AdmitLayer, ObserveLayer};
@@ -84,10 +84,9 @@ async fn serve(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     }
     let Location::Sqlite(path) = &config.database;
     registry.register_collector(Box::new(DatabaseFiles::of(path)));
-    let retention = config.retention();
     let started = Started::new(
         store,
-        retention,
+        &config,
         &mut registry,
         metrics,
         &readiness,
@@ -139,7 +138,7 @@ struct Started {
 impl Started {
     async fn new(
         store: Store,
-        policy: Policy,
+        config: &Config,
         registry: &mut Registry,
         metrics: EngineMetrics,
         readiness: &Readiness,
@@ -149,7 +148,7 @@ impl Started {
         let opened = engine::open(store, metrics, readiness.clone(), stop_writer.clone());
         let Opened {
             engine,
-            task,
+            mut task,
             feeds,
             reader,
             checkpointer,
@@ -159,8 +158,9 @@ impl Started {
             revision,
             epoch: _,
         } = opened.await.context(CANNOT_BE_READ)?;
+        task.limit_pending(config.max_pending);
         let retention = Retention::new(
-            policy,
+            config.retention(),
             engine.clone(),
             reader.clone(),
             compactor,

@@ -1,6 +1,6 @@
 //! Why an owner holds what it holds, or waits: everything that the rules say about one claim.
 //!
-//! Nothing is decided in here. What would come of the claim is what [`decide`] makes of it; what a pool
+//! Nothing is decided in here. What would come of the claim is what [`claim`] makes of it; what a pool
 //! or an address says to it is the answer to the same claim, asked for that pool or address alone.
 //! So a rule that is added to the choice appears here by itself.
 
@@ -9,11 +9,13 @@ mod mismatch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use super::State;
 use super::address::{Address, Family};
 use super::change::Change;
 use super::choice::{Asking, MAX_ATTEMPTS};
-use super::claim::{newcomer, wished_after};
-use super::command::{Allocate, Command, IfRefused};
+use super::claim::{self, newcomer, wished_after};
+use super::command::{Allocate, IfRefused};
+use super::draft::Draft;
 use super::model::{
     Allocation, Claim, DualStackPools, Families, OwnerKey, Pool, PoolKey, Revision, Standing,
     Timestamp,
@@ -22,7 +24,6 @@ use super::names::Name;
 use super::pool::{self, PoolUsage, View};
 use super::refusal::{Reason, Refusal, Rejection};
 use super::sharing::ShareKey;
-use super::{State, decide};
 use mismatch::mismatch;
 
 /// Holders that are counted in all pools together: an explanation runs on the writer.
@@ -114,8 +115,11 @@ pub fn explain_stored(state: &State, owner: &OwnerKey) -> Result<Explanation, Re
     let stored = state
         .allocation(owner)
         .ok_or_else(|| Rejection::UnknownOwner(owner.clone()))?;
-    let command = Command::Redecide(owner.clone());
-    let outcome = after(state, &command, owner)?.unwrap_or_else(|| Arc::clone(stored));
+    let redecide = |draft: &mut Draft<'_>| {
+        claim::redecide(draft, owner);
+        Ok(())
+    };
+    let outcome = after(state, owner, redecide)?.unwrap_or_else(|| Arc::clone(stored));
     let asking = Asking::again(state, stored);
     Ok(Subject {
         asking,
@@ -135,8 +139,9 @@ pub fn explain_request(state: &State, request: &Allocate) -> Result<Explanation,
     };
     let owner = &request.owner;
     let stored = state.allocation(&owner.key);
-    let command = Command::Allocate(Box::new(request.clone()));
-    let outcome = after(state, &command, &owner.key)?
+    // Also of a claim that would not be kept, because too many wait, it is told what it would wait for.
+    let allocate = |draft: &mut Draft<'_>| claim::allocate(draft, request);
+    let outcome = after(state, &owner.key, allocate)?
         .or_else(|| stored.cloned())
         .expect("a claim that is queued is stored");
     let wished;
@@ -156,13 +161,15 @@ pub fn explain_request(state: &State, request: &Allocate) -> Result<Explanation,
     Ok(Subject { asking, stored }.explain(outcome))
 }
 
-/// An owner's allocation after a command; `None`: it stays as it is.
+/// An owner's allocation after a decision; `None`: it stays as it is.
 fn after(
     state: &State,
-    command: &Command,
     owner: &OwnerKey,
+    decide: impl FnOnce(&mut Draft<'_>) -> Result<(), Rejection>,
 ) -> Result<Option<Arc<Allocation>>, Rejection> {
-    let changes = decide(state, command, Timestamp(0))?;
+    let mut draft = Draft::new(state, Timestamp(0));
+    decide(&mut draft)?;
+    let changes = draft.finish();
     let mut news = changes.iter().rev().filter_map(Change::allocation);
     let news = news.find_map(|edit| {
         let after = edit.after.as_ref();

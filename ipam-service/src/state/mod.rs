@@ -109,6 +109,8 @@ pub struct State {
     /// How many clusters have yet to report what they hold.
     recovering: usize,
     waiting: Waiting,
+    /// Most claims of a cluster that may wait; no part of the store.
+    max_pending: Option<usize>,
     /// How far time has come.
     moment: Moment,
     /// When reasons for being unavailable end by themselves.
@@ -126,7 +128,10 @@ pub fn decide(state: &State, command: &Command, now: Timestamp) -> Result<Vec<Ch
     let mut draft = Draft::new(state, now);
     let to = &mut draft;
     match command {
-        Command::Allocate(allocate) => claim::allocate(to, allocate)?,
+        Command::Allocate(allocate) => {
+            claim::allocate(to, allocate)?;
+            pending::limit::check(to, allocate)?;
+        }
         Command::Release(release) => claim::release(to, release)?,
         Command::Redecide(owner) => claim::redecide(to, owner),
         Command::ApplyPool { pool, in_use } => pool_edit::apply(to, pool, *in_use)?,
@@ -198,6 +203,7 @@ impl State {
         for id in out_of_place {
             state.waiting.mark(id);
         }
+        state.enter_marks();
         state
     }
 
@@ -221,6 +227,7 @@ impl State {
             && let Some(restored) = &edit.before
         {
             self.waiting.mark(restored.id);
+            self.enter_marks();
         }
     }
 
@@ -234,6 +241,11 @@ impl State {
     /// Whether [`State::follow_up`] may have a next one.
     pub fn has_follow_up(&self) -> bool {
         self.waiting.has_marks()
+    }
+
+    /// How many allocations are certain to be decided again.
+    pub fn marked(&self) -> usize {
+        self.waiting.marked()
     }
 
     /// Enters a change and marks what it concerns.
@@ -281,6 +293,7 @@ impl State {
             | Change::Backends(_)
             | Change::Placement(_) => self.enter(change),
         }
+        self.enter_marks();
     }
 
     /// Brings all maps up to date with a change.
@@ -421,6 +434,7 @@ impl State {
             .filter(|(_, holder)| !self.is_in_place(holder))
             .map(|(_, holder)| holder.id)
             .collect();
+        self.unmark_content();
         for id in out_of_place {
             self.waiting.mark(id);
         }

@@ -415,6 +415,14 @@ impl Allocation {
         }
     }
 
+    /// Whether its claim is not fulfilled.
+    pub fn waits(&self) -> bool {
+        match self.standing {
+            Standing::Pending(_) | Standing::Stale { .. } => true,
+            Standing::Assigned => false,
+        }
+    }
+
     /// Every address that is held, and the pool that it comes from.
     pub fn held(&self) -> impl Iterator<Item = (Address, &PoolKey)> {
         let first = self.pool.as_ref();

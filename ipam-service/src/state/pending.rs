@@ -9,12 +9,15 @@
 //! Arrival order is the order of allocation ids. The marks are not part of the store: after a
 //! restart everything that waits is marked.
 
+mod again;
+pub(super) mod limit;
 mod queue;
 mod rooms;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 
+use self::again::Again;
 use super::State;
 use super::address::{Address, AddressRange, Family};
 use super::choice::Asking;
@@ -64,7 +67,7 @@ struct ClusterList {
 
 #[derive(Debug, Default)]
 struct Marks {
-    again: Ids,
+    again: Again,
     /// Everything that waits is to be decided again.
     everyone: bool,
     /// Offers, by the next claim that could use the address.
@@ -75,6 +78,17 @@ struct Marks {
     rooms: BTreeSet<(AllocationId, Slot)>,
     /// The same by quota.
     next_for_room: BTreeMap<Slot, AllocationId>,
+    /// Marked allocations that were held against an address of a newcomer.
+    #[cfg(test)]
+    looked_at: std::sync::atomic::AtomicUsize,
+}
+
+impl Marks {
+    fn count_look(&self) {
+        #[cfg(test)]
+        self.looked_at
+            .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    }
 }
 
 /// What a claim waits for.
@@ -244,10 +258,12 @@ impl Waiting {
         if let Some(after) = after {
             self.lists.insert(after);
         }
+        if let Some(before) = before {
+            self.marks.again.replace(before, after);
+        }
         match (before, after) {
             // Older claims are decided first, and then it is this one's turn.
             (_, Some(after)) if self.stood_behind_older(after) => self.mark(after.id),
-            (Some(before), None) => drop(self.marks.again.remove(&before.id)),
             (_, _) => {}
         }
     }
@@ -257,7 +273,8 @@ impl Waiting {
     fn stood_behind_older(&self, answered: &Allocation) -> bool {
         let offer = self.marks.offers.first();
         let older_is_marked = offer.is_some_and(|(next, _, _)| *next < answered.id)
-            || self.marked_before(answered.id).next().is_some();
+            || self.marks.again.has_before(answered.id)
+            || (self.marks.everyone && self.lists.all.first() < Some(&answered.id));
         let room = self.marks.rooms.first();
         let older_is_marked = older_is_marked || room.is_some_and(|(next, _)| *next < answered.id);
         older_is_marked && waits_for(answered).is_some()
@@ -265,7 +282,7 @@ impl Waiting {
 
     /// Marks one allocation for a new decision.
     pub(super) fn mark(&mut self, id: AllocationId) {
-        self.marks.again.insert(id);
+        self.marks.again.mark(id);
     }
 
     /// Marks everything that waits. Offers are contained in that.
@@ -287,16 +304,16 @@ impl Waiting {
                 continue;
             }
             if pool.auto_assign {
-                self.marks.again.extend(&list.any_pool);
+                self.marks.again.mark_all(&list.any_pool);
             }
             if let Some(ids) = list.by_pool.get(&pool.key.name) {
-                self.marks.again.extend(ids);
+                self.marks.again.mark_all(ids);
             }
         }
         // Whatever reservation they name may lie in the pool.
         for (key, ids) in &self.lists.by_reservation {
             if key.space == *space {
-                self.marks.again.extend(ids);
+                self.marks.again.mark_all(ids);
             }
         }
         self.mark_for_addresses(space, &pool.ranges);
@@ -313,14 +330,14 @@ impl Waiting {
         let clusters = self.lists.by_owner.get(space);
         let namespaces = clusters.and_then(|clusters| clusters.get(cluster));
         for ids in namespaces.into_iter().flat_map(BTreeMap::values) {
-            self.marks.again.extend(ids);
+            self.marks.again.mark_all(ids);
         }
     }
 
     /// Marks the claims that name a reservation.
     pub(super) fn mark_for_reservation(&mut self, key: &ReservationKey) {
         if let Some(ids) = self.lists.by_reservation.get(key) {
-            self.marks.again.extend(ids);
+            self.marks.again.mark_all(ids);
         }
     }
 
@@ -335,10 +352,10 @@ impl Waiting {
                     continue;
                 }
                 if pool.auto_assign {
-                    self.marks.again.extend(&list.any_pool);
+                    self.marks.again.mark_all(&list.any_pool);
                 }
                 if let Some(ids) = list.by_pool.get(&pool.key.name) {
-                    self.marks.again.extend(ids);
+                    self.marks.again.mark_all(ids);
                 }
             }
         }
@@ -350,7 +367,7 @@ impl Waiting {
             let (first, last) = (range.first(), range.last());
             let within = (space.clone(), first)..=(space.clone(), last);
             for (_, ids) in self.lists.by_address.range(within) {
-                self.marks.again.extend(ids);
+                self.marks.again.mark_all(ids);
             }
         }
     }
@@ -358,14 +375,15 @@ impl Waiting {
     /// Whether something may be to be decided again.
     pub(super) fn has_marks(&self) -> bool {
         let marks = &self.marks;
-        marks.everyone || !marks.again.is_empty() || !marks.offers.is_empty()
+        marks.everyone
+            || !marks.again.is_empty()
+            || !marks.offers.is_empty()
+            || !marks.rooms.is_empty()
     }
 
-    /// Ids of what is to be decided again, before a given one.
-    fn marked_before(&self, id: AllocationId) -> impl Iterator<Item = AllocationId> {
-        let everyone = self.marks.everyone.then(|| self.lists.all.range(..id));
-        let again = self.marks.again.range(..id);
-        again.chain(everyone.into_iter().flatten()).copied()
+    /// How many allocations are to be decided again, whatever comes of it.
+    pub(super) fn marked(&self) -> usize {
+        self.marks.again.len()
     }
 }
 
@@ -375,11 +393,12 @@ impl State {
         loop {
             if std::mem::take(&mut self.waiting.marks.everyone) {
                 let all = &self.waiting.lists.all;
-                self.waiting.marks.again.extend(all);
+                self.waiting.marks.again.mark_all(all);
+                self.enter_marks();
             }
             let marks = &mut self.waiting.marks;
             let offer = marks.offers.first().cloned();
-            let again = marks.again.first().copied();
+            let again = marks.again.first();
             let other = offer.as_ref().map(|(next, _, _)| *next);
             let other = [again, other].into_iter().flatten().min();
             if let Some((id, slot)) = marks.rooms.first().cloned()
@@ -410,9 +429,13 @@ impl State {
                     id
                 }
             };
-            self.waiting.marks.again.remove(&id);
-            if let Some(allocation) = self.by_id.get(&id) {
-                return Some(Command::Redecide(allocation.owner.key.clone()));
+            let again = &mut self.waiting.marks.again;
+            match self.by_id.get(&id) {
+                Some(one) => {
+                    again.unmark(one);
+                    return Some(Command::Redecide(one.owner.key.clone()));
+                }
+                None => again.drop_mark(id),
             }
         }
     }
@@ -454,8 +477,8 @@ impl State {
             let one = self.by_id.get(&id);
             one.is_some_and(|one| one.owner.key == *asked_by)
         };
-        let could_use = |id: &AllocationId| {
-            self.by_id.get(id).is_some_and(|one| {
+        let could_use = |id: AllocationId| {
+            self.by_id.get(&id).is_some_and(|one| {
                 one.claim.space == *space
                     && one.owner.key != *asked_by
                     && self.could_use(one, address, is_free)
@@ -470,11 +493,8 @@ impl State {
             Some(own) if is_own(own) => self.next_taker(space, address, own, None),
             offered => offered,
         };
-        offered
-            .into_iter()
-            .filter(|id| *id < arrival)
-            .chain(self.waiting.marked_before(arrival))
-            .any(|id| could_use(&id))
+        let offered = offered.filter(|id| *id < arrival);
+        offered.is_some_and(could_use) || self.has_marked_taker(space, address, arrival, could_use)
     }
 
     /// The first claim after `after` that waits and could use the address. With `vacated_by` it

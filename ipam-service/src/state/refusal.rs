@@ -53,6 +53,8 @@ pub enum Reason {
     OtherPoolNamed,
     QuotaExceeded,
     OutsideGrant,
+    /// Only said to who asks: such a claim is not kept.
+    TooManyPending,
 }
 
 /// A command that changes nothing, and why.
@@ -198,6 +200,7 @@ impl Reason {
             Self::FamilyNotInPool => "FAMILY_NOT_IN_POOL",
             Self::Recovering => "RECOVERING",
             Self::QuotaExceeded => "QUOTA_EXCEEDED",
+            Self::TooManyPending => "TOO_MANY_PENDING",
             Self::BehindOlderClaims => "BEHIND_OLDER_CLAIMS",
             Self::AddressReserved => "ADDRESS_RESERVED",
             Self::AddressDraining => "ADDRESS_DRAINING",
@@ -219,6 +222,7 @@ pub mod text {
         Allocation, OwnerKey, PoolKey, Port, Reservation, Unavailable, UnavailableReason,
     };
     use super::super::names::Name;
+    use super::Refusal;
 
     /// Ranges that a text names: a refusal is read by people.
     const MAX_RANGES: usize = 8;
@@ -232,6 +236,15 @@ pub mod text {
     pub fn other_sharing_key(owner: &OwnerKey, holder: &str, address: Address) -> String {
         format!(
             "can't change sharing key for \"{owner}\", address also in use by {holder} ({address})"
+        )
+    }
+
+    /// A claim that is one too many, and why it would wait.
+    pub fn too_many_pending(cluster: &Name, waiting: usize, most: usize, why: &Refusal) -> String {
+        format!(
+            "{waiting} claims of cluster {cluster} wait, and at most {most} may; this one would wait \
+             too: {}",
+            why.message
         )
     }
 

@@ -17,6 +17,8 @@ pub(super) struct Tenants(BTreeMap<Name, Tenant>);
 struct Tenant {
     cluster: Option<Arc<Cluster>>,
     allocations: BTreeSet<ByOwner>,
+    /// How many of them wait for their claim.
+    waiting: usize,
     nodes: BTreeMap<Name, Arc<Node>>,
     backends: BTreeMap<OwnerKey, Arc<Backends>>,
 }
@@ -89,6 +91,11 @@ impl Tenants {
         tenant.map_or(0, |tenant| tenant.allocations.len())
     }
 
+    /// How many claims of a cluster wait.
+    pub(super) fn waiting_count(&self, cluster: &str) -> usize {
+        self.0.get(cluster).map_or(0, |tenant| tenant.waiting)
+    }
+
     pub(super) fn node(&self, key: &NodeKey) -> Option<&Arc<Node>> {
         self.0.get(&key.cluster)?.nodes.get(&key.node)
     }
@@ -124,9 +131,14 @@ impl Tenants {
 
     pub(super) fn replace_allocation(&mut self, edit: &Edit<Allocation>) {
         let owner = &edit.subject().owner.key;
-        self.edit(&owner.cluster, |tenant| match &edit.after {
-            Some(after) => drop(tenant.allocations.replace(ByOwner(Arc::clone(after)))),
-            None => drop(tenant.allocations.remove(owner)),
+        let waits = |one: &Option<Arc<Allocation>>| one.as_ref().is_some_and(|one| one.waits());
+        self.edit(&owner.cluster, |tenant| {
+            tenant.waiting -= usize::from(waits(&edit.before));
+            tenant.waiting += usize::from(waits(&edit.after));
+            match &edit.after {
+                Some(after) => drop(tenant.allocations.replace(ByOwner(Arc::clone(after)))),
+                None => drop(tenant.allocations.remove(owner)),
+            }
         });
     }
 

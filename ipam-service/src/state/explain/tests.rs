@@ -1,4 +1,5 @@
 use super::*;
+use crate::state::command::Command;
 use crate::state::testing::*;
 
 const WEB: &str = "east/default/web";

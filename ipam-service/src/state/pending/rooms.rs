@@ -13,7 +13,7 @@ impl Waiting {
     /// Marks the claims that a change of a quota can concern.
     pub(in crate::state) fn mark_for_quota(&mut self, quota: &Quota) {
         let ids: Ids = self.lists_of(quota, None).flatten().copied().collect();
-        self.marks.again.extend(ids);
+        self.marks.again.mark_all(&ids);
     }
 
     /// Those that wait, by namespace, of whom a quota speaks; `bucket`: only those of a bucket.
@@ -95,7 +95,7 @@ impl State {
             let is_due = |id: &&AllocationId| {
                 marks.everyone
                     || offered.is_some_and(|next| next <= *id)
-                    || marks.again.contains(*id)
+                    || marks.again.contains(**id)
             };
             let lists = self.waiting.lists_of(quota, Some(&slot.bucket));
             let older = lists.flat_map(|ids| ids.range(..arrival));

@@ -1,7 +1,7 @@
 use crate::state::address::Family;
 use crate::state::command::{Allocate, Command, InUse};
 use crate::state::model::{Claim, Families, Pool};
-use crate::state::refusal::Reason;
+use crate::state::refusal::{Reason, Rejection};
 use crate::state::testing::*;
 
 use super::*;
@@ -369,4 +369,128 @@ fn a_pool_that_hides_another_wakes_its_own_cluster_only() {
     assert_eq!(book.held("east/a/at"), "192.0.2.3");
     assert_eq!(book.held("east/x/x"), "192.0.2.0");
     assert_eq!(book.held("east/a/named"), "192.0.2.1");
+}
+
+#[test]
+fn no_more_claims_of_a_cluster_wait_than_may_and_those_that_wait_may_change() {
+    let mut book = Book::with_pools(&[pool("p", &["192.0.2.0/32"])]);
+    book.state.limit_pending(2);
+    book.take("east/x/holder", claim());
+    for text in ["east/x/a", "east/x/b", "west/x/a"] {
+        assert_eq!(book.queue(text, claim()), "(NO_FREE_ADDRESS)");
+    }
+    let refuse = |book: &mut Book, command: Allocate| match book.run(command) {
+        Err(Rejection::Refused(refusal)) => (refusal.reason, refusal.message),
+        other => panic!("{other:?}"),
+    };
+    let (reason, message) = refuse(&mut book, queued("east/x/c", claim()));
+    assert_eq!(reason, Reason::TooManyPending);
+    let told =
+        "2 claims of cluster east wait, and at most 2 may; this one would wait too: no available";
+    assert!(message.starts_with(told), "{message}");
+    assert_eq!(book.held("east/x/c"), "nothing");
+    // What it would not get anyway is refused for that reason.
+    let (reason, _) = refuse(&mut book, allocate("east/x/c", claim()));
+    assert_eq!(reason, Reason::NoFreeAddress);
+    // One that waits may change, also into another incarnation; one that holds may not come to wait.
+    assert_eq!(book.queue("east/x/a", from_pool("q")), "(UNKNOWN_POOL)");
+    let mut again = queued("east/x/b", claim());
+    again.owner.uid = "two".to_owned();
+    book.run(again).expect("in place");
+    let (reason, _) = refuse(&mut book, queued("east/x/holder", from_pool("q")));
+    assert_eq!(reason, Reason::TooManyPending);
+    assert_eq!(book.held("east/x/holder"), "192.0.2.0");
+    // What an edit of the pools strands waits in any case, and counts.
+    let (key, in_use) = (pool_key("p"), InUse::Move);
+    book.run(Command::DeletePool { key, in_use })
+        .expect("deleted");
+    assert_eq!(book.state.tenants.waiting_count("east"), 3);
+    let (reason, _) = refuse(&mut book, queued("east/x/c", claim()));
+    assert_eq!(reason, Reason::TooManyPending);
+    book.run(release("east/x/b")).expect("released");
+    book.run(release("east/x/a")).expect("released");
+    assert_eq!(book.queue("east/x/c", from_pool("q")), "(UNKNOWN_POOL)");
+}
+
+#[test]
+fn the_number_of_those_who_wait_follows_every_change() {
+    let mut book = Book::with_pools(&[pool("p", &["192.0.2.0/32"])]);
+    let waiting = |book: &Book| book.state.tenants.waiting_count("east");
+    book.take("east/x/a", claim());
+    book.queue("east/x/b", claim());
+    book.queue("east/x/a", from_pool("q"));
+    assert_eq!(waiting(&book), 2);
+    let changes = book.run(release("east/x/a")).expect("released");
+    assert_eq!(waiting(&book), 0);
+    for change in changes.iter().rev() {
+        book.state.undo(change);
+    }
+    assert_eq!(waiting(&book), 2);
+}
+
+/// So many hold addresses of pool `p`, which an edit takes from them all; nothing is decided again
+/// yet.
+fn stranded(holders: usize) -> Book {
+    let mut book = Book::with_pools(&[pool("p", &["10.0.0.0/16"]), pool("q", &["192.0.2.0/24"])]);
+    for number in 0..holders {
+        let owner = format!("east/x/{number}");
+        book.step(allocate(&owner, from_pool("p")))
+            .expect("granted");
+    }
+    let pool = Pool {
+        namespaces: [name("y")].into(),
+        ..pool("p", &["10.1.0.0/16"])
+    };
+    book.step(Command::ApplyPool {
+        pool: Box::new(pool),
+        in_use: InUse::Move,
+    })
+    .expect("edited");
+    assert_eq!(book.state.waiting.marked(), holders);
+    book
+}
+
+#[test]
+fn a_newcomer_is_held_against_few_of_those_whom_an_edit_strands() {
+    let looked_at = |book: &Book| {
+        let counter = &book.state.waiting.marks.looked_at;
+        counter.swap(0, std::sync::atomic::Ordering::Relaxed)
+    };
+    let mut book = stranded(3000);
+    looked_at(&book);
+    // Nobody of them could take an address of the other pool.
+    book.step(allocate("west/y/a", from_pool("q")))
+        .expect("granted");
+    assert_eq!(looked_at(&book), 0);
+    // Of this one nobody could take one either, but that is found out by one decision after the other.
+    book.step(queued("west/y/b", from_pool("p")))
+        .expect("queued");
+    assert_eq!(book.reason("west/y/b"), Some(Reason::BehindOlderClaims));
+    let looks = looked_at(&book);
+    assert!(
+        (1..=1024).contains(&looks),
+        "{looks} marked holders looked at"
+    );
+    book.settle(&mut Vec::new());
+    assert_sound(&book.state);
+    assert_eq!(book.held("west/y/b"), "10.1.0.0");
+}
+
+#[test]
+fn an_edit_that_is_taken_back_leaves_nothing_to_be_decided() {
+    let mut book = stranded(100);
+    let edit = book.step(Command::ApplyPool {
+        pool: Box::new(pool("p", &["10.0.0.0/16"])),
+        in_use: InUse::Move,
+    });
+    assert_eq!(edit.expect("edited").len(), 1);
+    assert_eq!(book.settle(&mut Vec::new()), 0);
+    let tried = book.step(Command::ApplyPool {
+        pool: Box::new(pool("p", &["10.1.0.0/16"])),
+        in_use: InUse::Move,
+    });
+    for change in tried.expect("decided").iter().rev() {
+        book.state.undo(change);
+    }
+    assert_eq!(book.settle(&mut Vec::new()), 0);
 }

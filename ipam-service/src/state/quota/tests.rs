@@ -2,7 +2,7 @@ use crate::state::address::Family;
 use crate::state::change::{Change, Edit};
 use crate::state::command::{Command, InUse};
 use crate::state::model::{Families, Inventory, Standing};
-use crate::state::refusal::{Reason, Refusal};
+use crate::state::refusal::Reason;
 use crate::state::testing::*;
 
 use super::*;

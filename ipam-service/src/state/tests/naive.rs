@@ -116,6 +116,17 @@ impl Naive {
         gives(pool, address) && self.granted(std::iter::once(&owner.cluster), address)
     }
 
+    /// Whether an owner whose claim is to wait would be one more of its cluster than may.
+    pub(super) fn would_be_too_many(&self, owner: &OwnerKey, most: Option<usize>) -> bool {
+        let of_cluster = self.allocations.iter();
+        let waiting: Vec<&OwnerKey> = of_cluster
+            .filter(|one| one.standing != Standing::Assigned)
+            .map(|one| &one.owner.key)
+            .filter(|key| key.cluster == owner.cluster)
+            .collect();
+        most.is_some_and(|most| waiting.len() >= most && !waiting.contains(&owner))
+    }
+
     fn holders(&self, address: Address) -> impl Iterator<Item = &Arc<Allocation>> {
         let all = self.allocations.iter();
         all.filter(move |one| one.addresses.contains(&address))

@@ -382,7 +382,9 @@ fn check_allocate(before: &Naive, command: &Allocate, after: &State, done: bool)
             assert_eq!(held(now), granted);
             assert_eq!(now.standing, Standing::Assigned);
         }
-        None if command.if_refused == IfRefused::Fail => {
+        None if command.if_refused == IfRefused::Fail
+            || before.would_be_too_many(owner, after.max_pending) =>
+        {
             assert!(!done, "{command:?} should be refused");
             assert_eq!(now, known, "a refusal changes nothing");
         }
@@ -603,8 +605,10 @@ proptest! {
     fn the_state_does_what_a_naive_model_does(
         pools in proptest::collection::vec(some_pool(None), 1..4),
         steps in proptest::collection::vec(some_step(), 1..80),
+        max_pending in prop_oneof![2 => Just(None), 1 => (0_usize..5).prop_map(Some)],
     ) {
         let mut book = Book::default();
+        book.state.max_pending = max_pending;
         for pool in pools {
             run(&mut book, &Step::ApplyPool(Box::new(pool), InUse::Move));
         }

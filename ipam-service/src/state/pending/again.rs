@@ -1,0 +1,243 @@
+//! Allocations that are to be decided again whatever the outcome, and what each could take by it.
+//!
+//! An edit of a pool can strand 100,000 holders. A newcomer that asks for an address meanwhile is
+//! held against those only who could take it, found by pool and by address.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{ClusterList, Ids, lacks_second_family, take_out, waits_for};
+use crate::state::State;
+use crate::state::address::Address;
+use crate::state::model::{Allocation, AllocationId, ReservationKey};
+use crate::state::names::Name;
+
+/// Marked allocations that are looked at for one address of a newcomer. Who finds more in its way
+/// waits behind them: it is decided again when they have been.
+const LOOKED_AT: usize = 256;
+
+/// The marks, in order of arrival.
+#[derive(Debug, Default)]
+pub(super) struct Again {
+    ids: Ids,
+    /// Marked, and not entered below yet.
+    fresh: Vec<AllocationId>,
+    /// Those that ask for this very address, or hold it.
+    by_address: BTreeMap<(Name, Address), Ids>,
+    /// By address space and cluster: what the others could take.
+    by_cluster: BTreeMap<Name, BTreeMap<Name, ClusterList>>,
+    /// Those that name a reservation.
+    by_reservation: BTreeMap<ReservationKey, Ids>,
+}
+
+/// What an allocation that is decided again could take. More than that does no harm.
+struct Wishes<'a> {
+    addresses: Vec<Address>,
+    /// That is open to automatic choice.
+    any_pool: bool,
+    pools: Vec<&'a Name>,
+    reservation: Option<ReservationKey>,
+}
+
+fn wishes(one: &Allocation) -> Wishes<'_> {
+    let claim = &one.claim;
+    let mut addresses = claim.addresses.clone();
+    if one
+        .pool
+        .as_ref()
+        .is_some_and(|pool| pool.space == claim.space)
+    {
+        addresses.extend(&one.addresses);
+    }
+    let reservation = claim.reservation.as_ref().map(|name| ReservationKey {
+        space: claim.space.clone(),
+        name: name.clone(),
+    });
+    let is_open = claim.addresses.is_empty() && reservation.is_none();
+    let half = lacks_second_family(one).map(|pool| &pool.name);
+    Wishes {
+        addresses,
+        any_pool: is_open && claim.pool.is_none(),
+        pools: claim.pool.iter().chain(half).filter(|_| is_open).collect(),
+        reservation,
+    }
+}
+
+impl Again {
+    /// Marks; [`State::enter_marks`] is to follow.
+    pub(super) fn mark(&mut self, id: AllocationId) {
+        self.fresh.push(id);
+    }
+
+    pub(super) fn mark_all<'a>(&mut self, ids: impl IntoIterator<Item = &'a AllocationId>) {
+        self.fresh.extend(ids);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.ids.is_empty() && self.fresh.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    pub(super) fn contains(&self, id: AllocationId) -> bool {
+        self.ids.contains(&id)
+    }
+
+    pub(super) fn first(&self) -> Option<AllocationId> {
+        self.ids.first().copied()
+    }
+
+    pub(super) fn has_before(&self, id: AllocationId) -> bool {
+        self.first().is_some_and(|first| first < id)
+    }
+
+    /// A marked allocation is another one now, or gone.
+    pub(super) fn replace(&mut self, before: &Allocation, after: Option<&Allocation>) {
+        if self.ids.remove(&before.id) {
+            self.leave(before);
+            if let Some(after) = after {
+                self.enter(after);
+            }
+        }
+    }
+
+    /// The mark is used up.
+    pub(super) fn unmark(&mut self, one: &Allocation) {
+        self.replace(one, None);
+    }
+
+    /// A mark of something that is not there any more.
+    pub(super) fn drop_mark(&mut self, id: AllocationId) {
+        self.ids.remove(&id);
+    }
+
+    fn enter(&mut self, one: &Allocation) {
+        if !self.ids.insert(one.id) {
+            return;
+        }
+        let wishes = wishes(one);
+        let space = &one.claim.space;
+        for address in wishes.addresses {
+            let key = (space.clone(), address);
+            self.by_address.entry(key).or_default().insert(one.id);
+        }
+        if let Some(key) = wishes.reservation {
+            self.by_reservation.entry(key).or_default().insert(one.id);
+        }
+        if wishes.any_pool || !wishes.pools.is_empty() {
+            let clusters = self.by_cluster.entry(space.clone()).or_default();
+            let list = clusters.entry(one.owner.key.cluster.clone()).or_default();
+            if wishes.any_pool {
+                list.any_pool.insert(one.id);
+            }
+            for pool in wishes.pools {
+                list.by_pool.entry(pool.clone()).or_default().insert(one.id);
+            }
+        }
+    }
+
+    fn leave(&mut self, one: &Allocation) {
+        let wishes = wishes(one);
+        let space = &one.claim.space;
+        for address in wishes.addresses {
+            take_out(&mut self.by_address, &(space.clone(), address), one.id);
+        }
+        if let Some(key) = wishes.reservation {
+            take_out(&mut self.by_reservation, &key, one.id);
+        }
+        let Some(clusters) = self.by_cluster.get_mut(space) else {
+            return;
+        };
+        let cluster = &one.owner.key.cluster;
+        if let Some(list) = clusters.get_mut(cluster) {
+            list.any_pool.remove(&one.id);
+            for pool in wishes.pools {
+                take_out(&mut list.by_pool, pool, one.id);
+            }
+            if *list == ClusterList::default() {
+                clusters.remove(cluster);
+            }
+        }
+        if clusters.is_empty() {
+            self.by_cluster.remove(space);
+        }
+    }
+}
+
+impl State {
+    /// Enters what was marked since the last time.
+    pub(in crate::state) fn enter_marks(&mut self) {
+        let again = &mut self.waiting.marks.again;
+        for id in std::mem::take(&mut again.fresh) {
+            if let Some(one) = self.by_id.get(&id) {
+                again.enter(one);
+            }
+        }
+    }
+
+    /// Takes the marks off whoever has all it asks for where it may stay: an edit of a pool that is taken
+    /// back, or only tried out, leaves nothing to be decided again.
+    pub(in crate::state) fn unmark_content(&mut self) {
+        let marked = self.waiting.marks.again.ids.iter();
+        let marked = marked.filter_map(|id| self.by_id.get(id));
+        let is_content = |one: &&Arc<Allocation>| {
+            waits_for(one).is_none() && !one.outside_grant && self.is_in_place(one)
+        };
+        let content: Vec<Arc<Allocation>> = marked.filter(is_content).cloned().collect();
+        for one in content {
+            self.waiting.marks.again.unmark(&one);
+        }
+    }
+
+    /// Whether a marked allocation older than `arrival` could take an address, as far as
+    /// `could_use` says of it.
+    pub(super) fn has_marked_taker(
+        &self,
+        space: &Name,
+        address: Address,
+        arrival: AllocationId,
+        could_use: impl Fn(AllocationId) -> bool,
+    ) -> bool {
+        let again = &self.waiting.marks.again;
+        let lists = &self.waiting.lists;
+        let everyone = self.waiting.marks.everyone;
+        let mut left = LOOKED_AT;
+        let mut is_behind = |ids: Option<&Ids>| {
+            for id in ids.into_iter().flat_map(|ids| ids.range(..arrival)) {
+                if left == 0 {
+                    return true;
+                }
+                left -= 1;
+                self.waiting.marks.count_look();
+                if could_use(*id) {
+                    return true;
+                }
+            }
+            false
+        };
+        let key = (space.clone(), address);
+        if is_behind(again.by_address.get(&key)) {
+            return true;
+        }
+        for (cluster, list) in again.by_cluster.get(space).into_iter().flatten() {
+            let mut any_pool = false;
+            for pool in self.pools.view(space, cluster).containing(address) {
+                any_pool |= pool.auto_assign;
+                if is_behind(list.by_pool.get(&pool.key.name)) {
+                    return true;
+                }
+            }
+            if any_pool && is_behind(Some(&list.any_pool)) {
+                return true;
+            }
+        }
+        if let Some(reservation) = self.space(space).reservation(address)
+            && is_behind(again.by_reservation.get(&reservation.key))
+        {
+            return true;
+        }
+        everyone && is_behind(Some(&lists.all))
+    }
+}
