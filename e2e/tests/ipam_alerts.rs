@@ -55,6 +55,8 @@ async fn every_metric_that_an_alert_looks_at_is_served() {
     waits.pool = "later".to_owned();
     waits.if_refused = v1::allocate_request::IfRefused::Queue.into();
     client.allocate(waits).await.unwrap();
+    let watch = v1::WatchAllocationsRequest::default();
+    let _watched = client.watch_allocations(watch).await.unwrap();
     let yaml = std::fs::read_to_string(rules()).unwrap();
     let expressions = expressions(&yaml);
     let alerts = yaml
@@ -89,6 +91,9 @@ async fn every_metric_that_an_alert_looks_at_is_served() {
         r#"metallb_allocator_addresses_in_use_total{pool="pool"} 1.0"#,
         r#"metallb_allocator_addresses_total{pool="pool"} 4.0"#,
         r#"pharos_ipam_database_errors_total{kind="full"} 0"#,
+        r#"pharos_ipam_database_read_errors_total{kind="damaged"} 0"#,
+        r#"pharos_ipam_watchers{kind="allocations"} 1"#,
+        r#"pharos_ipam_watchers{kind="assignments"} 0"#,
     ] {
         assert!(
             text.lines().any(|it| it == line),

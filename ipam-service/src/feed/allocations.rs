@@ -68,6 +68,11 @@ impl AllocationFeed {
         let _ = self.sender.send(Arc::new(Published { revision, events }));
     }
 
+    /// How many watch.
+    pub fn watchers(&self) -> usize {
+        self.sender.receiver_count()
+    }
+
     /// A watcher of `cluster` (of all if empty) that starts after `from`, or with a snapshot.
     pub fn watch(&self, source: Source, cluster: String, from: Option<Revision>) -> Watcher {
         let first = tokio::time::Instant::now() + BOOKMARK;

@@ -154,6 +154,13 @@ impl AssignmentFeed {
         }
     }
 
+    /// How many subscribers there are, of all clusters.
+    pub fn watchers(&self) -> usize {
+        let channels: Vec<_> = lock(&self.shared.clusters).values().cloned().collect();
+        let count = |channel: &Arc<Mutex<Channel>>| lock(channel).live.receiver_count();
+        channels.iter().map(count).sum()
+    }
+
     /// Is cancelled when the cluster is deleted, and with it all that was said of it.
     pub fn deletion(&self, cluster: &Name) -> CancellationToken {
         let channel = self.channel(cluster);

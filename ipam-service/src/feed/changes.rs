@@ -83,6 +83,11 @@ impl ChangeFeed {
         let _ = self.sender.send(Arc::new(published));
     }
 
+    /// How many watch.
+    pub fn watchers(&self) -> usize {
+        self.sender.receiver_count()
+    }
+
     /// A watcher of what the filter wants, after the revision `after`.
     pub fn watch(&self, source: Source, filter: LogFilter, after: Revision) -> ChangeWatcher {
         ChangeWatcher {

@@ -5,6 +5,7 @@ mod layers;
 mod maintenance;
 mod methods;
 mod services;
+mod watched;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use crate::store::{Location, OpenError, Store};
 use files::DatabaseFiles;
 use layers::{AdmitLayer, ObserveLayer};
 use methods::Methods;
+use watched::Watched;
 
 /// Calls on one connection at once. The default of hyper, which tonic would switch off: without a
 /// limit one client can open streams as fast as it can write (CVE-2023-44487).
@@ -167,6 +169,10 @@ impl Started {
             registry,
             readiness.clone(),
         );
+        registry.register_collector(Box::new(Watched {
+            feeds: feeds.clone(),
+            reader: reader.clone(),
+        }));
         let api = Api {
             retention: retention.clone(),
             engine,

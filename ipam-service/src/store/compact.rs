@@ -55,6 +55,10 @@ pub struct LogState {
 impl Reader {
     /// What the log and its clock are like.
     pub async fn log_state(&self) -> Result<LogState, ReadError> {
+        self.counted(self.read_log_state()).await
+    }
+
+    async fn read_log_state(&self) -> Result<LogState, ReadError> {
         let row = sqlx::query(LOG_STATE)
             .fetch_one(&self.connections())
             .await?;

@@ -192,6 +192,15 @@ impl Reader {
         before: Option<Revision>,
         limit: u32,
     ) -> Result<ChangePage, ReadError> {
+        self.counted(self.read_changes(filter, before, limit)).await
+    }
+
+    async fn read_changes(
+        &self,
+        filter: &ChangeFilter,
+        before: Option<Revision>,
+        limit: u32,
+    ) -> Result<ChangePage, ReadError> {
         let mut transaction = self.connections().begin().await?;
         let LogSpan { oldest, revision } = log_span(&mut transaction).await?;
         let mut first = signed(filter.start_revision.max(oldest));
@@ -225,6 +234,16 @@ impl Reader {
         before: Option<i64>,
         limit: u32,
     ) -> Result<Page<(i64, v1::Holding)>, ReadError> {
+        self.counted(self.read_holdings(filter, before, limit))
+            .await
+    }
+
+    async fn read_holdings(
+        &self,
+        filter: &HoldingFilter,
+        before: Option<i64>,
+        limit: u32,
+    ) -> Result<Page<(i64, v1::Holding)>, ReadError> {
         let mut transaction = self.connections().begin().await?;
         let revision = revision(&mut transaction).await?;
         let mut end = before.unwrap_or(i64::MAX);
@@ -240,6 +259,15 @@ impl Reader {
     /// Decisions after the revision `after`, oldest first. Looks at [`MOST_LOOKED_AT`] rows, so
     /// that a filter that wants few cannot keep a connection busy.
     pub async fn log_part(
+        &self,
+        after: Revision,
+        filter: &LogFilter,
+        limit: u32,
+    ) -> Result<LogPart, LogError> {
+        self.counted(self.read_log_part(after, filter, limit)).await
+    }
+
+    async fn read_log_part(
         &self,
         after: Revision,
         filter: &LogFilter,
@@ -276,6 +304,10 @@ impl Reader {
 
     /// What the log covers.
     pub async fn log_span(&self) -> Result<LogSpan, ReadError> {
+        self.counted(self.read_log_span()).await
+    }
+
+    async fn read_log_span(&self) -> Result<LogSpan, ReadError> {
         let mut connection = self.connections().acquire().await?;
         log_span(&mut connection).await
     }

@@ -13,6 +13,7 @@ mod checkpoint;
 mod compact;
 mod encoded;
 mod facts;
+mod failures;
 mod fill;
 mod history;
 mod holdings;
@@ -43,6 +44,7 @@ pub use backup::{Backup, BackupError, backup, export};
 pub use check::{CheckError, MOST_PROBLEMS, check};
 pub use checkpoint::Checkpointer;
 pub use compact::{Compaction, Compactor, LogState};
+pub use failures::ReadFailure;
 pub use history::{
     ChangeFilter, ChangePage, HoldingFilter, Kind, LogError, LogFilter, LogPart, LogSpan,
     OwnerFilter,

@@ -8,6 +8,7 @@ use pharos_proto::v1;
 use sqlx::sqlite::{SqlitePoolOptions, SqliteRow};
 use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection, SqlitePool};
 
+use super::failures::Failures;
 use super::open::reader_options;
 use super::plan::READS;
 use crate::state::address::Address;
@@ -47,6 +48,7 @@ impl ReadError {
 pub struct Reader {
     /// To the file that has the database's name.
     connections: Arc<RwLock<SqlitePool>>,
+    pub(super) failures: Failures,
 }
 
 /// Part of a list.
@@ -82,6 +84,7 @@ impl Reader {
         let connections = connect(path).await?;
         Ok(Self {
             connections: Arc::new(RwLock::new(connections)),
+            failures: Failures::default(),
         })
     }
 
@@ -101,6 +104,16 @@ impl Reader {
 
     /// Allocations by owner, after the owner `(cluster, namespace, name)`.
     pub async fn allocations(
+        &self,
+        filter: &AllocationFilter,
+        after: Option<&(String, String, String)>,
+        limit: u32,
+    ) -> Result<Page<v1::Allocation>, ReadError> {
+        self.counted(self.read_allocations(filter, after, limit))
+            .await
+    }
+
+    async fn read_allocations(
         &self,
         filter: &AllocationFilter,
         after: Option<&(String, String, String)>,
@@ -142,6 +155,14 @@ impl Reader {
         after: Option<&str>,
         limit: u32,
     ) -> Result<Page<v1::Cluster>, ReadError> {
+        self.counted(self.read_clusters(after, limit)).await
+    }
+
+    async fn read_clusters(
+        &self,
+        after: Option<&str>,
+        limit: u32,
+    ) -> Result<Page<v1::Cluster>, ReadError> {
         let mut query = QueryBuilder::<Sqlite>::new(CLUSTERS);
         query.push(" where name > ").push_bind(after.unwrap_or(""));
         query
@@ -152,6 +173,10 @@ impl Reader {
 
     /// One cluster.
     pub async fn cluster(&self, name: &str) -> Result<Option<v1::Cluster>, ReadError> {
+        self.counted(self.read_cluster(name)).await
+    }
+
+    async fn read_cluster(&self, name: &str) -> Result<Option<v1::Cluster>, ReadError> {
         let mut query = QueryBuilder::<Sqlite>::new(CLUSTERS);
         query.push(" where name = ").push_bind(name);
         let row = query.build().fetch_optional(&self.connections()).await?;

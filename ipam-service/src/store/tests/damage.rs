@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::super::{From, Missing, OpenError, Restore, Store, check, restore};
+use super::super::{
+    AllocationFilter, ChangeFilter, From, LogFilter, Missing, OpenError, ReadFailure, Restore,
+    Store, check, restore,
+};
 use super::backups::{Book, some_book};
 use super::execute;
 use super::power::{after, files_of};
@@ -122,4 +125,41 @@ async fn a_file_that_was_cut_short_beside_a_log_is_refused() {
     Book::open(&crashed.location()).await.close().await;
     let problems = check(&crashed.location()).await;
     assert_eq!(problems.expect("checked"), [""; 0]);
+}
+
+#[tokio::test]
+async fn reads_that_fail_are_counted_by_what_went_wrong() {
+    let folder = Folder::new();
+    let book = some_book(&folder).await;
+    let reader = book.store.reader.clone();
+    let counts = || ReadFailure::ALL.map(|kind| reader.failures(kind));
+    let all = ChangeFilter::default();
+    reader.changes(&all, None, 10).await.expect("readable");
+    // What is asked for too late is no failure of the database.
+    reader
+        .log_part(1000, &LogFilter::default(), 10)
+        .await
+        .expect_err("in the future");
+    assert_eq!(counts(), [0, 0, 0, 0]);
+    let newer = "update change_log set min_reader = 99 where revision = 1";
+    execute(&folder.file(), false, newer).await;
+    reader.changes(&all, None, 10).await.expect_err("newer");
+    let damaged = "update change_log set entry = x'ff', min_reader = 1 where revision = 1";
+    execute(&folder.file(), false, damaged).await;
+    reader.changes(&all, None, 10).await.expect_err("damaged");
+    assert_eq!(counts(), [0, 1, 1, 0]);
+    // A table whose pages are those of an index.
+    let mixed = "pragma writable_schema = on;
+        update sqlite_schema set rootpage = (
+            select max(rootpage) from sqlite_schema where type = 'index')
+        where name = 'allocation'; pragma schema_version = 4711";
+    execute(&folder.file(), false, mixed).await;
+    let all = AllocationFilter::default();
+    reader
+        .allocations(&all, None, 10)
+        .await
+        .expect_err("no table");
+    reader.close().await;
+    reader.cluster("east").await.expect_err("closed");
+    assert_eq!(counts(), [1, 1, 1, 1]);
 }
