@@ -288,7 +288,11 @@ impl State {
         space: &'a Name,
         end: &'a Pools,
     ) -> impl Iterator<Item = &'a Arc<Allocation>> {
-        self.fenced_differently(space, end).filter(|holder| {
+        let outside = self.fenced_differently(space, end).filter(|holder| {
+            let reach = end.view(space, &holder.owner.key.cluster).reach();
+            holder.addresses.iter().any(|held| !reach.contains(*held))
+        });
+        outside.filter(|holder| {
             let permitted = |pools| {
                 let holding = Holding::of(holder);
                 holding.is_some_and(|it| it.permitted_by(pools, &holder.claim).is_some())
@@ -356,7 +360,13 @@ impl State {
             }
         }
         let holders = self.fenced_differently(&space, &before);
-        let concerned = holders.filter(|one| one.outside_grant || !self.is_in_place(one));
+        // Whom the grants leave what it holds, they do not move.
+        let is_outside = |one: &Allocation| {
+            let reach = self.pools.view(&space, &one.owner.key.cluster).reach();
+            one.addresses.iter().any(|held| !reach.contains(*held))
+        };
+        let concerned =
+            holders.filter(|one| one.outside_grant || (is_outside(one) && !self.is_in_place(one)));
         let concerned: Vec<_> = concerned.map(|one| one.id).collect();
         for id in concerned {
             self.waiting.mark(id);
