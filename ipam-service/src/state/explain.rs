@@ -365,11 +365,9 @@ impl<'a> Subject<'a> {
         let reader = self.asking.reader();
         let mut counts: BTreeMap<Option<Name>, u64> = BTreeMap::new();
         let mut last = None;
-        for (address, holder) in pool
-            .ranges
-            .iter()
-            .flat_map(|range| space.holders_in(*range))
-        {
+        let reach = self.view().reach();
+        let ranges = pool.ranges.iter().flat_map(|range| reach.within(*range));
+        for (address, holder) in ranges.flat_map(|range| space.holders_in(range)) {
             if *left == 0 {
                 return (counts, true);
             }

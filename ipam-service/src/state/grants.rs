@@ -133,11 +133,11 @@ pub(super) fn apply(draft: &mut Draft<'_>, command: &ApplyAddressSpace) -> Resul
     let wanted = merged(known, command, draft.now);
     let mut end = state.pools.clone();
     end.set_fence(&wanted.name, Some(Arc::new(wanted.clone())));
-    check_in_use(state, &wanted.name, &end, command.in_use)?;
     let outside = match command.in_use {
         InUse::Refuse => Vec::new(),
         InUse::Move => state.left_outside(&wanted.name, &end),
     };
+    check_in_use(state, &wanted.name, &end, command.in_use, &outside)?;
     if known.map(Arc::as_ref) != Some(&wanted) {
         draft.put_address_space(known, wanted);
     }
@@ -213,11 +213,17 @@ fn merged(
 
 /// Refuses an edit after which somebody could not keep an address, unless that is wanted and no pool
 /// through which it is held is protected.
-fn check_in_use(state: &State, space: &Name, end: &Pools, in_use: InUse) -> Result<(), Rejection> {
+fn check_in_use(
+    state: &State,
+    space: &Name,
+    end: &Pools,
+    in_use: InUse,
+    outside: &[&Arc<Allocation>],
+) -> Result<(), Rejection> {
     let mut stranded: Vec<Stranded> = Vec::new();
     let mut holders = 0;
     let mut protected: Option<(PoolKey, usize, Stranded)> = None;
-    for holder in state.stranded(space, end) {
+    for holder in state.stranded(space, end).chain(outside.iter().copied()) {
         let reach = end.view(space, &holder.owner.key.cluster).reach();
         let mut lost = holder.held().filter(|(held, _)| !reach.contains(*held));
         let Some((address, through)) = lost.next() else {

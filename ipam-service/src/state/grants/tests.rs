@@ -1,3 +1,7 @@
+//! The rules of grants, one by one.
+
+mod recovery;
+
 use super::*;
 use crate::state::address::AddressRange;
 use crate::state::change::Change;
@@ -203,6 +207,9 @@ fn an_operators_pool_counts_what_any_grant_has() {
         (usage.total, usage.held, usage.outside_grant),
         (128, 1, 128)
     );
+    explained.take("east/ns/a", claim());
+    let it = explain_stored(&explained.state, &owner("west/ns/a")).expect("stored");
+    assert_eq!(it.pools[0].held_by, [(Some(name("west")), 1)].into());
 }
 
 #[test]
@@ -336,70 +343,6 @@ fn only_the_named_fields_change_and_only_from_the_revision_that_was_seen() {
         Ok(Vec::new()),
         "it is so already"
     );
-}
-
-// === a lost store ===
-
-/// A store of which a part is lost: the halves are granted, and `west` uses an address of the other.
-fn recovered() -> Book {
-    let mut book = halves();
-    book.expect_inventory_of("west");
-    let mut request = queued("west/ns/a", claim());
-    request.held = addresses(&["192.0.2.9"]);
-    book.run(request).expect("taken back");
-    book
-}
-
-#[test]
-fn what_is_in_use_outside_the_grant_is_taken_back_and_kept() {
-    let mut book = recovered();
-    assert_eq!(book.held("west/ns/a"), "192.0.2.9");
-    assert!(book.get("west/ns/a").outside_grant);
-    // Somebody who uses nothing gets nothing.
-    assert_eq!(
-        book.queue("west/ns/b", for_addresses(&["192.0.2.10"])),
-        "(OUTSIDE_GRANT)"
-    );
-    let cluster = Some(name("west"));
-    book.run(Command::FinishRecovery { cluster }).expect("done");
-    assert_eq!(book.held("west/ns/a"), "192.0.2.9");
-    // Nor does a restart move it, nor another claim that fits.
-    book.state = State::restore(book.state.revision(), rows(&book.state));
-    book.settle(&mut Vec::new());
-    assert_eq!(book.take("west/ns/a", shared("k", 443)), "192.0.2.9");
-    assert!(book.get("west/ns/a").outside_grant);
-    // Once given back it is outside for good.
-    book.run(release("west/ns/a")).expect("released");
-    assert_eq!(book.take("west/ns/a", claim()), "192.0.2.128");
-}
-
-#[test]
-fn a_grant_that_covers_it_makes_a_holder_outside_like_any_other() {
-    let mut book = recovered();
-    let all: &[&str] = &["192.0.2.0/24"];
-    book.grant(&[("west", all)], InUse::Refuse).expect("wider");
-    let held = book.get("west/ns/a");
-    assert_eq!(
-        (held.outside_grant, &held.addresses),
-        (false, &addresses(&["192.0.2.9"]))
-    );
-}
-
-#[test]
-fn who_was_outside_before_is_moved_by_an_edit_that_moves_only() {
-    let mut book = recovered();
-    let cluster = Some(name("west"));
-    book.run(Command::FinishRecovery { cluster }).expect("done");
-    let less: &[&str] = &["192.0.2.200-192.0.2.201"];
-    book.grant(&[("west", less)], InUse::Refuse)
-        .expect("it strands nobody new");
-    assert_eq!(book.held("west/ns/a"), "192.0.2.9");
-    let again = book.grant(&[("west", less)], InUse::Refuse);
-    assert_eq!(again, Ok(Vec::new()));
-    // The same grants will do.
-    book.grant(&[("west", less)], InUse::Move).expect("moved");
-    assert_eq!(book.held("west/ns/a"), "192.0.2.200");
-    assert!(!book.get("west/ns/a").outside_grant);
 }
 
 #[test]
