@@ -1,5 +1,8 @@
 //! Pools: which of them a cluster sees, in which order they are tried, whom they admit.
 
+mod holding;
+mod view;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,11 +11,13 @@ use super::address::{Address, AddressRange, Family};
 use super::address_set::usable_count;
 use super::change::Edit;
 use super::grants::{Fence, Reach};
-use super::model::{AddressSpace, Allocation, Claim, OwnerKey, Pool, PoolKey};
+use super::model::{AddressSpace, Claim, OwnerKey, Pool, PoolKey};
 use super::names::Name;
 use super::runs::Runs;
 use super::selector::any_matches;
 use super::space::Space;
+pub(super) use holding::{Holding, Homes};
+pub(super) use view::View;
 
 /// How full a pool is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -294,191 +299,6 @@ impl Scope {
         let (_, ends) = self.ranges.range(..=address).next_back()?;
         let (_, name) = ends.iter().find(|(last, _)| *last >= address)?;
         self.by_name.get(name)
-    }
-}
-
-/// The pools of a space that one cluster may use: its own, and those of the operator whose name it
-/// does not use itself; and which addresses it may get from them.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct View<'a> {
-    own: Option<&'a Scope>,
-    operator: Option<&'a Scope>,
-    reach: Reach<'a>,
-}
-
-impl<'a> View<'a> {
-    /// What a name means: the cluster's own pool, else the operator's.
-    pub(super) fn named(self, name: &str) -> Option<&'a Arc<Pool>> {
-        let own = self.own.and_then(|scope| scope.by_name.get(name));
-        own.or_else(|| self.operator.and_then(|scope| scope.by_name.get(name)))
-    }
-
-    /// Which addresses the cluster may get, whatever pool they come from.
-    pub(super) fn reach(self) -> Reach<'a> {
-        self.reach
-    }
-
-    /// Ranges of a family that a pool may give to the cluster, in the order of the pool.
-    pub(super) fn ranges<'p>(
-        self,
-        pool: &'p Pool,
-        family: Family,
-    ) -> impl Iterator<Item = AddressRange> + use<'a, 'p> {
-        let ranges = pool
-            .ranges
-            .iter()
-            .filter(move |range| range.family() == family);
-        ranges.flat_map(move |range| self.reach.within(*range))
-    }
-
-    /// Whether this very pool is among them.
-    pub(super) fn sees(self, pool: &Pool) -> bool {
-        self.named(&pool.key.name)
-            .is_some_and(|visible| visible.key == pool.key)
-    }
-
-    /// All of them: the cluster's own by name, then the operator's.
-    pub(super) fn all(self) -> impl Iterator<Item = &'a Arc<Pool>> {
-        [self.own, self.operator]
-            .into_iter()
-            .flatten()
-            .flat_map(|scope| scope.by_name.values())
-            .filter(move |pool| self.sees(pool))
-    }
-
-    /// Those that contain an address: at most one of the cluster's own, then one of the operator's.
-    pub(super) fn containing(self, address: Address) -> impl Iterator<Item = &'a Arc<Pool>> {
-        [self.own, self.operator]
-            .into_iter()
-            .flatten()
-            .filter_map(move |scope| scope.containing(address))
-            .filter(move |pool| self.sees(pool))
-    }
-
-    /// Those that are chosen from without being named, in the order in which they are tried.
-    pub(super) fn auto(self) -> impl Iterator<Item = &'a Arc<Pool>> {
-        let mut own = self.own.into_iter().flat_map(|s| s.auto.iter()).peekable();
-        let operator = self.operator.into_iter().flat_map(|s| s.auto.iter());
-        let mut operator = operator
-            .filter(move |(_, name)| self.own.is_none_or(|own| !own.by_name.contains_key(name)))
-            .peekable();
-        std::iter::from_fn(move || {
-            let next = match (own.peek(), operator.peek()) {
-                (Some(mine), Some(theirs)) if mine > theirs => operator.next(),
-                (None, _) => operator.next(),
-                (Some(_), _) => own.next(),
-            };
-            next.and_then(|(_, name)| self.named(name))
-        })
-    }
-}
-
-/// Addresses of a space that an owner holds, or would like to.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Holding<'a> {
-    pub(super) owner: &'a OwnerKey,
-    pub(super) space: &'a Name,
-    pub(super) addresses: &'a [Address],
-    /// Where several pools would do: for the first address, and for the second.
-    pub(super) preferred: [Option<&'a PoolKey>; 2],
-    /// Whether two addresses may come from two pools.
-    pub(super) apart: bool,
-    /// Whether grants do not matter.
-    pub(super) outside_grant: bool,
-}
-
-/// The pools of what is held: of the first address, and of the second if that is another one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Homes<'a> {
-    pub(super) first: &'a Arc<Pool>,
-    pub(super) second: Option<&'a Arc<Pool>>,
-}
-
-impl<'a> Homes<'a> {
-    /// One pool for all.
-    pub(super) fn one(first: &'a Arc<Pool>) -> Self {
-        let second = None;
-        Self { first, second }
-    }
-
-    /// Whether these are the pools that an allocation has on record.
-    pub(super) fn are_those_of(self, allocation: &Allocation) -> bool {
-        let second = self.second.map(|pool| &pool.key);
-        Some(&self.first.key) == allocation.pool.as_ref()
-            && second == allocation.second_pool.as_deref()
-    }
-
-    /// Writes them into an allocation.
-    pub(super) fn record(self, allocation: &mut Allocation) {
-        allocation.pool = Some(self.first.key.clone());
-        allocation.second_pool = self.second.map(|pool| Box::new(pool.key.clone()));
-    }
-}
-
-impl<'a> Holding<'a> {
-    /// What an allocation holds; `None` if that is nothing.
-    pub(super) fn of(allocation: &'a Allocation) -> Option<Self> {
-        let pool = allocation.pool.as_ref()?;
-        Some(Self {
-            owner: &allocation.owner.key,
-            space: &pool.space,
-            addresses: &allocation.addresses,
-            preferred: [Some(pool), allocation.second_pool.as_deref().or(Some(pool))],
-            apart: allocation.effective_claim().allows_two_pools(),
-            outside_grant: allocation.outside_grant,
-        })
-    }
-
-    /// The pools that permit it: such as the cluster sees, as give the addresses, and as are for an
-    /// owner with these labels. One for all addresses, unless they may come from two; then two only
-    /// where they do already, or where no one pool gives both. What the claim asks for is not
-    /// looked at.
-    pub(super) fn permitted_by<'p>(self, pools: &'p Pools, labels: &Claim) -> Option<Homes<'p>> {
-        let [first, second] = self.preferred;
-        let together = || {
-            let home = self.home(pools, labels, self.addresses, first)?;
-            Some(Homes::one(home))
-        };
-        let [one, other] = self.addresses else {
-            return together();
-        };
-        let apart = || {
-            let first = self.home(pools, labels, &[*one], first)?;
-            let second = self.home(pools, labels, &[*other], second)?;
-            let is_other = first.key != second.key;
-            Some(Homes {
-                first,
-                second: is_other.then_some(second),
-            })
-        };
-        match self.apart {
-            false => together(),
-            true if first == second => together().or_else(apart),
-            true => apart(),
-        }
-    }
-
-    /// One pool that permits all of some addresses.
-    fn home<'p>(
-        self,
-        pools: &'p Pools,
-        labels: &Claim,
-        addresses: &[Address],
-        preferred: Option<&PoolKey>,
-    ) -> Option<&'p Arc<Pool>> {
-        let view = pools.view(self.space, &self.owner.cluster);
-        let first = *addresses.first()?;
-        let granted = |held: &Address| self.outside_grant || view.reach().contains(*held);
-        if !addresses.iter().all(granted) {
-            return None;
-        }
-        let fits = |pool: &&'p Arc<Pool>| {
-            addresses.iter().all(|held| gives(pool, *held)) && admits(pool, self.owner, labels)
-        };
-        let fitting = || view.containing(first).filter(fits);
-        fitting()
-            .find(|pool| Some(&pool.key) == preferred)
-            .or_else(|| fitting().next())
     }
 }
 
