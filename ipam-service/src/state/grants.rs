@@ -374,6 +374,7 @@ impl State {
         let concerned =
             holders.filter(|one| one.outside_grant || (is_outside(one) && !self.is_in_place(one)));
         let concerned: Vec<_> = concerned.map(|one| one.id).collect();
+        self.unmark_content();
         for id in concerned {
             self.waiting.mark(id);
         }

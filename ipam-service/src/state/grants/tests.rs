@@ -345,6 +345,39 @@ fn only_the_named_fields_change_and_only_from_the_revision_that_was_seen() {
     );
 }
 
+/// So many of cluster `west` are to be moved, and have not been yet.
+fn in_mid_move(holders: usize) -> Book {
+    let mut book = Book::with_pools(&[pool("wide", &["10.0.0.0/16"])]);
+    for number in 0..holders {
+        let owner = format!("west/ns/a{number}");
+        book.step(allocate(&owner, claim())).expect("taken");
+    }
+    let grants = fenced(&[("east", &["10.0.128.0/17"]), ("west", &["10.0.64.0/18"])]);
+    book.step(apply_space(grants, InUse::Move)).expect("moves");
+    book
+}
+
+#[test]
+fn nobody_waits_behind_many_who_may_not_have_the_address() {
+    let mut book = in_mid_move(300);
+    let granted = book.step(allocate("east/ns/a", claim()));
+    granted.expect("those of west get nothing of this");
+    assert_eq!(book.held("east/ns/a"), "10.0.128.0");
+}
+
+#[test]
+fn grants_that_are_only_tried_out_leave_nothing_to_be_decided() {
+    let mut book = Book::with_pools(&[pool("wide", &["10.0.0.0/16"])]);
+    for number in 0..10 {
+        book.take(&format!("west/ns/a{number}"), claim());
+    }
+    let tried = book.step(apply_space(fenced(&[("west", HIGH)]), InUse::Move));
+    for change in tried.expect("good").iter().rev() {
+        book.state.undo(change);
+    }
+    assert_eq!(book.state.follow_up(), None);
+}
+
 #[test]
 fn holders_that_a_crash_left_in_mid_move_are_moved_after_it() {
     let mut book = lab();

@@ -177,8 +177,8 @@ impl State {
         }
     }
 
-    /// Takes the marks off whoever has all it asks for where it may stay: an edit of a pool that is taken
-    /// back, or only tried out, leaves nothing to be decided again.
+    /// Takes the marks off whoever has all it asks for where it may stay: an edit of a pool or of grants
+    /// that is taken back, or only tried out, leaves nothing to be decided again.
     pub(in crate::state) fn unmark_content(&mut self) {
         let marked = self.waiting.marks.again.ids.iter();
         let marked = marked.filter_map(|id| self.by_id.get(id));
@@ -222,8 +222,12 @@ impl State {
             return true;
         }
         for (cluster, list) in again.by_cluster.get(space).into_iter().flatten() {
+            let view = self.pools.view(space, cluster);
+            if !view.reach().contains(address) {
+                continue;
+            }
             let mut any_pool = false;
-            for pool in self.pools.view(space, cluster).containing(address) {
+            for pool in view.containing(address) {
                 any_pool |= pool.auto_assign;
                 if is_behind(list.by_pool.get(&pool.key.name)) {
                     return true;
