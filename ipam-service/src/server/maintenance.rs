@@ -189,6 +189,7 @@ fn of_restore(error: RestoreError) -> anyhow::Error {
         | RestoreError::Import { .. }
         | RestoreError::Contradicts { .. }
         | RestoreError::Exists(_)
+        | RestoreError::Written(_)
         | RestoreError::File { .. } => UsageError(error.to_string()).into(),
         RestoreError::Source(CheckError::Read(_))
         | RestoreError::Sql(_)

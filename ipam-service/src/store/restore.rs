@@ -7,7 +7,10 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
+use rusqlite::ErrorCode;
+use rusqlite::config::DbConfig;
 use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 
 use super::backup::copy_into;
@@ -78,6 +81,8 @@ pub enum RestoreError {
         .0.display()
     )]
     Exists(PathBuf),
+    #[error("somebody writes to the database at {}: stop the process that has it open", .0.display())]
+    Written(PathBuf),
     #[error(transparent)]
     Copy(#[from] BackupError),
     #[error("{}: {source}", .path.display())]
@@ -145,6 +150,9 @@ pub async fn restore(task: Restore<'_>) -> Result<Restored, RestoreError> {
             let path = path.to_owned();
             return Err(RestoreError::Contradicts { path, problem });
         }
+    }
+    if in_the_way {
+        depose(path).await?;
     }
     let moved_to = in_the_way.then(|| free_name(path, task.now));
     for step in change_over(&scratch.0, path, moved_to.as_deref()) {
@@ -271,6 +279,33 @@ pub fn expected_cluster(name: Name, now: Timestamp) -> Cluster {
 fn files_of(path: &Path) -> [PathBuf; 3] {
     ["", "-wal", "-shm"].map(|suffix| beside(path, suffix))
 }
+
+/// Takes a database from whoever has it open although the lock is ours: with another name the file would
+/// still be acknowledged into. One that cannot be read or written needs none of it, and is left as it is.
+async fn depose(path: &Path) -> Result<(), RestoreError> {
+    let database = path.to_owned();
+    let deposed = tokio::task::spawn_blocking(move || {
+        let connection = connect(&database)?;
+        // What is moved aside stays what it is, a log and all.
+        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+        connection.busy_timeout(DEPOSE_WITHIN)?;
+        connection.execute("update meta set epoch = epoch + 1 where id = 1", ())
+    });
+    let deposed = deposed.await.expect("one statement does not panic");
+    match deposed {
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+            Err(RestoreError::Written(path.to_owned()))
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the database that is moved aside is left as it is");
+            Ok(())
+        }
+        Ok(_) => Ok(()),
+    }
+}
+
+/// A transaction of a process that runs is long since over.
+const DEPOSE_WITHIN: Duration = Duration::from_secs(1);
 
 /// A name for what is in the way.
 fn free_name(path: &Path, now: Timestamp) -> PathBuf {

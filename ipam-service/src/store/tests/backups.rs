@@ -36,6 +36,11 @@ impl Book {
     }
 
     pub(super) async fn commit(&mut self, command: &Command) {
+        let batch = self.decide(command);
+        self.store.writer.commit(&batch).await.expect("committed");
+    }
+
+    pub(super) fn decide(&mut self, command: &Command) -> Batch {
         let mut batch = Batch {
             time: Timestamp(7),
             ..Batch::default()
@@ -48,7 +53,7 @@ impl Book {
                 origin: Arc::new(Origin::default()),
             });
         }
-        self.store.writer.commit(&batch).await.expect("committed");
+        batch
     }
 
     /// Until nobody has the files open any more: connections of readers end on threads of their own.

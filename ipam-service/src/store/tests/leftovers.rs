@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::super::restore::{RESTORING, change_over};
 use super::super::step::beside;
-use super::super::{From, Missing, OpenError, Restore, RestoreError, Store, restore};
+use super::super::{CommitError, From, Missing, OpenError, Restore, RestoreError, Store, restore};
 use super::backups::{Book, some_book};
 use super::power::{after, files_of, outcomes};
 use crate::state::model::Timestamp;
@@ -94,6 +94,50 @@ async fn repeated(crashed: &Folder, backup: &Folder, when: &str) {
     let kept = Book::open(&kept).await;
     let late = |it: &crate::state::model::Allocation| it.owner.key.name.as_str() == "late";
     assert!(kept.held().iter().any(|it| late(it)), "{when}");
+}
+
+/// Whoever has it open goes on with the file, whatever its name.
+#[tokio::test]
+async fn a_server_whose_database_was_moved_aside_acknowledges_nothing_more() {
+    let backup = Folder::new();
+    some_book(&backup).await.close().await;
+    let backup_file = backup.file();
+    let folder = Folder::new();
+    let mut old = some_book(&folder).await;
+    // Somebody took its lock for one that was left behind.
+    std::fs::remove_file(beside(&folder.file(), ".lock")).expect("a lock");
+    let (location, none) = (folder.location(), BTreeSet::new());
+    let task = Restore {
+        from: From::Backup(&backup_file),
+        to: &location,
+        also_expected: &none,
+        move_aside: true,
+        now: Timestamp(5_000_000),
+    };
+    let writing = old
+        .store
+        .writer
+        .with_connection(|connection| connection.execute_batch("begin immediate"));
+    writing.await.expect("connected").expect("begun");
+    let refused = restore(task.clone()).await.expect_err("it is writing");
+    assert!(matches!(refused, RestoreError::Written(_)), "{refused}");
+    let done = old
+        .store
+        .writer
+        .with_connection(|connection| connection.execute_batch("rollback"));
+    done.await.expect("connected").expect("rolled back");
+    restore(task).await.expect("restored");
+    let batch = old.decide(&allocate("east/ns/late", |_| ()));
+    let deposed = old.store.writer.commit(&batch).await;
+    assert!(matches!(deposed, Err(CommitError::Deposed)), "{deposed:?}");
+    old.close().await;
+    let kept = super::super::Location::Sqlite(aside(&folder));
+    let kept = Book::open(&kept).await;
+    assert!(
+        kept.held()
+            .iter()
+            .all(|it| it.owner.key.name.as_str() != "late")
+    );
 }
 
 #[tokio::test]
