@@ -1,21 +1,25 @@
 //! What happens to every call before and after its service: tower layers.
 //!
 //! - [`ObserveLayer`], outermost: request id, tracing span, metrics.
-//! - [`AdmitLayer`]: deadline, concurrency limit, load shedding.
+//! - [`AdmitLayer`]: deadline, concurrency limit (of all, and of one peer), load shedding.
 //!
 //! Calls that may last for ever (streams, see [`Method::streaming`]) are observed, but neither
 //! limited in number nor in time: a limit on the body of a stream would kill it. What bounds them
 //! is HTTP/2 flow control, the streams of a connection, and the feeds behind them.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Request, Response};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
+use tonic::transport::server::TcpConnectInfo;
 use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::Instrument as _;
@@ -29,6 +33,11 @@ use crate::api::status;
 /// writer's queue ([`crate::engine::QUEUE`]); 1024 callers at 10 ms a batch are 100,000 calls per
 /// second, more than the machine can do.
 const MAX_CALLS: usize = crate::engine::QUEUE;
+
+/// Of them those of one peer, whatever number of connections it opens (each has 200 at most): one
+/// client that never has enough leaves as much to all others. A peer is an address, so a proxy before
+/// several clients is one too; half of the places is far more than any of them needs.
+const MAX_CALLS_OF_PEER: usize = MAX_CALLS / 2;
 
 /// For unary calls that name no deadline: longer than any commit on a disk that works.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -259,19 +268,80 @@ impl RequestIds {
 pub(super) struct AdmitLayer {
     methods: Arc<Methods>,
     places: Arc<Semaphore>,
+    peers: Arc<Peers>,
 }
 
 impl AdmitLayer {
     pub(super) fn new(methods: Arc<Methods>) -> Self {
-        Self::with_places(methods, MAX_CALLS)
+        Self::with_places(methods, MAX_CALLS, MAX_CALLS_OF_PEER)
     }
 
-    fn with_places(methods: Arc<Methods>, places: usize) -> Self {
+    fn with_places(methods: Arc<Methods>, places: usize, of_peer: usize) -> Self {
         Self {
             methods,
             places: Arc::new(Semaphore::new(places)),
+            peers: Arc::new(Peers {
+                most: of_peer,
+                taken: Mutex::default(),
+            }),
         }
     }
+}
+
+/// The places that each peer has taken.
+#[derive(Debug)]
+struct Peers {
+    most: usize,
+    /// No number is 0.
+    taken: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// A place of a peer, which is free again when this is dropped.
+#[derive(Debug)]
+struct PeerPlace {
+    peers: Arc<Peers>,
+    /// `None`: not known, and not counted.
+    peer: Option<IpAddr>,
+}
+
+impl Peers {
+    /// `None`: it has as many as it may.
+    fn enter(self: &Arc<Self>, peer: Option<IpAddr>) -> Option<PeerPlace> {
+        if let Some(peer) = peer {
+            let mut taken = self.lock();
+            let number = taken.entry(peer).or_default();
+            if *number >= self.most {
+                return None;
+            }
+            *number += 1;
+        }
+        let peers = Arc::clone(self);
+        Some(PeerPlace { peers, peer })
+    }
+
+    /// Whole also after a panic: each change is one step.
+    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for PeerPlace {
+    fn drop(&mut self) {
+        if let Some(peer) = self.peer
+            && let Entry::Occupied(mut number) = self.peers.lock().entry(peer)
+        {
+            *number.get_mut() -= 1;
+            if *number.get() == 0 {
+                number.remove();
+            }
+        }
+    }
+}
+
+/// Who calls, by the address of the connection.
+fn peer_of<B>(request: &Request<B>) -> Option<IpAddr> {
+    let info = request.extensions().get::<TcpConnectInfo>()?;
+    Some(info.remote_addr()?.ip().to_canonical())
 }
 
 impl<S> Layer<S> for AdmitLayer {
@@ -311,9 +381,18 @@ where
         if self.layer.methods.get(request.uri().path()).streaming {
             return Box::pin(self.inner.call(request));
         }
+        let shed = |message: String| {
+            let response = status::shed(message).into_http();
+            Box::pin(std::future::ready(Ok(response)))
+        };
+        let Some(of_peer) = self.layer.peers.enter(peer_of(&request)) else {
+            let most = self.layer.peers.most;
+            return shed(format!(
+                "{most} calls of this client are under way; try again"
+            ));
+        };
         let Ok(place) = Arc::clone(&self.layer.places).try_acquire_owned() else {
-            let status = status::shed(format!("{MAX_CALLS} calls are under way; try again"));
-            return Box::pin(std::future::ready(Ok(status.into_http())));
+            return shed(format!("{MAX_CALLS} calls are under way; try again"));
         };
         let timeout = timeout_of(request.headers());
         let deadline = Instant::now() + timeout.saturating_sub(BEFORE_TONIC);
@@ -323,7 +402,7 @@ where
         let call = self.inner.call(request);
         Box::pin(async move {
             let outcome = tokio::time::timeout_at(deadline, call).await;
-            drop(place);
+            drop((place, of_peer));
             outcome.unwrap_or_else(|_| {
                 let message = format!(
                     "no answer within {} ms; the call may still take effect, and can be repeated",

@@ -98,7 +98,7 @@ async fn calls_beyond_the_limit_are_shed_and_streams_are_not_counted() {
     let open = Arc::new(Semaphore::new(0));
     let gate = Arc::clone(&open);
     let service = ServiceBuilder::new()
-        .layer(AdmitLayer::with_places(methods(), 1))
+        .layer(AdmitLayer::with_places(methods(), 1, 1))
         .service(service_fn(move |_: Request<Body>| {
             let gate = Arc::clone(&gate);
             async move {
@@ -141,4 +141,49 @@ fn timeouts_are_read_as_grpc_writes_them() {
     for bad in ["", "S", "123456789S", "-1S", "1s", "1", "+1S"] {
         assert_eq!(parse_timeout(bad), None, "{bad}");
     }
+}
+
+#[tokio::test]
+async fn one_peer_leaves_half_of_the_places_to_the_others() {
+    let open = Arc::new(Semaphore::new(0));
+    let gate = Arc::clone(&open);
+    let service = ServiceBuilder::new()
+        .layer(AdmitLayer::with_places(methods(), 4, 2))
+        .service(service_fn(move |_: Request<Body>| {
+            let gate = Arc::clone(&gate);
+            async move {
+                gate.acquire().await.expect("never closed").forget();
+                Ok::<_, Infallible>(Response::new(Body::default()))
+            }
+        }));
+    let call = |peer: &str, port: u16| {
+        let mut request = request(UNARY, &[]);
+        let remote = format!("{peer}:{port}").parse().expect("an address");
+        request.extensions_mut().insert(TcpConnectInfo {
+            local_addr: None,
+            remote_addr: Some(remote),
+        });
+        tokio::spawn(service.clone().oneshot(request))
+    };
+    let code = |response: Result<Result<Response<Body>, Infallible>, _>| {
+        code_of(response.expect("no panic").expect("infallible").headers())
+    };
+    let waits_for = async |places: usize| {
+        while service.layer.places.available_permits() != places {
+            tokio::task::yield_now().await;
+        }
+    };
+    let greedy = [call("192.0.2.1", 1), call("192.0.2.1", 2)];
+    waits_for(2).await;
+    assert_eq!(code(call("192.0.2.1", 3).await), Code::ResourceExhausted);
+    let other = call("192.0.2.2", 1);
+    waits_for(1).await;
+    open.add_permits(3);
+    for admitted in greedy.into_iter().chain([other]) {
+        assert_eq!(code(admitted.await), Code::Ok);
+    }
+    // A place that is free again can be taken again, and nothing is kept of who left.
+    assert!(service.layer.peers.lock().is_empty());
+    open.add_permits(1);
+    assert_eq!(code(call("192.0.2.1", 4).await), Code::Ok);
 }
