@@ -6,6 +6,7 @@
 //! 3. Meanwhile nobody gets a live address, newcomers wait, and the node stream says that it does not
 //!    know everything.
 //! 4. An operator ends the wait for a cluster without an adapter; another installation adopts a name.
+//! 5. The beginning and the end of an inventory can be tried out.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -316,4 +317,35 @@ async fn when_a_cluster_was_last_heard_of_is_told_and_outlives_a_restart() {
     let mut client = ipam.clusters().unwrap();
     let again = client.get_cluster(get("east")).await.unwrap().into_inner();
     assert_eq!(again.cluster.unwrap().last_seen, Some(seen));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_inventory_that_is_tried_out_begins_and_ends_nothing() {
+    let ipam = Ipam::start().unwrap();
+    let mut client = ipam.clusters().unwrap();
+    let begin = |validate_only| v1::BeginSyncRequest {
+        cluster: "east".to_owned(),
+        validate_only,
+        ..v1::BeginSyncRequest::default()
+    };
+    let end = |validate_only| v1::EndSyncRequest {
+        cluster: "east".to_owned(),
+        validate_only,
+        ..v1::EndSyncRequest::default()
+    };
+    for validate_only in [true, false] {
+        let begun = client.begin_sync(begin(validate_only)).await.unwrap();
+        let told = begun.into_inner().consequences.expect("a new cluster");
+        assert_eq!(told.objects[0].name, "east");
+        let known = client
+            .list_clusters(v1::ListClustersRequest::default())
+            .await;
+        let known = known.unwrap().into_inner().clusters.len();
+        assert_eq!(known, usize::from(!validate_only));
+        let ended = client.end_sync(end(true)).await;
+        assert_eq!(ended.is_ok(), !validate_only, "{ended:?}");
+    }
+    client.end_sync(end(false)).await.unwrap();
+    let again = client.end_sync(end(true)).await.unwrap_err();
+    assert_eq!(again.code(), Code::FailedPrecondition);
 }

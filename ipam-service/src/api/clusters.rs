@@ -216,10 +216,11 @@ impl Clusters {
             uid,
             fence: message.fence,
         };
-        call.submit(&self.0, command, &message.request_id, false)
-            .await?;
+        let (id, validate_only) = (&message.request_id, message.validate_only);
+        let reply = call.submit(&self.0, command, id, validate_only).await?;
         Ok(v1::BeginSyncResponse {
             store_id: self.0.store_id.to_string(),
+            consequences: consequences::of(&reply),
         })
     }
 
@@ -239,11 +240,11 @@ impl Clusters {
             cluster,
             fence: message.fence,
         };
-        let reply = call
-            .submit(&self.0, command, &message.request_id, false)
-            .await?;
+        let (id, validate_only) = (&message.request_id, message.validate_only);
+        let reply = call.submit(&self.0, command, id, validate_only).await?;
         Ok(v1::EndSyncResponse {
             revision: reply.revision,
+            consequences: consequences::of(&reply),
         })
     }
 }

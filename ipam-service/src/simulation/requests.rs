@@ -107,6 +107,7 @@ impl Requests {
                 cluster,
                 fence,
                 request_id: format!("end-{number}"),
+                ..v1::EndSyncRequest::default()
             }),
             _ => Message::DeleteCluster(v1::DeleteClusterRequest {
                 name: cluster,
