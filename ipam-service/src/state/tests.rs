@@ -1,6 +1,7 @@
 //! The whole state: random sequences of commands against a naive model, and what holds for all
 //! commands alike.
 
+mod drains;
 mod explained;
 mod metallb;
 mod naive;
