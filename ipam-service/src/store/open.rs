@@ -13,6 +13,7 @@ use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqlSafeStr as _, Sqli
 use super::inspect::{leftovers, refuse_cut_short, refuse_impossible, rewrite};
 use super::lock::{Lock, LockError};
 use super::plan::{MIN_READER, READS};
+use super::renew::remove_copy;
 use super::restore::RESTORING;
 use super::step::beside;
 use super::{Checkpointer, Compactor, ReadError, Reader, Writer, fill};
@@ -214,6 +215,10 @@ impl Store {
         if created {
             leftovers(path)?;
             create_file(path).map_err(file_error)?;
+        }
+        // It may be as large as the database.
+        if let Err(error) = remove_copy(path) {
+            tracing::warn!(%error, "a copy that is of no use stays");
         }
         let log = beside(path, "-wal");
         let rewritten = tokio::task::spawn_blocking(move || rewrite(&log)).await;

@@ -104,14 +104,7 @@ const FRESH_LOG: &str = ".fresh-log";
 fn copy_files(path: &Path) -> Result<(), RenewError> {
     let fresh = beside(path, FRESH);
     let log = beside(path, FRESH_LOG);
-    for part in [
-        &fresh,
-        &beside(&fresh, "-wal"),
-        &beside(&fresh, "-shm"),
-        &log,
-    ] {
-        at(part, Step::Remove(part.clone()).perform())?;
-    }
+    remove_copy(path)?;
     copy_file(path, &fresh)?;
     // Read once: what was not written may be there now and gone in a moment.
     match copy_file(&beside(path, "-wal"), &log) {
@@ -122,6 +115,16 @@ fn copy_files(path: &Path) -> Result<(), RenewError> {
         copied => copied?,
     }
     copy_file(&log, &beside(&fresh, "-wal"))
+}
+
+/// Removes a copy, whole or not. Until it has the name of the database nobody needs it.
+pub(super) fn remove_copy(path: &Path) -> Result<(), RenewError> {
+    let fresh = beside(path, FRESH);
+    let files = ["", "-wal", "-shm"].map(|suffix| beside(&fresh, suffix));
+    for part in files.into_iter().chain([beside(path, FRESH_LOG)]) {
+        at(&part, Step::Remove(part.clone()).perform())?;
+    }
+    Ok(())
 }
 
 fn copy_file(from: &Path, to: &Path) -> Result<(), RenewError> {

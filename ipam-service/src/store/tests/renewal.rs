@@ -139,7 +139,7 @@ async fn a_loss_of_power_at_any_step_of_the_change_over_loses_nothing() {
 }
 
 #[tokio::test]
-async fn a_copy_that_is_cut_short_is_made_again() {
+async fn a_copy_that_is_cut_short_is_removed_and_made_again() {
     let folder = Folder::new();
     let (mut store, state) = in_use(&folder).await;
     store.writer.copy_afresh().await.expect("copied");
@@ -147,12 +147,14 @@ async fn a_copy_that_is_cut_short_is_made_again() {
     for part in [".fresh", ".fresh-log"] {
         files.get_mut(part).expect("a copy").truncate(5000);
     }
-    is_one_of(
-        [&state, &state],
-        &after(&files, |_| Vec::new()),
-        "cut short",
-    )
-    .await;
+    let crashed = after(&files, |_| Vec::new());
+    let opened = crashed.open().await;
+    for part in [".fresh", ".fresh-log"] {
+        assert!(!beside(&crashed.file(), part).exists(), "{part}");
+    }
+    opened.reader.close().await;
+    opened.writer.close().await;
+    is_one_of([&state, &state], &crashed, "cut short").await;
 }
 
 #[tokio::test]
