@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use pharos_proto::v1;
 use pharos_proto::v1::allocation::State;
+use pharos_proto::v1::change::{Subject, UnavailableChange};
 use pharos_proto::v1::claim::FamilyPolicy;
 
 use crate::log::{allocation_change, subject};
@@ -40,6 +41,8 @@ struct Freed {
 struct Book {
     holders: BTreeMap<(String, String), BTreeMap<u64, Holder>>,
     freed: BTreeMap<(String, String), Freed>,
+    /// What keeps an address from its next owner, by reason.
+    kept: BTreeMap<(String, String), BTreeMap<i32, v1::Unavailable>>,
     /// The claims under which allocations were last assigned.
     assigned: BTreeMap<u64, v1::Claim>,
     violations: Vec<Violation>,
@@ -48,6 +51,9 @@ struct Book {
 pub(crate) fn check(log: &[v1::Change], rules: &Rules) -> Vec<Violation> {
     let mut book = Book::default();
     for (index, change) in log.iter().enumerate() {
+        if let Some(Subject::Unavailable(edit)) = &change.subject {
+            book.keep(edit);
+        }
         let Some(edit) = allocation_change(change) else {
             continue;
         };
@@ -56,6 +62,7 @@ pub(crate) fn check(log: &[v1::Change], rules: &Rules) -> Vec<Violation> {
             book.let_go(before, time);
         }
         if let Some(after) = &edit.after {
+            book.check_kept(edit.before.as_ref(), after, change.revision);
             book.hold(after, change.revision, time, rules);
             book.check_whole(after, change.revision);
         } else {
@@ -66,6 +73,49 @@ pub(crate) fn check(log: &[v1::Change], rules: &Rules) -> Vec<Violation> {
 }
 
 impl Book {
+    fn keep(&mut self, edit: &UnavailableChange) {
+        let Some(row) = edit.after.as_ref().or(edit.before.as_ref()) else {
+            return;
+        };
+        let place = (row.address_space.clone(), row.address.clone());
+        let rows = self.kept.entry(place).or_default();
+        match &edit.after {
+            Some(after) => drop(rows.insert(after.reason, after.clone())),
+            None => drop(rows.remove(&row.reason)),
+        }
+    }
+
+    /// What drains, rests or is quarantined goes to nobody but whom it waits for (I5). Whoever shares
+    /// an address with a holder, or holds it already, does not get it anew.
+    fn check_kept(
+        &mut self,
+        before: Option<&v1::Allocation>,
+        after: &v1::Allocation,
+        revision: u64,
+    ) {
+        let owner = owner_key(after.owner.as_ref());
+        for address in &after.addresses {
+            let place = (after.address_space.clone(), address.clone());
+            let had = before.is_some_and(|before| {
+                before.address_space == after.address_space && before.addresses.contains(address)
+            });
+            if had || self.holders.contains_key(&place) {
+                continue;
+            }
+            for row in self.kept.get(&place).into_iter().flat_map(BTreeMap::values) {
+                let for_owner = row.for_owner.as_ref();
+                if for_owner.is_none_or(|one| owner_key(Some(one)) != owner) {
+                    let what = format!(
+                        "{address} of {} passed to {owner} at revision {revision}, and is {:?}",
+                        place.0,
+                        row.reason()
+                    );
+                    self.violations.push(Invariant::ReuseDelay.broken(what));
+                }
+            }
+        }
+    }
+
     fn let_go(&mut self, before: &v1::Allocation, time: i64) {
         for address in &before.addresses {
             let place = (before.address_space.clone(), address.clone());
@@ -305,6 +355,42 @@ mod tests {
         };
         assert_eq!(after(1), []);
         assert_eq!(after(2), [Invariant::ReuseDelay]);
+    }
+
+    #[test]
+    fn an_address_that_is_kept_passes_to_nobody_but_whom_it_waits_for() {
+        let with_row = |for_owner: Option<&str>, end: bool| {
+            let mut log = Log::default();
+            log.create(allocation("east/a", &["192.0.2.1"]));
+            log.delete("east/a");
+            let row = v1::Unavailable {
+                address_space: allocation("east/a", &[]).address_space,
+                address: "192.0.2.1".to_owned(),
+                reason: v1::unavailable::Reason::Draining.into(),
+                for_owner: for_owner.and_then(|text| allocation(text, &[]).owner),
+                ..v1::Unavailable::default()
+            };
+            let mut say = |before: Option<&v1::Unavailable>, after: Option<&v1::Unavailable>| {
+                let subject = Subject::Unavailable(UnavailableChange {
+                    before: before.cloned(),
+                    after: after.cloned(),
+                });
+                log.changes.push(v1::Change {
+                    subject: Some(subject),
+                    ..v1::Change::default()
+                });
+            };
+            say(None, Some(&row));
+            if end {
+                say(Some(&row), None);
+            }
+            log.create(allocation("east/b", &["192.0.2.1"]));
+            checked(&log)
+        };
+        assert_eq!(with_row(None, false), [Invariant::ReuseDelay]);
+        assert_eq!(with_row(Some("east/a"), false), [Invariant::ReuseDelay]);
+        assert_eq!(with_row(Some("east/b"), false), []);
+        assert_eq!(with_row(None, true), []);
     }
 
     #[test]

@@ -205,6 +205,11 @@ pub(super) fn pool(random: &mut StdRng, cluster: &str) -> v1::Pool {
         cluster: cluster.to_owned(),
         addresses: ranges.into_iter().map(str::to_owned).collect(),
         auto_assign: Some(random.random_bool(0.9)),
+        // Less than passes between two rounds in which time passes.
+        reuse_delay: random.random_bool(0.3).then_some(prost_types::Duration {
+            seconds: 7,
+            nanos: 0,
+        }),
         ..v1::Pool::default()
     }
 }
