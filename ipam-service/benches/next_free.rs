@@ -52,11 +52,7 @@ struct Book {
 impl Book {
     fn new() -> Self {
         let pool = Pool {
-            key: PoolKey {
-                space: name("default"),
-                cluster: None,
-                name: name("bench"),
-            },
+            key: PoolKey::new(name("default"), None, name("bench")),
             addresses: vec![RANGE.to_owned()],
             ranges: vec![AddressRange::parse(RANGE).expect("a range")],
             auto_assign: true,

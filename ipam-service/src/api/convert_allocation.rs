@@ -110,20 +110,20 @@ fn stored_allocation(
     let pool = match errors.optional_name("pool", &wire.pool)? {
         None => None,
         // The newest claim may be for another space than the one in which something is held.
-        Some(name) => Some(PoolKey {
-            space: held_claim.as_deref().unwrap_or(&claim).space.clone(),
-            cluster: errors.optional_name("pool_cluster", &extras.pool_cluster)?,
+        Some(name) => Some(PoolKey::new(
+            held_claim.as_deref().unwrap_or(&claim).space.clone(),
+            errors.optional_name("pool_cluster", &extras.pool_cluster)?,
             name,
-        }),
+        )),
     };
     let second_pool = match (&pool, wire.pools.get(1)) {
         (Some(first), Some(second)) => {
-            let second = PoolKey {
-                space: first.space.clone(),
-                cluster: errors.optional_name("pools[1].cluster", &second.cluster)?,
-                name: errors.name("pools[1].name", &second.name)?,
-            };
-            (second != *first).then(|| Box::new(second))
+            let second = PoolKey::new(
+                first.space.clone(),
+                errors.optional_name("pools[1].cluster", &second.cluster)?,
+                errors.name("pools[1].name", &second.name)?,
+            );
+            (second != *first).then_some(second)
         }
         (None, _) | (_, None) => None,
     };

@@ -161,11 +161,7 @@ fn key_fields(
     let space = errors.space(&at("address_space"), space);
     let cluster = errors.optional_name(&at("cluster"), cluster);
     let name = errors.name(&at("name"), name);
-    Some(PoolKey {
-        space: space?,
-        cluster: cluster?,
-        name: name?,
-    })
+    Some(PoolKey::new(space?, cluster?, name?))
 }
 
 /// `if_in_use`.

@@ -228,7 +228,11 @@ fn pool_set(message: &v1::SyncPoolsRequest) -> Result<(Name, Vec<Pool>), Rejecti
         let Some(mut pool) = new_pool(&mut errors, &field, Some(wire)) else {
             continue;
         };
-        pool.key.cluster.clone_from(&cluster);
+        pool.key = PoolKey::new(
+            pool.key.space.clone(),
+            cluster.clone(),
+            pool.key.name.clone(),
+        );
         if !seen.insert(pool.key.clone()) {
             errors.add(format!("{field}.name"), "is given twice");
         }

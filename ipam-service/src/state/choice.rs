@@ -79,7 +79,7 @@ impl<'a> Asking<'a> {
     pub(super) fn renewed(state: &'a State, held: &'a Allocation, claim: &'a Claim) -> Self {
         // Addresses of another space are not the same addresses.
         let pool = held.pool.as_ref().filter(|pool| pool.space == claim.space);
-        let second = pool.and(held.second_pool.as_deref());
+        let second = pool.and(held.second_pool.as_ref());
         Self {
             state,
             owner: &held.owner.key,

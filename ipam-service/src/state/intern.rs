@@ -1,4 +1,4 @@
-//! One copy of what many allocations have in common: names, and whole claims. A million Services
+//! One copy of what many allocations have in common: names, keys of pools, and whole claims. A million Services
 //! have a few clusters and namespaces, and those of one application the same ports and labels.
 //!
 //! It changes no value, only how often it lies in memory.
@@ -7,17 +7,18 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::command::Command;
-use super::model::{Claim, OwnerKey};
+use super::model::{Claim, OwnerKey, PoolKey};
 use super::names::Name;
 
 /// Entries beyond which unused ones are looked for at the earliest.
 const SWEEP_AT_LEAST: usize = 1024;
 
-/// Names and claims in use. Those that are not any more are dropped when twice as many are known
+/// Names, keys of pools and claims in use. Those that are not any more are dropped when twice as many are known
 /// as were in use at the last look.
 #[derive(Debug, Default)]
 pub struct Interner {
     names: HashSet<Name>,
+    pools: HashSet<PoolKey>,
     claims: HashSet<Arc<Claim>>,
     sweep_at: usize,
 }
@@ -49,6 +50,16 @@ impl Interner {
         }
     }
 
+    pub fn pool(&mut self, pool: &mut PoolKey) {
+        match self.pools.get(pool) {
+            Some(known) => *pool = known.clone(),
+            None => {
+                self.make_room();
+                self.pools.insert(pool.clone());
+            }
+        }
+    }
+
     pub fn claim(&mut self, claim: &mut Arc<Claim>) {
         match self.claims.get(&**claim) {
             Some(known) => *claim = Arc::clone(known),
@@ -65,12 +76,17 @@ impl Interner {
     }
 
     fn make_room(&mut self) {
-        if self.names.len() + self.claims.len() < self.sweep_at.max(SWEEP_AT_LEAST) {
+        if self.known() < self.sweep_at.max(SWEEP_AT_LEAST) {
             return;
         }
         self.claims.retain(|claim| Arc::strong_count(claim) > 1);
+        self.pools.retain(PoolKey::is_shared);
         self.names.retain(Name::is_shared);
-        self.sweep_at = 2 * (self.names.len() + self.claims.len());
+        self.sweep_at = 2 * self.known();
+    }
+
+    fn known(&self) -> usize {
+        self.names.len() + self.pools.len() + self.claims.len()
     }
 }
 
@@ -112,7 +128,7 @@ mod tests {
                 used.push(claim);
             }
         }
-        let known = interner.names.len() + interner.claims.len();
+        let known = interner.known();
         assert!(known <= 2 * SWEEP_AT_LEAST, "{known}");
         for claim in &used {
             let mut again = Arc::new(Claim::clone(claim));

@@ -414,11 +414,7 @@ impl State {
         }
         // A cluster's pool hides the operator's pool of its name.
         if own.is_some() && (edit.before.is_none() || edit.after.is_none()) {
-            let hidden = PoolKey {
-                cluster: None,
-                ..PoolKey::clone(key)
-            };
-            if let Some(hidden) = self.pools.get(&hidden) {
+            if let Some(hidden) = self.pools.get(&key.of_operator()) {
                 self.waiting.mark_for_pool(hidden, own);
             }
         }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -155,12 +156,43 @@ impl Claim {
     }
 }
 
-/// A pool's key. `cluster: None` is an operator's pool.
+/// A pool's key: each of its allocations has it, so it lies in memory once.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PoolKey {
+pub struct PoolKey(Arc<PoolKeyParts>);
+
+/// What a [`PoolKey`] consists of. `cluster: None` is an operator's pool.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct PoolKeyParts {
     pub space: Name,
     pub cluster: Option<Name>,
     pub name: Name,
+}
+
+impl PoolKey {
+    pub fn new(space: Name, cluster: Option<Name>, name: Name) -> Self {
+        Self(Arc::new(PoolKeyParts {
+            space,
+            cluster,
+            name,
+        }))
+    }
+
+    /// The operator's pool of this name, which a cluster's own hides from it.
+    pub fn of_operator(&self) -> Self {
+        Self::new(self.space.clone(), None, self.name.clone())
+    }
+
+    /// Whether anybody else has this very copy.
+    pub(super) fn is_shared(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+}
+
+impl Deref for PoolKey {
+    type Target = PoolKeyParts;
+    fn deref(&self) -> &PoolKeyParts {
+        &self.0
+    }
 }
 
 impl fmt::Display for PoolKey {
@@ -398,7 +430,7 @@ pub struct Allocation {
     /// Where the first address comes from; `None` exactly when pending.
     pub pool: Option<PoolKey>,
     /// Where the second address comes from, if that is another pool. Of the same space.
-    pub second_pool: Option<Box<PoolKey>>,
+    pub second_pool: Option<PoolKey>,
     /// It holds an address that its cluster's grant does not have: one that was in use when a lost
     /// store was recovered.
     pub outside_grant: bool,
@@ -426,7 +458,7 @@ impl Allocation {
     /// Every address that is held, and the pool that it comes from.
     pub fn held(&self) -> impl Iterator<Item = (Address, &PoolKey)> {
         let first = self.pool.as_ref();
-        let second = self.second_pool.as_deref().or(first);
+        let second = self.second_pool.as_ref().or(first);
         let pools = first.into_iter().chain(second);
         self.addresses.iter().copied().zip(pools)
     }
@@ -439,7 +471,7 @@ impl Allocation {
 
     /// The pools that addresses come from, each once.
     pub fn pools(&self) -> impl Iterator<Item = &PoolKey> {
-        self.pool.iter().chain(self.second_pool.as_deref())
+        self.pool.iter().chain(self.second_pool.as_ref())
     }
 }
 

@@ -217,10 +217,7 @@ impl State {
             Some(before) => Some((before, ranges_in_question(before, after.map(Arc::as_ref)))),
             None => {
                 key.cluster.as_ref()?;
-                let hidden = self.pool(&PoolKey {
-                    cluster: None,
-                    ..key.clone()
-                })?;
+                let hidden = self.pool(&key.of_operator())?;
                 Some((hidden, hidden.ranges.clone()))
             }
         }

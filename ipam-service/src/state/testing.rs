@@ -125,11 +125,12 @@ pub(super) fn pool_key(text: &str) -> PoolKey {
         Some((cluster, pool)) => (Some(name(cluster)), pool),
         None => (None, text),
     };
-    PoolKey {
-        space: space(),
-        cluster,
-        name: name(pool),
-    }
+    PoolKey::new(space(), cluster, name(pool))
+}
+
+/// The same in another space.
+pub(super) fn key_in_space(key: &PoolKey, space: Name) -> PoolKey {
+    PoolKey::new(space, key.cluster.clone(), key.name.clone())
 }
 
 pub(super) fn pool(key: &str, ranges: &[&str]) -> Pool {
@@ -527,7 +528,7 @@ pub(super) fn assert_sound(state: &State) {
         assert_eq!(one.outside_grant, !one.held().all(granted), "{one:?}");
         if let Some(second) = &one.second_pool {
             assert_eq!(one.addresses.len(), 2, "{one:?}");
-            assert_ne!(one.pool.as_ref(), Some(&**second), "{one:?}");
+            assert_ne!(one.pool.as_ref(), Some(second), "{one:?}");
             assert_eq!(
                 one.pool.as_ref().map(|pool| &pool.space),
                 Some(&second.space)

@@ -319,13 +319,9 @@ fn allocation(row: &Row<'_>, names: &mut Names) -> Result<Change, ReadError> {
     };
     let mut allocation = allocation_with_claim(&wire, claim, &extras).map_err(of_fields)?;
     names.interner.owner(&mut allocation.owner.key);
-    let second = allocation.second_pool.as_deref_mut();
-    for pool in allocation.pool.as_mut().into_iter().chain(second) {
-        names.interner.name(&mut pool.name);
-        names.interner.name(&mut pool.space);
-        if let Some(cluster) = &mut pool.cluster {
-            names.interner.name(cluster);
-        }
+    let pools = [&mut allocation.pool, &mut allocation.second_pool];
+    for pool in pools.into_iter().flatten() {
+        names.interner.pool(pool);
     }
     Ok(Change::Allocation(loaded(allocation)))
 }

@@ -106,11 +106,7 @@ impl Held {
 }
 
 fn pool_key(cluster: Option<&str>, pool: &str) -> PoolKey {
-    PoolKey {
-        space: name(SPACE),
-        cluster: cluster.map(name),
-        name: name(pool),
-    }
+    PoolKey::new(name(SPACE), cluster.map(name), name(pool))
 }
 
 fn advertisement(cluster: Option<&str>, own_name: &str) -> Advertisement {
@@ -425,7 +421,7 @@ impl World {
                 standing: Standing::Assigned,
                 addresses: held.addresses,
                 pool: Some(held.pool),
-                second_pool: held.second_pool.map(Box::new),
+                second_pool: held.second_pool,
                 outside_grant: false,
                 revision: self.next_revision(),
                 create_time: Timestamp(0),

@@ -11,7 +11,7 @@ pub(in crate::state) struct Grant {
     /// Of the first address.
     pub(in crate::state) pool: PoolKey,
     /// Of the second one, if that is another.
-    pub(in crate::state) second_pool: Option<Box<PoolKey>>,
+    pub(in crate::state) second_pool: Option<PoolKey>,
 }
 
 impl Grant {
@@ -19,7 +19,7 @@ impl Grant {
     pub(in crate::state) fn adds_to(&self, held: &[Address], homes: Homes<'_>) -> bool {
         let is_kept = |address: &Address| {
             let place = self.addresses.iter().position(|one| one == address);
-            let pool = match (place, self.second_pool.as_deref()) {
+            let pool = match (place, self.second_pool.as_ref()) {
                 (None, _) => return false,
                 (Some(0), _) | (Some(_), None) => &self.pool,
                 (Some(_), Some(second)) => second,
@@ -51,14 +51,14 @@ pub(super) fn grant_apart(one: (Address, &Pool), other: (Address, &Pool)) -> Gra
     Grant {
         addresses: vec![first.0, second.0],
         pool: pool.clone(),
-        second_pool: (pool != second_pool).then(|| Box::new(second_pool.clone())),
+        second_pool: (pool != second_pool).then(|| second_pool.clone()),
     }
 }
 
 /// Addresses, IPv4 first, with the pools of each.
 pub(super) fn grant_of(addresses: &[Address], homes: Homes<'_>) -> Grant {
     Grant {
-        second_pool: homes.second.map(|pool| Box::new(pool.key.clone())),
+        second_pool: homes.second.map(|pool| pool.key.clone()),
         ..grant(homes.first, addresses)
     }
 }

@@ -31,7 +31,7 @@ impl<'a> Asking<'a> {
         };
         Ok(Grant {
             addresses: [v4.addresses, v6.addresses].concat(),
-            second_pool: (v4.pool != v6.pool).then(|| Box::new(v6.pool)),
+            second_pool: (v4.pool != v6.pool).then_some(v6.pool),
             pool: v4.pool,
         })
     }

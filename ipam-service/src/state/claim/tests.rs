@@ -142,7 +142,7 @@ fn a_claim_may_move_to_another_address_space() {
     let mut book = book();
     let elsewhere = name("lab");
     let mut lab = pool("lab-pool", &["192.0.2.0/30"]);
-    lab.key.space = elsewhere.clone();
+    lab.key = key_in_space(&lab.key, elsewhere.clone());
     book.apply_pool(&lab).expect("spaces do not overlap");
     book.take(API, claim());
     book.take(WEB, claim());

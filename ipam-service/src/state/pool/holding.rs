@@ -39,13 +39,13 @@ impl<'a> Homes<'a> {
     pub(in crate::state) fn are_those_of(self, allocation: &Allocation) -> bool {
         let second = self.second.map(|pool| &pool.key);
         Some(&self.first.key) == allocation.pool.as_ref()
-            && second == allocation.second_pool.as_deref()
+            && second == allocation.second_pool.as_ref()
     }
 
     /// Writes them into an allocation.
     pub(in crate::state) fn record(self, allocation: &mut Allocation) {
         allocation.pool = Some(self.first.key.clone());
-        allocation.second_pool = self.second.map(|pool| Box::new(pool.key.clone()));
+        allocation.second_pool = self.second.map(|pool| pool.key.clone());
     }
 }
 
@@ -57,7 +57,7 @@ impl<'a> Holding<'a> {
             owner: &allocation.owner.key,
             space: &pool.space,
             addresses: &allocation.addresses,
-            preferred: [Some(pool), allocation.second_pool.as_deref().or(Some(pool))],
+            preferred: [Some(pool), allocation.second_pool.as_ref().or(Some(pool))],
             apart: allocation.effective_claim().allows_two_pools(),
             outside_grant: allocation.outside_grant,
         })

@@ -66,7 +66,7 @@ fn pools_of_several_authors_or_spaces_may_overlap() {
     book.sync_pools("west", &[pool("west/b", &["10.0.0.0/8"])])
         .expect("another cluster's");
     let mut lab = pool("b", &["10.0.0.0/24"]);
-    lab.key.space = name("lab");
+    lab.key = key_in_space(&lab.key, name("lab"));
     book.apply_pool(&lab).expect("another space");
     // Two clusters that draw from one range never get one address twice.
     assert_eq!(book.take(WEB, claim()), "10.0.0.0");

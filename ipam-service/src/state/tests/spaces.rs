@@ -44,10 +44,7 @@ prop_compose! {
 }
 
 fn in_space(pool: Pool, space: usize) -> Pool {
-    let key = PoolKey {
-        space: name(SPACES[space]),
-        ..pool.key
-    };
+    let key = key_in_space(&pool.key, name(SPACES[space]));
     Pool { key, ..pool }
 }
 
@@ -63,7 +60,7 @@ fn some_command() -> impl Strategy<Value = Command> {
             Command::ApplyPool { pool, in_use }
         }),
         1 => (0..POOLS.len(), 0..SPACES.len()).prop_map(|(pool, space)| Command::DeletePool {
-            key: PoolKey { space: name(SPACES[space]), ..pool_key(POOLS[pool]) },
+            key: key_in_space(&pool_key(POOLS[pool]), name(SPACES[space])),
             in_use: InUse::Move,
         }),
         1 => pools.prop_map(|pools| Command::SyncPools {
