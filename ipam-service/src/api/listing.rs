@@ -85,11 +85,8 @@ impl PageKey for PoolKey {
     }
 
     fn of_parts(parts: &[String]) -> Option<Self> {
-        Some(Self {
-            space: Name::parse(&parts[0]).ok()?,
-            cluster: optional(&parts[1])?,
-            name: Name::parse(&parts[2]).ok()?,
-        })
+        let (space, name) = (Name::parse(&parts[0]).ok()?, Name::parse(&parts[2]).ok()?);
+        Some(Self::new(space, optional(&parts[1])?, name))
     }
 }
 

@@ -8,7 +8,6 @@ use crate::feed::Feeds;
 use crate::feed::allocations::AllocationFeed;
 use crate::feed::assignments::AssignmentFeed;
 use crate::feed::changes::ChangeFeed;
-use crate::state::State;
 use crate::state::announce::Announcements;
 use crate::state::model::Revision;
 use crate::store::{Checkpointer, Compactor, ReadError, Reader, Store};
@@ -46,9 +45,8 @@ pub async fn open(
         store_id,
         created,
     } = store;
-    let loaded = writer.load().await?;
+    let (mut state, loaded) = writer.load_state().await?;
     let epoch = writer.epoch();
-    let mut state = State::restore(loaded.revision, loaded.rows);
     let (announcements, owed) = Announcements::rebuild(&state);
     for change in &owed {
         state.apply(change);

@@ -178,21 +178,21 @@ pub fn decide(state: &State, command: &Command, now: Timestamp) -> Result<Vec<Ch
     Ok(draft.finish())
 }
 
-// === changing ===
+// === starting ===
 
-impl State {
-    /// An empty store.
-    pub fn new() -> Self {
-        Self::default()
+/// A state whose rows are still being read: what [`State::restore`] does, row by row.
+#[derive(Debug, Default)]
+pub struct Restoring(State);
+
+impl Restoring {
+    /// Takes in a row, as an edit without a before.
+    pub fn enter(&mut self, row: &Change) {
+        self.0.enter(row);
     }
 
-    /// The state of a store: its rows, as edits without a before, in any order. What has to be
-    /// decided again (claims that wait, holders whose address is in no pool) is marked.
-    pub fn restore(revision: Revision, rows: impl IntoIterator<Item = Change>) -> Self {
-        let mut state = Self::default();
-        for row in rows {
-            state.enter(&row);
-        }
+    /// All rows are in.
+    pub fn finish(self, revision: Revision) -> State {
+        let mut state = self.0;
         state.revision = revision;
         state.waiting.mark_everyone();
         let out_of_place: Vec<AllocationId> = state
@@ -205,6 +205,25 @@ impl State {
         }
         state.enter_marks();
         state
+    }
+}
+
+// === changing ===
+
+impl State {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The state of a store: its rows, as edits without a before, in any order. What has to be
+    /// decided again (claims that wait, holders whose address is in no pool) is marked.
+    pub fn restore(revision: Revision, rows: impl IntoIterator<Item = Change>) -> Self {
+        let mut restoring = Restoring::default();
+        for row in rows {
+            restoring.enter(&row);
+        }
+        restoring.finish(revision)
     }
 
     /// Makes a change true. A decision takes one revision.

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
 
 use pharos_proto::v1;
 use rusqlite::types::FromSqlError;
@@ -25,6 +26,7 @@ use crate::state::model::{
 };
 use crate::state::names::Name;
 use crate::state::refusal::Rejection;
+use crate::state::{Restoring, State};
 
 /// Everything that is stored.
 #[derive(Debug)]
@@ -35,7 +37,7 @@ pub struct Loaded {
     pub fact_seq: u64,
     /// Of the newest decision; later ones are not earlier.
     pub last_time: Timestamp,
-    /// Every row, as an edit without a before.
+    /// Every row, as an edit without a before. Empty where they went into a [`State`].
     pub rows: Vec<Change>,
     /// When clusters were last heard of.
     pub seen: Vec<(Name, Timestamp)>,
@@ -53,21 +55,72 @@ impl Writer {
         self.fact_seq = loaded.fact_seq;
         Ok(loaded)
     }
+
+    /// Reads everything and makes the state of it, each on a thread of its own. Called instead of
+    /// [`Writer::load`].
+    pub async fn load_state(&mut self) -> Result<(State, Loaded), ReadError> {
+        let loaded = self.with_connection(load_state).await;
+        let gone = || Err(corrupt("its connection is gone"));
+        let (state, loaded) = loaded.unwrap_or_else(gone)?;
+        self.revision = loaded.revision;
+        self.fact_seq = loaded.fact_seq;
+        Ok((state, loaded))
+    }
+}
+
+/// Rows that go at once from the thread that reads to the one that makes the state.
+const PART: usize = 1024;
+
+/// Parts that may be on their way.
+const PARTS: usize = 8;
+
+fn load_state(connection: &Connection) -> Result<(State, Loaded), ReadError> {
+    std::thread::scope(|scope| {
+        let (sender, receiver) = sync_channel::<Vec<Change>>(PARTS);
+        let maker = scope.spawn(move || {
+            let mut restoring = Restoring::default();
+            for part in receiver {
+                part.iter().for_each(|row| restoring.enter(row));
+            }
+            restoring
+        });
+        let mut part = Vec::with_capacity(PART);
+        // Nobody receives only after a panic, which is passed on below.
+        let send = |part: Vec<Change>| drop(sender.send(part));
+        let loaded = read(connection, |row| {
+            part.push(row);
+            if part.len() == PART {
+                send(std::mem::replace(&mut part, Vec::with_capacity(PART)));
+            }
+        });
+        send(part);
+        drop(sender);
+        let restoring = maker.join();
+        let restoring = restoring.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let loaded = loaded?;
+        Ok((restoring.finish(loaded.revision), loaded))
+    })
 }
 
 /// Everything that a database holds.
 pub(super) fn load(connection: &Connection) -> Result<Loaded, ReadError> {
+    let mut rows = Vec::new();
+    let loaded = read(connection, |row| rows.push(row))?;
+    Ok(Loaded { rows, ..loaded })
+}
+
+/// Gives each row to `take`.
+fn read(connection: &Connection, mut take: impl FnMut(Change)) -> Result<Loaded, ReadError> {
     let meta = "select revision, fact_seq, (select coalesce(max(time), 0) from change_log
         where revision = (select max(revision) from change_log)) from meta where id = 1";
     let meta: (i64, i64, i64) = connection.query_row(meta, (), |row| row.try_into())?;
     let mut names = Names::default();
-    let mut rows = Vec::new();
     for query in LOADERS {
         let mut statement = connection.prepare(query.sql)?;
         let mut stream = statement.query(())?;
         while let Some(row) = stream.next()? {
             let read = (query.read)(row, &mut names);
-            rows.push(read.map_err(|error| error.in_table(query.table))?);
+            take(read.map_err(|error| error.in_table(query.table))?);
         }
     }
     let mut seen = Vec::new();
@@ -81,7 +134,7 @@ pub(super) fn load(connection: &Connection) -> Result<Loaded, ReadError> {
         revision: unsigned(meta.0)?,
         fact_seq: unsigned(meta.1)?,
         last_time: Timestamp(meta.2),
-        rows,
+        rows: Vec::new(),
         seen,
         interner: names.interner,
     })
