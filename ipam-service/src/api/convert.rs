@@ -39,10 +39,10 @@ pub fn owner_from_wire(
     wire: Option<&v1::Owner>,
 ) -> Option<Owner> {
     let wire = errors.required(field, wire)?;
-    let cluster = errors.name(&format!("{field}.cluster"), &wire.cluster);
-    let namespace = errors.optional_name(&format!("{field}.namespace"), &wire.namespace);
-    let name = errors.name(&format!("{field}.name"), &wire.name);
-    let uid = errors.text(&format!("{field}.uid"), &wire.uid, MAX_NAME_BYTES);
+    let cluster = errors.name(format_args!("{field}.cluster"), &wire.cluster);
+    let namespace = errors.optional_name(format_args!("{field}.namespace"), &wire.namespace);
+    let name = errors.name(format_args!("{field}.name"), &wire.name);
+    let uid = errors.text(format_args!("{field}.uid"), &wire.uid, MAX_NAME_BYTES);
     Some(Owner {
         key: OwnerKey {
             cluster: cluster?,
@@ -273,7 +273,7 @@ pub(super) fn addresses(
     let read: Vec<Option<Address>> = wire
         .iter()
         .enumerate()
-        .map(|(index, text)| errors.address(&format!("{field}[{index}]"), text))
+        .map(|(index, text)| errors.address(format_args!("{field}[{index}]"), text))
         .collect();
     let mut addresses = read.into_iter().collect::<Option<Vec<Address>>>()?;
     addresses.sort_by_key(|address| (address.family(), *address));

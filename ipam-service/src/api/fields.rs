@@ -76,15 +76,16 @@ impl FieldErrors {
         value
     }
 
-    /// A required name.
-    pub fn name(&mut self, field: &str, text: &str) -> Option<Name> {
+    /// A required name. `field` is only made a text when something is wrong: `format_args!` costs
+    /// nothing on the way of a good request.
+    pub fn name(&mut self, field: impl fmt::Display, text: &str) -> Option<Name> {
         Name::parse(text)
-            .map_err(|error| self.add(field, error))
+            .map_err(|error| self.add(field.to_string(), error))
             .ok()
     }
 
     /// A name that may be empty: `Some(None)`.
-    pub fn optional_name(&mut self, field: &str, text: &str) -> Option<Option<Name>> {
+    pub fn optional_name(&mut self, field: impl fmt::Display, text: &str) -> Option<Option<Name>> {
         if text.is_empty() {
             return Some(None);
         }
@@ -92,7 +93,7 @@ impl FieldErrors {
     }
 
     /// An address space; empty means `default`.
-    pub fn space(&mut self, field: &str, text: &str) -> Option<Name> {
+    pub fn space(&mut self, field: impl fmt::Display, text: &str) -> Option<Name> {
         if text.is_empty() {
             return self.name(field, pharos_proto::DEFAULT_ADDRESS_SPACE);
         }
@@ -100,30 +101,35 @@ impl FieldErrors {
     }
 
     /// A free text without control characters, of at most `max_bytes`.
-    pub fn text(&mut self, field: &str, text: &str, max_bytes: usize) -> Option<String> {
+    pub fn text(
+        &mut self,
+        field: impl fmt::Display,
+        text: &str,
+        max_bytes: usize,
+    ) -> Option<String> {
         match check_text(text, max_bytes) {
             Ok(()) => Some(text.to_owned()),
             Err(crate::state::names::InvalidName::TooLong(bytes)) => {
                 let message = format!("is {bytes} bytes long; at most {max_bytes} are allowed");
-                self.add(field, message);
+                self.add(field.to_string(), message);
                 None
             }
             Err(
                 error @ (crate::state::names::InvalidName::Empty
                 | crate::state::names::InvalidName::ControlCharacter(_)),
             ) => {
-                self.add(field, error);
+                self.add(field.to_string(), error);
                 None
             }
         }
     }
 
     /// One address.
-    pub fn address(&mut self, field: &str, text: &str) -> Option<Address> {
+    pub fn address(&mut self, field: impl fmt::Display, text: &str) -> Option<Address> {
         match pharos_proto::net::parse_address(text) {
             Ok(ip) => Some(Address::from(ip)),
             Err(error) => {
-                self.add(field, error);
+                self.add(field.to_string(), error);
                 None
             }
         }

@@ -16,42 +16,87 @@ pub(super) struct Tenants(BTreeMap<Name, Tenant>);
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tenant {
     cluster: Option<Arc<Cluster>>,
-    allocations: BTreeSet<ByOwner>,
+    allocations: Allocations,
     /// How many of them wait for their claim.
     waiting: usize,
     nodes: BTreeMap<Name, Arc<Node>>,
     backends: BTreeMap<OwnerKey, Arc<Backends>>,
 }
 
-/// An allocation, found by its owner without keeping the owner's key a second time.
+/// The allocations of a cluster, by namespace and name. Those of a namespace lie together: a look
+/// for one reads the names of its neighbours only.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Allocations {
+    by_namespace: BTreeMap<Option<Name>, BTreeSet<ByName>>,
+    count: usize,
+}
+
+impl Allocations {
+    fn get(&self, owner: &OwnerKey) -> Option<&Arc<Allocation>> {
+        let namespace = self.by_namespace.get(&owner.namespace)?;
+        namespace.get(&owner.name).map(|entry| &entry.0)
+    }
+
+    /// By namespace and name.
+    fn iter(&self) -> impl Iterator<Item = &Arc<Allocation>> {
+        let namespaces = self.by_namespace.values();
+        namespaces.flat_map(|namespace| namespace.iter().map(|entry| &entry.0))
+    }
+
+    fn replace(&mut self, allocation: &Arc<Allocation>) {
+        let namespace = &allocation.owner.key.namespace;
+        let entry = ByName(Arc::clone(allocation));
+        let former = match self.by_namespace.get_mut(namespace) {
+            Some(namespace) => namespace.replace(entry),
+            None => {
+                let first = BTreeSet::from([entry]);
+                self.by_namespace.insert(namespace.clone(), first);
+                None
+            }
+        };
+        self.count += usize::from(former.is_none());
+    }
+
+    fn remove(&mut self, owner: &OwnerKey) {
+        let Some(namespace) = self.by_namespace.get_mut(&owner.namespace) else {
+            return;
+        };
+        self.count -= usize::from(namespace.remove(&owner.name));
+        if namespace.is_empty() {
+            self.by_namespace.remove(&owner.namespace);
+        }
+    }
+}
+
+/// An allocation, found by its owner's name without keeping that a second time.
 #[derive(Debug)]
-struct ByOwner(Arc<Allocation>);
+struct ByName(Arc<Allocation>);
 
-impl Borrow<OwnerKey> for ByOwner {
-    fn borrow(&self) -> &OwnerKey {
-        &self.0.owner.key
+impl Borrow<Name> for ByName {
+    fn borrow(&self) -> &Name {
+        &self.0.owner.key.name
     }
 }
 
-impl Ord for ByOwner {
+impl Ord for ByName {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.0.owner.key.cmp(&other.0.owner.key)
+        self.0.owner.key.name.cmp(&other.0.owner.key.name)
     }
 }
 
-impl PartialOrd for ByOwner {
+impl PartialOrd for ByName {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
 }
 
-impl PartialEq for ByOwner {
+impl PartialEq for ByName {
     fn eq(&self, other: &Self) -> bool {
-        self.0.owner.key == other.0.owner.key
+        self.0.owner.key.name == other.0.owner.key.name
     }
 }
 
-impl Eq for ByOwner {}
+impl Eq for ByName {}
 
 impl Tenants {
     pub(super) fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
@@ -70,25 +115,25 @@ impl Tenants {
 
     pub(super) fn allocation(&self, owner: &OwnerKey) -> Option<&Arc<Allocation>> {
         let tenant = self.0.get(&owner.cluster)?;
-        tenant.allocations.get(owner).map(|entry| &entry.0)
+        tenant.allocations.get(owner)
     }
 
     /// By owner.
     pub(super) fn allocations(&self) -> impl Iterator<Item = &Arc<Allocation>> {
         let tenants = self.0.values();
-        tenants.flat_map(|tenant| tenant.allocations.iter().map(|entry| &entry.0))
+        tenants.flat_map(|tenant| tenant.allocations.iter())
     }
 
     /// By owner.
     pub(super) fn allocations_of(&self, cluster: &str) -> impl Iterator<Item = &Arc<Allocation>> {
         let tenant = self.0.get(cluster).into_iter();
-        tenant.flat_map(|tenant| tenant.allocations.iter().map(|entry| &entry.0))
+        tenant.flat_map(|tenant| tenant.allocations.iter())
     }
 
     /// How many allocations a cluster has.
     pub(super) fn allocation_count(&self, cluster: &str) -> usize {
         let tenant = self.0.get(cluster);
-        tenant.map_or(0, |tenant| tenant.allocations.len())
+        tenant.map_or(0, |tenant| tenant.allocations.count)
     }
 
     /// How many claims of a cluster wait.
@@ -136,8 +181,8 @@ impl Tenants {
             tenant.waiting -= usize::from(waits(&edit.before));
             tenant.waiting += usize::from(waits(&edit.after));
             match &edit.after {
-                Some(after) => drop(tenant.allocations.replace(ByOwner(Arc::clone(after)))),
-                None => drop(tenant.allocations.remove(owner)),
+                Some(after) => tenant.allocations.replace(after),
+                None => tenant.allocations.remove(owner),
             }
         });
     }
