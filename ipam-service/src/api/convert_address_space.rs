@@ -24,9 +24,9 @@ pub fn address_space_from_wire(
 ) -> Option<AddressSpace> {
     let wire = errors.required(field, wire)?;
     let at = |name: &str| format!("{field}.{name}");
-    let name = errors.name(&at("name"), &wire.name);
+    let name = errors.name(at("name"), &wire.name);
     let description = &wire.description;
-    let description = errors.text(&at("description"), description, MAX_DESCRIPTION_BYTES);
+    let description = errors.text(at("description"), description, MAX_DESCRIPTION_BYTES);
     let grants = grants_from_wire(errors, &at("grants"), &wire.grants);
     let create_time = wire.create_time.as_ref().map(time_from_wire);
     Some(AddressSpace {
@@ -54,7 +54,7 @@ fn grants_from_wire(
     let mut good = true;
     for (index, grant) in wire.iter().enumerate() {
         let at = |name: &str| format!("{field}[{index}].{name}");
-        let cluster = errors.name(&at("cluster"), &grant.cluster);
+        let cluster = errors.name(at("cluster"), &grant.cluster);
         let ranges = ranges(errors, &at("ranges"), &grant.ranges, Written::OrOneAddress);
         let (Some(cluster), Some(mut ranges)) = (cluster, ranges) else {
             good = false;

@@ -36,9 +36,9 @@ pub fn advertisement_from_wire(
 ) -> Option<Advertisement> {
     let wire = errors.required(field, wire)?;
     let at = |name: &str| format!("{field}.{name}");
-    let cluster = errors.optional_name(&at("cluster"), &wire.cluster);
-    let name = errors.name(&at("name"), &wire.name);
-    let space = errors.space(&at("address_space"), &wire.address_space);
+    let cluster = errors.optional_name(at("cluster"), &wire.cluster);
+    let name = errors.name(at("name"), &wire.name);
+    let space = errors.space(at("address_space"), &wire.address_space);
     bound(errors, &at("pools"), wire.pools.len());
     let pools = names(errors, &at("pools"), &wire.pools);
     let mut selectors = |name: &str, wire: &[v1::LabelSelector]| {
@@ -80,7 +80,7 @@ fn names(errors: &mut FieldErrors, field: &str, wire: &[String]) -> Option<BTree
     let read: Vec<_> = wire
         .iter()
         .enumerate()
-        .map(|(index, text)| errors.name(&format!("{field}[{index}]"), text))
+        .map(|(index, text)| errors.name(format!("{field}[{index}]"), text))
         .collect();
     read.into_iter().collect()
 }

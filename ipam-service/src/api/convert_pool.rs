@@ -44,7 +44,7 @@ pub fn pool_from_wire(
         .namespaces
         .iter()
         .enumerate()
-        .map(|(index, name)| errors.name(&format!("{field}.namespaces[{index}]"), name))
+        .map(|(index, name)| errors.name(format!("{field}.namespaces[{index}]"), name))
         .collect();
     let namespace_selectors =
         errors.selectors(&at("namespace_selectors"), &wire.namespace_selectors);
@@ -158,9 +158,9 @@ fn key_fields(
     cluster: &str,
     name: &str,
 ) -> Option<PoolKey> {
-    let space = errors.space(&at("address_space"), space);
-    let cluster = errors.optional_name(&at("cluster"), cluster);
-    let name = errors.name(&at("name"), name);
+    let space = errors.space(at("address_space"), space);
+    let cluster = errors.optional_name(at("cluster"), cluster);
+    let name = errors.name(at("name"), name);
     Some(PoolKey::new(space?, cluster?, name?))
 }
 

@@ -16,9 +16,9 @@ pub fn quota_from_wire(
 ) -> Option<Quota> {
     let wire = errors.required(field, wire)?;
     let at = |name: &str| format!("{field}.{name}");
-    let name = errors.name(&at("name"), &wire.name);
-    let cluster = errors.name(&at("cluster"), &wire.cluster);
-    let namespace = errors.optional_name(&at("namespace"), &wire.namespace);
+    let name = errors.name(at("name"), &wire.name);
+    let cluster = errors.name(at("cluster"), &wire.cluster);
+    let namespace = errors.optional_name(at("namespace"), &wire.namespace);
     let subject = match (namespace?, wire.each_namespace) {
         (None, false) => Some(QuotaSubject::Cluster),
         (None, true) => Some(QuotaSubject::EachNamespace),
@@ -28,8 +28,8 @@ pub fn quota_from_wire(
             None
         }
     };
-    let space = errors.space(&at("address_space"), &wire.address_space);
-    let pool = errors.optional_name(&at("pool"), &wire.pool);
+    let space = errors.space(at("address_space"), &wire.address_space);
+    let pool = errors.optional_name(at("pool"), &wire.pool);
     let family = match v1::ip_family::Value::try_from(wire.family) {
         Ok(v1::ip_family::Value::Unspecified) => Some(None),
         Ok(v1::ip_family::Value::Ipv4) => Some(Some(Family::V4)),

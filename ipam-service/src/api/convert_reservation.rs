@@ -17,8 +17,8 @@ pub fn reservation_from_wire(
 ) -> Option<Reservation> {
     let wire = errors.required(field, wire)?;
     let at = |name: &str| format!("{field}.{name}");
-    let space = errors.space(&at("address_space"), &wire.address_space);
-    let name = errors.name(&at("name"), &wire.name);
+    let space = errors.space(at("address_space"), &wire.address_space);
+    let name = errors.name(at("name"), &wire.name);
     let ranges = ranges(
         errors,
         &at("addresses"),
@@ -30,7 +30,7 @@ pub fn reservation_from_wire(
         Some(scope) => scope_from_wire(errors, &at("kept_for"), scope).map(Some),
     };
     let description = &wire.description;
-    let description = errors.text(&at("description"), description, MAX_DESCRIPTION_BYTES);
+    let description = errors.text(at("description"), description, MAX_DESCRIPTION_BYTES);
     let addresses = wire.addresses.iter().map(|text| text.trim().to_owned());
     let create_time = wire.create_time.as_ref().map(time_from_wire);
     Some(Reservation {
@@ -52,9 +52,9 @@ fn scope_from_wire(
     field: &str,
     wire: &v1::KeptFor,
 ) -> Option<OwnerScope> {
-    let cluster = errors.name(&format!("{field}.cluster"), &wire.cluster);
-    let namespace = errors.optional_name(&format!("{field}.namespace"), &wire.namespace);
-    let name = errors.optional_name(&format!("{field}.name"), &wire.name);
+    let cluster = errors.name(format!("{field}.cluster"), &wire.cluster);
+    let namespace = errors.optional_name(format!("{field}.namespace"), &wire.namespace);
+    let name = errors.optional_name(format!("{field}.name"), &wire.name);
     Some(OwnerScope {
         cluster: cluster?,
         namespace: namespace?,

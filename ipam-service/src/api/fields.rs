@@ -216,7 +216,7 @@ impl FieldErrors {
             self.add(format!("{field}.key"), "must not be empty");
             return None;
         }
-        let key = self.text(&format!("{field}.key"), &wire.key, MAX_LABEL_KEY_BYTES)?;
+        let key = self.text(format!("{field}.key"), &wire.key, MAX_LABEL_KEY_BYTES)?;
         let operator = operator?;
         let wants_values = matches!(operator, Operator::In | Operator::NotIn);
         if wants_values == wire.values.is_empty() {

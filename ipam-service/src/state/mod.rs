@@ -432,10 +432,11 @@ impl State {
             self.waiting.mark_for_pool(pool, own);
         }
         // A cluster's pool hides the operator's pool of its name.
-        if own.is_some() && (edit.before.is_none() || edit.after.is_none()) {
-            if let Some(hidden) = self.pools.get(&key.of_operator()) {
-                self.waiting.mark_for_pool(hidden, own);
-            }
+        if own.is_some()
+            && (edit.before.is_none() || edit.after.is_none())
+            && let Some(hidden) = self.pools.get(&key.of_operator())
+        {
+            self.waiting.mark_for_pool(hidden, own);
         }
     }
 
