@@ -83,7 +83,7 @@ impl ClusterAssignments {
             self.memory = Memory::default();
             self.note_everything(state, cluster, &mut dirt);
         }
-        let work = self.take_out(state, &dirt);
+        let work = self.take_out(state, cluster, &dirt);
         let announced = self.evaluate(state, cluster, &work);
         let lists = self.place(state, &dirt, &work, &announced);
         refresh.placements.extend(placement_changes(
@@ -107,7 +107,7 @@ impl ClusterAssignments {
     }
 
     /// Takes the groups of the dirty addresses out, and finds the components that now are there.
-    fn take_out(&mut self, state: &State, dirt: &Dirt) -> Work {
+    fn take_out(&mut self, state: &State, cluster: &Name, dirt: &Dirt) -> Work {
         let mut work = Work::default();
         let mut seen = BTreeSet::new();
         let mut open: Vec<AssignmentKey> = dirt.addresses.iter().cloned().collect();
@@ -126,7 +126,9 @@ impl ClusterAssignments {
                 continue;
             }
             seen.insert(key.clone());
-            if let Some(component) = Component::of(state, &key) {
+            // An address that the cluster gave back may be another one's within the same batch.
+            let component = Component::of(state, &key);
+            if let Some(component) = component.filter(|it| it.is_of(cluster)) {
                 let addresses = component.addresses.iter();
                 open.extend(addresses.filter(|key| !seen.contains(*key)).cloned());
                 seen.extend(component.addresses.iter().cloned());

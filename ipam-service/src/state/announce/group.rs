@@ -67,6 +67,12 @@ impl Component {
         (!found.allocations.is_empty()).then_some(found)
     }
 
+    /// Whether a cluster holds it. Nobody shares with another cluster.
+    pub(super) fn is_of(&self, cluster: &Name) -> bool {
+        let mut all = self.allocations.values();
+        all.all(|allocation| allocation.owner.key.cluster == *cluster)
+    }
+
     /// The id of the oldest allocation: it survives that younger ones join.
     pub(super) fn id(&self) -> AllocationId {
         let (id, _) = self

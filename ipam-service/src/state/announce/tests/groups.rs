@@ -77,6 +77,20 @@ fn the_list_survives_a_change_of_group_even_while_nothing_is_announced() {
 }
 
 #[test]
+fn an_address_that_passes_to_another_cluster_within_a_batch_is_announced_by_that_one_only() {
+    let mut world = World::east(&["a"]);
+    world.cluster("west");
+    world.advertise(advertisement(Some("west"), "all"));
+    world.announcer("west", "z");
+    world.hold("east", "web", held(&[A1]));
+    let given_back = world.hold_edit("east", "web", None);
+    let taken = world.hold_edit("west", "web", Some(held(&[A1])));
+    world.batch(vec![given_back, taken]);
+    assert_eq!(world.assignment("east", A1), None);
+    assert_eq!(world.list("west", A1), ["z"]);
+}
+
+#[test]
 fn a_list_is_handed_on_also_to_a_group_that_nobody_announces() {
     let mut world = World::east(&["a", "b", "c", "d", "e"]);
     world.hold("east", "web", held(&[A1]).reported());
