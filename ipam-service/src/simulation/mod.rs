@@ -17,6 +17,7 @@
 //! The history is judged by `pharos-checker`. A failure prints its seed; `PHAROS_SEED=n` runs that
 //! one again, and `PHAROS_SIMULATIONS=n` runs so many.
 
+mod announcers;
 mod network;
 mod requests;
 mod server;

@@ -210,6 +210,11 @@ pub(super) fn pool(random: &mut StdRng, cluster: &str) -> v1::Pool {
             seconds: 7,
             nanos: 0,
         }),
+        // Longer than a run: no node that is away is given up.
+        reuse_unacknowledged: Some(prost_types::Duration {
+            seconds: 3600,
+            nanos: 0,
+        }),
         ..v1::Pool::default()
     }
 }

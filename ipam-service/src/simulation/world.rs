@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use tokio::time::Instant;
 use tonic::Request;
 
+use super::announcers::{Announcers, announce_everything};
 use super::network::{Sent, UnderWay, pools_with_usage};
 use super::requests::{Message, Requests, pool};
 use super::server::{Server, cut_log, new_folder};
@@ -66,6 +67,7 @@ pub(super) struct World {
     in_flight: Vec<Sent>,
     /// Streams that are open, by watcher.
     watchers: Vec<Option<Stream>>,
+    announcers: Announcers,
     history: History,
 }
 
@@ -85,13 +87,15 @@ impl World {
             requests: Requests::default(),
             in_flight: Vec::new(),
             watchers: vec![None, None],
+            announcers: Announcers::of("east"),
         };
         world.begin().await;
         world
     }
 
-    /// There are pools from the start.
+    /// There are pools from the start, and everything is announced.
     async fn begin(&mut self) {
+        announce_everything(self.server()).await;
         for cluster in ["", "east"] {
             let request = v1::ApplyPoolRequest {
                 pool: Some(pool(&mut self.random, cluster)),
@@ -117,6 +121,8 @@ impl World {
 
     /// One round: clients ask, some messages arrive, and what becomes of them.
     pub(super) async fn round(&mut self) {
+        let server = self.server.as_ref().expect("a server runs");
+        self.announcers.step(&mut self.random, server).await;
         for _ in 0..self.random.random_range(1..6) {
             let message = self.requests.any(&mut self.random);
             self.send(message);
@@ -173,6 +179,7 @@ impl World {
             }
         }
         self.observe().await;
+        self.announcers.check(self.server()).await;
     }
 
     fn send(&mut self, message: Message) {
@@ -296,8 +303,9 @@ impl World {
     fn came_up(&mut self, server: Server) {
         self.history.epochs.push(server.epoch);
         self.server = Some(server);
-        // Watchers have lost their streams.
+        // Watchers and announcers have lost their streams.
         self.watchers.fill_with(|| None);
+        self.announcers.cut_off();
     }
 }
 
