@@ -126,13 +126,6 @@ pub struct Announcements {
     clusters: BTreeMap<Name, ClusterAssignments>,
 }
 
-/// Whether nodes were told at any time to announce an address that is held: the list of its group
-/// is stored, and stays when the group has no candidate any more.
-pub(super) fn was_announced(state: &State, key: &AssignmentKey) -> bool {
-    let component = Component::of(state, key);
-    component.is_some_and(|component| state.placement(component.id()).is_some())
-}
-
 /// The assignments of one cluster.
 #[derive(Debug, Default)]
 pub struct ClusterAssignments {

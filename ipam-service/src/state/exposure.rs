@@ -107,10 +107,6 @@ impl Exposed<'_> {
         self.former.is_empty()
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.announced.is_none() && self.former.is_empty()
-    }
-
     /// Equal for addresses of a cluster that the same nodes may answer for.
     pub(super) fn fingerprint(&self) -> Vec<(u64, u64)> {
         let announced = self.announced.iter().map(|set| (set.id, 0));

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::State;
 use super::address::Address;
-use super::announce::{self, AssignmentKey, NodeSet};
+use super::announce::{AssignmentKey, NodeSet};
 use super::change::{Change, Edit};
 use super::command::{Command, End};
 use super::draft::Draft;
@@ -283,7 +283,8 @@ impl State {
 
     /// Nodes that may answer for an address that a cluster gives back; `None`: none. One that has not
     /// been heard of since the server began may go on with what it was told before; so it counts for
-    /// as long as a node that is away, whether or not the address still has a candidate.
+    /// as long as a node that is away, whether or not the address has, or had, a candidate in this run:
+    /// an owner that takes its own address back ends a drain that only the row knew of.
     fn exposed(
         &self,
         cluster: &Name,
@@ -292,8 +293,7 @@ impl State {
         known: &mut KnownSets,
     ) -> Option<Arc<NodeSet>> {
         let exposed = self.exposure.exposed(cluster, key, self.moment, limit);
-        let with_silent =
-            self.moment.0 < limit && (!exposed.is_empty() || announce::was_announced(self, key));
+        let with_silent = self.moment.0 < limit;
         if exposed.is_as_announced() && !with_silent {
             return exposed.announced.cloned();
         }

@@ -518,8 +518,8 @@ fn after_a_restart_a_delay_counts_in_full_and_a_node_that_has_synced_has_acknowl
     assert_eq!(book.why("192.0.2.0"), []);
 }
 
-/// A held address of which a node was told long ago, in a server that has just begun.
-fn restarted_with_a_cut_off_node(told: bool) -> Book {
+/// A held address without a candidate, in a server that has just begun.
+fn restarted_with_a_cut_off_node() -> Book {
     let mut book = Book::with_pools(&[pool("p", &["192.0.2.0/32"])]);
     book.take("east/x/a", claim());
     let nodes = ["n1", "n2"].map(|node| Fact::Announcer {
@@ -534,17 +534,6 @@ fn restarted_with_a_cut_off_node(told: bool) -> Book {
         facts: nodes.into(),
     })
     .expect("known");
-    if told {
-        let placement = Placement {
-            group: book.get("east/x/a").id,
-            cluster: name("east"),
-            nodes: vec![name("n1")],
-        };
-        book.state.apply(&Change::Placement(Edit {
-            before: None,
-            after: Some(Arc::new(placement)),
-        }));
-    }
     book.state = State::restore(book.state.revision(), rows(&book.state));
     book.announce(&[], 1);
     book
@@ -552,7 +541,7 @@ fn restarted_with_a_cut_off_node(told: bool) -> Book {
 
 #[test]
 fn after_a_restart_a_cut_off_node_is_waited_for_although_the_address_has_no_candidate() {
-    let mut book = restarted_with_a_cut_off_node(true);
+    let mut book = restarted_with_a_cut_off_node();
     book.acknowledge("n2", 1);
     book.give_back("east/x/a");
     assert_eq!(book.why("192.0.2.0"), [UnavailableReason::Draining]);
@@ -565,12 +554,14 @@ fn after_a_restart_a_cut_off_node_is_waited_for_although_the_address_has_no_cand
 }
 
 #[test]
-fn after_a_restart_nobody_is_waited_for_who_was_never_told_or_is_away_for_too_long() {
-    let mut book = restarted_with_a_cut_off_node(false);
+fn after_a_restart_nobody_is_waited_for_who_has_been_heard_of_or_is_away_for_too_long() {
+    let mut book = restarted_with_a_cut_off_node();
+    book.acknowledge("n1", 1);
+    book.acknowledge("n2", 1);
     book.give_back("east/x/a");
     assert_eq!(book.why("192.0.2.0"), []);
 
-    let mut book = restarted_with_a_cut_off_node(true);
+    let mut book = restarted_with_a_cut_off_node();
     book.pass(6 * MINUTE);
     book.give_back("east/x/a");
     assert_eq!(book.why("192.0.2.0"), []);
