@@ -405,7 +405,7 @@ impl State {
                 && other.is_none_or(|other| id < other)
             {
                 let is_there = self.use_room(id, slot);
-                match self.by_id.get(&id).filter(|_| is_there) {
+                match self.allocation_by_id(id).filter(|_| is_there) {
                     Some(one) => return Some(Command::Redecide(one.owner.key.clone())),
                     None => continue,
                 }
@@ -419,8 +419,7 @@ impl State {
                     marks.offers.remove(&(id, space.clone(), address));
                     let is_free = self.space(&space).is_free(address);
                     let useful = self
-                        .by_id
-                        .get(&id)
+                        .allocation_by_id(id)
                         .is_some_and(|one| self.could_use(one, address, is_free));
                     self.offer_after(&space, address, id);
                     if !useful {
@@ -430,7 +429,7 @@ impl State {
                 }
             };
             let again = &mut self.waiting.marks.again;
-            match self.by_id.get(&id) {
+            match self.by_id.get(&id).map(|entry| &entry.0) {
                 Some(one) => {
                     again.unmark(one);
                     return Some(Command::Redecide(one.owner.key.clone()));
@@ -474,11 +473,11 @@ impl State {
     ) -> bool {
         let is_free = self.space(space).is_free(address);
         let is_own = |id: AllocationId| {
-            let one = self.by_id.get(&id);
+            let one = self.allocation_by_id(id);
             one.is_some_and(|one| one.owner.key == *asked_by)
         };
         let could_use = |id: AllocationId| {
-            self.by_id.get(&id).is_some_and(|one| {
+            self.allocation_by_id(id).is_some_and(|one| {
                 one.claim.space == *space
                     && one.owner.key != *asked_by
                     && self.could_use(one, address, is_free)
@@ -514,7 +513,7 @@ impl State {
         let first_of = |ids: &Ids| {
             let later = ids.range((Excluded(after), Unbounded));
             later.copied().find(|id| {
-                self.by_id.get(id).is_some_and(|one| {
+                self.allocation_by_id(*id).is_some_and(|one| {
                     Some(&one.owner.key) != vacated_by && self.could_use(one, address, is_free)
                 })
             })

@@ -60,6 +60,11 @@ struct Sharers {
 }
 
 impl Space {
+    /// Makes full nodes of half-full ones.
+    pub(super) fn pack(&mut self) {
+        self.holders = std::mem::take(&mut self.holders).into_iter().collect();
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.holders.is_empty() && self.withheld.is_empty()
     }

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::change::Edit;
-use super::model::{Allocation, Backends, Cluster, Node, NodeKey, OwnerKey};
+use super::model::{Allocation, AllocationId, Backends, Cluster, Node, NodeKey, OwnerKey};
 use super::names::Name;
 
 /// All clusters, by name. One without content does not exist.
@@ -57,6 +57,12 @@ impl Allocations {
         self.count += usize::from(former.is_none());
     }
 
+    fn pack(&mut self) {
+        for namespace in self.by_namespace.values_mut() {
+            *namespace = std::mem::take(namespace).into_iter().collect();
+        }
+    }
+
     fn remove(&mut self, owner: &OwnerKey) {
         let Some(namespace) = self.by_namespace.get_mut(&owner.namespace) else {
             return;
@@ -72,31 +78,43 @@ impl Allocations {
 #[derive(Debug)]
 struct ByName(Arc<Allocation>);
 
-impl Borrow<Name> for ByName {
-    fn borrow(&self) -> &Name {
-        &self.0.owner.key.name
-    }
+/// An allocation, found by its id in the same way.
+#[derive(Debug)]
+pub(super) struct ById(pub(super) Arc<Allocation>);
+
+/// Orders what wraps an allocation by a part of it, and lets that be looked for.
+macro_rules! ordered_by {
+    ($wrapper:ty, $key:ty, $($part:ident).+) => {
+        impl Borrow<$key> for $wrapper {
+            fn borrow(&self) -> &$key {
+                &self.0.$($part).+
+            }
+        }
+
+        impl Ord for $wrapper {
+            fn cmp(&self, other: &Self) -> Ordering {
+                self.0.$($part).+.cmp(&other.0.$($part).+)
+            }
+        }
+
+        impl PartialOrd for $wrapper {
+            fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+                Some(self.cmp(other))
+            }
+        }
+
+        impl PartialEq for $wrapper {
+            fn eq(&self, other: &Self) -> bool {
+                self.0.$($part).+ == other.0.$($part).+
+            }
+        }
+
+        impl Eq for $wrapper {}
+    };
 }
 
-impl Ord for ByName {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.0.owner.key.name.cmp(&other.0.owner.key.name)
-    }
-}
-
-impl PartialOrd for ByName {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for ByName {
-    fn eq(&self, other: &Self) -> bool {
-        self.0.owner.key.name == other.0.owner.key.name
-    }
-}
-
-impl Eq for ByName {}
+ordered_by!(ByName, Name, owner.key.name);
+ordered_by!(ById, AllocationId, id);
 
 impl Tenants {
     pub(super) fn cluster(&self, name: &str) -> Option<&Arc<Cluster>> {
@@ -128,6 +146,12 @@ impl Tenants {
     pub(super) fn allocations_of(&self, cluster: &str) -> impl Iterator<Item = &Arc<Allocation>> {
         let tenant = self.0.get(cluster).into_iter();
         tenant.flat_map(|tenant| tenant.allocations.iter())
+    }
+
+    /// Makes full nodes of half-full ones.
+    pub(super) fn pack(&mut self) {
+        let tenants = self.0.values_mut();
+        tenants.for_each(|tenant| tenant.allocations.pack());
     }
 
     /// How many allocations a cluster has.

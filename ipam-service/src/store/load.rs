@@ -95,6 +95,8 @@ fn load_state(connection: &Connection) -> Result<(State, Loaded), ReadError> {
         });
         send(part);
         drop(sender);
+        // The pages that were read are not those that will be written.
+        connection.release_memory()?;
         let restoring = maker.join();
         let restoring = restoring.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let loaded = loaded?;

@@ -172,7 +172,7 @@ impl State {
         let again = &mut self.waiting.marks.again;
         for id in std::mem::take(&mut again.fresh) {
             if let Some(one) = self.by_id.get(&id) {
-                again.enter(one);
+                again.enter(&one.0);
             }
         }
     }
@@ -181,7 +181,7 @@ impl State {
     /// that is taken back, or only tried out, leaves nothing to be decided again.
     pub(in crate::state) fn unmark_content(&mut self) {
         let marked = self.waiting.marks.again.ids.iter();
-        let marked = marked.filter_map(|id| self.by_id.get(id));
+        let marked = marked.filter_map(|id| self.allocation_by_id(*id));
         let is_content = |one: &&Arc<Allocation>| {
             waits_for(one).is_none() && !one.outside_grant && self.is_in_place(one)
         };

@@ -27,7 +27,7 @@ impl State {
         if let Some(waits) = waits_for(one) {
             self.collect_ahead(one, &waits, &mut ids);
         }
-        let first = ids.first().and_then(|id| self.by_id.get(id));
+        let first = ids.first().and_then(|id| self.allocation_by_id(*id));
         Ahead {
             count: ids.len(),
             first,

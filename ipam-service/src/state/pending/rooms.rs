@@ -70,7 +70,10 @@ impl State {
         let lists = self.waiting.lists_of(quota, Some(&slot.bucket));
         let first = lists.filter_map(|ids| {
             let mut later = ids.range((Excluded(after), Unbounded)).copied();
-            later.find(|id| self.by_id.get(id).is_some_and(|one| may_help(quota, one)))
+            later.find(|id| {
+                self.allocation_by_id(*id)
+                    .is_some_and(|one| may_help(quota, one))
+            })
         });
         first.min()
     }
