@@ -10,6 +10,8 @@ pub mod api;
 pub mod config;
 pub mod engine;
 pub mod feed;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod retention;
 pub mod server;
 pub mod state;

@@ -5,6 +5,7 @@ mod bench;
 mod cargo;
 mod client;
 mod demo;
+mod fuzz;
 mod interrupt;
 mod kube_env;
 mod peers;
@@ -42,6 +43,15 @@ enum Command {
         #[arg(value_enum)]
         name: Option<bench::Name>,
     },
+    /// Bytes that nobody would send, for a while; without a target all of them. Needs a nightly
+    /// compiler and cargo-fuzz.
+    Fuzz {
+        #[arg(value_enum)]
+        target: Option<fuzz::Target>,
+        /// For each target.
+        #[arg(long, default_value_t = 60)]
+        seconds: u32,
+    },
     /// A real etcd and kube-apiserver until interrupted; prints the path of a kubeconfig.
     KubeEnv,
     /// Checks the rules of this tree that no compiler knows.
@@ -58,6 +68,7 @@ fn main() -> ExitCode {
         Command::Demo => interrupt::until_done(demo::run),
         Command::Test { quick } => test::run(quick),
         Command::Bench { name } => interrupt::until_done(move || bench::run(name)),
+        Command::Fuzz { target, seconds } => fuzz::run(target, seconds),
         Command::KubeEnv => interrupt::until_done(kube_env::run),
         Command::Tidy { forbid } => tidy::run(&forbid),
     };

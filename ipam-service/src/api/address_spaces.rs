@@ -145,7 +145,9 @@ impl AddressSpaces {
     }
 }
 
-fn apply_from_wire(message: &v1::ApplyAddressSpaceRequest) -> Result<ApplyAddressSpace, Rejection> {
+pub(super) fn apply_from_wire(
+    message: &v1::ApplyAddressSpaceRequest,
+) -> Result<ApplyAddressSpace, Rejection> {
     let mut errors = FieldErrors::new();
     errors.request_id(&message.request_id);
     let wire = message.address_space.as_ref();

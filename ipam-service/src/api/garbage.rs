@@ -1,110 +1,201 @@
 //! Bytes that nobody would send: whatever arrives is taken in or refused with the field that is wrong,
-//! and never ends the process.
+//! and never ends the process. For tests and fuzzing.
 
 use pharos_proto::v1;
-use proptest::collection::vec;
-use proptest::prelude::*;
 use prost::Message;
 
-use super::convert::{
-    AllocationExtras, FieldErrors, allocate_from_wire, allocation_from_wire, pool_from_wire,
-    release_from_wire,
-};
+use super::address_spaces::apply_from_wire;
+use super::convert::{FieldErrors, allocate_from_wire, release_from_wire};
 use super::convert_address_space::{address_space_from_wire, address_space_to_wire};
-use super::convert_announce::advertisement_from_wire;
+use super::convert_announce::{
+    Said, advertisement_from_wire, advertisement_key, advertisement_set, said_from_wire,
+};
+use super::convert_pool::{in_use_from_wire, pool_from_wire, pool_key};
+use super::convert_quota::quota_from_wire;
+use super::convert_reservation::{reservation_from_wire, reservation_key};
 use super::paging::PageToken;
+use super::pools::pool_set;
+use super::status;
 use crate::state::address::AddressRange;
-use crate::state::command::{AddressSpaceFields, ApplyAddressSpace, Command, InUse};
-use crate::state::model::Timestamp;
+use crate::state::change::Change;
+use crate::state::command::{Command, Fact, InUse};
+use crate::state::invariants::{assert_same_book, assert_sound, rows};
+use crate::state::model::{NodeKey, Timestamp};
 use crate::state::names::Name;
 use crate::state::refusal::Rejection;
 use crate::state::{State, decide};
-use crate::testing::{apply_pool, wire_owner};
 
-/// Spoils a message: bytes that are replaced, put in or taken out.
-#[derive(Debug, Clone)]
-enum Damage {
-    Set(usize, u8),
-    Insert(usize, u8),
-    Remove(usize),
-}
+/// Most commands that one request may make necessary in a small state.
+const MANY: usize = 10_000;
 
-fn some_damage() -> impl Strategy<Value = Damage> {
-    let at = 0_usize..400;
-    prop_oneof![
-        4 => (at.clone(), any::<u8>()).prop_map(|(at, byte)| Damage::Set(at, byte)),
-        1 => (at.clone(), any::<u8>()).prop_map(|(at, byte)| Damage::Insert(at, byte)),
-        1 => at.prop_map(Damage::Remove),
-    ]
-}
+/// The cluster whose facts are reported.
+const CLUSTER: &str = "east";
 
-fn damaged(mut bytes: Vec<u8>, damages: &[Damage]) -> Vec<u8> {
-    for damage in damages {
-        let length = bytes.len();
-        match *damage {
-            Damage::Set(at, byte) if length > 0 => bytes[at % length] = byte,
-            Damage::Insert(at, byte) => bytes.insert(at % (length + 1), byte),
-            Damage::Remove(at) if length > 0 => drop(bytes.remove(at % length)),
-            Damage::Set(..) | Damage::Remove(_) => {}
+type Read = Result<Command, Rejection>;
+
+/// Bytes as one kind of request; `None` where they are no message at all.
+type Reader = fn(&[u8]) -> Option<Read>;
+
+/// How the requests that change something are read, one for each of their methods.
+pub(crate) const READERS: [Reader; 18] = [
+    |bytes| {
+        let wire = v1::AllocateRequest::decode(bytes).ok()?;
+        Some(allocate_from_wire(&wire).map(|read| Command::Allocate(Box::new(read))))
+    },
+    |bytes| {
+        let wire = v1::ReleaseRequest::decode(bytes).ok()?;
+        Some(release_from_wire(&wire).map(Command::Release))
+    },
+    |bytes| Some(apply_pool(&v1::ApplyPoolRequest::decode(bytes).ok()?)),
+    |bytes| {
+        let wire = v1::DeletePoolRequest::decode(bytes).ok()?;
+        let key = pool_key(&wire.address_space, &wire.cluster, &wire.name);
+        let in_use = InUse::Move;
+        Some(key.map(|key| Command::DeletePool { key, in_use }))
+    },
+    |bytes| {
+        let wire = v1::SyncPoolsRequest::decode(bytes).ok()?;
+        Some(pool_set(&wire).map(|(cluster, pools)| Command::SyncPools {
+            cluster,
+            pools,
+            fence: wire.fence,
+        }))
+    },
+    |bytes| {
+        let wire = v1::ApplyAdvertisementRequest::decode(bytes).ok()?;
+        let wire = wire.advertisement.as_ref();
+        let read = field(|errors| advertisement_from_wire(errors, "advertisement", wire));
+        Some(read.map(|read| Command::ApplyAdvertisement(Box::new(read))))
+    },
+    |bytes| {
+        let wire = v1::DeleteAdvertisementRequest::decode(bytes).ok()?;
+        let key = advertisement_key(&wire.cluster, &wire.name);
+        Some(key.map(Command::DeleteAdvertisement))
+    },
+    |bytes| {
+        let wire = v1::SyncAdvertisementsRequest::decode(bytes).ok()?;
+        let read = advertisement_set(&wire);
+        Some(
+            read.map(|(cluster, advertisements)| Command::SyncAdvertisements {
+                cluster,
+                advertisements,
+                fence: wire.fence,
+            }),
+        )
+    },
+    |bytes| {
+        let wire = v1::ApplyReservationRequest::decode(bytes).ok()?;
+        let wire = wire.reservation.as_ref();
+        let read = field(|errors| reservation_from_wire(errors, "reservation", wire));
+        Some(read.map(|read| Command::ApplyReservation(Box::new(read))))
+    },
+    |bytes| {
+        let wire = v1::DeleteReservationRequest::decode(bytes).ok()?;
+        let key = reservation_key(&wire.address_space, &wire.name);
+        Some(key.map(Command::DeleteReservation))
+    },
+    |bytes| {
+        let wire = v1::ClearUnavailableRequest::decode(bytes).ok()?;
+        let read = field(|errors| {
+            let space = errors.space("address_space", &wire.address_space);
+            space.zip(errors.address("address", &wire.address))
+        });
+        Some(read.map(|(space, address)| Command::ClearUnavailable { space, address }))
+    },
+    |bytes| {
+        let wire = v1::ApplyQuotaRequest::decode(bytes).ok()?;
+        let read = field(|errors| quota_from_wire(errors, "quota", wire.quota.as_ref()));
+        Some(read.map(|read| Command::ApplyQuota(Box::new(read))))
+    },
+    |bytes| {
+        let wire = v1::DeleteQuotaRequest::decode(bytes).ok()?;
+        Some(field(|errors| errors.name("name", &wire.name)).map(Command::DeleteQuota))
+    },
+    |bytes| {
+        let wire = v1::ApplyAddressSpaceRequest::decode(bytes).ok()?;
+        let read = apply_from_wire(&wire);
+        Some(read.map(|read| {
+            let wire = address_space_to_wire(&read.wanted);
+            let again =
+                field(|errors| address_space_from_wire(errors, "address_space", Some(&wire)));
+            assert_eq!(again.as_ref(), Ok(&read.wanted));
+            Command::ApplyAddressSpace(Box::new(read))
+        }))
+    },
+    |bytes| {
+        let wire = v1::DeleteAddressSpaceRequest::decode(bytes).ok()?;
+        let read = field(|errors| {
+            let if_revision = errors.if_revision(wire.if_revision);
+            errors.name("name", &wire.name).zip(if_revision)
+        });
+        Some(read.map(|(name, if_revision)| Command::DeleteAddressSpace { name, if_revision }))
+    },
+    |bytes| {
+        let wire = v1::DeleteClusterRequest::decode(bytes).ok()?;
+        let read = field(|errors| errors.name("name", &wire.name));
+        Some(read.map(|cluster| Command::DeleteCluster { cluster }))
+    },
+    |bytes| {
+        let wire = v1::BeginSyncRequest::decode(bytes).ok()?;
+        let read = field(|errors| {
+            errors.fence(wire.fence);
+            errors.name("cluster", &wire.cluster)
+        });
+        Some(read.map(|cluster| Command::BeginSync {
+            cluster,
+            uid: String::new(),
+            fence: wire.fence,
+        }))
+    },
+    |bytes| facts(&v1::SyncFactsRequest::decode(bytes).ok()?),
+];
+
+/// Takes in requests one after the other, `(reader, length, bytes)` each, as far as they can be read
+/// at all. Every other one by its number is taken back and given again, as after a commit that
+/// failed.
+pub(crate) fn requests(mut bytes: &[u8]) {
+    let mut state = State::new();
+    while let [kind, length, rest @ ..] = bytes {
+        let (message, rest) = rest.split_at(usize::from(*length).min(rest.len()));
+        bytes = rest;
+        let reader = READERS[usize::from(*kind) % READERS.len()];
+        let Some(command) = reader(message).and_then(assert_names_fields) else {
+            continue;
+        };
+        if usize::from(*kind) / READERS.len() % 2 == 1 {
+            take_back(&mut state, &command);
         }
-    }
-    bytes
-}
-
-fn good_claim() -> v1::AllocateRequest {
-    v1::AllocateRequest {
-        owner: Some(wire_owner("east/default/web")),
-        ports: vec![v1::Port {
-            protocol: v1::port::Protocol::Tcp.into(),
-            port: 80,
-        }],
-        families: vec![v1::ip_family::Value::Ipv4.into()],
-        sharing_key: "key".to_owned(),
-        held_addresses: vec!["192.0.2.1".to_owned()],
-        labels: [("app".to_owned(), "web".to_owned())].into(),
-        if_refused: v1::allocate_request::IfRefused::Queue.into(),
-        fence: 1,
-        ..v1::AllocateRequest::default()
+        apply(&mut state, &command);
+        assert_sound(&state);
     }
 }
 
-fn good_pool() -> v1::Pool {
-    v1::Pool {
+/// Reads a text as everything that is written as text.
+pub(crate) fn text(text: &str) {
+    if let Ok(range) = AddressRange::parse(text) {
+        assert!(range.first() <= range.last());
+        assert_eq!(range.first().family(), range.last().family());
+        assert_eq!(AddressRange::parse(&range.written()), Ok(range));
+    }
+    if let Ok(address) = pharos_proto::net::parse_address(text) {
+        let written = pharos_proto::net::format_address(address);
+        assert_eq!(pharos_proto::net::parse_address(&written), Ok(address));
+    }
+    if let Ok(name) = Name::parse(text) {
+        assert_eq!(name.as_str(), text);
+    }
+    let _bucket = pharos_proto::digest::bucket_of("default", text);
+    let _token = PageToken::read(text, &"filter", 3);
+    let wire = v1::Pool {
         name: "pool".to_owned(),
-        addresses: vec![
-            "192.0.2.0/28".to_owned(),
-            "2001:db8::1-2001:db8::9".to_owned(),
-        ],
-        namespaces: vec!["default".to_owned()],
-        service_selectors: vec![v1::LabelSelector {
-            match_labels: [("app".to_owned(), "web".to_owned())].into(),
-            match_expressions: vec![v1::LabelSelectorRequirement {
-                key: "tier".to_owned(),
-                operator: 1,
-                values: vec!["front".to_owned()],
-            }],
-        }],
+        addresses: vec![text.to_owned()],
         ..v1::Pool::default()
-    }
-}
-
-fn good_space() -> v1::AddressSpace {
-    let grant = |cluster: &str, ranges: &[&str]| v1::address_space::Grant {
-        cluster: cluster.to_owned(),
-        ranges: ranges.iter().map(|text| (*text).to_owned()).collect(),
     };
-    v1::AddressSpace {
-        name: "default".to_owned(),
-        grants: vec![
-            grant("east", &["192.0.2.0/31", "2001:db8::/64"]),
-            grant("west", &["192.0.2.2-192.0.2.3"]),
-        ],
-        ..v1::AddressSpace::default()
-    }
+    assert_names_fields(field(|errors| pool_from_wire(errors, "pool", Some(&wire))));
 }
 
 /// A refusal of a message says which fields are wrong.
-fn assert_names_fields<T>(outcome: Result<T, Rejection>) -> Option<T> {
+pub(crate) fn assert_names_fields<T>(outcome: Result<T, Rejection>) -> Option<T> {
     match outcome {
         Ok(value) => Some(value),
         Err(Rejection::Invalid(fields)) => {
@@ -118,139 +209,71 @@ fn assert_names_fields<T>(outcome: Result<T, Rejection>) -> Option<T> {
     }
 }
 
-fn pool_of(wire: &v1::Pool) -> Option<crate::state::model::Pool> {
+/// A command with all that it makes necessary; what changed.
+pub(crate) fn apply(state: &mut State, command: &Command) -> Vec<Change> {
+    let mut done = match decide(state, command, Timestamp(1)) {
+        Ok(changes) => changes,
+        Err(rejection) => {
+            assert_ne!(status::of_rejection(&rejection).code(), tonic::Code::Ok);
+            Vec::new()
+        }
+    };
+    done.iter().for_each(|change| state.apply(change));
+    for follow_ups in 0.. {
+        let Some(follow_up) = state.follow_up() else {
+            break;
+        };
+        assert!(follow_ups < MANY, "follow-ups do not end");
+        let changes = decide(state, &follow_up, Timestamp(1));
+        let changes = changes.expect("follow-ups are never rejected");
+        changes.iter().for_each(|change| state.apply(change));
+        done.extend(changes);
+    }
+    done
+}
+
+/// Applies a command and takes it back; the state is what it was.
+fn take_back(state: &mut State, command: &Command) {
+    let before = State::restore(state.revision(), rows(state));
+    for change in apply(state, command).iter().rev() {
+        state.undo(change);
+    }
+    assert_same_book(state, &before);
+}
+
+fn field<T>(read: impl FnOnce(&mut FieldErrors) -> Option<T>) -> Result<T, Rejection> {
     let mut errors = FieldErrors::new();
-    let pool = pool_from_wire(&mut errors, "pool", Some(wire));
-    assert_names_fields(errors.finish(pool))
+    let value = read(&mut errors);
+    errors.finish(value)
 }
 
-fn apply(state: &mut State, command: &Command) {
-    for change in decide(state, command, Timestamp(1)).unwrap_or_default() {
-        state.apply(&change);
-    }
-    while let Some(follow_up) = state.follow_up() {
-        for change in decide(state, &follow_up, Timestamp(1)).unwrap_or_default() {
-            state.apply(&change);
-        }
-    }
+fn apply_pool(wire: &v1::ApplyPoolRequest) -> Read {
+    let (pool, in_use) = field(|errors| {
+        let in_use = in_use_from_wire(errors, wire.if_in_use);
+        pool_from_wire(errors, "pool", wire.pool.as_ref()).zip(in_use)
+    })?;
+    let pool = Box::new(pool);
+    Ok(Command::ApplyPool { pool, in_use })
 }
 
-/// Hands bytes to every conversion that reads from the wire or from a row.
-fn read_as_anything(bytes: &[u8], state: &mut State) {
-    if let Ok(wire) = v1::AllocateRequest::decode(bytes)
-        && let Some(allocate) = assert_names_fields(allocate_from_wire(&wire))
-    {
-        apply(state, &Command::Allocate(Box::new(allocate)));
-    }
-    if let Ok(wire) = v1::ReleaseRequest::decode(bytes)
-        && let Some(release) = assert_names_fields(release_from_wire(&wire))
-    {
-        apply(state, &Command::Release(release));
-    }
-    if let Ok(wire) = v1::Pool::decode(bytes)
-        && let Some(pool) = pool_of(&wire)
-    {
-        let (pool, in_use) = (Box::new(pool), InUse::Move);
-        apply(state, &Command::ApplyPool { pool, in_use });
-    }
-    if let Ok(wire) = v1::Advertisement::decode(bytes) {
-        let mut errors = FieldErrors::new();
-        let read = advertisement_from_wire(&mut errors, "advertisement", Some(&wire));
-        if let Some(advertisement) = assert_names_fields(errors.finish(read)) {
-            let advertisement = Box::new(advertisement);
-            apply(state, &Command::ApplyAdvertisement(advertisement));
+fn facts(wire: &v1::SyncFactsRequest) -> Option<Read> {
+    let cluster = Name::parse(CLUSTER).expect("a name");
+    let fact = match said_from_wire(&cluster, wire) {
+        Ok(Said::Node(node, reported)) => {
+            let cluster = cluster.clone();
+            let key = NodeKey { cluster, node };
+            Fact::Node { key, reported }
         }
-    }
-    if let Ok(wire) = v1::AddressSpace::decode(bytes) {
-        let mut errors = FieldErrors::new();
-        let read = address_space_from_wire(&mut errors, "address_space", Some(&wire));
-        if let Some(wanted) = assert_names_fields(errors.finish(read)) {
-            let wire = address_space_to_wire(&wanted);
-            let mut errors = FieldErrors::new();
-            let again = address_space_from_wire(&mut errors, "address_space", Some(&wire));
-            assert_eq!(errors.finish(again).as_ref(), Ok(&wanted));
-            apply(
-                state,
-                &Command::ApplyAddressSpace(Box::new(ApplyAddressSpace {
-                    wanted,
-                    fields: AddressSpaceFields::ALL,
-                    in_use: InUse::Move,
-                    if_revision: None,
-                })),
-            );
-        }
-    }
-    if let Ok(wire) = v1::Allocation::decode(bytes) {
-        // A stored row; one that is damaged is refused when the store is loaded.
-        assert_names_fields(allocation_from_wire(&wire, &AllocationExtras::default()));
-    }
+        Ok(Said::Backends(owner, entry)) => Fact::Backends { owner, entry },
+        Ok(Said::Complete) => Fact::Complete {
+            nodes: Vec::new(),
+            owners: Vec::new(),
+        },
+        Err(rejection) => return Some(Err(rejection)),
+    };
+    let facts = vec![fact];
+    Some(Ok(Command::Facts { cluster, facts }))
 }
 
-fn with_pool() -> State {
-    let mut state = State::new();
-    apply(&mut state, &apply_pool("pool", &["192.0.2.0/30"]));
-    state
-}
-
-/// Text that looks like an address, a range or a name.
-fn near_miss() -> impl Strategy<Value = String> {
-    prop_oneof![
-        "[0-9a-f.:/ -]{0,40}",
-        "[0-9]{1,3}(\\.[0-9]{1,4}){3}(/[0-9]{1,3}|-[0-9.]{0,15})?",
-        any::<String>()
-    ]
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
-
-    #[test]
-    fn random_bytes_are_taken_in_or_refused(messages in vec(vec(any::<u8>(), 0..60), 1..6)) {
-        let mut state = with_pool();
-        for bytes in messages {
-            read_as_anything(&bytes, &mut state);
-        }
-    }
-
-    #[test]
-    fn a_damaged_message_is_taken_in_or_refused_by_its_fields(
-        damages in vec(vec(some_damage(), 1..6), 1..6),
-    ) {
-        let mut state = with_pool();
-        for damage in damages {
-            read_as_anything(&damaged(good_claim().encode_to_vec(), &damage), &mut state);
-            read_as_anything(&damaged(good_pool().encode_to_vec(), &damage), &mut state);
-            read_as_anything(&damaged(good_space().encode_to_vec(), &damage), &mut state);
-        }
-    }
-
-    #[test]
-    fn a_text_is_a_range_in_order_or_none(text in near_miss()) {
-        if let Ok(range) = AddressRange::parse(&text) {
-            prop_assert!(range.first() <= range.last());
-            prop_assert_eq!(range.first().family(), range.last().family());
-        }
-        let _named = Name::parse(&text);
-        let wire = v1::Pool { addresses: vec![text], ..good_pool() };
-        pool_of(&wire);
-    }
-
-    #[test]
-    fn a_page_token_is_read_as_written_or_refused(
-        text in any::<String>(),
-        key in vec("[a-z]{0,9}", 3),
-        damage in vec(some_damage(), 1..4),
-    ) {
-        let filter = "filter";
-        let _any = PageToken::read(&text, &filter, 3);
-        let token = PageToken { key, revision: 7 };
-        let written = token.write(&filter);
-        prop_assert_eq!(PageToken::read(&written, &filter, 3).expect("its own"), Some(token));
-        let spoiled = damaged(written.clone().into_bytes(), &damage);
-        let spoiled = String::from_utf8_lossy(&spoiled).into_owned();
-        if let Err(status) = PageToken::read(&spoiled, &filter, 3) {
-            prop_assert_eq!(status.code(), tonic::Code::InvalidArgument);
-        }
-        prop_assert!(PageToken::read(&written, &"other", 3).is_err());
-    }
-}
+#[cfg(test)]
+mod tests;

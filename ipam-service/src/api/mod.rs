@@ -32,7 +32,7 @@ pub mod reservations;
 pub mod server_info;
 pub mod status;
 
-#[cfg(test)]
-mod garbage;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod garbage;
 #[cfg(test)]
 mod testing;

@@ -210,7 +210,7 @@ fn new_pool(errors: &mut FieldErrors, field: &str, wire: Option<&v1::Pool>) -> O
     })
 }
 
-fn pool_set(message: &v1::SyncPoolsRequest) -> Result<(Name, Vec<Pool>), Rejection> {
+pub(super) fn pool_set(message: &v1::SyncPoolsRequest) -> Result<(Name, Vec<Pool>), Rejection> {
     let mut errors = FieldErrors::new();
     errors.request_id(&message.request_id);
     errors.fence(message.fence);

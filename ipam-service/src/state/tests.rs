@@ -1,11 +1,15 @@
 //! The whole state: random sequences of commands against a naive model, and what holds for all
 //! commands alike.
 
+#[cfg(test)]
 mod drains;
+#[cfg(test)]
 mod explained;
+#[cfg(test)]
 mod metallb;
 mod naive;
-mod random;
+pub(crate) mod random;
+#[cfg(test)]
 mod spaces;
 
 use super::change::Change;

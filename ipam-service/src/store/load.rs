@@ -143,13 +143,13 @@ fn read(connection: &Connection, mut take: impl FnMut(Change)) -> Result<Loaded,
 }
 
 /// One table: how it is read.
-struct Loader {
-    table: &'static str,
-    sql: &'static str,
-    read: fn(&Row<'_>, &mut Names) -> Result<Change, ReadError>,
+pub(super) struct Loader {
+    pub(super) table: &'static str,
+    pub(super) sql: &'static str,
+    pub(super) read: fn(&Row<'_>, &mut Names) -> Result<Change, ReadError>,
 }
 
-const LOADERS: [Loader; 11] = [
+pub(super) const LOADERS: [Loader; 11] = [
     Loader {
         table: "cluster",
         sql: "select name, uid, inventory, fence, create_time, revision from cluster",
@@ -212,7 +212,7 @@ const LOADERS: [Loader; 11] = [
 /// Names and claims seen so far: a million allocations share a few clusters, namespaces and pools,
 /// and many have equal claims.
 #[derive(Default)]
-struct Names {
+pub(super) struct Names {
     interner: Interner,
     /// Claims by their encoding: one that was seen need not be decoded again.
     claims: HashMap<Vec<u8>, Arc<Claim>>,

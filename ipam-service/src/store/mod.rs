@@ -26,6 +26,8 @@ mod read;
 mod renew;
 mod restore;
 mod rows;
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod spoiled;
 mod sql;
 mod step;
 mod transfer;

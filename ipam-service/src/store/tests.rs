@@ -10,6 +10,7 @@ mod power;
 mod refusals;
 mod renewal;
 mod round_trip;
+mod spoiled;
 mod transfers;
 
 use std::os::unix::fs::PermissionsExt as _;

@@ -598,34 +598,80 @@ fn run(book: &mut Book, step: &Step) {
     }
 }
 
+/// What is tried: pools to begin with, steps, and how many claims of a cluster may wait.
+#[derive(Debug)]
+struct Sequence {
+    pools: Vec<Pool>,
+    steps: Vec<Step>,
+    max_pending: Option<usize>,
+}
+
+fn some_sequence() -> impl Strategy<Value = Sequence> {
+    let pools = proptest::collection::vec(some_pool(None), 1..4);
+    let steps = proptest::collection::vec(some_step(), 1..80);
+    let max_pending = prop_oneof![2 => Just(None), 1 => (0_usize..5).prop_map(Some)];
+    (pools, steps, max_pending).prop_map(|(pools, steps, max_pending)| Sequence {
+        pools,
+        steps,
+        max_pending,
+    })
+}
+
+/// Runs a sequence, and compares with the model after each step that leaves nothing to do.
+fn try_out(sequence: Sequence) {
+    let mut book = Book::default();
+    book.state.max_pending = sequence.max_pending;
+    for pool in sequence.pools {
+        run(&mut book, &Step::ApplyPool(Box::new(pool), InUse::Move));
+    }
+    let mut hurried = false;
+    for step in sequence.steps {
+        let hurries = matches!(step, Step::Hurry(..) | Step::TakeBack(..));
+        if hurried && !hurries {
+            book.settle(&mut Vec::new());
+            check_settled(&book.state);
+        }
+        hurried = hurries;
+        run(&mut book, &step);
+        if !hurried {
+            check_settled(&book.state);
+        }
+    }
+    book.settle(&mut Vec::new());
+    check_settled(&book.state);
+}
+
+/// A sequence that these bytes choose: the first says how many claims may wait, and each four of the
+/// others make a step, the same wherever they stand.
+pub(crate) fn by_choices(bytes: &[u8]) {
+    let Some((first, rest)) = bytes.split_first() else {
+        return;
+    };
+    let may_wait = usize::from(first % 8);
+    let steps = rest.chunks_exact(4).take(80);
+    try_out(Sequence {
+        pools: vec![pool("p", &BLOCKS[..2])],
+        steps: steps.map(chosen_step).collect(),
+        max_pending: (may_wait < 5).then_some(may_wait),
+    });
+}
+
+fn chosen_step(choice: &[u8]) -> Step {
+    use proptest::strategy::ValueTree as _;
+    use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
+    let mut seed = [0; 32];
+    seed[..choice.len()].copy_from_slice(choice);
+    let chance = TestRng::from_seed(RngAlgorithm::ChaCha, &seed);
+    let mut runner = TestRunner::new_with_rng(Config::default(), chance);
+    let step = some_step().new_tree(&mut runner);
+    step.expect("no step is out of the question").current()
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: super::sequences(1600), ..ProptestConfig::default() })]
 
     #[test]
-    fn the_state_does_what_a_naive_model_does(
-        pools in proptest::collection::vec(some_pool(None), 1..4),
-        steps in proptest::collection::vec(some_step(), 1..80),
-        max_pending in prop_oneof![2 => Just(None), 1 => (0_usize..5).prop_map(Some)],
-    ) {
-        let mut book = Book::default();
-        book.state.max_pending = max_pending;
-        for pool in pools {
-            run(&mut book, &Step::ApplyPool(Box::new(pool), InUse::Move));
-        }
-        let mut hurried = false;
-        for step in steps {
-            let hurries = matches!(step, Step::Hurry(..) | Step::TakeBack(..));
-            if hurried && !hurries {
-                book.settle(&mut Vec::new());
-                check_settled(&book.state);
-            }
-            hurried = hurries;
-            run(&mut book, &step);
-            if !hurried {
-                check_settled(&book.state);
-            }
-        }
-        book.settle(&mut Vec::new());
-        check_settled(&book.state);
+    fn the_state_does_what_a_naive_model_does(sequence in some_sequence()) {
+        try_out(sequence);
     }
 }
