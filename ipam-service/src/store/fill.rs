@@ -39,13 +39,20 @@ async fn owners(connection: &mut SqliteConnection) -> Result<(), ReadError> {
         .await?;
     let mut after = 0;
     loop {
-        let part = read_part(connection, after).await?;
-        let Some(last) = part.last() else { break };
-        after = i64::try_from(last.at.0).unwrap_or(i64::MAX);
-        for change in &part {
+        let rows = sqlx::query(
+            "select revision, entry from change_log where subject = 1 and revision > ?1
+            order by revision limit ?2",
+        )
+        .bind(after)
+        .bind(i64::try_from(CHUNK).expect("a small number"))
+        .fetch_all(&mut *connection)
+        .await?;
+        let Some(last) = rows.last() else { break };
+        after = last.try_get(0)?;
+        for row in rows {
             sqlx::query("update change_log set allocation_id = ?2 where revision = ?1")
-                .bind(signed(change.at.0))
-                .bind(signed(change.allocation))
+                .bind(row.try_get::<i64, _>(0)?)
+                .bind(signed(allocation_of(row.try_get(1)?)))
                 .execute(&mut *connection)
                 .await?;
         }
@@ -54,6 +61,16 @@ async fn owners(connection: &mut SqliteConnection) -> Result<(), ReadError> {
         sqlx::query(statement).execute(&mut *connection).await?;
     }
     Ok(())
+}
+
+/// The allocation that a row is about. One that cannot be read is not found by its owner, and is no
+/// reason not to start.
+fn allocation_of(entry: &[u8]) -> AllocationId {
+    let subject = v1::Change::decode(entry).ok().and_then(|wire| wire.subject);
+    let Some(Subject::Allocation(edit)) = subject else {
+        return 0;
+    };
+    edit.after.or(edit.before).map_or(0, |end| end.id)
 }
 
 /// What the log tells of, and what only an interval does.
@@ -115,7 +132,6 @@ const SETTLE: [&str; 3] = [
 /// A change of an allocation, as far as intervals go.
 struct Past {
     at: (Revision, Timestamp),
-    allocation: AllocationId,
     before: Option<Allocation>,
     after: Option<Allocation>,
 }
@@ -146,10 +162,8 @@ async fn read_part(connection: &mut SqliteConnection, after: i64) -> Result<Vec<
                 .transpose()
                 .map_err(|error| corrupt(revision, error.to_string()))
         };
-        let allocation = edit.after.as_ref().or(edit.before.as_ref());
         part.push(Past {
             at: (wire.revision, Timestamp(row.try_get(1)?)),
-            allocation: allocation.map_or(0, |it| it.id),
             before: holder(edit.before)?,
             after: holder(edit.after)?,
         });

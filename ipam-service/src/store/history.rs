@@ -202,8 +202,8 @@ impl Reader {
         limit: u32,
     ) -> Result<ChangePage, ReadError> {
         let mut transaction = self.connections().begin().await?;
-        let LogSpan { oldest, revision } = log_span(&mut transaction).await?;
-        let mut first = signed(filter.start_revision.max(oldest));
+        let (oldest, revision) = log_ends(&mut transaction).await?;
+        let mut first = signed(filter.start_revision).max(oldest);
         let mut end = before.map_or(i64::MAX, signed);
         if filter.end_revision != 0 {
             end = end.min(signed(filter.end_revision));
@@ -321,6 +321,18 @@ fn check_span(after: Revision, span: LogSpan) -> Result<(), LogError> {
         return Err(LogError::Compacted { after, span });
     }
     Ok(())
+}
+
+/// Revision of the oldest row that there is, and that of the store. Watchers begin later
+/// ([`LogSpan`]): behind the gap that a restore leaves.
+async fn log_ends(connection: &mut SqliteConnection) -> Result<(i64, Revision), ReadError> {
+    let row = sqlx::query(
+        "select coalesce((select min(revision) from change_log), log_start), revision
+        from meta where id = 1",
+    )
+    .fetch_one(connection)
+    .await?;
+    Ok((row.try_get(0)?, unsigned(row.try_get(1)?)?))
 }
 
 async fn log_span(connection: &mut SqliteConnection) -> Result<LogSpan, ReadError> {

@@ -9,8 +9,8 @@ use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _};
 
 use super::super::open::reader_options;
 use super::super::{
-    BackupError, Batch, From, Location, Logged, Missing, OpenError, Origin, Restore, RestoreError,
-    Store, backup, check, restore,
+    BackupError, Batch, ChangeFilter, From, Location, Logged, Missing, OpenError, Origin, Reader,
+    Restore, RestoreError, Store, backup, check, restore,
 };
 use crate::state::command::Command;
 use crate::state::model::{Allocation, Revision, Timestamp};
@@ -336,4 +336,42 @@ async fn a_restore_touches_no_database_unless_told_and_then_keeps_it_with_its_lo
         .any(|it| it.owner.key.name.as_str() == "late");
     assert!(!late, "the old log was read into the new store");
     assert_eq!(new.state.clusters().count(), restored.expected);
+}
+
+/// The log that came with the backup is history still: only watchers have to begin anew.
+#[tokio::test]
+async fn the_history_of_before_a_restore_is_listed() {
+    let folder = Folder::new();
+    let book = some_book(&folder).await;
+    let file = folder.file().with_file_name("backup.db");
+    backup(&folder.location(), &file).await.expect("a backup");
+    let all = ChangeFilter::default();
+    let of_owner = ChangeFilter {
+        owner: super::owner("east", Some("ns"), None),
+        ..ChangeFilter::default()
+    };
+    let listed = async |reader: &Reader, filter: &ChangeFilter| -> Vec<u64> {
+        let page = reader.changes(filter, None, 1000).await.expect("readable");
+        page.items.iter().map(|change| change.revision).collect()
+    };
+    let before = [
+        listed(&book.store.reader, &all).await,
+        listed(&book.store.reader, &of_owner).await,
+    ];
+    assert!(before.iter().all(|list| !list.is_empty()), "{before:?}");
+    book.close().await;
+
+    let other = Folder::new();
+    let none = BTreeSet::new();
+    let restored = restore(task(&file, &other.location(), &none)).await;
+    let revision = restored.expect("restored").revision;
+    let store = other.open().await;
+    let after = [
+        listed(&store.reader, &all).await,
+        listed(&store.reader, &of_owner).await,
+    ];
+    // Beside it there is only that each cluster is expected.
+    let [mut all, of_owner] = after;
+    all.retain(|one| *one <= revision - AHEAD);
+    assert_eq!([all, of_owner], before);
 }
