@@ -410,7 +410,8 @@ impl<'a> Asking<'a> {
 
     /// Whether a claim that waits longer comes first for this address.
     fn is_behind(&self, address: Address) -> bool {
-        if self.current.contains(&address) {
+        // Until all clusters have reported nobody is given anything but what it uses.
+        if self.current.contains(&address) || self.state.is_recovering() {
             return false;
         }
         let state = self.state;

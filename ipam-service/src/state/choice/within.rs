@@ -22,8 +22,8 @@ impl Asking<'_> {
 
     /// Whether claims that wait longer come first for the room that an address takes.
     pub(super) fn is_behind_for_room(&self, wanted: Placed<'_>) -> bool {
-        self.state
-            .has_older_for_room(self.owner, wanted, self.arrival)
+        let state = self.state;
+        !state.is_recovering() && state.has_older_for_room(self.owner, wanted, self.arrival)
     }
 
     /// Whether an address is the owner's to take beside what else is granted, as far as quotas are

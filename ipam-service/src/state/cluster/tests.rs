@@ -1,9 +1,9 @@
-use crate::state::State;
 use crate::state::change::{Change, Edit};
 use crate::state::command::{Allocate, Command, Fact, Release};
 use crate::state::model::{AllocationId, Claim, NodeKey, ReportedNode, Timestamp};
 use crate::state::refusal::Reason;
 use crate::state::testing::*;
+use crate::state::{State, decide};
 
 use super::*;
 
@@ -381,4 +381,29 @@ fn while_a_store_recovers_a_sharer_that_is_left_alone_gets_its_newest_claim() {
     assert_eq!(book.queue("east/x/a", claim()), "192.0.2.1 (RECOVERING)");
     book.run(release("east/x/b")).expect("released");
     assert_eq!(book.held("east/x/a"), "192.0.2.1");
+}
+
+/// Nobody who waits comes before who uses an address, however many wait and are marked: only so many
+/// marks are looked at, and more of them count as somebody who comes first.
+#[test]
+fn what_is_in_use_is_taken_back_whoever_waits() {
+    let mut book = Book::with_pools(&[pool("p", &["192.0.2.0/24"])]);
+    book.run(Command::ApplyQuota(Box::new(quota("none", "west", 0))))
+        .expect("a good quota");
+    for number in 0..300 {
+        book.queue(&format!("west/default/{number}"), claim());
+    }
+    book.expect_inventory_of("east");
+    for (owner, claim) in [
+        ("east/default/any", claim()),
+        ("east/default/exactly", for_addresses(&["192.0.2.8"])),
+    ] {
+        let mut asking = allocate(owner, claim);
+        asking.held = addresses(&["192.0.2.7", "192.0.2.8"]);
+        let decided = decide(&book.state, &asking.into(), Timestamp(1)).expect("granted");
+        assert!(
+            decided.iter().any(|change| change.allocation().is_some()),
+            "{decided:?}"
+        );
+    }
 }
