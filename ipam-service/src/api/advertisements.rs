@@ -84,7 +84,7 @@ impl Advertisements {
         let (cluster, advertisements) = read.map_err(|bad| status::of_rejection(&bad))?;
         let keys = advertisements.iter().map(|one| one.key.clone()).collect();
         let command = Command::SyncAdvertisements {
-            cluster,
+            cluster: cluster.clone(),
             advertisements,
             fence: message.fence,
         };
@@ -93,7 +93,7 @@ impl Advertisements {
         Ok(v1::SyncAdvertisementsResponse {
             advertisements: self.answered(&reply, keys).await?,
             revision: reply.revision,
-            consequences: consequences::of(&reply),
+            consequences: consequences::for_cluster(&self.api, &reply, &cluster, None).await?,
         })
     }
 

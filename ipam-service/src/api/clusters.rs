@@ -212,15 +212,16 @@ impl Clusters {
             .finish(cluster.zip(uid))
             .map_err(|error| status::of_rejection(&error))?;
         let command = Command::BeginSync {
-            cluster,
+            cluster: cluster.clone(),
             uid,
             fence: message.fence,
         };
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.0, command, id, validate_only).await?;
+        let consequences = consequences::for_cluster(&self.0, &reply, &cluster, None).await?;
         Ok(v1::BeginSyncResponse {
             store_id: self.0.store_id.to_string(),
-            consequences: consequences::of(&reply),
+            consequences,
         })
     }
 
@@ -237,14 +238,15 @@ impl Clusters {
             .finish(cluster)
             .map_err(|error| status::of_rejection(&error))?;
         let command = Command::EndSync {
-            cluster,
+            cluster: cluster.clone(),
             fence: message.fence,
         };
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.0, command, id, validate_only).await?;
+        let consequences = consequences::for_cluster(&self.0, &reply, &cluster, None).await?;
         Ok(v1::EndSyncResponse {
             revision: reply.revision,
-            consequences: consequences::of(&reply),
+            consequences,
         })
     }
 }

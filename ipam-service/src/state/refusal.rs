@@ -296,12 +296,18 @@ pub mod text {
     pub fn unavailable(row: &Unavailable, reader: Reader<'_>) -> String {
         let seconds = row.period.as_secs_f64();
         match (row.key.reason, &row.awaited) {
-            (UnavailableReason::Draining, Some((cluster, set))) => format!(
-                "draining: {} nodes of {} have yet to acknowledge that they stopped answering for \
-                 it, at most {seconds} s",
-                set.nodes.len(),
-                reader.cluster(cluster)
-            ),
+            (UnavailableReason::Draining, Some((cluster, set))) => {
+                // How many nodes another cluster has is its own matter.
+                let nodes = match *cluster == *reader.cluster {
+                    true => format!("{} nodes", set.nodes.len()),
+                    false => "nodes".to_owned(),
+                };
+                format!(
+                    "draining: {nodes} of {} have yet to acknowledge that they stopped answering \
+                     for it, at most {seconds} s",
+                    reader.cluster(cluster)
+                )
+            }
             (UnavailableReason::Draining, None) => "draining".to_owned(),
             (UnavailableReason::ReuseDelay, _) => {
                 format!("given back a short time ago and rests for {seconds} s")
