@@ -412,8 +412,8 @@ async fn write_cache(cache: Cache, book: SharedBook, shutdown: Shutdown) -> anyh
                 }
             }
         }
-        if failed && !path.exists() {
-            // A restart would announce nothing.
+        // A restart would announce nothing. That the file cannot be seen says nothing of what is in it.
+        if failed && matches!(path.try_exists(), Ok(false)) {
             book.set_saved(change);
         }
     }
