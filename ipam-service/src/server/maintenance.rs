@@ -67,7 +67,9 @@ pub(super) async fn check(location: &Location) -> anyhow::Result<()> {
         Err(error @ (CheckError::Missing(_) | CheckError::NotOurs(_))) => {
             return Err(UsageError(error.to_string()).into());
         }
-        Err(error @ CheckError::Read(_)) => return Err(error.into()),
+        Err(error @ (CheckError::Read(_) | CheckError::OtherSchema(..))) => {
+            return Err(error.into());
+        }
     };
     if problems.is_empty() {
         tracing::info!(database = %location, "the database is whole, and its tables agree");
@@ -173,7 +175,7 @@ fn of_backup(error: BackupError) -> anyhow::Error {
         | BackupError::Exists(_)
         | BackupError::Full(_)
         | BackupError::File { .. } => UsageError(error.to_string()).into(),
-        BackupError::Source(CheckError::Read(_))
+        BackupError::Source(CheckError::Read(_) | CheckError::OtherSchema(..))
         | BackupError::Export(_)
         | BackupError::Sql(_)
         | BackupError::Damaged(_) => error.into(),
@@ -191,7 +193,7 @@ fn of_restore(error: RestoreError) -> anyhow::Error {
         | RestoreError::Exists(_)
         | RestoreError::Written(_)
         | RestoreError::File { .. } => UsageError(error.to_string()).into(),
-        RestoreError::Source(CheckError::Read(_))
+        RestoreError::Source(CheckError::Read(_) | CheckError::OtherSchema(..))
         | RestoreError::Sql(_)
         | RestoreError::Read(_)
         | RestoreError::Commit(_) => error.into(),

@@ -11,7 +11,7 @@ use pharos_proto::v1;
 use prost::Message as _;
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 
-use super::open::{APPLICATION_ID, reader_options};
+use super::open::{APPLICATION_ID, NEWEST_SCHEMA, reader_options};
 use super::plan::{address_rows, port_rows};
 use super::{Location, ReadError};
 use crate::api::convert::{AllocationExtras, FieldErrors, allocation_from_wire};
@@ -25,6 +25,13 @@ pub enum CheckError {
     Missing(Location),
     #[error("{0} is not a database of ipam-service")]
     NotOurs(Location),
+    /// Its file was looked at, its tables were not.
+    #[error(
+        "{0} was written by another version (schema {1}; this one knows {NEWEST_SCHEMA}): its file is \
+         whole, but only its own version can compare its tables. A start, or a restore of it, brings it \
+         up to this version"
+    )]
+    OtherSchema(Location, i64),
     #[error(transparent)]
     Read(#[from] ReadError),
 }
@@ -41,6 +48,15 @@ pub async fn check(location: &Location) -> Result<Vec<String>, CheckError> {
     let mut transaction = connection.begin().await?;
     let mut problems = Problems::default();
     check_file(&mut transaction, &mut problems).await?;
+    let schema: i64 = sqlx::query_scalar("select max(version) from _sqlx_migrations")
+        .fetch_one(&mut *transaction)
+        .await?;
+    if schema != NEWEST_SCHEMA {
+        return match problems.0.is_empty() {
+            true => Err(CheckError::OtherSchema(location.clone(), schema)),
+            false => Ok(problems.0),
+        };
+    }
     check_log(&mut transaction, &mut problems).await?;
     check_children(&mut transaction, &mut problems).await?;
     check_holdings(&mut transaction, &mut problems).await?;

@@ -68,6 +68,9 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
     ),
 ];
 
+/// Of the last of them.
+pub(super) const NEWEST_SCHEMA: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
+
 /// Where the database is.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Location {

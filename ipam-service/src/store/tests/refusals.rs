@@ -197,3 +197,16 @@ async fn a_limit_that_cannot_be_loaded_is_found_by_check() {
         "{problems:?}"
     );
 }
+
+/// A backup may be older than the program that looks at it.
+#[tokio::test]
+async fn check_says_of_a_database_of_another_version_that_it_is_one() {
+    let folder = Folder::new();
+    drop(folder.open().await);
+    let forget = "delete from _sqlx_migrations where version = (
+        select max(version) from _sqlx_migrations)";
+    execute(&folder.file(), false, forget).await;
+    let error = check(&folder.location()).await.expect_err("another schema");
+    let text = error.to_string();
+    assert!(text.contains("another version (schema "), "{text}");
+}
