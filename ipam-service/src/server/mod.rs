@@ -293,6 +293,7 @@ fn usage(error: OpenError) -> anyhow::Error {
         | OpenError::Linked(_)
         | OpenError::LogWithoutDatabase(_)
         | OpenError::RestoreCutShort(_)
+        | OpenError::MovedAside { .. }
         | OpenError::Unusable { .. }
         | OpenError::Newer { .. }
         | OpenError::NewerLog { .. } => UsageError(error.to_string()).into(),

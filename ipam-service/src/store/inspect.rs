@@ -4,13 +4,13 @@
 use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use sqlx::{Row as _, SqliteConnection};
 
 use super::OpenError;
-use super::open::sql_error;
-use super::restore::RESTORING;
+use super::open::{folder_of, sql_error};
+use super::restore::{REPLACED, RESTORING};
 use super::step::beside;
 
 /// An empty file is a database that was begun, or a log that was emptied.
@@ -21,10 +21,36 @@ pub(super) fn is_used(path: &Path) -> bool {
 /// A missing database whose traces are there is not lost: to make a new one would lose it.
 pub(super) fn leftovers(path: &Path) -> Result<(), OpenError> {
     log_without_database(path)?;
-    match is_used(&beside(path, RESTORING)) {
-        true => Err(OpenError::RestoreCutShort(path.to_owned())),
-        false => Ok(()),
+    if is_used(&beside(path, RESTORING)) {
+        return Err(OpenError::RestoreCutShort(path.to_owned()));
     }
+    let aside = newest_aside(path).map_err(|source| OpenError::File {
+        path: path.to_owned(),
+        source,
+    })?;
+    match aside {
+        Some(aside) => Err(OpenError::MovedAside {
+            database: path.to_owned(),
+            aside,
+        }),
+        None => Ok(()),
+    }
+}
+
+/// The database that a restore moved out of the way last.
+fn newest_aside(path: &Path) -> std::io::Result<Option<PathBuf>> {
+    let prefix = beside(path, REPLACED);
+    let mut newest = None;
+    for entry in std::fs::read_dir(folder_of(path))? {
+        let found = folder_of(path).join(entry?.file_name());
+        let name = found.as_os_str().as_encoded_bytes();
+        let time = name.strip_prefix(prefix.as_os_str().as_encoded_bytes());
+        let time = time.and_then(|time| std::str::from_utf8(time).ok()?.parse::<i64>().ok());
+        if is_used(&found) {
+            newest = newest.max(time);
+        }
+    }
+    Ok(newest.map(|time| beside(path, &format!("{REPLACED}{time}"))))
 }
 
 /// SQLite would remove such a log.

@@ -148,6 +148,11 @@ pub enum OpenError {
         short. Repeat it (or remove that file, if there is to be a new database)",
         database = .0.display())]
     RestoreCutShort(PathBuf),
+    #[error("there is no database at {}, but {}, which a restore moved aside: the restore was cut \
+        short, or its database is lost. Repeat it; or give that file its name back, with its -wal (or \
+        move it elsewhere, if there is to be a new database)",
+        .database.display(), .aside.display())]
+    MovedAside { database: PathBuf, aside: PathBuf },
     /// For example: no permission, a file system that is mounted read-only, or another program that
     /// writes.
     #[error("database {} cannot be opened for writing: {reason}", .path.display())]

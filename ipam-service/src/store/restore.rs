@@ -311,7 +311,7 @@ const DEPOSE_WITHIN: Duration = Duration::from_secs(1);
 fn free_name(path: &Path, now: Timestamp) -> PathBuf {
     let mut seconds = now.0 / 1_000_000;
     loop {
-        let name = beside(path, &format!(".replaced-{seconds}"));
+        let name = beside(path, &format!("{REPLACED}{seconds}"));
         if !files_of(&name).iter().any(|part| part.exists()) {
             return name;
         }
@@ -339,6 +339,9 @@ pub(super) fn change_over(scratch: &Path, path: &Path, aside: Option<&Path>) -> 
 
 /// What the name of the file goes on with in which a new store is made.
 pub(super) const RESTORING: &str = ".restoring";
+
+/// What the name of a database goes on with that was in the way; then come seconds since 1970.
+pub(super) const REPLACED: &str = ".replaced-";
 
 /// The file in which the new store is made; gone when dropped, unless it was renamed.
 struct Scratch(PathBuf);

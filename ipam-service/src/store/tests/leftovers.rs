@@ -96,6 +96,48 @@ async fn repeated(crashed: &Folder, backup: &Folder, when: &str) {
     assert!(kept.held().iter().any(|it| late(it)), "{when}");
 }
 
+/// What was moved aside tells that there was a database, also when nothing else does any more.
+#[tokio::test]
+async fn a_repeated_restore_that_fails_leaves_no_room_for_an_empty_store() {
+    let backup = Folder::new();
+    some_book(&backup).await.close().await;
+    let old = Folder::new();
+    let mut book = some_book(&old).await;
+    book.commit(&allocate("east/ns/late", |_| ())).await;
+    std::fs::copy(backup.file(), beside(&old.file(), RESTORING)).expect("a copy");
+    let files = files_of(&old, &FILES);
+    book.close().await;
+    // Everything is out of the way, and the new store has not got its name.
+    let crashed = after(&files, |folder| {
+        let (file, scratch) = (folder.file(), beside(&folder.file(), RESTORING));
+        let mut steps = change_over(&scratch, &file, Some(&aside(folder)));
+        steps.truncate(steps.len() - 2);
+        steps
+    });
+    let (location, none) = (crashed.location(), BTreeSet::new());
+    let text = beside(&crashed.file(), "-text");
+    std::fs::write(&text, "this is no backup, but long enough to look at").expect("written");
+    let mistyped = beside(&crashed.file(), "-mistyped");
+    for from in [mistyped, text] {
+        let task = Restore {
+            from: From::Backup(&from),
+            to: &location,
+            also_expected: &none,
+            move_aside: true,
+            now: Timestamp(9_000_000),
+        };
+        restore(task).await.expect_err("there is no such backup");
+        for missing in [Missing::Create, Missing::Refuse] {
+            let refused = Store::open(&location, missing, Timestamp(1)).await;
+            let refused = refused.expect_err("its database is elsewhere").to_string();
+            let aside = aside(&crashed).display().to_string();
+            assert!(refused.contains(&aside), "{refused}");
+        }
+    }
+    repeated(&crashed, &backup, "after two that failed").await;
+    assert!(!crashed.open().await.created);
+}
+
 /// Whoever has it open goes on with the file, whatever its name.
 #[tokio::test]
 async fn a_server_whose_database_was_moved_aside_acknowledges_nothing_more() {
