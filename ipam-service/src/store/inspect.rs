@@ -6,12 +6,14 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufReader, ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
+use rusqlite::config::DbConfig;
 use sqlx::{Row as _, SqliteConnection};
 
 use super::OpenError;
-use super::open::{folder_of, sql_error};
+use super::open::{OWNER, by_code, folder_of, is_foreign, sql_error};
 use super::restore::{REPLACED, RESTORING};
 use super::step::beside;
+use super::write::connect;
 
 /// An empty file is a database that was begun, or a log that was emptied.
 pub(super) fn is_used(path: &Path) -> bool {
@@ -66,11 +68,39 @@ pub(super) fn log_without_database(path: &Path) -> Result<(), OpenError> {
 /// How much of the log is in memory at once.
 const PART: usize = 1 << 20;
 
+/// Makes sure that the log of a database is on the disk as it is read, before anything is appended to it
+/// or moved out of it.
+///
+/// Whoever else has the database open may append whenever it likes, and what was read before would be
+/// written over it: so it is kept out meanwhile (SQLite has no locks on the log itself that closing it
+/// here would give back), and the log of another program is left alone.
+pub(super) fn rewrite_log(path: &Path) -> Result<(), OpenError> {
+    let sql = |error: rusqlite::Error| {
+        let code = error.sqlite_error().map(|failure| failure.extended_code);
+        by_code(path, code, error.into())
+    };
+    let connection = connect(path).map_err(sql)?;
+    // Until it is written, nobody moves it: not even who closes the database last.
+    let config = DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE;
+    connection.set_db_config(config, true).map_err(sql)?;
+    let owner = connection.query_row(OWNER, (), |row| Ok((row.get(0)?, row.get(1)?)));
+    let (application, tables) = owner.map_err(sql)?;
+    if is_foreign(application, tables) {
+        return Err(OpenError::NotOurs(path.to_owned()));
+    }
+    connection.execute_batch("begin immediate").map_err(sql)?;
+    rewrite(&beside(path, "-wal")).map_err(|source| OpenError::File {
+        path: path.to_owned(),
+        source,
+    })?;
+    connection.execute_batch("rollback").map_err(sql)
+}
+
 /// Writes what a file holds once more, and syncs it. If a sync of the log failed before a crash, frames
 /// that can be read may never have reached the disk. A second sync would not write them and would say
 /// that all is well; what is appended behind them would be lost with them, and a checkpoint that is cut
 /// short would leave a mixture. Nothing happens where there is no log.
-pub(super) fn rewrite(log: &Path) -> std::io::Result<()> {
+fn rewrite(log: &Path) -> std::io::Result<()> {
     let mut file = match OpenOptions::new().read(true).write(true).open(log) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         opened => opened?,

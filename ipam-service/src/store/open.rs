@@ -10,12 +10,11 @@ use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqlSafeStr as _, SqliteConnection};
 
-use super::inspect::{leftovers, refuse_cut_short, refuse_impossible, rewrite};
+use super::inspect::{leftovers, refuse_cut_short, refuse_impossible, rewrite_log};
 use super::lock::{Lock, LockError};
 use super::plan::{MIN_READER, READS};
 use super::renew::remove_copy;
 use super::restore::RESTORING;
-use super::step::beside;
 use super::{Checkpointer, Compactor, ReadError, Reader, Writer, fill};
 use crate::state::model::Timestamp;
 
@@ -166,8 +165,7 @@ pub enum OpenError {
     #[error("database {}: {source}", .path.display())]
     Sql {
         path: PathBuf,
-        #[source]
-        source: sqlx::Error,
+        source: Box<dyn std::error::Error + Send + Sync>,
     },
     #[error("schema of database {}: {source}", .path.display())]
     Schema {
@@ -228,10 +226,11 @@ impl Store {
         if let Err(error) = remove_copy(path) {
             tracing::warn!(%error, "a copy that is of no use stays");
         }
-        let log = beside(path, "-wal");
-        let rewritten = tokio::task::spawn_blocking(move || rewrite(&log)).await;
-        let rewritten = rewritten.expect("writing a file does not panic");
-        rewritten.map_err(file_error)?;
+        if !created {
+            let path = path.clone();
+            let rewritten = tokio::task::spawn_blocking(move || rewrite_log(&path)).await;
+            rewritten.expect("writing a file does not panic")?;
+        }
         let sql_error = |source| sql_error(path, source);
         let mut connection = schema_options(path).connect().await.map_err(sql_error)?;
         refuse_cut_short(&mut connection, path).await?;
@@ -293,7 +292,16 @@ pub(super) fn code_of(error: &sqlx::Error) -> Option<i32> {
 }
 
 pub(super) fn sql_error(path: &Path, source: sqlx::Error) -> OpenError {
-    match code_of(&source) {
+    by_code(path, code_of(&source), source.into())
+}
+
+/// What an error of SQLite with this result code means for a database that is opened.
+pub(super) fn by_code(
+    path: &Path,
+    code: Option<i32>,
+    source: Box<dyn std::error::Error + Send + Sync>,
+) -> OpenError {
+    match code {
         // SQLITE_NOTADB
         Some(26) => OpenError::NotOurs(path.to_owned()),
         // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_READONLY, SQLITE_CANTOPEN, and what they consist of
@@ -353,19 +361,23 @@ pub(super) fn checkpoint_options(path: &Path) -> SqliteConnectOptions {
         .thread_name(|_| "store-checkpoint".to_owned())
 }
 
+/// The application that a database belongs to, and how many tables and indexes it has.
+pub(super) const OWNER: &str = "
+select (select application_id from pragma_application_id), (select count(*) from sqlite_schema)";
+
+/// What is empty may become ours.
+pub(super) fn is_foreign(application: i32, tables: i64) -> bool {
+    tables > 0 && application != APPLICATION_ID
+}
+
 /// Refuses what is not ours, and brings the schema up to date.
 pub(super) async fn prepare(
     connection: &mut SqliteConnection,
     path: &Path,
 ) -> Result<(), OpenError> {
     let sql_error = |source| sql_error(path, source);
-    let row = sqlx::query(
-        "select (select application_id from pragma_application_id),
-            (select count(*) from sqlite_schema)",
-    )
-    .fetch_one(&mut *connection)
-    .await
-    .map_err(sql_error)?;
+    let row = sqlx::query(OWNER).fetch_one(&mut *connection).await;
+    let row = row.map_err(sql_error)?;
     let application: i32 = row.try_get(0).map_err(sql_error)?;
     let tables: i64 = row.try_get(1).map_err(sql_error)?;
     if tables == 0 {
@@ -373,7 +385,7 @@ pub(super) async fn prepare(
             .execute(&mut *connection)
             .await
             .map_err(sql_error)?;
-    } else if application != APPLICATION_ID {
+    } else if is_foreign(application, tables) {
         return Err(OpenError::NotOurs(path.to_owned()));
     }
     let journal: String = sqlx::query("pragma journal_mode = wal")

@@ -17,10 +17,12 @@ use std::os::unix::fs::PermissionsExt as _;
 
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection};
 
+use self::power::{after, files_of};
 use super::history::query::{Timeline, changes_query, holdings_query, log_query};
 use super::open::{OpenError, reader_options};
 use super::read::allocations_query;
 use super::sql::Statement;
+use super::step::beside;
 use super::{
     AllocationFilter, ChangeFilter, HoldingFilter, Kind, Location, LogFilter, Missing, OwnerFilter,
     Store,
@@ -90,6 +92,55 @@ async fn what_is_missing_foreign_or_from_the_future_is_refused_by_name() {
         matches!(refused, Err(OpenError::Newer { version: 99, .. })),
         "{refused:?}"
     );
+}
+
+/// Its owner may append to it at any moment.
+#[tokio::test]
+async fn the_log_of_another_program_is_left_alone() {
+    let theirs = Folder::new();
+    let owner = rusqlite::Connection::open(theirs.file()).expect("a database");
+    let used = "pragma journal_mode = wal; create table theirs (id integer)";
+    owner.execute_batch(used).expect("written");
+    let (foreign, written) = opened_beside(&theirs).await;
+    assert!(matches!(foreign, OpenError::NotOurs(_)), "{foreign}");
+    assert!(!written, "what is not ours was written");
+
+    // As a crash of it leaves them: who closes a database last moves its log.
+    let files = files_of(&theirs, &["", "-wal"]);
+    let crashed = after(&files, |_| Vec::new());
+    let (foreign, written) = opened_beside(&crashed).await;
+    assert!(matches!(foreign, OpenError::NotOurs(_)), "{foreign}");
+    let left = files_of(&crashed, &["", "-wal"]);
+    assert!(!written && left == files, "what is not ours was changed");
+}
+
+/// What was read of the log would be written over what that one has acknowledged since.
+#[tokio::test]
+async fn a_log_is_not_rewritten_while_another_process_writes() {
+    let folder = Folder::new();
+    let store = folder.open().await;
+    // Somebody took its lock for one that was left behind.
+    std::fs::remove_file(beside(&folder.file(), ".lock")).expect("a lock");
+    let other = rusqlite::Connection::open(folder.file()).expect("a database");
+    let busy = "update meta set epoch = epoch + 1; begin immediate";
+    other.execute_batch(busy).expect("begun");
+    let (refused, written) = opened_beside(&folder).await;
+    assert!(matches!(refused, OpenError::Unusable { .. }), "{refused}");
+    assert!(!written, "the other may have written meanwhile");
+    other.execute_batch("rollback").expect("over");
+    drop(store);
+}
+
+/// Why a database was not opened, and whether its log was written nevertheless.
+async fn opened_beside(folder: &Folder) -> (OpenError, bool) {
+    let log = beside(&folder.file(), "-wal");
+    let long_ago = std::time::SystemTime::UNIX_EPOCH;
+    let file = std::fs::OpenOptions::new().write(true).open(&log);
+    file.and_then(|file| file.set_modified(long_ago))
+        .expect("set");
+    let refused = folder.try_open().await.expect_err("in use");
+    let modified = std::fs::metadata(&log).and_then(|file| file.modified());
+    (refused, modified.expect("a time") != long_ago)
 }
 
 #[tokio::test]
