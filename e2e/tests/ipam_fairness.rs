@@ -103,9 +103,13 @@ async fn a_flood_of_one_client_leaves_room_for_another() {
         }
     }
     // The flood is at its height.
-    while flood.shed.load(Ordering::Relaxed) == 0 {
-        tokio::task::yield_now().await;
-    }
+    let height = async {
+        while flood.shed.load(Ordering::Relaxed) == 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let height = tokio::time::timeout(SOON, height).await;
+    height.expect("the server turns calls away");
     let before = flood.answered.load(Ordering::Relaxed);
     let mut west = AllocationServiceClient::new(connect(&ipam, Ipv4Addr::new(127, 0, 0, 2)).await);
     for _ in 0..5 {

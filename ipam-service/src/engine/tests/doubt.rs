@@ -124,6 +124,8 @@ async fn what_was_in_doubt_is_published_and_what_comes_later_drains() {
     assert!(matches!(standing, Standing::Pending(_)), "{standing:?}");
     stream.acknowledge(&node(), client.position);
     let has = |state: &State| state.allocations().all(|one| !one.addresses.is_empty());
-    while !running.engine.read(has).await.expect("running") {}
+    let served = async { while !running.engine.read(has).await.expect("running") {} };
+    let served = tokio::time::timeout(Duration::from_secs(60), served).await;
+    served.expect("nobody answers for it any more");
     running.stop().await;
 }
