@@ -92,6 +92,8 @@ async fn every_metric_that_an_alert_looks_at_is_served() {
         r#"metallb_allocator_addresses_total{pool="pool"} 4.0"#,
         r#"pharos_ipam_database_errors_total{kind="full"} 0"#,
         r#"pharos_ipam_database_read_errors_total{kind="damaged"} 0"#,
+        r#"pharos_ipam_grpc_calls_shed_total{limit="client"} 0"#,
+        r#"pharos_ipam_grpc_calls_shed_total{limit="server"} 0"#,
         r#"pharos_ipam_watchers{kind="allocations"} 1"#,
         r#"pharos_ipam_watchers{kind="assignments"} 0"#,
     ] {

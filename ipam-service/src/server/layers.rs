@@ -17,6 +17,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, Request, Response};
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tonic::transport::server::TcpConnectInfo;
@@ -381,18 +382,19 @@ where
         if self.layer.methods.get(request.uri().path()).streaming {
             return Box::pin(self.inner.call(request));
         }
-        let shed = |message: String| {
+        let shed = |counter: &Counter, message: String| {
+            counter.inc();
             let response = status::shed(message).into_http();
             Box::pin(std::future::ready(Ok(response)))
         };
         let Some(of_peer) = self.layer.peers.enter(peer_of(&request)) else {
             let most = self.layer.peers.most;
-            return shed(format!(
-                "{most} calls of this client are under way; try again"
-            ));
+            let message = format!("{most} calls of this client are under way; try again");
+            return shed(&self.layer.methods.shed.of_client, message);
         };
         let Ok(place) = Arc::clone(&self.layer.places).try_acquire_owned() else {
-            return shed(format!("{MAX_CALLS} calls are under way; try again"));
+            let message = format!("{MAX_CALLS} calls are under way; try again");
+            return shed(&self.layer.methods.shed.of_server, message);
         };
         let timeout = timeout_of(request.headers());
         let deadline = Instant::now() + timeout.saturating_sub(BEFORE_TONIC);

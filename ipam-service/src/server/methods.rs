@@ -20,6 +20,14 @@ pub(super) struct Methods {
     by_path: HashMap<String, Arc<Method>>,
     /// For paths that nobody serves.
     unknown: Arc<Method>,
+    pub(super) shed: Shed,
+}
+
+/// Calls that were turned away unseen, by whose places were all taken.
+#[derive(Debug)]
+pub(super) struct Shed {
+    pub(super) of_client: Counter,
+    pub(super) of_server: Counter,
 }
 
 /// One method.
@@ -77,6 +85,11 @@ impl MetricConstructor<Histogram> for Buckets {
     }
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct LimitLabel {
+    limit: &'static str,
+}
+
 /// The families of all methods.
 struct Families {
     calls: Family<CallLabels, Counter>,
@@ -123,6 +136,7 @@ impl Methods {
         Ok(Self {
             by_path,
             unknown: Arc::new(families.method("unknown".to_owned(), false)),
+            shed: Shed::register(registry),
         })
     }
 
@@ -145,6 +159,22 @@ fn methods_of(set: &FileDescriptorSet) -> Vec<(String, String, bool)> {
         }
     }
     methods
+}
+
+impl Shed {
+    fn register(registry: &mut Registry) -> Self {
+        let family: Family<LimitLabel, Counter> = Family::default();
+        registry.register(
+            "pharos_ipam_grpc_calls_shed",
+            "Calls turned away as too many were under way: of one client, or of all",
+            family.clone(),
+        );
+        let of = |limit: &'static str| family.get_or_create(&LimitLabel { limit }).clone();
+        Self {
+            of_client: of("client"),
+            of_server: of("server"),
+        }
+    }
 }
 
 impl Families {

@@ -117,6 +117,8 @@ async fn calls_beyond_the_limit_are_shed_and_streams_are_not_counted() {
         .await
         .expect("infallible");
     assert_eq!(code_of(shed.headers()), Code::ResourceExhausted);
+    let counted = &service.layer.methods.shed;
+    assert_eq!((counted.of_client.get(), counted.of_server.get()), (0, 1));
     open.add_permits(3);
     for task in [held, stream] {
         let response = task.await.expect("no panic").expect("infallible");
@@ -176,6 +178,8 @@ async fn one_peer_leaves_half_of_the_places_to_the_others() {
     let greedy = [call("192.0.2.1", 1), call("192.0.2.1", 2)];
     waits_for(2).await;
     assert_eq!(code(call("192.0.2.1", 3).await), Code::ResourceExhausted);
+    let counted = &service.layer.methods.shed;
+    assert_eq!((counted.of_client.get(), counted.of_server.get()), (1, 0));
     let other = call("192.0.2.2", 1);
     waits_for(1).await;
     open.add_permits(3);
