@@ -135,11 +135,18 @@ impl Pools {
     }
 
     /// How long an address has to wait when it is given back: the longest of all pools that
-    /// contain it, whoever sees them.
+    /// contain it, whoever sees them. What a cluster's pool has beyond the cluster's grant it does
+    /// not contain: else one cluster could keep the addresses of another from being given again.
     pub(super) fn waits(&self, space: &Name, address: Address) -> Waits {
-        let space = self.by_space.get(space).into_iter();
-        let scopes = space
-            .flat_map(|space| std::iter::once(&space.operator).chain(space.by_cluster.values()));
+        let scopes = self.by_space.get(space).into_iter().flat_map(|space| {
+            let fence = space.fence.as_deref();
+            let granted = move |cluster: &Name| {
+                fence.is_none_or(|fence| fence.reach_of(cluster).contains(address))
+            };
+            let own = space.by_cluster.iter();
+            let own = own.filter(move |(cluster, _)| granted(cluster));
+            std::iter::once(&space.operator).chain(own.map(|(_, scope)| scope))
+        });
         let pools = scopes.filter_map(|scope| scope.containing(address));
         let longest = pools
             .map(|pool| (pool.reuse_delay, pool.reuse_unacknowledged))

@@ -581,6 +581,23 @@ fn in_recovery_what_is_in_use_is_granted_although_it_drains() {
 }
 
 #[test]
+fn what_a_pool_has_beyond_its_clusters_grant_waits_for_nothing() {
+    let mut book = Book::with_pools(&[pool("p", &["192.0.2.0/24"])]);
+    let (low, high): (&[&str], &[&str]) = (&["192.0.2.0/25"], &["192.0.2.128/25"]);
+    book.grant(&[("east", low), ("west", high)], InUse::Refuse)
+        .expect("granted");
+    let wide = resting("west/w", &["192.0.2.0/24"], 30 * 24 * 3600);
+    book.sync_pools("west", &[wide]).expect("synced");
+    assert_eq!(book.take("east/x/a", claim()), "192.0.2.0");
+    book.give_back("east/x/a");
+    assert_eq!(book.why("192.0.2.0"), []);
+    // Within the grant the pool's word counts, as before.
+    assert_eq!(book.take("west/x/a", claim()), "192.0.2.128");
+    book.give_back("west/x/a");
+    assert_eq!(book.why("192.0.2.128"), [UnavailableReason::ReuseDelay]);
+}
+
+#[test]
 fn trying_a_release_out_starts_no_wait_and_ends_none() {
     let mut book = Book::with_pools(&[resting("p", &["192.0.2.0/31"], 60)]);
     book.take("east/x/a", claim());
