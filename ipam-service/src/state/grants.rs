@@ -365,16 +365,18 @@ impl State {
                 self.waiting.mark_for_cluster(&space, &cluster);
             }
         }
-        let holders = self.fenced_differently(&space, &before);
+        let holders: Vec<_> = self.fenced_differently(&space, &before).collect();
+        let treated_otherwise: Vec<_> = holders.iter().map(|one| one.id).collect();
         // Whom the grants leave what it holds, they do not move.
         let is_outside = |one: &Allocation| {
             let reach = self.pools.view(&space, &one.owner.key.cluster).reach();
             one.addresses.iter().any(|held| !reach.contains(*held))
         };
-        let concerned =
-            holders.filter(|one| one.outside_grant || (is_outside(one) && !self.is_in_place(one)));
+        let concerned = holders
+            .into_iter()
+            .filter(|one| one.outside_grant || (is_outside(one) && !self.is_in_place(one)));
         let concerned: Vec<_> = concerned.map(|one| one.id).collect();
-        self.unmark_content();
+        self.unmark_content(treated_otherwise);
         for id in concerned {
             self.waiting.mark(id);
         }

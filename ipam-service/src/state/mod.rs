@@ -67,7 +67,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
-use address::Address;
+use address::{Address, AddressRange};
 use change::{Change, Edit};
 use command::Command;
 use draft::Draft;
@@ -461,7 +461,13 @@ impl State {
             .filter(|(_, holder)| !self.is_in_place(holder))
             .map(|(_, holder)| holder.id)
             .collect();
-        self.unmark_content();
+        // A cluster's pool hides the operator's pool of its name, and does so no more when it goes.
+        let own = key.cluster.as_ref();
+        let hidden = own.and_then(|_| self.pools.get(&key.of_operator()));
+        let pools = [before, after, hidden].into_iter().flatten();
+        let ranges: Vec<AddressRange> = pools.flat_map(|pool| pool.ranges.clone()).collect();
+        let marked = self.marked_in(&key.space, &ranges);
+        self.unmark_content(marked);
         for id in out_of_place {
             self.waiting.mark(id);
         }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{ClusterList, Ids, lacks_second_family, take_out, waits_for};
 use crate::state::State;
-use crate::state::address::Address;
+use crate::state::address::{Address, AddressRange};
 use crate::state::model::{Allocation, AllocationId, ReservationKey};
 use crate::state::names::Name;
 
@@ -177,12 +177,24 @@ impl State {
         }
     }
 
-    /// Takes the marks off whoever has all it asks for where it may stay: an edit of a pool or of grants
-    /// that is taken back, or only tried out, leaves nothing to be decided again.
-    pub(in crate::state) fn unmark_content(&mut self) {
-        let marked = self.waiting.marks.again.ids.iter();
-        let marked = marked.filter_map(|id| self.allocation_by_id(*id));
+    /// Marked allocations that ask for an address of these ranges, or hold it; each once.
+    pub(in crate::state) fn marked_in(&self, space: &Name, ranges: &[AddressRange]) -> Ids {
+        let by_address = &self.waiting.marks.again.by_address;
+        let marked = ranges.iter().flat_map(|range| {
+            let [first, last] = [range.first(), range.last()].map(|end| (space.clone(), end));
+            by_address.range(first..=last)
+        });
+        marked.flat_map(|(_, ids)| ids).copied().collect()
+    }
+
+    /// Takes the marks off those of them who have all they ask for where they may stay: an edit of a
+    /// pool or of grants that is taken back, or only tried out, leaves nothing to be decided again.
+    pub(in crate::state) fn unmark_content(&mut self, ids: impl IntoIterator<Item = AllocationId>) {
+        let again = &self.waiting.marks.again;
+        let marked = ids.into_iter().filter(|id| again.contains(*id));
+        let marked = marked.filter_map(|id| self.allocation_by_id(id));
         let is_content = |one: &&Arc<Allocation>| {
+            self.waiting.marks.count_look();
             waits_for(one).is_none() && !one.outside_grant && self.is_in_place(one)
         };
         let content: Vec<Arc<Allocation>> = marked.filter(is_content).cloned().collect();

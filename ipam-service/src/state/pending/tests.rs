@@ -450,12 +450,14 @@ fn stranded(holders: usize) -> Book {
     book
 }
 
+/// How many marked allocations were looked at since the last time.
+fn looked_at(book: &Book) -> usize {
+    let counter = &book.state.waiting.marks.looked_at;
+    counter.swap(0, std::sync::atomic::Ordering::Relaxed)
+}
+
 #[test]
 fn a_newcomer_is_held_against_few_of_those_whom_an_edit_strands() {
-    let looked_at = |book: &Book| {
-        let counter = &book.state.waiting.marks.looked_at;
-        counter.swap(0, std::sync::atomic::Ordering::Relaxed)
-    };
     let mut book = stranded(3000);
     looked_at(&book);
     // Nobody of them could take an address of the other pool.
@@ -493,4 +495,45 @@ fn an_edit_that_is_taken_back_leaves_nothing_to_be_decided() {
         book.state.undo(change);
     }
     assert_eq!(book.settle(&mut Vec::new()), 0);
+}
+
+#[test]
+fn a_pool_that_hides_another_no_more_leaves_nothing_to_be_decided() {
+    let mut book = Book::with_pools(&[pool("p", &["10.0.0.0/24"])]);
+    book.take("east/x/a", claim());
+    let sync = |pools: &[Pool]| Command::SyncPools {
+        cluster: name("east"),
+        pools: pools.to_vec(),
+        fence: 0,
+    };
+    book.step(sync(&[pool("east/p", &["10.1.0.0/24"])]))
+        .expect("synced");
+    assert_eq!(book.state.waiting.marked(), 1);
+    book.step(sync(&[])).expect("synced");
+    assert_eq!(book.settle(&mut Vec::new()), 0);
+    assert_eq!(book.held("east/x/a"), "10.0.0.0");
+}
+
+#[test]
+fn an_edit_takes_marks_off_those_only_whom_it_can_concern() {
+    let mut book = stranded(300);
+    let all: &[&str] = &["0.0.0.0/0"];
+    book.step(apply_space(fenced(&[("east", all)]), InUse::Refuse))
+        .expect("granted");
+    looked_at(&book);
+    // Another pool grows, once after the other, and so do grants of another cluster.
+    for last in 1..9 {
+        let other = pool("q", &[&format!("192.0.2.0-192.0.3.{last}")]);
+        book.step(Command::ApplyPool {
+            pool: Box::new(other),
+            in_use: InUse::Refuse,
+        })
+        .expect("edited");
+        let part = format!("192.0.2.0-192.0.2.{last}");
+        let grants: [(&str, &[&str]); 2] = [("east", all), ("west", &[&part])];
+        book.step(apply_space(fenced(&grants), InUse::Refuse))
+            .expect("granted");
+    }
+    assert_eq!(looked_at(&book), 0);
+    assert_eq!(book.state.waiting.marked(), 300);
 }
