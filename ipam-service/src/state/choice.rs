@@ -397,11 +397,8 @@ impl<'a> Asking<'a> {
     pub(super) fn admitted(&self, address: Address) -> Result<(), Obstacle<'a>> {
         let space = self.space();
         match space.admits(address, self.owner, self.claim) {
-            // While the store does not know who holds what, its word is not held against somebody
-            // who uses the address.
-            Err(Obstacle::Withheld(_))
-                if self.state.is_recovering() && self.wished.contains(&address) =>
-            {
+            // The store's word is not held against somebody who uses the address.
+            Err(Obstacle::Withheld(_)) if self.takes_back(address) => {
                 space.agrees(address, self.owner, self.claim)
             }
             outcome => outcome,

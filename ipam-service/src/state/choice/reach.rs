@@ -3,7 +3,7 @@
 use super::Asking;
 use crate::state::address::{Address, AddressRange, Family};
 use crate::state::grants::Reach;
-use crate::state::model::{Pool, PoolKey};
+use crate::state::model::{Inventory, Pool, PoolKey};
 use crate::state::pool;
 use crate::state::refusal::text;
 
@@ -24,12 +24,23 @@ impl Asking<'_> {
 
     /// Whether the owner may have the address as far as grants are concerned.
     ///
-    /// A store that recovers holds no grant against an address that is in use: refusing it would
-    /// give a live address away. What was taken back so is kept.
+    /// A store that recovers holds no grant against an address that is in use (see
+    /// [`Asking::takes_back`]): refusing it would give a live address away. What was taken back so
+    /// is kept.
     pub(in crate::state) fn is_in_reach(&self, address: Address) -> bool {
         self.view().reach().contains(address)
             || (self.keeps_outside_grant && self.current.contains(&address))
-            || (self.state.is_recovering() && self.wished.contains(&address))
+            || self.takes_back(address)
+    }
+
+    /// Whether the owner's word is taken that it uses an address. While the store does not know who
+    /// holds what, it is that of a cluster that is still to report, or is reporting; also of one that
+    /// nobody expected. Of a cluster that has reported the store knows what it holds.
+    pub(super) fn takes_back(&self, address: Address) -> bool {
+        let cluster = self.state.cluster(&self.owner.cluster);
+        self.state.is_recovering()
+            && self.wished.contains(&address)
+            && cluster.is_some_and(|own| own.inventory != Inventory::Complete)
     }
 
     /// Whether grants leave nothing of the address space to the cluster.

@@ -18,6 +18,7 @@ pub(super) struct Naive {
     pub(super) quotas: Vec<Arc<Quota>>,
     pub(super) unavailable: Vec<Arc<Unavailable>>,
     pub(super) spaces: Vec<Arc<AddressSpace>>,
+    pub(super) clusters: Vec<Arc<Cluster>>,
 }
 
 /// An owner that asks.
@@ -96,6 +97,7 @@ impl Naive {
             quotas: state.quotas().cloned().collect(),
             unavailable: state.all_unavailable().cloned().collect(),
             spaces: state.address_spaces().cloned().collect(),
+            clusters: state.clusters().cloned().collect(),
         }
     }
 
@@ -109,6 +111,31 @@ impl Naive {
             let ranges = fence.grants.get(cluster).into_iter().flatten();
             ranges.into_iter().any(|range| range.contains(address))
         })
+    }
+
+    /// Whether an owner may get an address that it does not hold, as far as the grants of a space
+    /// are concerned. What it says to use it gets back beyond them, while the store does not know
+    /// what all clusters hold and the owner's cluster is still to tell, or is telling.
+    pub(super) fn may_take(
+        &self,
+        owner: &OwnerKey,
+        space: &Name,
+        address: Address,
+        in_use: &[Address],
+    ) -> bool {
+        let named = |one: &&Arc<AddressSpace>| one.name == *space && !one.grants.is_empty();
+        let granted = self.spaces.iter().find(named).is_none_or(|fence| {
+            let mut ranges = fence.grants.get(&owner.cluster).into_iter().flatten();
+            ranges.any(|range| range.contains(address))
+        });
+        let mut clusters = self.clusters.iter();
+        let is_lost = clusters.any(|one| {
+            let lost = Inventory::Reporting { resync: false };
+            one.inventory == Inventory::Expected || one.inventory == lost
+        });
+        let own = self.clusters.iter().find(|one| one.name == owner.cluster);
+        let tells = own.is_some_and(|own| own.inventory != Inventory::Complete);
+        granted || (is_lost && tells && in_use.contains(&address))
     }
 
     /// Whether an owner may get an address from a pool, others aside.
@@ -192,6 +219,7 @@ impl Naive {
             reservations: Vec::new(),
             unavailable: Vec::new(),
             spaces: Vec::new(),
+            clusters: Vec::new(),
         };
         let mut own = self.allocations.iter();
         let own = own.find(|one| one.owner.key == *owner);

@@ -3,6 +3,7 @@
 
 use proptest::prelude::*;
 
+use super::naive::Naive;
 use super::random::{OWNERS, POOLS, some_claim, some_pool, some_space};
 use crate::state::State;
 use crate::state::change::{Change, Edit};
@@ -130,7 +131,13 @@ fn losing(state: &State, lost: &str) -> Vec<Change> {
 
 fn run(book: &mut Book, step: &Step) {
     match step {
-        Step::Do(command) => drop(book.step((**command).clone())),
+        Step::Do(command) => {
+            let before = Naive::of(&book.state);
+            let changes = book.step((**command).clone()).unwrap_or_default();
+            if let Command::Allocate(asked) = command.as_ref() {
+                assert_taken_within_grants(&before, asked, &changes);
+            }
+        }
         Step::TakeBack(command, follow_ups) => {
             let before = rows(&book.state);
             let revision = book.state.revision();
@@ -160,6 +167,30 @@ fn run(book: &mut Book, step: &Step) {
         Step::Lose(cluster) => {
             let left = losing(&book.state, CLUSTERS[*cluster]);
             book.state = State::restore(book.state.revision(), left);
+        }
+    }
+}
+
+/// What a request took it may have taken, as far as grants are concerned.
+fn assert_taken_within_grants(before: &Naive, asked: &Allocate, changes: &[Change]) {
+    for change in changes {
+        let Change::Allocation(Edit {
+            before: held,
+            after: Some(after),
+        }) = change
+        else {
+            continue;
+        };
+        let space_of = |one: &Allocation| one.pool.as_ref().map(|pool| pool.space.clone());
+        let had = |address| {
+            let same = held.iter().filter(|held| space_of(held) == space_of(after));
+            same.into_iter()
+                .any(|held| held.addresses.contains(address))
+        };
+        for address in after.addresses.iter().filter(|address| !had(address)) {
+            let space = &after.pool.as_ref().expect("of the address").space;
+            let may_take = before.may_take(&after.owner.key, space, *address, &asked.held);
+            assert!(may_take, "{address} of {asked:?}");
         }
     }
 }

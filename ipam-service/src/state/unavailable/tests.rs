@@ -575,6 +575,11 @@ fn in_recovery_what_is_in_use_is_granted_although_it_drains() {
     book.expect_inventory_of("east");
     let mut command = queued("east/x/a", claim());
     command.held = addresses(&["192.0.2.0"]);
+    // Nothing of what another cluster holds is unknown.
+    let mut known = queued("west/x/b", claim());
+    known.held = addresses(&["192.0.2.0"]);
+    book.run(known).expect("queued");
+    assert_eq!(book.held("west/x/b"), "(RECOVERING)");
     book.run(command).expect("granted");
     assert_eq!(book.held("east/x/a"), "192.0.2.0");
     assert_eq!(book.why("192.0.2.0"), []);

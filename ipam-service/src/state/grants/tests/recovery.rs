@@ -79,3 +79,51 @@ fn a_protected_pool_keeps_who_is_outside_too() {
     );
     assert_eq!(book.held("west/ns/a"), "192.0.2.9");
 }
+
+/// Asks for an address of east's grant as one that is in use.
+fn claim_use(book: &mut Book, owner: &str) -> String {
+    let mut request = queued(owner, claim());
+    request.held = addresses(&["192.0.2.9"]);
+    book.run(request).expect("queued");
+    book.held(owner)
+}
+
+#[test]
+fn a_cluster_that_has_reported_takes_nothing_back_while_another_is_away() {
+    let mut book = halves();
+    book.run(Command::Introduce {
+        cluster: name("west"),
+        uid: String::new(),
+    })
+    .expect("known");
+    book.expect_inventory_of("east");
+    // Its inventory is complete.
+    assert_eq!(claim_use(&mut book, "west/ns/a"), "(RECOVERING)");
+    // Nor does one that was never heard of, and has no grant.
+    assert_eq!(claim_use(&mut book, "north/ns/a"), "(RECOVERING)");
+    book.run(Command::FinishRecovery { cluster: None })
+        .expect("done");
+    assert_eq!(book.held("west/ns/a"), "192.0.2.128");
+    assert!(!book.get("west/ns/a").outside_grant);
+}
+
+#[test]
+fn a_cluster_that_nobody_expected_takes_back_what_it_reports() {
+    let mut book = halves();
+    book.expect_inventory_of("east");
+    let west = || name("west");
+    book.run(Command::BeginSync {
+        cluster: west(),
+        uid: String::new(),
+        fence: 0,
+    })
+    .expect("begun");
+    assert_eq!(claim_use(&mut book, "west/ns/a"), "192.0.2.9");
+    assert!(book.get("west/ns/a").outside_grant);
+    book.run(Command::EndSync {
+        cluster: west(),
+        fence: 0,
+    })
+    .expect("ended");
+    assert_eq!(book.held("west/ns/a"), "192.0.2.9");
+}
