@@ -5,7 +5,6 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::{ConnectOptions as _, SqliteConnection};
@@ -29,8 +28,6 @@ pub(super) struct Gate {
     connection: Arc<Mutex<Option<SqliteConnection>>>,
     /// Somebody met an error of the disk, or found the file to be another writer's.
     distrusted: watch::Sender<bool>,
-    /// Grows when another file takes the database's name.
-    generation: Arc<AtomicU64>,
 }
 
 /// While it lives no checkpoint runs.
@@ -67,15 +64,9 @@ impl Gate {
             .expect("this gate has a sender");
     }
 
-    /// Which file has the database's name.
-    pub(super) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Acquire)
-    }
-
     /// Another file has the database's name.
     pub(super) fn renewed(&self, paused: &mut Paused) {
         **paused = None;
-        self.generation.fetch_add(1, Ordering::AcqRel);
         self.distrusted.send_replace(false);
     }
 }

@@ -20,12 +20,9 @@ use crate::state::model::{Revision, Timestamp};
 #[derive(Debug)]
 pub struct Compactor {
     database: PathBuf,
-    connection: Option<SqliteConnection>,
     gate: Gate,
     /// Term of the writer that it works for.
     epoch: i64,
-    /// Of the file that the connection is to.
-    generation: u64,
 }
 
 /// A bounded piece of work.
@@ -84,8 +81,6 @@ impl Compactor {
     pub(super) fn new(database: &Path, gate: Gate, epoch: i64) -> Self {
         Self {
             database: database.to_owned(),
-            connection: None,
-            generation: gate.generation(),
             gate,
             epoch,
         }
@@ -98,11 +93,7 @@ impl Compactor {
     pub async fn compact(&mut self, step: Compaction) -> Result<u64, CommitError> {
         let mut connection = self.connected().await?;
         let deleted = delete_oldest(&mut connection, self.epoch, step).await;
-        let deleted = self.settled(connection, deleted).await?;
-        if deleted < u64::from(step.limit) {
-            self.let_go().await;
-        }
-        Ok(deleted)
+        self.settled(connection, deleted).await
     }
 
     /// Remembers what is known of the clock.
@@ -115,34 +106,14 @@ impl Compactor {
     ) -> Result<(), CommitError> {
         let mut connection = self.connected().await?;
         let noted = note(&mut connection, self.epoch, seen, accepted).await;
-        self.settled(connection, noted).await?;
-        self.let_go().await;
-        Ok(())
+        self.settled(connection, noted).await
     }
 
-    /// Nothing is open while there is nothing to do: the last connection that is closed moves the
-    /// write-ahead log into the database.
-    async fn let_go(&mut self) {
-        if let Some(connection) = self.connection.take()
-            && let Err(error) = connection.close().await
-        {
-            tracing::debug!(%error, "a connection was not closed in good order");
-        }
-    }
-
-    async fn connected(&mut self) -> Result<SqliteConnection, CommitError> {
-        if self.generation != self.gate.generation() {
-            // Another file has the name now; what is written to this one is lost.
-            self.connection = None;
-            self.generation = self.gate.generation();
-        }
-        match self.connection.take() {
-            Some(connection) => Ok(connection),
-            None => checkpoint_options(&self.database)
-                .connect()
-                .await
-                .map_err(|error| self.not_connected(&error)),
-        }
+    /// A new one for each step. The last connection that is closed moves the write-ahead log into the
+    /// database, and that is for the writer to decide; and another file may have the name by now.
+    async fn connected(&self) -> Result<SqliteConnection, CommitError> {
+        let connection = checkpoint_options(&self.database).connect().await;
+        connection.map_err(|error| self.not_connected(&error))
     }
 
     /// A file that cannot be opened now (too many are) may be opened later; a damaged one is damaged.
@@ -155,27 +126,30 @@ impl Compactor {
         failed
     }
 
-    /// Commits what was done, or takes it back; on an error the connection is not used again.
+    /// Commits what was done, or takes it back.
     async fn settled<T>(
-        &mut self,
+        &self,
         mut connection: SqliteConnection,
         done: Result<T, Undone>,
     ) -> Result<T, CommitError> {
-        let failed = match done {
+        let settled = match done {
             Ok(done) => match sqlx::query("commit").execute(&mut connection).await {
-                Ok(_) => {
-                    self.connection = Some(connection);
-                    return Ok(done);
-                }
-                Err(error) => Failure::of(code_of(&error)).of_commit(error.to_string()),
+                Ok(_) => Ok(done),
+                Err(error) => Err(Failure::of(code_of(&error)).of_commit(error.to_string())),
             },
-            Err(Undone::Deposed) => CommitError::Deposed,
-            Err(Undone::Sql(error)) => Failure::of(code_of(&error)).of_statement(error.to_string()),
+            Err(Undone::Deposed) => Err(CommitError::Deposed),
+            Err(Undone::Sql(error)) => {
+                Err(Failure::of(code_of(&error)).of_statement(error.to_string()))
+            }
         };
-        self.gate.heed(&failed);
-        // Closing the connection ends the transaction, too.
-        let _ = sqlx::query("rollback").execute(&mut connection).await;
-        Err(failed)
+        if let Err(failed) = &settled {
+            self.gate.heed(failed);
+        }
+        // It ends a transaction that was not committed, too.
+        if let Err(error) = connection.close().await {
+            tracing::debug!(%error, "a connection was not closed in good order");
+        }
+        settled
     }
 }
 

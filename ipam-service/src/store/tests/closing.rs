@@ -1,8 +1,9 @@
 //! How a store is closed: as one file, or as it is.
 
 use super::super::step::beside;
-use super::super::{CommitError, check};
+use super::super::{CommitError, Compaction, check};
 use super::backups::{Book, some_book};
+use crate::state::model::Timestamp;
 use crate::testing::{Folder, allocate};
 
 #[tokio::test]
@@ -48,4 +49,23 @@ async fn the_log_of_a_file_that_is_not_to_be_trusted_is_left_as_it_is() {
     assert_eq!((again.state.revision(), again.held()), (state, held));
     again.close().await;
     assert_eq!(check(&folder.location()).await.expect("checked"), [""; 0]);
+}
+
+/// What is closed later than the writer would move the log, also of a file that is not to be trusted.
+#[tokio::test]
+async fn what_compacts_the_history_keeps_nothing_open_between_two_steps() {
+    let folder = Folder::new();
+    let mut book = some_book(&folder).await;
+    let step = Compaction {
+        before: Timestamp(i64::MAX),
+        end: u64::MAX,
+        limit: 1,
+    };
+    // There is more to be done.
+    assert_eq!(book.store.compactor.compact(step).await.expect("done"), 1);
+    book.store.reader.close().await;
+    book.store.writer.close().await;
+    let log = beside(&folder.file(), "-wal");
+    assert!(!log.exists(), "the writer was not the last to close");
+    drop(book.store.compactor);
 }
