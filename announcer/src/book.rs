@@ -58,8 +58,8 @@ pub struct Difference {
     pub position: Option<u64>,
     /// A synchronisation was completed.
     pub synced: bool,
-    /// Something that was there before is gone or different: removed, or without this node as a
-    /// candidate.
+    /// Something that was there before is gone, or may be for this node: removed, or with other
+    /// candidates.
     pub takes_away: bool,
     /// What the frame said that is of no use here, for people.
     pub ignored: Vec<String>,
@@ -358,7 +358,7 @@ impl Book {
         for (key, assignment) in &told {
             let known = before.get(key);
             if known != Some(assignment) {
-                difference.takes_away |= known.is_some();
+                difference.takes_away |= self.has_other_candidates(known, assignment);
                 difference.upserts.push(self.resolve(key, assignment));
             }
         }
@@ -403,13 +403,22 @@ impl Book {
             match place(&assignment) {
                 Ok((bucket, key)) => {
                     difference.upserts.push(self.resolve(&key, &assignment));
-                    let known = self.buckets[bucket].insert(key, assignment);
-                    difference.takes_away |= known.is_some();
+                    let known = self.buckets[bucket].get(&key);
+                    difference.takes_away |= self.has_other_candidates(known, &assignment);
+                    self.buckets[bucket].insert(key, assignment);
                 }
                 Err(bad) => difference.ignored.push(bad.to_string()),
             }
         }
         Ok(difference)
+    }
+
+    /// Whether an address may have lost this node, by what was known of it and what is told now.
+    fn has_other_candidates(&self, known: Option<&v1::Assignment>, told: &v1::Assignment) -> bool {
+        let is_set_known = self.node_sets.contains_key(&told.candidates);
+        known.is_some_and(|known| {
+            known.candidates != told.candidates || (!is_set_known && known.nodes != told.nodes)
+        })
     }
 
     fn add_node_set(&mut self, set: v1::NodeSet) {
