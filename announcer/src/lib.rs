@@ -132,6 +132,8 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     tasks.spawn(follower.run());
 
     tokio::select! {
+        // First: what ends because the process stops has not failed.
+        biased;
         () = shutdown.stopping() => drain(&commands, writer, &mut tasks).await,
         error = first_failure(&mut tasks) => Err(error),
         ended = &mut writer => Err(anyhow::anyhow!("the disk cache ended unexpectedly: {ended:?}")),
