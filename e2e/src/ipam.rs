@@ -11,6 +11,7 @@ use nix::sys::signal::Signal;
 use pharos_checker::log::Snapshot;
 use pharos_proto::v1;
 use pharos_proto::v1::address_space_service_client::AddressSpaceServiceClient;
+use pharos_proto::v1::allocate_request::IfRefused;
 use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
 use pharos_proto::v1::cluster_service_client::ClusterServiceClient;
 use pharos_proto::v1::history_service_client::HistoryServiceClient;
@@ -20,7 +21,9 @@ use pharos_proto::v1::reservation_service_client::ReservationServiceClient;
 use pharos_testbed::kube::cache_directory;
 use pharos_testbed::{Launch, Program, free_port, http, skip, wait};
 use tempfile::TempDir;
+use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
+use tonic_types::StatusExt as _;
 
 /// Generous: the machine may be building something else.
 pub const SOON: Duration = Duration::from_secs(20);
@@ -226,8 +229,19 @@ impl Ipam {
 
     /// Makes an operator's pool.
     pub async fn apply_pool(&self, name: &str, ranges: &[&str]) -> anyhow::Result<()> {
+        self.apply_pool_of("", name, ranges).await
+    }
+
+    /// Makes a pool of a cluster; of the operator, if `cluster` is empty.
+    pub async fn apply_pool_of(
+        &self,
+        cluster: &str,
+        name: &str,
+        ranges: &[&str],
+    ) -> anyhow::Result<()> {
         let pool = v1::Pool {
             name: name.to_owned(),
+            cluster: cluster.to_owned(),
             addresses: ranges.iter().map(|range| (*range).to_owned()).collect(),
             ..v1::Pool::default()
         };
@@ -237,6 +251,23 @@ impl Ipam {
         };
         self.pools()?.apply_pool(request).await?;
         Ok(())
+    }
+
+    /// Makes a claim; gives what it got.
+    pub async fn allocate(&self, request: v1::AllocateRequest) -> Result<v1::Allocation, Status> {
+        let mut client = self.allocations().expect("an address to connect to");
+        let answer = client.allocate(request).await?.into_inner();
+        Ok(answer.allocation.expect("an allocation"))
+    }
+
+    /// What an owner (`cluster/namespace/name`) is stored with.
+    pub async fn get(&self, text: &str) -> Result<v1::Allocation, Status> {
+        let request = v1::GetAllocationRequest {
+            owner: Some(owner(text)),
+        };
+        let mut client = self.allocations().expect("an address to connect to");
+        let answer = client.get_allocation(request).await?.into_inner();
+        Ok(answer.allocation.expect("an allocation"))
     }
 
     /// Every allocation, with the revision of the list.
@@ -316,6 +347,20 @@ pub fn claim(text: &str) -> v1::AllocateRequest {
         ports: vec![tcp(80)],
         ..v1::AllocateRequest::default()
     }
+}
+
+/// The same; a refusal is queued.
+pub fn queued(text: &str) -> v1::AllocateRequest {
+    v1::AllocateRequest {
+        if_refused: IfRefused::Queue.into(),
+        ..claim(text)
+    }
+}
+
+/// The reason that an error names (`google.rpc.ErrorInfo`), which it must have.
+pub fn reason(status: &Status) -> String {
+    let details = status.get_error_details();
+    details.error_info().expect("ErrorInfo").reason.clone()
 }
 
 /// A TCP port.

@@ -82,17 +82,9 @@ fn reason(status: &tonic::Status) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_one_client_leaves_room_for_another() {
     let ipam = Ipam::start().unwrap();
-    let of_west = v1::Pool {
-        name: "pool".to_owned(),
-        cluster: "west".to_owned(),
-        addresses: vec!["192.0.2.0/24".to_owned()],
-        ..v1::Pool::default()
-    };
-    let request = v1::ApplyPoolRequest {
-        pool: Some(of_west),
-        ..v1::ApplyPoolRequest::default()
-    };
-    ipam.pools().unwrap().apply_pool(request).await.unwrap();
+    ipam.apply_pool_of("west", "pool", &["192.0.2.0/24"])
+        .await
+        .unwrap();
     let flood = Arc::new(Flood::default());
     let mut calls = tokio::task::JoinSet::new();
     for connection in 0..CONNECTIONS {

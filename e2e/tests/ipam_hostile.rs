@@ -100,17 +100,9 @@ async fn a_message_over_the_limit_is_refused_and_the_connection_goes_on() {
 async fn a_flood_of_claims_that_wait_stops_at_its_limit_and_another_cluster_is_served() {
     const MAY_WAIT: usize = 50;
     let ipam = Ipam::start_with(&["--max-pending", "50"]).unwrap();
-    let of_west = v1::Pool {
-        name: "pool".to_owned(),
-        cluster: "west".to_owned(),
-        addresses: vec!["192.0.2.0/24".to_owned()],
-        ..v1::Pool::default()
-    };
-    let request = v1::ApplyPoolRequest {
-        pool: Some(of_west),
-        ..v1::ApplyPoolRequest::default()
-    };
-    ipam.pools().unwrap().apply_pool(request).await.unwrap();
+    ipam.apply_pool_of("west", "pool", &["192.0.2.0/24"])
+        .await
+        .unwrap();
     let mut flood = JoinSet::new();
     for connection in 0..4 {
         let client = connect(&ipam).await;

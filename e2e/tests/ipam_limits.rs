@@ -6,10 +6,9 @@
 //! 4. No more claims of a cluster wait than may, others are served, and that is counted.
 //! 5. A large edit of a pool goes on after `kill -9`, and meanwhile others are served.
 
-use e2e::ipam::{Ipam, claim, release};
+use e2e::ipam::{Ipam, claim, queued, reason, release};
 use futures::StreamExt as _;
 use pharos_proto::v1;
-use pharos_proto::v1::allocate_request::IfRefused;
 use pharos_proto::v1::allocation::State;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
@@ -36,43 +35,6 @@ async fn apply_quota(ipam: &Ipam, quota: v1::Quota) -> Result<v1::Quota, Status>
     Ok(answer.into_inner().quota.expect("a quota"))
 }
 
-async fn allocate(ipam: &Ipam, request: v1::AllocateRequest) -> Result<v1::Allocation, Status> {
-    let answer = ipam
-        .allocations()
-        .expect("a client")
-        .allocate(request)
-        .await?;
-    Ok(answer.into_inner().allocation.expect("an allocation"))
-}
-
-fn queued(owner: &str) -> v1::AllocateRequest {
-    v1::AllocateRequest {
-        if_refused: IfRefused::Queue.into(),
-        ..claim(owner)
-    }
-}
-
-async fn get(ipam: &Ipam, owner: &str) -> v1::Allocation {
-    let request = v1::GetAllocationRequest {
-        owner: Some(e2e::ipam::owner(owner)),
-    };
-    let answer = ipam
-        .allocations()
-        .expect("a client")
-        .get_allocation(request)
-        .await;
-    answer
-        .expect("stored")
-        .into_inner()
-        .allocation
-        .expect("an allocation")
-}
-
-fn reason(status: &Status) -> String {
-    let details = status.get_error_details();
-    details.error_info().expect("ErrorInfo").reason.clone()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_claim_beyond_a_quota_is_refused_or_waits_for_its_turn() {
     let mut ipam = Ipam::start().unwrap();
@@ -80,9 +42,9 @@ async fn a_claim_beyond_a_quota_is_refused_or_waits_for_its_turn() {
     let made = apply_quota(&ipam, quota("team", 2)).await.unwrap();
     assert_eq!(made.usage.unwrap().held, 0);
     for owner in ["east/red/a", "east/blue/b"] {
-        allocate(&ipam, claim(owner)).await.unwrap();
+        ipam.allocate(claim(owner)).await.unwrap();
     }
-    let status = allocate(&ipam, claim("east/red/c")).await.unwrap_err();
+    let status = ipam.allocate(claim("east/red/c")).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert_eq!(reason(&status), "QUOTA_EXCEEDED");
     let message = "quota \"team\" allows cluster east 2 addresses of address space default; 2 are \
@@ -93,22 +55,25 @@ async fn a_claim_beyond_a_quota_is_refused_or_waits_for_its_turn() {
     assert_eq!(violations[0].subject, "quotas/team");
     assert_eq!(violations[0].description, message);
 
-    let first = allocate(&ipam, queued("east/red/c")).await.unwrap();
+    let first = ipam.allocate(queued("east/red/c")).await.unwrap();
     assert_eq!(first.state(), State::Pending);
     assert_eq!(first.refusal.unwrap().quota, "team");
-    allocate(&ipam, queued("east/red/d")).await.unwrap();
+    ipam.allocate(queued("east/red/d")).await.unwrap();
     // Another cluster goes on; an address that comes free goes to the first who waits.
-    allocate(&ipam, claim("west/red/a")).await.unwrap();
+    ipam.allocate(claim("west/red/a")).await.unwrap();
     let answer = ipam
         .allocations()
         .unwrap()
         .release(release("east/blue/b"))
         .await;
     answer.unwrap();
-    let served = get(&ipam, "east/red/c").await;
+    let served = ipam.get("east/red/c").await.unwrap();
     assert_eq!(served.state(), State::Assigned);
     assert_eq!(served.addresses, ["192.0.2.1"]);
-    assert_eq!(get(&ipam, "east/red/d").await.state(), State::Pending);
+    assert_eq!(
+        ipam.get("east/red/d").await.unwrap().state(),
+        State::Pending
+    );
 
     // What would be, is shown; then a higher limit serves who is left.
     let mut raise = v1::ApplyQuotaRequest {
@@ -119,10 +84,16 @@ async fn a_claim_beyond_a_quota_is_refused_or_waits_for_its_turn() {
     let answer = ipam.quotas().unwrap().apply_quota(raise.clone()).await;
     let would_be = answer.unwrap().into_inner().quota.expect("a quota");
     assert_eq!((would_be.limit, would_be.usage), (Some(3), None));
-    assert_eq!(get(&ipam, "east/red/d").await.state(), State::Pending);
+    assert_eq!(
+        ipam.get("east/red/d").await.unwrap().state(),
+        State::Pending
+    );
     raise.validate_only = false;
     ipam.quotas().unwrap().apply_quota(raise).await.unwrap();
-    assert_eq!(get(&ipam, "east/red/d").await.state(), State::Assigned);
+    assert_eq!(
+        ipam.get("east/red/d").await.unwrap().state(),
+        State::Assigned
+    );
 
     ipam.restart().unwrap();
     let listed = ipam
@@ -134,13 +105,16 @@ async fn a_claim_beyond_a_quota_is_refused_or_waits_for_its_turn() {
     assert_eq!(listed.len(), 1);
     assert_eq!(listed[0].usage.as_ref().unwrap().held, 3);
     assert_eq!(
-        reason(&allocate(&ipam, claim("east/x/y")).await.unwrap_err()),
+        reason(&ipam.allocate(claim("east/x/y")).await.unwrap_err()),
         "QUOTA_EXCEEDED"
     );
     // Lowered below what is held, it evicts nobody.
     let low = apply_quota(&ipam, quota("team", 1)).await.unwrap();
     assert_eq!(low.usage.unwrap().held, 3);
-    assert_eq!(get(&ipam, "east/red/c").await.addresses, ["192.0.2.1"]);
+    assert_eq!(
+        ipam.get("east/red/c").await.unwrap().addresses,
+        ["192.0.2.1"]
+    );
 
     let name = "team".to_owned();
     let delete = v1::DeleteQuotaRequest {
@@ -162,7 +136,7 @@ async fn a_claim_beyond_a_quota_is_refused_or_waits_for_its_turn() {
         (gone.code(), reason(&gone).as_str()),
         (Code::NotFound, "UNKNOWN_QUOTA")
     );
-    allocate(&ipam, claim("east/x/y")).await.unwrap();
+    ipam.allocate(claim("east/x/y")).await.unwrap();
     let newest = v1::ListChangesRequest::default();
     let history = ipam.history().unwrap().list_changes(newest).await.unwrap();
     let of_quota = history
@@ -259,7 +233,7 @@ async fn a_protected_pool_keeps_its_holders() {
     let mut pools = ipam.pools().unwrap();
     let made = pools.apply_pool(pool("192.0.2.0/24", true)).await.unwrap();
     assert!(made.into_inner().pool.unwrap().protected);
-    allocate(&ipam, claim("east/red/a")).await.unwrap();
+    ipam.allocate(claim("east/red/a")).await.unwrap();
     let delete = v1::DeletePoolRequest {
         name: "pool".to_owned(),
         if_in_use: v1::in_use::Policy::Move.into(),
@@ -280,17 +254,20 @@ async fn a_protected_pool_keeps_its_holders() {
     }
     pools.apply_pool(pool("192.0.2.0/24", false)).await.unwrap();
     pools.apply_pool(pool("192.0.2.8/29", true)).await.unwrap();
-    assert_eq!(get(&ipam, "east/red/a").await.addresses, ["192.0.2.8"]);
+    assert_eq!(
+        ipam.get("east/red/a").await.unwrap().addresses,
+        ["192.0.2.8"]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_more_claims_of_a_cluster_wait_than_may() {
     let ipam = Ipam::start_with(&["--max-pending", "2"]).unwrap();
     for owner in ["east/red/a", "east/red/b", "west/red/a"] {
-        let waits = allocate(&ipam, queued(owner)).await.unwrap();
+        let waits = ipam.allocate(queued(owner)).await.unwrap();
         assert_eq!(waits.state(), State::Pending);
     }
-    let status = allocate(&ipam, queued("east/red/c")).await.unwrap_err();
+    let status = ipam.allocate(queued("east/red/c")).await.unwrap_err();
     assert_eq!(status.code(), Code::ResourceExhausted);
     assert_eq!(reason(&status), "TOO_MANY_PENDING");
     let details = status.get_error_details();
@@ -304,13 +281,13 @@ async fn no_more_claims_of_a_cluster_wait_than_may() {
         pool: "pool".to_owned(),
         ..queued("east/red/b")
     };
-    let waits = allocate(&ipam, named).await.unwrap();
+    let waits = ipam.allocate(named).await.unwrap();
     assert_eq!(waits.state(), State::Pending);
     let metrics = pharos_testbed::http::get(ipam.admin(), "/metrics", e2e::ipam::SOON);
     let counted = "pharos_ipam_too_many_pending_total 1";
     assert!(metrics.unwrap().1.contains(counted));
     ipam.apply_pool("pool", &["192.0.2.0/24"]).await.unwrap();
-    allocate(&ipam, claim("east/red/c")).await.unwrap();
+    ipam.allocate(claim("east/red/c")).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -360,7 +337,7 @@ async fn a_large_edit_of_a_pool_goes_on_after_a_kill() {
         pool: "spare".to_owned(),
         ..claim("west/red/a")
     };
-    allocate(&ipam, stranger).await.unwrap();
+    ipam.allocate(stranger).await.unwrap();
     let mut client = ipam.allocations().unwrap();
     let moved = async {
         loop {

@@ -9,7 +9,7 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::how_to::calls_of;
-use e2e::ipam::{Ipam, claim, grpcurl, release};
+use e2e::ipam::{Ipam, claim, grpcurl, reason, release};
 use pharos_proto::v1;
 use pharos_proto::v1::allocate_request::IfRefused;
 use serde_json::{Value, json};
@@ -54,14 +54,6 @@ async fn delete(ipam: &Ipam, name: &str) -> Result<(), tonic::Status> {
     deleted.map(drop)
 }
 
-async fn allocate(
-    ipam: &Ipam,
-    request: v1::AllocateRequest,
-) -> Result<v1::Allocation, tonic::Status> {
-    let answer = ipam.allocations().unwrap().allocate(request).await?;
-    Ok(answer.into_inner().allocation.expect("an allocation"))
-}
-
 /// A claim for one address; a refusal is queued.
 fn queued(owner: &str, address: &str) -> v1::AllocateRequest {
     v1::AllocateRequest {
@@ -69,20 +61,6 @@ fn queued(owner: &str, address: &str) -> v1::AllocateRequest {
         if_refused: IfRefused::Queue.into(),
         ..claim(owner)
     }
-}
-
-async fn get(ipam: &Ipam, owner: &str) -> v1::Allocation {
-    let request = v1::GetAllocationRequest {
-        owner: claim(owner).owner,
-    };
-    let mut client = ipam.allocations().unwrap();
-    let answer = client.get_allocation(request).await.unwrap();
-    answer.into_inner().allocation.expect("an allocation")
-}
-
-fn reason(status: &tonic::Status) -> String {
-    let details = status.get_error_details();
-    details.error_info().expect("ErrorInfo").reason.clone()
 }
 
 #[test]
@@ -194,14 +172,15 @@ async fn errors_name_the_field_the_reservation_and_the_reason() {
         reservation: reservation.to_owned(),
         ..claim(owner)
     };
-    let unknown = allocate(&ipam, naming("east/x/a", "missing"))
+    let unknown = ipam
+        .allocate(naming("east/x/a", "missing"))
         .await
         .unwrap_err();
     assert_eq!(
         (unknown.code(), reason(&unknown)),
         (Code::NotFound, "UNKNOWN_RESERVATION".into())
     );
-    let foreign = allocate(&ipam, naming("west/x/a", "a")).await.unwrap_err();
+    let foreign = ipam.allocate(naming("west/x/a", "a")).await.unwrap_err();
     let expected = (Code::FailedPrecondition, "ADDRESS_RESERVED".into());
     assert_eq!((foreign.code(), reason(&foreign)), expected);
 }
@@ -213,18 +192,26 @@ async fn what_is_reserved_and_who_waits_for_it_survives_kill_9() {
     apply(&ipam, reservation("all", &["192.0.2.0/30"], "east"))
         .await
         .unwrap();
-    let first = allocate(&ipam, claim("east/x/a")).await.unwrap();
+    let first = ipam.allocate(claim("east/x/a")).await.unwrap();
     assert_eq!(first.addresses, ["192.0.2.0"]);
     for (owner, address) in [("west/x/one", "192.0.2.2"), ("west/x/two", "192.0.2.2")] {
-        let waits = allocate(&ipam, queued(owner, address)).await.unwrap();
+        let waits = ipam.allocate(queued(owner, address)).await.unwrap();
         assert_eq!(waits.state(), v1::allocation::State::Pending);
     }
     ipam.restart().unwrap();
-    let refused = allocate(&ipam, claim("west/x/three")).await.unwrap_err();
+    let refused = ipam.allocate(claim("west/x/three")).await.unwrap_err();
     assert_eq!(reason(&refused), "NO_FREE_ADDRESS");
     delete(&ipam, "all").await.unwrap();
-    assert_eq!(get(&ipam, "west/x/one").await.addresses, ["192.0.2.2"]);
-    let refusal = get(&ipam, "west/x/two").await.refusal.expect("it waits");
+    assert_eq!(
+        ipam.get("west/x/one").await.unwrap().addresses,
+        ["192.0.2.2"]
+    );
+    let refusal = ipam
+        .get("west/x/two")
+        .await
+        .unwrap()
+        .refusal
+        .expect("it waits");
     assert_eq!(refusal.reason(), v1::refusal::Reason::AddressTaken);
     apply(&ipam, reservation("rest", &["192.0.2.2-192.0.2.3"], ""))
         .await
@@ -234,7 +221,12 @@ async fn what_is_reserved_and_who_waits_for_it_survives_kill_9() {
         .release(release("west/x/one"))
         .await
         .unwrap();
-    let refusal = get(&ipam, "west/x/two").await.refusal.expect("it waits");
+    let refusal = ipam
+        .get("west/x/two")
+        .await
+        .unwrap()
+        .refusal
+        .expect("it waits");
     assert_eq!(refusal.reason(), v1::refusal::Reason::AddressReserved);
     assert_eq!(ipam.terminate().unwrap(), Some(0));
     let (code, log) = ipam.run(&["check"]).unwrap();

@@ -11,9 +11,8 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::how_to::calls_of;
-use e2e::ipam::{Ipam, claim, grpcurl, release};
+use e2e::ipam::{Ipam, claim, grpcurl, queued, reason, release};
 use pharos_proto::v1;
-use pharos_proto::v1::allocate_request::IfRefused;
 use pharos_proto::v1::allocation::State;
 use pharos_proto::v1::in_use::Policy;
 use serde_json::{Value, json};
@@ -53,33 +52,6 @@ async fn apply(
     let mut client = ipam.address_spaces().unwrap();
     let answer = client.apply_address_space(request).await;
     answer.map(tonic::Response::into_inner)
-}
-
-async fn allocate(ipam: &Ipam, request: v1::AllocateRequest) -> Result<v1::Allocation, Status> {
-    let answer = ipam.allocations().unwrap().allocate(request).await?;
-    Ok(answer.into_inner().allocation.expect("an allocation"))
-}
-
-/// A claim that waits where it cannot be granted.
-fn queued(owner: &str) -> v1::AllocateRequest {
-    v1::AllocateRequest {
-        if_refused: IfRefused::Queue.into(),
-        ..claim(owner)
-    }
-}
-
-async fn get(ipam: &Ipam, owner: &str) -> v1::Allocation {
-    let request = v1::GetAllocationRequest {
-        owner: claim(owner).owner,
-    };
-    let mut client = ipam.allocations().unwrap();
-    let answer = client.get_allocation(request).await.unwrap();
-    answer.into_inner().allocation.expect("an allocation")
-}
-
-fn reason(status: &Status) -> String {
-    let details = status.get_error_details();
-    details.error_info().expect("ErrorInfo").reason.clone()
 }
 
 #[test]
@@ -253,21 +225,24 @@ async fn wrong_input_is_refused_with_its_field() {
 async fn grants_and_who_waits_because_of_them_survive_kill_9() {
     let mut ipam = Ipam::start().unwrap();
     ipam.apply_pool("lab", &["192.0.2.0/24"]).await.unwrap();
-    allocate(&ipam, claim("east/x/a")).await.unwrap();
-    allocate(&ipam, claim("west/x/a")).await.unwrap();
+    ipam.allocate(claim("east/x/a")).await.unwrap();
+    ipam.allocate(claim("west/x/a")).await.unwrap();
     let halves = record(&[("east", &[LOW]), ("west", &[HIGH])]);
     apply(&ipam, halves.clone(), Policy::Move).await.unwrap();
-    let waits = allocate(&ipam, queued("north/x/a")).await.unwrap();
+    let waits = ipam.allocate(queued("north/x/a")).await.unwrap();
     assert_eq!(waits.state(), State::Pending);
     ipam.kill().unwrap();
     let (code, output) = ipam.run(&["check"]).unwrap();
     assert_eq!(code, Some(0), "{output}");
     ipam.restart().unwrap();
-    assert_eq!(get(&ipam, "east/x/a").await.addresses, ["192.0.2.0"]);
-    assert_eq!(get(&ipam, "west/x/a").await.addresses, ["192.0.2.128"]);
+    assert_eq!(ipam.get("east/x/a").await.unwrap().addresses, ["192.0.2.0"]);
+    assert_eq!(
+        ipam.get("west/x/a").await.unwrap().addresses,
+        ["192.0.2.128"]
+    );
     let again = apply(&ipam, halves, Policy::Refuse).await.unwrap();
     assert_eq!(again.consequences, None, "it is so already");
-    let refused = allocate(&ipam, claim("north/x/b")).await.unwrap_err();
+    let refused = ipam.allocate(claim("north/x/b")).await.unwrap_err();
     let expected = (Code::FailedPrecondition, "OUTSIDE_GRANT".to_owned());
     assert_eq!((refused.code(), reason(&refused)), expected);
     let name = "default".to_owned();
@@ -277,7 +252,10 @@ async fn grants_and_who_waits_because_of_them_survive_kill_9() {
     };
     let mut client = ipam.address_spaces().unwrap();
     client.delete_address_space(delete).await.unwrap();
-    assert_eq!(get(&ipam, "north/x/a").await.addresses, ["192.0.2.1"]);
+    assert_eq!(
+        ipam.get("north/x/a").await.unwrap().addresses,
+        ["192.0.2.1"]
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -286,7 +264,7 @@ async fn what_is_in_use_outside_an_older_grant_stays_until_an_operator_moves_it(
     ipam.apply_pool("lab", &["192.0.2.0/24"]).await.unwrap();
     let narrow = record(&[("west", &["192.0.2.128/31"])]);
     apply(&ipam, narrow.clone(), Policy::Refuse).await.unwrap();
-    allocate(&ipam, claim("west/x/a")).await.unwrap();
+    ipam.allocate(claim("west/x/a")).await.unwrap();
     let file = ipam.database().with_file_name("backup.db");
     let file = file.to_str().unwrap();
     let (code, log) = ipam.run(&["backup", "--to", file]).unwrap();
@@ -298,7 +276,7 @@ async fn what_is_in_use_outside_an_older_grant_stays_until_an_operator_moves_it(
         addresses: vec!["192.0.2.9".to_owned()],
         ..claim("west/x/b")
     };
-    allocate(&ipam, in_use).await.unwrap();
+    ipam.allocate(in_use).await.unwrap();
     ipam.kill().unwrap();
     let (code, log) = ipam.run(&["restore", "--from", file, "--force"]).unwrap();
     assert_eq!(code, Some(0), "{log}");
@@ -315,7 +293,7 @@ async fn what_is_in_use_outside_an_older_grant_stays_until_an_operator_moves_it(
             held_addresses: vec![held.to_owned()],
             ..queued(owner)
         };
-        let kept = allocate(&ipam, report).await.unwrap();
+        let kept = ipam.allocate(report).await.unwrap();
         assert_eq!(kept.addresses, [held]);
     }
     let end = v1::EndSyncRequest {
@@ -324,15 +302,15 @@ async fn what_is_in_use_outside_an_older_grant_stays_until_an_operator_moves_it(
     };
     clusters.end_sync(end).await.unwrap();
     ipam.restart().unwrap();
-    let kept = get(&ipam, "west/x/b").await;
+    let kept = ipam.get("west/x/b").await.unwrap();
     assert_eq!(
         (kept.state(), kept.outside_grant, kept.addresses),
         (State::Assigned, true, vec!["192.0.2.9".to_owned()])
     );
-    assert!(!get(&ipam, "west/x/a").await.outside_grant);
+    assert!(!ipam.get("west/x/a").await.unwrap().outside_grant);
     // The grants as they are, and moving: now it goes.
     apply(&ipam, narrow, Policy::Move).await.unwrap();
-    let moved = get(&ipam, "west/x/b").await;
+    let moved = ipam.get("west/x/b").await.unwrap();
     assert_eq!(
         (moved.addresses, moved.outside_grant),
         (vec!["192.0.2.129".to_owned()], false)
