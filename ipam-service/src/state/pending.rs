@@ -496,6 +496,28 @@ impl State {
         offered.is_some_and(could_use) || self.has_marked_taker(space, address, arrival, could_use)
     }
 
+    /// Those among `by_cluster` to whom a pool could give the address, as far as pools and grants go:
+    /// cluster by cluster, who waits for something of the pool, then who takes it from any.
+    fn waiting_through_pools<'a>(
+        &'a self,
+        by_cluster: &'a BTreeMap<Name, BTreeMap<Name, ClusterList>>,
+        space: &'a Name,
+        address: Address,
+    ) -> impl Iterator<Item = &'a Ids> {
+        let clusters = by_cluster.get(space).into_iter().flatten();
+        clusters.flat_map(move |(cluster, list)| {
+            let view = self.pools.view(space, cluster);
+            let in_reach = view.reach().contains(address);
+            let mut containing = view.containing(address).filter(|_| in_reach);
+            // One of the cluster's own and one of the operator's at most.
+            let pools = [containing.next(), containing.next()];
+            let any = pools.iter().flatten().any(|pool| pool.auto_assign);
+            let named = pools.into_iter().flatten();
+            let named = named.filter_map(|pool| list.by_pool.get(&pool.key.name));
+            named.chain(any.then_some(&list.any_pool))
+        })
+    }
+
     /// The first claim after `after` that waits and could use the address. With `vacated_by` it
     /// counts as free, and that owner is left out.
     fn next_taker(
@@ -527,19 +549,8 @@ impl State {
             consider(lists.by_reservation.get(&reservation.key));
         }
         if is_free {
-            let clusters = lists.by_cluster.get(space);
-            for (cluster, list) in clusters.into_iter().flatten() {
-                let view = self.pools.view(space, cluster);
-                if !view.reach().contains(address) {
-                    continue;
-                }
-                let mut any_pool = false;
-                for pool in view.containing(address) {
-                    any_pool |= pool.auto_assign;
-                    consider(list.by_pool.get(&pool.key.name));
-                }
-                consider(any_pool.then_some(&list.any_pool));
-            }
+            self.waiting_through_pools(&lists.by_cluster, space, address)
+                .for_each(|ids| consider(Some(ids)));
         } else if let Some(key) = self.space(space).share_key(address) {
             consider(lists.by_share_key.get(&(space.clone(), key)));
         }

@@ -48,23 +48,27 @@ pub struct Loaded {
 impl Writer {
     /// Reads everything. Called once, before the first commit.
     pub async fn load(&mut self) -> Result<Loaded, ReadError> {
-        let loaded = self.with_connection(load).await;
-        let gone = || Err(corrupt("its connection is gone"));
-        let loaded = loaded.unwrap_or_else(gone)?;
-        self.revision = loaded.revision;
-        self.fact_seq = loaded.fact_seq;
+        let ((), loaded) = self.begin_with(|from| Ok(((), load(from)?))).await?;
         Ok(loaded)
     }
 
     /// Reads everything and makes the state of it, each on a thread of its own. Called instead of
     /// [`Writer::load`].
     pub async fn load_state(&mut self) -> Result<(State, Loaded), ReadError> {
-        let loaded = self.with_connection(load_state).await;
+        self.begin_with(load_state).await
+    }
+
+    /// Reads, and goes on from where the log ends.
+    async fn begin_with<T: Send + 'static>(
+        &mut self,
+        read: impl FnOnce(&Connection) -> Result<(T, Loaded), ReadError> + Send + 'static,
+    ) -> Result<(T, Loaded), ReadError> {
+        let loaded = self.with_connection(read).await;
         let gone = || Err(corrupt("its connection is gone"));
-        let (state, loaded) = loaded.unwrap_or_else(gone)?;
+        let (made, loaded) = loaded.unwrap_or_else(gone)?;
         self.revision = loaded.revision;
         self.fact_seq = loaded.fact_seq;
-        Ok((state, loaded))
+        Ok((made, loaded))
     }
 }
 

@@ -233,21 +233,9 @@ impl State {
         if is_behind(again.by_address.get(&key)) {
             return true;
         }
-        for (cluster, list) in again.by_cluster.get(space).into_iter().flatten() {
-            let view = self.pools.view(space, cluster);
-            if !view.reach().contains(address) {
-                continue;
-            }
-            let mut any_pool = false;
-            for pool in view.containing(address) {
-                any_pool |= pool.auto_assign;
-                if is_behind(list.by_pool.get(&pool.key.name)) {
-                    return true;
-                }
-            }
-            if any_pool && is_behind(Some(&list.any_pool)) {
-                return true;
-            }
+        let mut through_pools = self.waiting_through_pools(&again.by_cluster, space, address);
+        if through_pools.any(|ids| is_behind(Some(ids))) {
+            return true;
         }
         if let Some(reservation) = self.space(space).reservation(address)
             && is_behind(again.by_reservation.get(&reservation.key))
