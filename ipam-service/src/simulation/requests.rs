@@ -212,7 +212,7 @@ pub(super) fn pool(random: &mut StdRng, cluster: &str) -> v1::Pool {
         }),
         // Longer than a run: no node that is away is given up.
         reuse_unacknowledged: Some(prost_types::Duration {
-            seconds: 3600,
+            seconds: 30 * 24 * 3600,
             nanos: 0,
         }),
         ..v1::Pool::default()

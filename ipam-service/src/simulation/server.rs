@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use crate::api::call::Api;
 use crate::engine::{self, EngineMetrics};
 use crate::retention::{Keep, Policy, Retention};
+use crate::state::State;
 use crate::state::address::Address;
 use crate::state::model::{
     AddressSpace, Allocation, AllocationId, Claim, Cluster, Owner, Placement, Pool, PoolKey,
@@ -131,6 +132,13 @@ impl Server {
             placements: state.placements().cloned().collect(),
         });
         read.await.expect("the writer runs")
+    }
+
+    /// Waits until the writer has done what nobody asked it for: what acknowledgements and a start make
+    /// necessary. How long its threads take to write that must not decide what comes first.
+    pub(super) async fn settle(&self) {
+        let is_busy = |state: &State| state.has_ended() || state.has_follow_up();
+        while self.api.engine.read(is_busy).await.unwrap_or(false) {}
     }
 
     /// Of the newest decision.

@@ -57,6 +57,10 @@ const DEADLINE: Duration = Duration::from_secs(5);
 /// Watchers get a bookmark within this time.
 const NEXT_BOOKMARK: Duration = Duration::from_secs(9);
 
+/// Time that a watch takes, longer than any needs. How many bookmarks come before the last event
+/// depends on the threads that read, and must not decide how late it is afterwards.
+const WATCH: Duration = Duration::from_hours(1);
+
 pub(super) struct World {
     random: StdRng,
     plan: Plan,
@@ -122,7 +126,9 @@ impl World {
     /// One round: clients ask, some messages arrive, and what becomes of them.
     pub(super) async fn round(&mut self) {
         let server = self.server.as_ref().expect("a server runs");
+        server.settle().await;
         self.announcers.step(&mut self.random, server).await;
+        server.settle().await;
         for _ in 0..self.random.random_range(1..6) {
             let message = self.requests.any(&mut self.random);
             self.send(message);
@@ -141,6 +147,7 @@ impl World {
         self.hang_up(&mut under_way);
         self.answers(&mut under_way).await;
         // A second batch, so that a crash can meet the first one or the second.
+        self.server().settle().await;
         let late = self.arriving();
         let mut late = self.deliver(late).await;
         self.hang_up(&mut late);
@@ -370,6 +377,7 @@ impl World {
     /// A watcher reads until it has seen everything.
     async fn watch(&mut self, watcher: usize) {
         let revision = self.server().revision().await;
+        let end = Instant::now() + WATCH;
         let mut stream = match self.watchers[watcher].take() {
             Some(stream) => stream,
             None => self.connect(watcher).await,
@@ -393,6 +401,8 @@ impl World {
                 break;
             }
         }
+        let left = end.checked_duration_since(Instant::now());
+        tokio::time::advance(left.expect("no watch takes so long")).await;
         // Some hang up and come back another time.
         if self.random.random_bool(0.8) {
             self.watchers[watcher] = Some(stream);
