@@ -32,13 +32,25 @@ pub fn free_port() -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::wait;
 
     #[test]
     fn two_calls_give_two_ports_and_both_can_be_bound() {
         let (a, b) = (free_port(), free_port());
         assert_ne!(a, b);
-        let _a = TcpListener::bind((Ipv4Addr::LOCALHOST, a)).unwrap();
-        let _b = UdpSocket::bind((Ipv4Addr::LOCALHOST, b)).unwrap();
+        // A program that another test is starting has every socket of this process, the one that looked
+        // whether the port is free among them, until it is there (fork before exec).
+        let soon = Duration::from_secs(10);
+        let first = wait::until_ok("the first is bound", soon, || {
+            Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, a))?)
+        });
+        let second = wait::until_ok("the second is bound", soon, || {
+            Ok(UdpSocket::bind((Ipv4Addr::LOCALHOST, b))?)
+        });
+        first.unwrap();
+        second.unwrap();
     }
 }
