@@ -1,6 +1,8 @@
 //! What the tests of store, writer and server share: commands out of wire messages, so that the
 //! edge is tested along, and a database in a temporary folder.
 
+use std::collections::BTreeSet;
+
 use pharos_proto::v1;
 use tempfile::TempDir;
 
@@ -9,7 +11,8 @@ use crate::api::convert_address_space::address_space_from_wire;
 use crate::api::convert_quota::quota_from_wire;
 use crate::api::convert_reservation::{reservation_from_wire, reservation_key};
 use crate::state::command::{AddressSpaceFields, ApplyAddressSpace, Command, InUse};
-use crate::state::model::Timestamp;
+use crate::state::model::{Advertisement, AdvertisementKey, AdvertisementProtocol, Timestamp};
+use crate::state::names::Name;
 use crate::store::{Location, Missing, OpenError, Store};
 
 /// A folder for one database.
@@ -157,4 +160,30 @@ pub(crate) fn release(owner: &str) -> Command {
         ..v1::ReleaseRequest::default()
     };
     Command::Release(release_from_wire(&wire).expect("valid release"))
+}
+
+/// An advertisement of everything in the default space, by layer 2: `cluster/name`, or `name` for an
+/// operator's.
+pub(crate) fn advertisement(key: &str) -> Advertisement {
+    let name = |text: &str| Name::parse(text).expect("a good name");
+    let (cluster, one) = match key.split_once('/') {
+        Some((cluster, one)) => (Some(name(cluster)), one),
+        None => (None, key),
+    };
+    Advertisement {
+        key: AdvertisementKey {
+            cluster,
+            name: name(one),
+        },
+        space: name(pharos_proto::DEFAULT_ADDRESS_SPACE),
+        pools: BTreeSet::new(),
+        pool_selectors: Vec::new(),
+        node_selectors: Vec::new(),
+        service_selectors: Vec::new(),
+        protocol: AdvertisementProtocol::L2 {
+            interfaces: BTreeSet::new(),
+            preferred_nodes: Vec::new(),
+        },
+        revision: 0,
+    }
 }

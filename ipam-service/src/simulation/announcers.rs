@@ -1,8 +1,6 @@
 //! Nodes that follow the stream of their cluster, lag behind, lose it, and go on answering for what they
 //! were told last.
 
-use std::collections::BTreeSet;
-
 use futures::FutureExt as _;
 use pharos_proto::v1;
 use prost::Message as _;
@@ -14,10 +12,9 @@ use crate::engine::Meta;
 use crate::feed::assignments::testing::Client;
 use crate::feed::assignments::{Ended, PREFIX, Subscription};
 use crate::state::command::{Command, Fact};
-use crate::state::model::{
-    Advertisement, AdvertisementKey, AdvertisementProtocol, Announcer, Labels, NodeKey,
-};
+use crate::state::model::{Announcer, Labels, NodeKey};
 use crate::state::names::Name;
+use crate::testing::advertisement;
 
 /// The announcers of one cluster.
 #[derive(Debug, Default)]
@@ -145,23 +142,7 @@ impl Node {
 
 /// Every node announces what its cluster holds, by layer 2.
 pub(super) async fn announce_everything(server: &Server) {
-    let advertisement = Advertisement {
-        key: AdvertisementKey {
-            cluster: None,
-            name: Name::parse("all").expect("valid"),
-        },
-        space: Name::parse("default").expect("valid"),
-        pools: BTreeSet::new(),
-        pool_selectors: Vec::new(),
-        node_selectors: Vec::new(),
-        service_selectors: Vec::new(),
-        protocol: AdvertisementProtocol::L2 {
-            interfaces: BTreeSet::new(),
-            preferred_nodes: Vec::new(),
-        },
-        revision: 0,
-    };
-    let command = Command::ApplyAdvertisement(Box::new(advertisement));
+    let command = Command::ApplyAdvertisement(Box::new(advertisement("all")));
     let applied = server.api.engine.submit(command, Meta::default()).await;
     applied.expect("a good advertisement");
 }

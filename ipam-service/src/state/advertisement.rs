@@ -88,4 +88,4 @@ fn describe(key: &AdvertisementKey) -> String {
 }
 
 #[cfg(test)]
-pub(super) mod tests;
+mod tests;

@@ -1,33 +1,9 @@
 use crate::state::change::Change;
 use crate::state::command::Command;
-use crate::state::model::AdvertisementProtocol;
 use crate::state::testing::*;
 
 use super::*;
-
-/// `cluster/name`, or `name` for an operator's.
-pub(in crate::state) fn advertisement(key: &str) -> Advertisement {
-    let (cluster, one) = match key.split_once('/') {
-        Some((cluster, one)) => (Some(name(cluster)), one),
-        None => (None, key),
-    };
-    Advertisement {
-        key: AdvertisementKey {
-            cluster,
-            name: name(one),
-        },
-        space: space(),
-        pools: BTreeSet::new(),
-        pool_selectors: Vec::new(),
-        node_selectors: Vec::new(),
-        service_selectors: Vec::new(),
-        protocol: AdvertisementProtocol::L2 {
-            interfaces: BTreeSet::new(),
-            preferred_nodes: Vec::new(),
-        },
-        revision: 0,
-    }
-}
+use crate::testing::advertisement;
 
 fn for_pool(key: &str, pool: &str) -> Advertisement {
     Advertisement {

@@ -11,9 +11,9 @@ use std::sync::Arc;
 use super::*;
 use crate::state::address::AddressRange;
 use crate::state::model::{
-    AdvertisementKey, AdvertisementProtocol, Announcer, Backends, BackendsPolicy, Claim, Cluster,
-    DualStackPools, EntryNodes, Families, Inventory, Labels, NodeKey, Owner, PoolKey,
-    PreferredNodes, ReportedNode, Standing, Timestamp,
+    AdvertisementProtocol, Announcer, Backends, BackendsPolicy, Claim, Cluster, DualStackPools,
+    EntryNodes, Families, Inventory, Labels, NodeKey, Owner, PoolKey, PreferredNodes, ReportedNode,
+    Standing, Timestamp,
 };
 use crate::state::selector::LabelSelector;
 
@@ -110,22 +110,8 @@ fn pool_key(cluster: Option<&str>, pool: &str) -> PoolKey {
 }
 
 fn advertisement(cluster: Option<&str>, own_name: &str) -> Advertisement {
-    Advertisement {
-        key: AdvertisementKey {
-            cluster: cluster.map(name),
-            name: name(own_name),
-        },
-        space: name(SPACE),
-        pools: BTreeSet::new(),
-        pool_selectors: Vec::new(),
-        node_selectors: Vec::new(),
-        service_selectors: Vec::new(),
-        protocol: AdvertisementProtocol::L2 {
-            interfaces: BTreeSet::new(),
-            preferred_nodes: Vec::new(),
-        },
-        revision: 0,
-    }
+    let key = cluster.map(|cluster| format!("{cluster}/{own_name}"));
+    crate::testing::advertisement(key.as_deref().unwrap_or(own_name))
 }
 
 fn with_l2(

@@ -309,7 +309,7 @@ fn another_installation_takes_a_cluster_over_by_adoption_and_the_old_one_is_turn
 #[test]
 fn deleting_a_cluster_frees_and_forgets_all_that_is_its() {
     let mut book = Book::with_pools(&[pool("tiny", &["192.0.2.1/32"])]);
-    let mut advertisement = crate::state::advertisement::tests::advertisement("east/l2");
+    let mut advertisement = crate::testing::advertisement("east/l2");
     advertisement.pools = [name("tiny")].into();
     let node = NodeKey {
         cluster: name("east"),

@@ -4,7 +4,7 @@
 //! Whatever happens: nobody holds an address that a machine still answers for on behalf of somebody
 //! else, unless that machine has been away for longer than the pool waits.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +17,7 @@ use crate::state::command::{Command, Fact};
 use crate::state::model::*;
 use crate::state::testing::*;
 use crate::state::{Acknowledged, Published, State, StreamPlace};
+use crate::testing::advertisement;
 
 /// As long as a pool waits for nodes that are away.
 const LIMIT: Duration = Duration::from_secs(300);
@@ -96,22 +97,8 @@ impl World {
             machines: Vec::new(),
             now: Duration::ZERO,
         };
-        world.run(Command::ApplyAdvertisement(Box::new(Advertisement {
-            key: AdvertisementKey {
-                cluster: None,
-                name: name("all"),
-            },
-            space: space(),
-            pools: BTreeSet::new(),
-            pool_selectors: Vec::new(),
-            node_selectors: Vec::new(),
-            service_selectors: Vec::new(),
-            protocol: AdvertisementProtocol::L2 {
-                interfaces: BTreeSet::new(),
-                preferred_nodes: Vec::new(),
-            },
-            revision: 0,
-        })));
+        let everything = Box::new(advertisement("all"));
+        world.run(Command::ApplyAdvertisement(everything));
         for cluster in 0..CLUSTERS.len() {
             world.populate(cluster);
         }
