@@ -417,6 +417,17 @@ impl Segment {
                 .find(|answer| answer.mac == mac)
                 .map(|answer| answer.at)
         })
+        .with_context(|| self.log_tails())
+    }
+
+    /// What the announcers wrote last, for a failure that is to be understood.
+    fn log_tails(&self) -> String {
+        let announcers = self.announcers.iter();
+        let tails = announcers.map(|(node, program)| {
+            let log = program.log_tail();
+            format!("the announcer of {node} wrote:\n{log}")
+        });
+        tails.collect::<Vec<_>>().join("\n")
     }
 
     /// How many requests for an address have not been answered so far; negative when some have been
