@@ -6,7 +6,9 @@
 //! - SQL is lower case.
 //! - Cargo.lock is free of a second TLS stack ([`BANNED`]).
 //! - No file contains a word that has no place in it ([`WORDS`]).
+//! - Every test that a page of rules names is there ([`pages`]).
 
+mod pages;
 mod source;
 
 use std::fmt;
@@ -166,6 +168,7 @@ pub(crate) fn check(root: &Path, forbid: &[String]) -> anyhow::Result<Vec<Findin
         };
         findings.extend(check_file(path, &text, forbid));
     }
+    findings.extend(check_pages(root));
     for pure in PURE {
         if !paths.iter().any(|path| is_within(path, pure)) {
             let message = "is on the list of pure modules, but there is no such module".to_owned();
@@ -174,6 +177,19 @@ pub(crate) fn check(root: &Path, forbid: &[String]) -> anyhow::Result<Vec<Findin
     }
     findings.extend(check_dependencies(&dependencies()?));
     Ok(findings)
+}
+
+/// A page of rules that is not there breaks the rule too.
+fn check_pages(root: &Path) -> Vec<Finding> {
+    let read = |path: &str| std::fs::read_to_string(root.join(path)).ok();
+    let pages = pages::PAGES.iter().flat_map(|page| {
+        let path = Path::new(page);
+        match read(page) {
+            Some(text) => pages::check(path, &text, read),
+            None => vec![Finding::error(path, 0, "there is no such page".to_owned())],
+        }
+    });
+    pages.collect()
 }
 
 fn files(root: &Path) -> anyhow::Result<Vec<PathBuf>> {

@@ -163,3 +163,64 @@ fn a_second_tls_stack_in_the_lock_file_is_caught() {
         ["Cargo.lock:5: error: `openssl-sys`: one TLS stack: rustls with ring"]
     );
 }
+
+/// What the check says of one row of a page, where `a.rs` is this file.
+fn said_of(row: &str) -> Vec<String> {
+    let file = r#"
+        // #[test] fn only_in_a_comment() {}
+        const TEXT: &str = "
+            #[test]
+            fn only_in_a_text() {}
+        ";
+        #[test]
+        fn plain() {}
+        #[tokio::test(flavor = "multi_thread")]
+        #[should_panic]
+        async fn on_a_runtime() {}
+        fn helper() {}
+    "#;
+    let page = format!("| rule | test |\n|---|---|\n{row}\nA text with `no::test`.\n");
+    let read = |path: &str| (path == "a.rs").then(|| file.to_owned());
+    let found = pages::check(Path::new("docs/p.md"), &page, read).into_iter();
+    found.map(|finding| finding.to_string()).collect()
+}
+
+#[test]
+fn a_page_may_name_tests_and_decisions() {
+    for row in [
+        "| r | `a.rs::plain` |",
+        "| `r` | `a.rs::plain`, `a.rs::on_a_runtime` |",
+        "| r | [otherwise](decisions/0001-why.md) |",
+    ] {
+        assert_eq!(said_of(row), [""; 0], "{row}");
+    }
+}
+
+#[test]
+fn a_page_that_names_what_is_no_test_is_caught_with_its_line() {
+    let cases = [
+        ("`a.rs::gone`", "`a.rs` has no test `gone`"),
+        ("`a.rs::plai`", "`a.rs` has no test `plai`"),
+        ("`a.rs::helper`", "`a.rs` has no test `helper`"),
+        (
+            "`a.rs::only_in_a_comment`",
+            "`a.rs` has no test `only_in_a_comment`",
+        ),
+        (
+            "`a.rs::only_in_a_text`",
+            "`a.rs` has no test `only_in_a_text`",
+        ),
+        ("`b.rs::plain`", "there is no file `b.rs`"),
+        ("`plain`", "`plain` is not `path::name`"),
+        ("by hand", "a rule without a test and without a decision"),
+        ("", "a rule without a test and without a decision"),
+    ];
+    for (proof, message) in cases {
+        let row = format!("| r | {proof} |");
+        assert_eq!(
+            said_of(&row),
+            [format!("docs/p.md:3: error: {message}")],
+            "{row}"
+        );
+    }
+}
