@@ -80,6 +80,7 @@ impl State {
 
     /// Whether claims that wait since before `arrival` are about to be decided and may take all
     /// the room that a quota has for this address. Looks at no more of them than there is room for.
+    /// One of the owner who asks does not count: its earlier incarnation goes in the same decision.
     pub(in crate::state) fn has_older_for_room(
         &self,
         owner: &OwnerKey,
@@ -100,8 +101,13 @@ impl State {
                     || offered.is_some_and(|next| next <= *id)
                     || marks.again.contains(**id)
             };
+            let is_other = |id: &&AllocationId| {
+                let one = self.allocation_by_id(**id);
+                one.is_some_and(|one| one.owner.key != *owner)
+            };
             let lists = self.waiting.lists_of(quota, Some(&slot.bucket));
             let older = lists.flat_map(|ids| ids.range(..arrival));
+            let older = older.filter(is_other);
             // Each of them may take two. Where there is none, only an exchange is allowed, and that
             // takes none away.
             let enough = self.quotas.room(&slot).div_ceil(2);

@@ -303,6 +303,28 @@ fn room_within_a_quota_is_not_taken_by_a_newcomer_while_older_claims_are_due() {
     assert_eq!(book.held("east/red/b"), "10.1.0.0");
 }
 
+/// Room is no exception: the claim before goes in the same decision.
+#[test]
+fn another_incarnation_does_not_wait_for_room_behind_the_one_before_it() {
+    let incarnation = |uid: &str, claim| {
+        let mut command = queued("east/red/a", claim);
+        command.owner.uid = uid.to_owned();
+        command
+    };
+    let mut book = book(&[quota("all", "east", 1)]);
+    book.run(incarnation("one", for_addresses(&["203.0.113.1"])))
+        .expect("queued");
+    // Marks the claim; the engine has not come to it yet.
+    let edit = Command::ApplyPool {
+        pool: Box::new(pool("r", &["203.0.113.1-203.0.113.2"])),
+        in_use: InUse::Refuse,
+    };
+    book.step(edit).expect("applied");
+    book.step(incarnation("two", claim())).expect("granted");
+    book.settle(&mut Vec::new());
+    assert_eq!(book.held("east/red/a"), "10.0.0.0");
+}
+
 #[test]
 fn one_freed_address_costs_one_decision_however_many_wait_for_the_quota() {
     let mut book = book(&[quota("all", "east", 2)]);
