@@ -2,6 +2,8 @@
 //! commands alike.
 
 #[cfg(test)]
+mod cures;
+#[cfg(test)]
 mod drains;
 #[cfg(test)]
 mod explained;

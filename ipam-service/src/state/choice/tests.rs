@@ -187,16 +187,48 @@ fn pools_that_avoid_them_never_give_addresses_that_end_in_0_or_255() {
     assert_eq!(book.refused(WEB, claim()).reason, Reason::NoFreeAddress);
 }
 
+/// Where pools of several authors have an address in common.
+#[test]
+fn the_policy_is_that_of_the_pool_that_an_address_is_taken_through() {
+    let mut book = Book::with_pools(&[pool("wide", &["192.0.2.0/29"])]);
+    let own = Pool {
+        avoid_buggy_ips: true,
+        auto_assign: false,
+        namespaces: [name("default")].into(),
+        ..pool("east/own", &["192.0.2.0/29"])
+    };
+    book.sync_pools("east", &[own]).expect("synced");
+    // What the cluster's pool forbids, the operator's allows, and the other way round.
+    assert_eq!(book.take("east/blue/a", claim()), "192.0.2.0");
+    assert_eq!(book.pools_of("east/blue/a"), ["wide"]);
+    assert_eq!(book.take(WEB, from_pool("own")), "192.0.2.1");
+    assert_eq!(book.pools_of(WEB), ["east/own"]);
+    let not_admitted = book.refused("east/blue/b", from_pool("own"));
+    assert_eq!(not_admitted.reason, Reason::PoolNotForOwner);
+    // Who holds through one of them is concerned by an edit of that one only.
+    let narrow = Pool {
+        namespaces: [name("other")].into(),
+        ..pool("wide", &["192.0.2.0/29"])
+    };
+    let moving = crate::state::command::InUse::Move;
+    book.edit_pool(&narrow, moving).expect("moved");
+    assert_eq!(book.held("east/blue/a"), "(NO_FREE_ADDRESS)");
+    assert_eq!(book.held(WEB), "192.0.2.1");
+}
+
 #[test]
 fn the_family_of_a_claim_decides_what_it_gets() {
     let first = |first| Families::PreferBoth { first };
     let v4 = pool("v4", &["198.51.100.0/30"]);
     let v6 = pool("v6", &["2001:db8:6::/126"]);
-    let cases: [(Families, &[Pool], &str); 12] = [
+    let six_first = pool("a-six", &["2001:db8:6::/126"]);
+    let cases: [(Families, &[Pool], &str); 13] = [
         (Families::One(Family::V6), &[dual()], "2001:db8::"),
         (Families::Any, &[dual()], "192.0.2.0"),
         (Families::Any, std::slice::from_ref(&v6), "2001:db8:6::"),
         (Families::Any, &[v6.clone(), v4.clone()], "198.51.100.0"),
+        // The first pool in the order of pools decides, not the family.
+        (Families::Any, &[six_first, v4.clone()], "2001:db8:6::"),
         (Families::Both, &[dual()], "192.0.2.0 2001:db8::"),
         (
             Families::Both,

@@ -63,6 +63,11 @@ fn an_equal_claim_that_waits_changes_nothing_when_it_is_sent_again() {
         Reason::UnknownPool
     );
     assert_eq!(book.held(WEB), "(UNKNOWN_POOL)");
+    // One that holds an address meanwhile, too.
+    book.take(API, claim());
+    book.queue(API, from_pool("missing"));
+    assert_eq!(book.held(API), "192.0.2.0 (UNKNOWN_POOL)");
+    assert_eq!(book.run(queued(API, from_pool("missing"))), Ok(Vec::new()));
 }
 
 #[test]

@@ -152,6 +152,11 @@ fn an_address_rests_for_the_delay_of_its_pool_and_then_goes_to_who_waits() {
 
 #[test]
 fn automatic_choice_prefers_addresses_that_do_not_rest() {
+    // Also for the owner that they rest for.
+    let mut book = Book::with_pools(&[resting("p", &["192.0.2.0/31"], 60)]);
+    book.take("east/x/a", claim());
+    book.give_back("east/x/a");
+    assert_eq!(book.take("east/x/a", claim()), "192.0.2.1");
     let mut book = Book::with_pools(&[resting("p", &["192.0.2.0/31"], 60)]);
     book.take("east/x/a", claim());
     book.give_back("east/x/a");

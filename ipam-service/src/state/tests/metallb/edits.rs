@@ -104,7 +104,10 @@ fn whatever_makes_room_wakes_who_waits_for_it() {
         addresses: addresses(&["192.0.2.0"]),
         ..shared(key, port)
     };
-    let changes: [(&str, Command); 5] = [
+    let of_blue = pool_with("p", &["192.0.2.0/30"], |pool| {
+        pool.namespaces.insert(name("blue"));
+    });
+    let changes: [(&str, Command); 6] = [
         ("the holder goes", release(OTHER).into()),
         ("a port comes free", queued(OTHER, shared("k", 81)).into()),
         (
@@ -121,10 +124,15 @@ fn whatever_makes_room_wakes_who_waits_for_it() {
                 cluster: name("west"),
             },
         ),
+        ("the pool is for others", apply(&of_blue)),
     ];
     for (what, change) in changes {
         let in_west = matches!(change, Command::DeleteCluster { .. });
         let key_changes = what.starts_with("the sharing key");
+        let who = match what {
+            "the pool is for others" => "east/blue/web",
+            _ => WEB,
+        };
         let mut book = Book::with_pools(&[pool("p", &["192.0.2.0/30"])]);
         let holder = if in_west { "west/default/other" } else { OTHER };
         book.take(holder, shared("k", 80));
@@ -133,11 +141,28 @@ fn whatever_makes_room_wakes_who_waits_for_it() {
         } else {
             at_zero("k", 80)
         };
-        book.queue(WEB, wanted);
-        assert!(book.reason(WEB).is_some(), "{what}");
+        book.queue(who, wanted);
+        assert!(book.reason(who).is_some(), "{what}");
         book.run(change).expect("done");
-        assert_eq!(book.held(WEB), "192.0.2.0", "{what}");
+        assert_eq!(book.held(who), "192.0.2.0", "{what}");
     }
+}
+
+/// Who holds an address may lose it by its own doing.
+#[test]
+fn an_address_that_is_lost_by_a_label_goes_to_who_waits_for_it() {
+    let of_team = pool_with("p", &["192.0.2.0/32"], |pool| {
+        pool.namespace_selectors = vec![selector(&[("team", "a")])];
+    });
+    let with_team = |team: &str| Claim {
+        namespace_labels: labels(&[("team", team)]),
+        ..claim()
+    };
+    let mut book = Book::with_pools(&[of_team]);
+    book.take(OTHER, with_team("a"));
+    assert_eq!(book.queue(WEB, with_team("a")), "(NO_FREE_ADDRESS)");
+    assert_eq!(book.queue(OTHER, with_team("b")), "(NO_FREE_ADDRESS)");
+    assert_eq!(book.held(WEB), "192.0.2.0");
 }
 
 /// MetalLB has no order among those who wait.

@@ -10,6 +10,13 @@ fn udp(number: u16) -> Port {
     }
 }
 
+fn sctp(number: u16) -> Port {
+    Port {
+        protocol: Protocol::Sctp,
+        number,
+    }
+}
+
 #[test]
 fn an_address_that_is_asked_for_must_lie_in_a_pool_that_admits_the_owner() {
     let blue = pool_with("blue", &["192.0.2.0/30"], |pool| {
@@ -90,6 +97,15 @@ fn a_request_that_is_taken_back_leaves_the_address_as_it_is() {
     let mut book = Book::with_pools(&[pool("p", &["192.0.2.0/30"])]);
     book.take(WEB, for_addresses(&["192.0.2.3"]));
     assert_eq!(book.take(WEB, claim()), "192.0.2.3");
+    // Also one for a pool that nobody gets an address of without asking for it.
+    let manual = pool_with("manual", &["198.51.100.0/30"], |pool| {
+        pool.auto_assign = false;
+    });
+    book.run(apply(&manual)).expect("applied");
+    for asked in [from_pool("manual"), for_addresses(&["198.51.100.0"])] {
+        assert_eq!(book.take(OTHER, asked), "198.51.100.0");
+        assert_eq!(book.take(OTHER, claim()), "198.51.100.0");
+    }
 }
 
 #[test]
@@ -115,9 +131,10 @@ fn an_address_is_shared_with_equal_keys_and_different_ports_only() {
         ..for_addresses(&["192.0.2.0"])
     };
     // Backend keys: "" as of externalTrafficPolicy Cluster, "app=web" and so on of Local.
-    let cases: [(&str, Claim, Option<Reason>); 8] = [
+    let cases: [(&str, Claim, Option<Reason>); 9] = [
         ("", asked("k", "", &[tcp(81)]), None),
         ("", asked("k", "", &[udp(80)]), None),
+        ("", asked("k", "", &[sctp(80)]), None),
         ("", asked("k", "", &[tcp(80)]), Some(Reason::PortInUse)),
         (
             "",
