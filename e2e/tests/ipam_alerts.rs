@@ -1,6 +1,7 @@
 //! Topology: one ipam-service, and the alert rules that are delivered with it.
 //!
-//! Every metric that a rule looks at is really served, under that name, from the start.
+//! 1. Every metric that a rule looks at is really served, under that name, from the start.
+//! 2. Each alert fires when it should and not before, by Prometheus' own judgement.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -11,8 +12,11 @@ use e2e::ipam::{Ipam, claim};
 use pharos_proto::v1;
 use pharos_testbed::{http, skip};
 
-fn rules() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/alerts/ipam-service.rules.yaml")
+const RULES: &str = "ipam-service.rules.yaml";
+const CASES: &str = "ipam-service.tests.yaml";
+
+fn alerts() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/alerts")
 }
 
 /// Names of ours and of MetalLB's in a text.
@@ -57,7 +61,7 @@ async fn every_metric_that_an_alert_looks_at_is_served() {
     client.allocate(waits).await.unwrap();
     let watch = v1::WatchAllocationsRequest::default();
     let _watched = client.watch_allocations(watch).await.unwrap();
-    let yaml = std::fs::read_to_string(rules()).unwrap();
+    let yaml = std::fs::read_to_string(alerts().join(RULES)).unwrap();
     let expressions = expressions(&yaml);
     let alerts = yaml
         .lines()
@@ -102,18 +106,31 @@ async fn every_metric_that_an_alert_looks_at_is_served() {
             "{line} is not in\n{text}"
         );
     }
-    let Some(promtool) = skip::find_program("promtool") else {
-        eprintln!("no promtool: the syntax of the rules is not checked here");
+}
+
+#[test]
+fn each_alert_fires_when_it_should_and_not_before() {
+    if !skip::has_programs(&["promtool"]) {
         return;
-    };
-    let checked = Command::new(promtool)
-        .args(["check", "rules"])
-        .arg(rules())
-        .output()
-        .unwrap();
-    assert!(
-        checked.status.success(),
-        "{}",
-        String::from_utf8_lossy(&checked.stderr)
-    );
+    }
+    for arguments in [["check", "rules", RULES], ["test", "rules", CASES]] {
+        let mut promtool = Command::new("promtool");
+        let output = promtool.args(arguments).current_dir(alerts()).output();
+        let output = output.unwrap();
+        let told = [output.stdout, output.stderr].concat();
+        let told = String::from_utf8_lossy(&told);
+        assert!(output.status.success(), "{arguments:?}: {told}");
+    }
+    // A case in which it fires, for each.
+    let read = |name| std::fs::read_to_string(alerts().join(name)).unwrap();
+    let (rules, cases) = (read(RULES), read(CASES));
+    let named = rules
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("- alert: "));
+    let named: Vec<&str> = named.collect();
+    assert!(named.len() >= 10, "{named:?}");
+    for alert in named {
+        let fires = format!("      - alertname: {alert}\n");
+        assert!(cases.contains(&fires), "no case in which {alert} fires");
+    }
 }

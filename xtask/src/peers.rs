@@ -12,7 +12,7 @@ use crate::cargo::{Outcome, capture};
 use crate::steps::Steps;
 
 /// Programs that tests look for, and the Debian package of each.
-const PACKAGES: [(&str, &str); 14] = [
+const PACKAGES: [(&str, &str); 15] = [
     ("aardvark-dns", "aardvark-dns"),
     ("arping", "arping"),
     ("buildah", "buildah"),
@@ -24,6 +24,7 @@ const PACKAGES: [(&str, &str); 14] = [
     ("netavark", "netavark"),
     ("nft", "nftables"),
     ("podman", "podman"),
+    ("promtool", "prometheus"),
     ("runc", "runc"),
     ("sqlite3", "sqlite3"),
     ("tcpdump", "tcpdump"),
