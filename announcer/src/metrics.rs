@@ -279,6 +279,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_metric_of_an_alert_is_served_and_what_is_served_is_on_the_page() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        drop(metrics.of_reasons());
+        let address = IpAddr::from([192, 0, 2, 1]);
+        drop(metrics.of_address(address));
+        metrics.set_announced("node-a", address, &["east/default/web".to_owned()], true);
+        metrics.updated();
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("encodes");
+        let served: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let page = include_str!("../../docs/how-to/monitoring.md");
+        for series in &served {
+            let name = series.split(['{', ' ']).next().unwrap_or(series);
+            assert!(page.contains(name), "{name} is not on the page");
+        }
+        let rules = include_str!("../../deploy/alerts/announcer.rules.yaml");
+        let words = rules.split(|it: char| !it.is_ascii_alphanumeric() && it != '_');
+        let wanted: Vec<&str> = words.filter(|it| it.starts_with("pharos_")).collect();
+        assert!(wanted.len() >= 6, "{wanted:?}");
+        for name in wanted {
+            let is_it = |line: &&str| line.split(['{', ' ']).next() == Some(name);
+            assert!(served.iter().any(is_it), "{name} is not in\n{text}");
+        }
+        let conflict = "pharos_announcer_arp_ignored_total{reason=\"conflict\"} 0";
+        assert!(served.contains(&conflict), "{text}");
+    }
+
+    #[test]
     fn names_of_metallb_are_kept_to_the_letter() {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);

@@ -1,7 +1,9 @@
 //! Topology: one ipam-service, and the alert rules that are delivered with it.
 //!
-//! 1. Every metric that a rule looks at is really served, under that name, from the start.
-//! 2. Each alert fires when it should and not before, by Prometheus' own judgement.
+//! 1. Every metric that a rule looks at is really served, under that name, from the start; and what is
+//!    served is on the page about metrics.
+//! 2. Each alert, also of the other programs, fires when it should and not before, by Prometheus' own
+//!    judgement.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -12,8 +14,8 @@ use e2e::ipam::{Ipam, claim};
 use pharos_proto::v1;
 use pharos_testbed::{http, skip};
 
-const RULES: &str = "ipam-service.rules.yaml";
-const CASES: &str = "ipam-service.tests.yaml";
+/// Whose rules there are: `PROGRAM.rules.yaml`, and `PROGRAM.tests.yaml` with cases for them.
+const PROGRAMS: [&str; 3] = ["ipam-service", "announcer", "k8s-adapter"];
 
 fn alerts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/alerts")
@@ -61,7 +63,7 @@ async fn every_metric_that_an_alert_looks_at_is_served() {
     client.allocate(waits).await.unwrap();
     let watch = v1::WatchAllocationsRequest::default();
     let _watched = client.watch_allocations(watch).await.unwrap();
-    let yaml = std::fs::read_to_string(alerts().join(RULES)).unwrap();
+    let yaml = std::fs::read_to_string(alerts().join("ipam-service.rules.yaml")).unwrap();
     let expressions = expressions(&yaml);
     let alerts = yaml
         .lines()
@@ -89,6 +91,14 @@ async fn every_metric_that_an_alert_looks_at_is_served() {
     })
     .unwrap();
     let text = served();
+    let page = include_str!("../../docs/how-to/monitoring.md");
+    for series in text.lines().filter(|line| !line.starts_with('#')) {
+        let name = series.split(['{', ' ']).next().unwrap();
+        let of_histogram = ["_bucket", "_sum", "_count"];
+        let base = of_histogram.iter().find_map(|end| name.strip_suffix(end));
+        let name = base.unwrap_or(name);
+        assert!(page.contains(name), "{name} is not on the page");
+    }
     for line in [
         r#"pharos_ipam_waiting_claims{reason="UNKNOWN_POOL"} 1"#,
         r#"pharos_pool_addresses{space="default",cluster="",pool="pool",family="ipv4",kind="held"} 1.0"#,
@@ -113,24 +123,27 @@ fn each_alert_fires_when_it_should_and_not_before() {
     if !skip::has_programs(&["promtool"]) {
         return;
     }
-    for arguments in [["check", "rules", RULES], ["test", "rules", CASES]] {
-        let mut promtool = Command::new("promtool");
-        let output = promtool.args(arguments).current_dir(alerts()).output();
-        let output = output.unwrap();
-        let told = [output.stdout, output.stderr].concat();
-        let told = String::from_utf8_lossy(&told);
-        assert!(output.status.success(), "{arguments:?}: {told}");
-    }
-    // A case in which it fires, for each.
-    let read = |name| std::fs::read_to_string(alerts().join(name)).unwrap();
-    let (rules, cases) = (read(RULES), read(CASES));
-    let named = rules
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("- alert: "));
-    let named: Vec<&str> = named.collect();
-    assert!(named.len() >= 10, "{named:?}");
-    for alert in named {
-        let fires = format!("      - alertname: {alert}\n");
-        assert!(cases.contains(&fires), "no case in which {alert} fires");
+    for program in PROGRAMS {
+        let [rules, cases] = ["rules", "tests"].map(|what| format!("{program}.{what}.yaml"));
+        for arguments in [["check", "rules", &rules], ["test", "rules", &cases]] {
+            let mut promtool = Command::new("promtool");
+            let output = promtool.args(arguments).current_dir(alerts()).output();
+            let output = output.unwrap();
+            let told = [output.stdout, output.stderr].concat();
+            let told = String::from_utf8_lossy(&told);
+            assert!(output.status.success(), "{arguments:?}: {told}");
+        }
+        // A case in which it fires, for each.
+        let read = |name| std::fs::read_to_string(alerts().join(name)).unwrap();
+        let (rules, cases) = (read(rules), read(cases));
+        let named = rules
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("- alert: "));
+        let named: Vec<&str> = named.collect();
+        assert!(named.len() >= 4, "{named:?}");
+        for alert in named {
+            let fires = format!("      - alertname: {alert}\n");
+            assert!(cases.contains(&fires), "no case in which {alert} fires");
+        }
     }
 }

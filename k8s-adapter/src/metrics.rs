@@ -158,6 +158,36 @@ mod tests {
     use super::*;
 
     #[test]
+    fn every_metric_of_an_alert_is_served_and_what_is_served_is_on_the_page() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        metrics.total.set("p", 1.0, 1.0);
+        metrics.in_use.set("p", 1.0, 1.0);
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("encodes");
+        let served: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
+        let page = include_str!("../../docs/how-to/monitoring.md");
+        for series in &served {
+            let name = series.split(['{', ' ']).next().unwrap_or(series);
+            assert!(page.contains(name), "{name} is not on the page");
+        }
+        let rules = include_str!("../../deploy/alerts/k8s-adapter.rules.yaml");
+        let expressions = rules
+            .lines()
+            .filter(|line| line.trim().starts_with("expr:"));
+        let words = expressions
+            .flat_map(|line| line.split(|it: char| !it.is_ascii_alphanumeric() && it != '_'));
+        let wanted: Vec<&str> = words
+            .filter(|it| it.starts_with("pharos_") || it.starts_with("metallb_"))
+            .collect();
+        assert_eq!(wanted.len(), 5, "{wanted:?}");
+        for name in wanted {
+            let is_it = |line: &&str| line.split(['{', ' ']).next() == Some(name);
+            assert!(served.iter().any(is_it), "{name} is not in\n{text}");
+        }
+    }
+
+    #[test]
     fn the_names_of_metallbs_dashboards_are_served() {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
