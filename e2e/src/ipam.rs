@@ -315,6 +315,11 @@ impl Ipam {
 
     /// `grpcurl -plaintext -d DATA ADDRESS METHOD`; the JSON that it prints.
     pub fn grpcurl(&self, data: Option<&str>, method: &str) -> anyhow::Result<serde_json::Value> {
+        Ok(serde_json::from_str(&self.grpcurl_text(data, method)?)?)
+    }
+
+    /// The same as it is printed.
+    pub fn grpcurl_text(&self, data: Option<&str>, method: &str) -> anyhow::Result<String> {
         let mut command = Command::new(grpcurl().context("no grpcurl")?);
         command.arg("-plaintext");
         if let Some(data) = data {
@@ -324,7 +329,7 @@ impl Ipam {
         if !output.status.success() {
             bail!("{}", String::from_utf8_lossy(&output.stderr));
         }
-        Ok(serde_json::from_slice(&output.stdout)?)
+        Ok(String::from_utf8(output.stdout)?)
     }
 }
 
