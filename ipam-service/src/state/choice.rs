@@ -391,7 +391,7 @@ impl<'a> Asking<'a> {
 
     /// Whether the owner could hold the address as far as others are concerned.
     fn is_clear(&self, address: Address) -> bool {
-        self.admitted(address).is_ok() && !self.is_behind(address)
+        self.is_known(address) && self.admitted(address).is_ok() && !self.is_behind(address)
     }
 
     pub(super) fn admitted(&self, address: Address) -> Result<(), Obstacle<'a>> {

@@ -30,8 +30,7 @@ impl<'a> Asking<'a> {
                 return Err(refusal(reason, message));
             }
         }
-        let is_ours = |address| self.current.contains(address) || self.wished.contains(address);
-        if self.state.is_recovering() && !addresses.iter().all(is_ours) {
+        if !addresses.iter().all(|address| self.is_known(*address)) {
             return Err(recovering());
         }
         let placed = addresses.iter().zip(pools);

@@ -35,12 +35,26 @@ impl Asking<'_> {
 
     /// Whether the owner's word is taken that it uses an address. While the store does not know who
     /// holds what, it is that of a cluster that is still to report, or is reporting; also of one that
-    /// nobody expected. Of a cluster that has reported the store knows what it holds.
+    /// nobody expected. Of a cluster that has reported the store knows what it holds, and its nodes
+    /// have stopped answering for anything else.
     pub(super) fn takes_back(&self, address: Address) -> bool {
         let cluster = self.state.cluster(&self.owner.cluster);
         self.state.is_recovering()
             && self.wished.contains(&address)
             && cluster.is_some_and(|own| own.inventory != Inventory::Complete)
+    }
+
+    /// Whether it is known that nobody but the owner, and who shares with it, uses an address that
+    /// the store says to be open to it.
+    ///
+    /// A store that recovers does not know what clusters use that are still to report, so only what
+    /// the owner uses itself is: what the store has as its own, also of an earlier incarnation, and
+    /// what its word is taken for.
+    pub(super) fn is_known(&self, address: Address) -> bool {
+        let mut holders = self.space().holders(address);
+        !self.state.is_recovering()
+            || holders.any(|holder| holder.owner.key == *self.owner)
+            || self.takes_back(address)
     }
 
     /// Whether grants leave nothing of the address space to the cluster.

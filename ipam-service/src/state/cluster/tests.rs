@@ -1,6 +1,6 @@
 use crate::state::change::{Change, Edit};
 use crate::state::command::{Allocate, Command, Fact, Release};
-use crate::state::model::{AllocationId, Claim, NodeKey, ReportedNode, Timestamp};
+use crate::state::model::{AllocationId, Claim, Families, NodeKey, ReportedNode, Timestamp};
 use crate::state::refusal::Reason;
 use crate::state::testing::*;
 use crate::state::{State, decide};
@@ -214,14 +214,64 @@ fn until_all_clusters_have_reported_only_what_is_in_use_is_granted() {
     assert_eq!(book.held("east/default/c"), "192.0.2.4");
 }
 
+/// Its stream is authoritative: its own nodes have stopped answering for whatever it did not report,
+/// and a cluster that is still to report may be answering.
+#[test]
+fn a_cluster_that_has_reported_takes_nothing_that_another_may_be_using() {
+    let mut book = recovering(&["east", "west"]);
+    book.apply_pool(&pool("dual", &["198.51.100.0/29", "2001:db8::/125"]))
+        .expect("applied");
+    book.run(begin("east", "", 0)).expect("begun");
+    let mut own = using(&["192.0.2.1"], queued(WEB, claim()));
+    own.owner.uid = "one".to_owned();
+    book.run(own.clone()).expect("adopted");
+    let dual = Claim {
+        families: Families::Both,
+        ..claim()
+    };
+    let both = using(&["198.51.100.1"], queued("east/x/dual", dual.clone()));
+    book.run(both.clone()).expect("queued");
+    book.run(end("east")).expect("ended");
+
+    let waits = "(RECOVERING)";
+    let late = |owner, claim| using(&["192.0.2.2"], queued(owner, claim));
+    let second = ["198.51.100.1", "2001:db8::1"];
+    for late in [
+        late("east/x/any", claim()),
+        late("east/x/exactly", for_addresses(&["192.0.2.2"])),
+        using(&second, both),
+        // Of these the store has heard nothing, nor are they expected.
+        late("north/x/any", claim()),
+    ] {
+        book.run(late.clone()).expect("queued");
+        assert_eq!(book.held(&late.owner.key.to_string()), waits);
+    }
+    // What the store knows to be its own an owner keeps, whoever follows it.
+    own.owner.uid = "two".to_owned();
+    own.held = addresses(&["192.0.2.2"]);
+    book.run(own).expect("granted");
+    assert_eq!(book.held(WEB), "192.0.2.1");
+
+    book.run(begin("west", "", 0)).expect("begun");
+    for (owner, used) in [("west/x/a", ["192.0.2.2"]), ("west/x/b", ["2001:db8::1"])] {
+        let any = Claim {
+            families: Families::Any,
+            ..claim()
+        };
+        book.run(using(&used, queued(owner, any))).expect("adopted");
+        assert_eq!(book.held(owner), used[0]);
+    }
+}
+
 #[test]
 fn what_is_held_may_change_while_others_are_awaited() {
     let mut book = recovering(&["west"]);
+    book.run(begin("east", "", 0)).expect("begun");
     book.run(using(&["192.0.2.1"], allocate(WEB, claim())))
         .expect("adopted");
     assert_eq!(book.take(WEB, shared("key", 80)), "192.0.2.1");
     let dual = Claim {
-        families: crate::state::model::Families::Both,
+        families: Families::Both,
         ..claim()
     };
     assert_eq!(book.queue(WEB, dual), "192.0.2.1 (RECOVERING)");
@@ -374,6 +424,7 @@ fn deleting_a_cluster_frees_and_forgets_all_that_is_its() {
 #[test]
 fn while_a_store_recovers_a_sharer_that_is_left_alone_gets_its_newest_claim() {
     let mut book = recovering(&["west"]);
+    book.run(begin("east", "", 0)).expect("begun");
     for (owner, port) in [("east/x/a", 80), ("east/x/b", 81)] {
         let command = using(&["192.0.2.1"], queued(owner, shared("key", port)));
         book.run(command).expect("adopted");

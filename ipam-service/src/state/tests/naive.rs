@@ -114,8 +114,9 @@ impl Naive {
     }
 
     /// Whether an owner may get an address that it does not hold, as far as the grants of a space
-    /// are concerned. What it says to use it gets back beyond them, while the store does not know
-    /// what all clusters hold and the owner's cluster is still to tell, or is telling.
+    /// are concerned. While the store does not know what all clusters hold, it gets back what it says
+    /// to use, whatever the grants say, if its cluster is still to tell, or is telling; and nothing
+    /// else.
     pub(super) fn may_take(
         &self,
         owner: &OwnerKey,
@@ -135,7 +136,10 @@ impl Naive {
         });
         let own = self.clusters.iter().find(|one| one.name == owner.cluster);
         let tells = own.is_some_and(|own| own.inventory != Inventory::Complete);
-        granted || (is_lost && tells && in_use.contains(&address))
+        match is_lost {
+            true => tells && in_use.contains(&address),
+            false => granted,
+        }
     }
 
     /// Whether an owner may get an address from a pool, others aside.

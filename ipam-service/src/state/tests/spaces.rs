@@ -135,7 +135,7 @@ fn run(book: &mut Book, step: &Step) {
             let before = Naive::of(&book.state);
             let changes = book.step((**command).clone()).unwrap_or_default();
             if let Command::Allocate(asked) = command.as_ref() {
-                assert_taken_within_grants(&before, asked, &changes);
+                assert_taken_by_right(&before, asked, &changes);
             }
         }
         Step::TakeBack(command, follow_ups) => {
@@ -171,21 +171,24 @@ fn run(book: &mut Book, step: &Step) {
     }
 }
 
-/// What a request took it may have taken, as far as grants are concerned.
-fn assert_taken_within_grants(before: &Naive, asked: &Allocate, changes: &[Change]) {
+/// What a request took it may have taken, as far as grants and a recovery are concerned.
+fn assert_taken_by_right(before: &Naive, asked: &Allocate, changes: &[Change]) {
     for change in changes {
         let Change::Allocation(Edit {
-            before: held,
-            after: Some(after),
+            after: Some(after), ..
         }) = change
         else {
             continue;
         };
         let space_of = |one: &Allocation| one.pool.as_ref().map(|pool| pool.space.clone());
+        // Also what the incarnation before this one gives back.
         let had = |address| {
-            let same = held.iter().filter(|held| space_of(held) == space_of(after));
-            same.into_iter()
-                .any(|held| held.addresses.contains(address))
+            let mut own = before.allocations.iter();
+            own.any(|one| {
+                one.owner.key == after.owner.key
+                    && space_of(one) == space_of(after)
+                    && one.addresses.contains(address)
+            })
         };
         for address in after.addresses.iter().filter(|address| !had(address)) {
             let space = &after.pool.as_ref().expect("of the address").space;
