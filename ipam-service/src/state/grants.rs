@@ -336,6 +336,13 @@ impl State {
 // === changing ===
 
 impl State {
+    pub(super) fn set_fence(&mut self, name: &Name, record: Option<Arc<AddressSpace>>) {
+        self.pools.set_fence(name, record);
+        if let Some(space) = self.spaces.get_mut(name) {
+            space.count_parts(self.pools.are_cut(name));
+        }
+    }
+
     /// Marks a holder that was outside the grants and is not to be kept there any longer.
     pub(super) fn mark_if_unmarked(&mut self, edit: &Edit<Allocation>) {
         if let (Some(before), Some(after)) = (&edit.before, &edit.after)
@@ -352,7 +359,7 @@ impl State {
     pub(super) fn enter_address_space(&mut self, edit: &Edit<AddressSpace>) {
         let space = edit.subject().name.clone();
         let before = self.pools.clone();
-        self.pools.set_fence(&space, edit.after.clone());
+        self.set_fence(&space, edit.after.clone());
         let hides = |record: &Option<Arc<AddressSpace>>| {
             record.as_ref().is_some_and(|record| record.hide_holders)
         };

@@ -332,8 +332,7 @@ impl State {
             Change::Allocation(edit) => self.enter_allocation(edit),
             Change::Pool(edit) => self.pools.replace(edit),
             Change::AddressSpace(edit) => {
-                let name = &edit.subject().name;
-                self.pools.set_fence(name, edit.after.clone());
+                self.set_fence(&edit.subject().name, edit.after.clone());
             }
             Change::Advertisement(edit) => {
                 let key = &edit.subject().key;
@@ -371,7 +370,7 @@ impl State {
 
     fn enter_reservation(&mut self, edit: &Edit<Reservation>) {
         let key = &edit.subject().key;
-        let space = self.spaces.entry(key.space.clone()).or_default();
+        let space = space_mut(&mut self.spaces, &self.pools, &key.space);
         if let Some(before) = &edit.before {
             space.unreserve(before);
         }
@@ -404,7 +403,7 @@ impl State {
         if let Some(after) = &edit.after {
             self.by_id.replace(ById(Arc::clone(after)));
             if let Some(pool) = &after.pool {
-                let space = self.spaces.entry(pool.space.clone()).or_default();
+                let space = space_mut(&mut self.spaces, &self.pools, &pool.space);
                 for address in &after.addresses {
                     space.hold(*address, after);
                 }
@@ -653,6 +652,19 @@ impl State {
     fn space(&self, name: &Name) -> &Space {
         self.spaces.get(name).unwrap_or(&NOTHING_HELD)
     }
+}
+
+/// A space in which something is about to be held or withheld.
+fn space_mut<'s>(
+    spaces: &'s mut BTreeMap<Name, Space>,
+    pools: &Pools,
+    name: &Name,
+) -> &'s mut Space {
+    spaces.entry(name.clone()).or_insert_with(|| {
+        let mut space = Space::default();
+        space.count_parts(pools.are_cut(name));
+        space
+    })
 }
 
 #[cfg(any(test, feature = "fuzzing"))]

@@ -176,6 +176,12 @@ impl Pools {
         self.by_space.get(space)?.fence.as_deref()
     }
 
+    /// Whether grants cut the pools of an address space.
+    pub(super) fn are_cut(&self, space: &str) -> bool {
+        let fence = self.fence(space);
+        fence.is_some_and(|fence| fence.reach_of_all() != Reach::Everything)
+    }
+
     /// By address space.
     pub(super) fn fences(&self) -> impl Iterator<Item = &Fence> {
         let spaces = self.by_space.values();
@@ -352,6 +358,7 @@ pub(super) fn usage(pool: &Pool, space: &Space, reach: Reach<'_>) -> PoolUsage {
     let of_family = |family| {
         let ranges = pool.ranges.iter().filter(|range| range.family() == family);
         let (mut all, mut total, mut occupied, mut reserved, mut draining) = (0, 0, 0, 0, 0);
+        let mut held_within = 0;
         for range in ranges.clone() {
             all += usable_count(*range, pool.avoid_buggy_ips);
         }
@@ -359,14 +366,21 @@ pub(super) fn usage(pool: &Pool, space: &Space, reach: Reach<'_>) -> PoolUsage {
             total += usable_count(range, pool.avoid_buggy_ips);
             occupied += space.occupied_in(range, pool.avoid_buggy_ips);
             reserved += space.kept_in(range, pool.avoid_buggy_ips);
+            held_within += space.held_in(&pool.key, range, pool.avoid_buggy_ips);
             let idle = space.idle_in(range);
             let idle = idle.filter(|address| !(pool.avoid_buggy_ips && address.is_buggy()));
             draining += u128::try_from(idle.count()).expect("a count");
         }
-        // Until the holders that an edit strands have been decided again, more may be held through
-        // the pool than lies in it.
         let held_at_all = occupied - reserved - draining;
-        let held = u128::from(space.held_through(&pool.key, family)).min(held_at_all);
+        let held = match reach {
+            // Until the holders that an edit strands have been decided again, more may be held
+            // through the pool than lies in it.
+            Reach::Everything => {
+                u128::from(space.held_through(&pool.key, family)).min(held_at_all)
+            }
+            // Much may be held through it outside: by other clusters, and by who was outside before.
+            Reach::Only(_) => held_within,
+        };
         FamilyUsage {
             total,
             held,

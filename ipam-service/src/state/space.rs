@@ -24,6 +24,8 @@ pub(super) struct Space {
     holders: BTreeMap<Address, Holders>,
     /// How many addresses are held through a pool, by family. Never 0 for both.
     held_through: BTreeMap<PoolKey, [u64; 2]>,
+    /// Which ones they are. Only where grants cut pools: elsewhere it is enough to know how many.
+    parts_held: Option<BTreeMap<PoolKey, AddressSet>>,
     groups: BTreeMap<ShareKey, ShareGroup>,
 }
 
@@ -33,6 +35,7 @@ pub(super) static NOTHING_HELD: Space = Space {
     withheld: Withheld::new(),
     holders: BTreeMap::new(),
     held_through: BTreeMap::new(),
+    parts_held: None,
     groups: BTreeMap::new(),
 };
 
@@ -63,6 +66,22 @@ impl Space {
     /// Makes full nodes of half-full ones.
     pub(super) fn pack(&mut self) {
         self.holders = std::mem::take(&mut self.holders).into_iter().collect();
+    }
+
+    /// Whether parts of pools are counted from now on (see [`Space::held_in`]).
+    pub(super) fn count_parts(&mut self, counts: bool) {
+        if counts == self.parts_held.is_some() {
+            return;
+        }
+        self.parts_held = counts.then(|| {
+            let mut parts = BTreeMap::<PoolKey, AddressSet>::new();
+            for (address, holders) in &self.holders {
+                for pool in holders.iter().filter_map(|one| one.pool_of(*address)) {
+                    parts.entry(pool.clone()).or_default().insert(*address);
+                }
+            }
+            parts
+        });
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -106,6 +125,9 @@ impl Space {
         }
         if let (true, Some(pool)) = (first_through_pool, holder.pool_of(address)) {
             self.held_through.entry(pool.clone()).or_default()[family_index(address)] += 1;
+            if let Some(parts) = &mut self.parts_held {
+                parts.entry(pool.clone()).or_default().insert(address);
+            }
         }
     }
 
@@ -144,24 +166,33 @@ impl Space {
                 last
             }
         };
-        if let (true, Some(pool)) = (last_through_pool, holder.pool_of(address))
-            && let Some(held) = self.held_through.get_mut(pool)
-        {
+        if let (true, Some(pool)) = (last_through_pool, holder.pool_of(address)) {
+            self.leave_pool(address, pool);
+        }
+    }
+
+    /// Nobody holds the address through the pool any more.
+    fn leave_pool(&mut self, address: Address, pool: &PoolKey) {
+        if let Some(held) = self.held_through.get_mut(pool) {
             held[family_index(address)] -= 1;
             if *held == [0, 0] {
                 self.held_through.remove(pool);
+            }
+        }
+        if let Some(parts) = &mut self.parts_held
+            && let Some(part) = parts.get_mut(pool)
+        {
+            part.remove(address);
+            if part.is_empty() {
+                parts.remove(pool);
             }
         }
     }
 
     /// Everyone who holds the address, by id.
     pub(super) fn holders(&self, address: Address) -> impl Iterator<Item = &Arc<Allocation>> {
-        let (one, many) = match self.holders.get(&address) {
-            None => (None, None),
-            Some(Holders::One(holder)) => (Some(holder), None),
-            Some(Holders::Many(sharers)) => (None, Some(sharers.by_id.values())),
-        };
-        one.into_iter().chain(many.into_iter().flatten())
+        let holders = self.holders.get(&address).into_iter();
+        holders.flat_map(Holders::iter)
     }
 
     /// Every holder of an address in the range, by address; who holds two is named twice.
@@ -169,16 +200,8 @@ impl Space {
         &self,
         range: AddressRange,
     ) -> impl Iterator<Item = (Address, &Arc<Allocation>)> {
-        self.holders
-            .range(range.first()..=range.last())
-            .flat_map(|(address, holders)| {
-                let (one, many) = match holders {
-                    Holders::One(holder) => (Some(holder), None),
-                    Holders::Many(sharers) => (None, Some(sharers.by_id.values())),
-                };
-                let all = one.into_iter().chain(many.into_iter().flatten());
-                all.map(|holder| (*address, holder))
-            })
+        let held = self.holders.range(range.first()..=range.last());
+        held.flat_map(|(address, holders)| holders.iter().map(|holder| (*address, holder)))
     }
 
     /// Whether the owner may hold the address, beside those who do. O(log n) per port.
@@ -325,6 +348,13 @@ impl Space {
         }
     }
 
+    /// How many addresses of a range are held through a pool; with `avoid_buggy` not counting those
+    /// that end in .0 or .255. One step per run of them. Only where parts are counted.
+    pub(super) fn held_in(&self, pool: &PoolKey, range: AddressRange, avoid_buggy: bool) -> u128 {
+        let part = self.parts_held.as_ref().and_then(|parts| parts.get(pool));
+        part.map_or(0, |part| part.count(range, avoid_buggy))
+    }
+
     /// Enters a reservation, over holders and all.
     pub(super) fn reserve(&mut self, reservation: &Arc<Reservation>) {
         for range in &reservation.ranges {
@@ -436,6 +466,17 @@ impl Space {
                 self.groups.remove(key);
             }
         }
+    }
+}
+
+impl Holders {
+    /// By id.
+    fn iter(&self) -> impl Iterator<Item = &Arc<Allocation>> {
+        let (one, many) = match self {
+            Self::One(holder) => (Some(holder), None),
+            Self::Many(sharers) => (None, Some(sharers.by_id.values())),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
     }
 }
 

@@ -17,6 +17,7 @@ use super::draft::Draft;
 use super::model::{Allocation, Moment, OwnerKey, Unavailable, UnavailableKey, UnavailableReason};
 use super::names::Name;
 use super::refusal::Rejection;
+use super::space_mut;
 
 /// How long a conflict keeps an address from its next owner: the other machine may be a laptop that
 /// leaves, or a misconfigured one that somebody has to find first. An hour is long enough for a
@@ -265,7 +266,7 @@ impl State {
     /// Enters a row, or takes it out.
     pub(super) fn enter_unavailable(&mut self, edit: &Edit<Unavailable>) {
         let key = &edit.subject().key;
-        let space = self.spaces.entry(key.space.clone()).or_default();
+        let space = space_mut(&mut self.spaces, &self.pools, &key.space);
         if let Some(before) = &edit.before {
             space.release(before);
             self.timers.remove(&(before.deadline, key.clone()));

@@ -74,6 +74,24 @@ fn a_reach_cuts_ranges_and_names_what_it_leaves_out() {
 }
 
 #[test]
+fn an_explanation_counts_as_held_through_a_pool_what_the_grant_has_of_it() {
+    let mut book = halves();
+    for number in 0..5 {
+        book.take(&format!("east/ns/{number}"), claim());
+    }
+    book.sync_pools("west", &[pool("west/own", &["192.0.2.0/24"])])
+        .expect("synced");
+    for number in 0..2 {
+        book.take(&format!("west/ns/{number}"), from_pool("own"));
+    }
+    let it = explain_stored(&book.state, &owner("west/ns/0")).expect("stored");
+    let lab = it.pools.iter().find(|pool| pool.key == pool_key("lab"));
+    let usage = lab.expect("it sees the pool").usage.v4;
+    // What the cluster itself holds there it holds through its own pool.
+    assert_eq!((usage.held, usage.held_by_others), (0, 2));
+}
+
+#[test]
 fn without_grants_clusters_trust_one_another_also_with_a_record() {
     let mut book = lab();
     book.grant(&[], InUse::Refuse).expect("a record");

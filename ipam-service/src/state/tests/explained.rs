@@ -2,12 +2,13 @@
 
 use proptest::prelude::*;
 
+use super::naive::Naive;
 use super::random::{OWNERS, some_claim, some_pool, some_space};
 use crate::state::address::Family;
 use crate::state::command::{Command, InUse};
 use crate::state::model::*;
 use crate::state::testing::*;
-use crate::state::{Explanation, explain_request, explain_stored};
+use crate::state::{Explanation, State, explain_request, explain_stored};
 
 /// Of the other cluster it is told who it is at most, and not even that where the space hides it.
 fn check_privacy(it: &Explanation, hides: bool) -> Result<(), TestCaseError> {
@@ -23,6 +24,17 @@ fn check_privacy(it: &Explanation, hides: bool) -> Result<(), TestCaseError> {
     }
     if hides {
         prop_assert!(!everything.contains(other), "{everything}");
+    }
+    Ok(())
+}
+
+/// How full a pool is said to be it is for who asks.
+fn check_usage(it: &Explanation, state: &State) -> Result<(), TestCaseError> {
+    let naive = Naive::of(state);
+    let cluster = &it.outcome.owner.key.cluster;
+    for report in &it.pools {
+        let pool = state.pool(&report.key).expect("a pool");
+        prop_assert_eq!(report.usage, naive.usage_for(pool, &[cluster]));
     }
     Ok(())
 }
@@ -65,6 +77,7 @@ proptest! {
             let it = explain_request(&book.state, &asked).expect("explained");
             prop_assert_eq!(&rows(&book.state), &before);
             check_privacy(&it, hides)?;
+            check_usage(&it, &book.state)?;
             let known = book.state.allocation(&asked.owner.key).is_some();
             book.step(queued(owner_text, claim.clone())).expect("queued");
             let now = book.get(owner_text);

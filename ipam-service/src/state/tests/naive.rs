@@ -619,23 +619,27 @@ impl Naive {
         }
     }
 
-    /// How full a pool is, by counting.
+    /// How full a pool is for those who may use it.
     pub(super) fn usage(&self, pool: &Pool) -> PoolUsage {
+        let clusters: Vec<&Name> = match &pool.key.cluster {
+            Some(own) => vec![own],
+            None => {
+                let spaces = self.spaces.iter();
+                spaces.flat_map(|one| one.grants.keys()).collect()
+            }
+        };
+        self.usage_for(pool, &clusters)
+    }
+
+    /// The same for these clusters, by counting.
+    pub(super) fn usage_for(&self, pool: &Pool, clusters: &[&Name]) -> PoolUsage {
         let mut usage = PoolUsage::default();
         for address in all_of(pool).filter(|address| gives(pool, *address)) {
             let family = match address.family() {
                 Family::V4 => &mut usage.v4,
                 Family::V6 => &mut usage.v6,
             };
-            let clusters: Vec<&Name> = match &pool.key.cluster {
-                Some(own) => vec![own],
-                None => self
-                    .spaces
-                    .iter()
-                    .flat_map(|one| one.grants.keys())
-                    .collect(),
-            };
-            if !self.granted(clusters.into_iter(), address) {
+            if !self.granted(clusters.iter().copied(), address) {
                 family.outside_grant += 1;
                 continue;
             }

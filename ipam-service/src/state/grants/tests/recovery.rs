@@ -36,6 +36,45 @@ fn what_is_in_use_outside_the_grant_is_taken_back_and_kept() {
 }
 
 #[test]
+fn what_is_held_outside_the_grant_is_no_part_of_what_a_pool_has_within() {
+    let mut book = recovered();
+    let cluster = Some(name("west"));
+    book.run(Command::FinishRecovery { cluster }).expect("done");
+    book.sync_pools("west", &[pool("west/own", &["192.0.2.0/24"])])
+        .expect("synced");
+    book.run(release("west/ns/a")).expect("released");
+    book.expect_inventory_of("west");
+    let mut request = queued("west/ns/a", from_pool("own"));
+    request.held = addresses(&["192.0.2.9"]);
+    book.run(request).expect("taken back");
+    let cluster = Some(name("west"));
+    book.run(Command::FinishRecovery { cluster }).expect("done");
+    let at = Claim {
+        addresses: addresses(&["192.0.2.130"]),
+        ..from_pool("lab")
+    };
+    book.take("west/ns/other", at);
+
+    let usage = |book: &Book| {
+        let usage = book.state.pool_usage(&pool_key("west/own")).expect("a pool");
+        (usage.v4.held, usage.v4.held_by_others, usage.v4.free)
+    };
+    assert_eq!(usage(&book), (0, 1, 127));
+    // Also when the grants come later, go, and come back, and after a restart.
+    book.run(Command::DeleteAddressSpace {
+        name: space(),
+        if_revision: None,
+    })
+    .expect("deleted");
+    assert_eq!(usage(&book), (1, 1, 254));
+    book.grant(&[("west", HIGH)], InUse::Move).expect("moved");
+    assert_eq!(book.held("west/ns/a"), "192.0.2.128");
+    assert_eq!(usage(&book), (1, 1, 126));
+    book.state = State::restore(book.state.revision(), rows(&book.state));
+    assert_eq!(usage(&book), (1, 1, 126));
+}
+
+#[test]
 fn a_grant_that_covers_it_makes_a_holder_outside_like_any_other() {
     let mut book = recovered();
     let all: &[&str] = &["192.0.2.0/24"];
