@@ -21,7 +21,7 @@ use std::time::Duration;
 use self::former::{Differences, Former, Left};
 use self::waits::{Acks, Waits};
 use super::announce::{AssignmentKey, ClusterDelta, NodeSet};
-use super::model::{Moment, NodeKey, Unavailable, UnavailableKey};
+use super::model::{Moment, NodeKey, Revision, Unavailable, UnavailableKey};
 use super::names::Name;
 
 /// How often it is looked whether former candidates can be forgotten.
@@ -61,6 +61,9 @@ pub(super) struct Exposure {
     unpublished: BTreeSet<UnavailableKey>,
     /// Where each row that drains is filed.
     filed: BTreeMap<UnavailableKey, Filed>,
+    /// Where rows were filed, by revision, that have ended since the last publication: what is not
+    /// committed is taken back.
+    ending: BTreeMap<UnavailableKey, (Revision, Filed)>,
     /// Rows for which everybody has acknowledged.
     drained: BTreeSet<UnavailableKey>,
     forgotten_at: Moment,
@@ -125,6 +128,8 @@ impl Exposure {
             ended,
             place,
         } = published;
+        self.ending.clear();
+        self.ended.retain(|_, draining| !draining.rows.is_empty());
         for (name, delta) in deltas {
             let reached = ended.get(name).copied().or_else(|| place(name));
             if let Some(StreamPlace { stream, position }) = reached {
@@ -284,6 +289,10 @@ impl Exposure {
         let Some((cluster, set)) = row.awaited.as_ref().filter(|_| !row.unacknowledged) else {
             return;
         };
+        let known = self.ending.get(&row.key);
+        if known.is_some_and(|(revision, _)| *revision == row.revision) {
+            return self.go_on_draining(&row.key);
+        }
         let filed = Filed {
             cluster: cluster.clone(),
             set: Arc::clone(set),
@@ -292,6 +301,23 @@ impl Exposure {
         };
         self.filed.insert(row.key.clone(), filed);
         self.unpublished.insert(row.key.clone());
+    }
+
+    /// The end of a row is taken back. It is filed where it was: the stream of an orphan has ended,
+    /// and nothing else tells where.
+    fn go_on_draining(&mut self, key: &UnavailableKey) {
+        let Some((_, filed)) = self.ending.remove(key) else {
+            return;
+        };
+        let name = filed.cluster.clone();
+        if let Some(StreamPlace { stream, position }) = filed.place
+            && let Some(draining) = self.draining_mut(&(name.clone(), stream))
+        {
+            let rows = &mut draining.rows;
+            rows.insert(&filed.set, position, key.clone());
+        }
+        self.filed.insert(key.clone(), filed);
+        self.settle(&name);
     }
 
     pub(super) fn stop_draining(&mut self, row: &Unavailable) {
@@ -303,14 +329,12 @@ impl Exposure {
         let Some(place) = filed.place else {
             return;
         };
-        let ended = (filed.cluster, place.stream);
-        if let Some(draining) = self.draining_mut(&ended) {
+        let stream = (filed.cluster.clone(), place.stream);
+        if let Some(draining) = self.draining_mut(&stream) {
             let rows = &mut draining.rows;
             rows.remove(filed.set.id, place.position, row.key.clone());
-            if rows.is_empty() {
-                self.ended.remove(&ended);
-            }
         }
+        self.ending.insert(row.key.clone(), (row.revision, filed));
     }
 
     fn draining(&self, cluster: &Name, stream: u64) -> Option<&Draining> {

@@ -305,6 +305,31 @@ fn what_drains_when_its_cluster_is_deleted_goes_back_to_nobody_and_waits_for_the
     assert_eq!(book.why("192.0.2.0"), []);
 }
 
+/// A batch that is not committed is taken back, as is what `validate_only` tries.
+#[test]
+fn who_may_acknowledge_for_a_cluster_that_is_gone_is_known_after_an_end_is_taken_back() {
+    let mut book = Book::with_pools(&[pool("p", &["192.0.2.0/32"])]);
+    book.take("east/x/a", claim());
+    book.announce(&[("192.0.2.0", &["n1", "n2"])], 5);
+    book.delete_cluster(6);
+    book.acknowledge("n1", 6);
+    let clear = Command::ClearUnavailable {
+        space: space(),
+        address: address("192.0.2.0"),
+    };
+    for _ in 0..2 {
+        let ended = book.step(clear.clone()).expect("cleared");
+        assert_eq!(book.why("192.0.2.0"), []);
+        for change in ended.iter().rev() {
+            book.state.undo(change);
+        }
+    }
+    book.publish(BTreeMap::new(), 2, 8);
+    assert_eq!(book.why("192.0.2.0"), [UnavailableReason::Draining]);
+    book.acknowledge("n2", 6);
+    assert_eq!(book.why("192.0.2.0"), []);
+}
+
 #[test]
 fn after_a_restart_nobody_can_acknowledge_for_a_cluster_that_is_gone() {
     let mut book = Book::with_pools(&[pool("p", &["192.0.2.0/32"])]);
