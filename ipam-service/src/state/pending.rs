@@ -10,6 +10,7 @@
 //! restart everything that waits is marked.
 
 mod again;
+mod by_owner;
 pub(super) mod limit;
 mod queue;
 mod rooms;
@@ -18,6 +19,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound::{Excluded, Unbounded};
 
 use self::again::Again;
+use self::by_owner::ByOwner;
 use super::State;
 use super::address::{Address, AddressRange, Family};
 use super::choice::Asking;
@@ -48,8 +50,8 @@ pub(super) struct Lists {
     by_address: BTreeMap<(Name, Address), Ids>,
     /// By address space and cluster: the others.
     by_cluster: BTreeMap<Name, BTreeMap<Name, ClusterList>>,
-    /// All, by address space, cluster and namespace of the owner: what a quota can concern.
-    by_owner: BTreeMap<Name, BTreeMap<Name, BTreeMap<Option<Name>, Ids>>>,
+    /// All.
+    by_owner: ByOwner,
     /// Those of the others that would share an address under this key.
     by_share_key: BTreeMap<(Name, ShareKey), Ids>,
     /// Those that name a reservation.
@@ -68,6 +70,9 @@ struct ClusterList {
 #[derive(Debug, Default)]
 struct Marks {
     again: Again,
+    /// Lists of which all are marked: a set of many pools is as many changes that concern the same
+    /// claims. Nothing is known any more when a mark is used up or a claim comes to wait.
+    all_marked: BTreeSet<Marked>,
     /// Everything that waits is to be decided again.
     everyone: bool,
     /// Offers, by the next claim that could use the address.
@@ -83,7 +88,24 @@ struct Marks {
     looked_at: std::sync::atomic::AtomicUsize,
 }
 
+/// A list of claims that wait.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Marked {
+    /// For any pool: of a space and a cluster.
+    AnyPool(Name, Name),
+    /// For reservations of a space.
+    Reservations(Name),
+}
+
 impl Marks {
+    /// Marks the claims of a cluster for any pool.
+    fn mark_any_pool(&mut self, space: &Name, cluster: &Name, list: &ClusterList) {
+        let all = || Marked::AnyPool(space.clone(), cluster.clone());
+        if !list.any_pool.is_empty() && self.all_marked.insert(all()) {
+            self.again.mark_all(&list.any_pool);
+        }
+    }
+
     fn count_look(&self) {
         #[cfg(test)]
         self.looked_at
@@ -165,11 +187,7 @@ impl Lists {
         let id = allocation.id;
         let space = &allocation.claim.space;
         self.all.insert(id);
-        let owner = &allocation.owner.key;
-        let clusters = self.by_owner.entry(space.clone()).or_default();
-        let namespaces = clusters.entry(owner.cluster.clone()).or_default();
-        let list = namespaces.entry(owner.namespace.clone()).or_default();
-        list.insert(id);
+        self.by_owner.insert(allocation);
         for address in waits.addresses {
             let key = (space.clone(), address);
             self.by_address.entry(key).or_default().insert(id);
@@ -201,18 +219,7 @@ impl Lists {
         let id = allocation.id;
         let space = &allocation.claim.space;
         self.all.remove(&id);
-        let owner = &allocation.owner.key;
-        if let Some(clusters) = self.by_owner.get_mut(space) {
-            if let Some(namespaces) = clusters.get_mut(&owner.cluster) {
-                take_out(namespaces, &owner.namespace, id);
-                if namespaces.is_empty() {
-                    clusters.remove(&owner.cluster);
-                }
-            }
-            if clusters.is_empty() {
-                self.by_owner.remove(space);
-            }
-        }
+        self.by_owner.remove(allocation);
         for address in waits.addresses {
             take_out(&mut self.by_address, &(space.clone(), address), id);
         }
@@ -252,6 +259,7 @@ fn take_out<K: Ord>(lists: &mut BTreeMap<K, Ids>, key: &K, id: AllocationId) {
 impl Waiting {
     /// Follows a change of an allocation. Offers are made by [`State::offer`].
     pub(super) fn replace(&mut self, before: Option<&Allocation>, after: Option<&Allocation>) {
+        self.marks.all_marked.clear();
         if let Some(before) = before {
             self.lists.remove(before);
         }
@@ -304,16 +312,19 @@ impl Waiting {
                 continue;
             }
             if pool.auto_assign {
-                self.marks.again.mark_all(&list.any_pool);
+                self.marks.mark_any_pool(space, name, list);
             }
             if let Some(ids) = list.by_pool.get(&pool.key.name) {
                 self.marks.again.mark_all(ids);
             }
         }
         // Whatever reservation they name may lie in the pool.
-        for (key, ids) in &self.lists.by_reservation {
-            if key.space == *space {
-                self.marks.again.mark_all(ids);
+        let all = Marked::Reservations(space.clone());
+        if !self.lists.by_reservation.is_empty() && self.marks.all_marked.insert(all) {
+            for (key, ids) in &self.lists.by_reservation {
+                if key.space == *space {
+                    self.marks.again.mark_all(ids);
+                }
             }
         }
         self.mark_for_addresses(space, &pool.ranges);
@@ -321,15 +332,12 @@ impl Waiting {
 
     /// Clusters of whose owners something waits in a space.
     pub(super) fn clusters(&self, space: &Name) -> impl Iterator<Item = &Name> {
-        let clusters = self.lists.by_owner.get(space);
-        clusters.into_iter().flat_map(BTreeMap::keys)
+        self.lists.by_owner.clusters(space)
     }
 
     /// Marks all claims of a cluster in a space.
     pub(super) fn mark_for_cluster(&mut self, space: &Name, cluster: &Name) {
-        let clusters = self.lists.by_owner.get(space);
-        let namespaces = clusters.and_then(|clusters| clusters.get(cluster));
-        for ids in namespaces.into_iter().flat_map(BTreeMap::values) {
+        if let Some(ids) = self.lists.by_owner.of_cluster(space, cluster) {
             self.marks.again.mark_all(ids);
         }
     }
@@ -352,7 +360,7 @@ impl Waiting {
                     continue;
                 }
                 if pool.auto_assign {
-                    self.marks.again.mark_all(&list.any_pool);
+                    self.marks.mark_any_pool(space, cluster, list);
                 }
                 if let Some(ids) = list.by_pool.get(&pool.key.name) {
                     self.marks.again.mark_all(ids);
@@ -390,6 +398,7 @@ impl Waiting {
 impl State {
     /// The next command that earlier changes made necessary, in arrival order.
     pub(super) fn next_marked(&mut self) -> Option<Command> {
+        self.waiting.marks.all_marked.clear();
         loop {
             if std::mem::take(&mut self.waiting.marks.everyone) {
                 let all = &self.waiting.lists.all;

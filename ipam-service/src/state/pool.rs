@@ -375,9 +375,7 @@ pub(super) fn usage(pool: &Pool, space: &Space, reach: Reach<'_>) -> PoolUsage {
         let held = match reach {
             // Until the holders that an edit strands have been decided again, more may be held
             // through the pool than lies in it.
-            Reach::Everything => {
-                u128::from(space.held_through(&pool.key, family)).min(held_at_all)
-            }
+            Reach::Everything => u128::from(space.held_through(&pool.key, family)).min(held_at_all),
             // Much may be held through it outside: by other clusters, and by who was outside before.
             Reach::Only(_) => held_within,
         };

@@ -6,15 +6,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::by_owner::ByOwner;
 use super::{ClusterList, Ids, lacks_second_family, take_out, waits_for};
 use crate::state::State;
 use crate::state::address::{Address, AddressRange};
-use crate::state::model::{Allocation, AllocationId, ReservationKey};
+use crate::state::model::{Allocation, AllocationId, Quota, ReservationKey};
 use crate::state::names::Name;
+use crate::state::quota::Bucket;
 
-/// Marked allocations that are looked at for one address of a newcomer. Who finds more in its way
+/// Marked allocations that are looked at for one address of a newcomer, or for room that it would take. Who finds more in its way
 /// waits behind them: it is decided again when they have been.
-const LOOKED_AT: usize = 256;
+pub(super) const LOOKED_AT: usize = 256;
 
 /// The marks, in order of arrival.
 #[derive(Debug, Default)]
@@ -22,12 +24,17 @@ pub(super) struct Again {
     ids: Ids,
     /// Marked, and not entered below yet.
     fresh: Vec<AllocationId>,
+    /// How many were ever entered there.
+    #[cfg(test)]
+    pub(super) made: usize,
     /// Those that ask for this very address, or hold it.
     by_address: BTreeMap<(Name, Address), Ids>,
     /// By address space and cluster: what the others could take.
     by_cluster: BTreeMap<Name, BTreeMap<Name, ClusterList>>,
     /// Those that name a reservation.
     by_reservation: BTreeMap<ReservationKey, Ids>,
+    /// All.
+    by_owner: ByOwner,
 }
 
 /// What an allocation that is decided again could take. More than that does no harm.
@@ -66,11 +73,17 @@ fn wishes(one: &Allocation) -> Wishes<'_> {
 impl Again {
     /// Marks; [`State::enter_marks`] is to follow.
     pub(super) fn mark(&mut self, id: AllocationId) {
-        self.fresh.push(id);
+        self.mark_all([&id]);
     }
 
     pub(super) fn mark_all<'a>(&mut self, ids: impl IntoIterator<Item = &'a AllocationId>) {
+        #[cfg(test)]
+        let before = self.fresh.len();
         self.fresh.extend(ids);
+        #[cfg(test)]
+        {
+            self.made += self.fresh.len() - before;
+        }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -79,6 +92,11 @@ impl Again {
 
     pub(super) fn len(&self) -> usize {
         self.ids.len()
+    }
+
+    /// Those of the owners of whom a quota speaks, within a bucket.
+    pub(super) fn of_quota(&self, quota: &Quota, bucket: &Bucket) -> Option<&Ids> {
+        self.by_owner.of_quota(quota, Some(bucket))
     }
 
     pub(super) fn contains(&self, id: AllocationId) -> bool {
@@ -117,6 +135,7 @@ impl Again {
         if !self.ids.insert(one.id) {
             return;
         }
+        self.by_owner.insert(one);
         let wishes = wishes(one);
         let space = &one.claim.space;
         for address in wishes.addresses {
@@ -139,6 +158,7 @@ impl Again {
     }
 
     fn leave(&mut self, one: &Allocation) {
+        self.by_owner.remove(one);
         let wishes = wishes(one);
         let space = &one.claim.space;
         for address in wishes.addresses {

@@ -5,32 +5,58 @@
 
 use std::ops::Bound::{Excluded, Unbounded};
 
+use super::again::LOOKED_AT;
 use super::{Ids, State, Waiting};
-use crate::state::model::{Allocation, AllocationId, Families, OwnerKey, Quota, QuotaSubject};
-use crate::state::quota::{Bucket, Placed, Slot};
+use crate::state::model::{Allocation, AllocationId, Families, OwnerKey, Quota};
+use crate::state::quota::{Placed, Slot};
 
 impl Waiting {
     /// Marks the claims that a change of a quota can concern.
     pub(in crate::state) fn mark_for_quota(&mut self, quota: &Quota) {
-        let ids: Ids = self.lists_of(quota, None).flatten().copied().collect();
-        self.marks.again.mark_all(&ids);
+        if let Some(ids) = self.lists.by_owner.of_quota(quota, None) {
+            self.marks.again.mark_all(ids);
+        }
     }
 
-    /// Those that wait, by namespace, of whom a quota speaks; `bucket`: only those of a bucket.
-    fn lists_of<'a>(
-        &'a self,
-        quota: &'a Quota,
-        bucket: Option<&'a Bucket>,
-    ) -> impl Iterator<Item = &'a Ids> {
-        let clusters = self.lists.by_owner.get(&quota.space);
-        let namespaces = clusters.and_then(|clusters| clusters.get(&quota.cluster));
-        let all = namespaces.into_iter().flatten();
-        all.filter(move |(namespace, _)| match &quota.subject {
-            QuotaSubject::Cluster => true,
-            QuotaSubject::Namespace(only) => namespace.as_ref() == Some(only),
-            QuotaSubject::EachNamespace => bucket.is_none_or(|bucket| bucket == *namespace),
-        })
-        .map(|(_, ids)| ids)
+    /// Whether so many claims that wait since before `arrival` and of which a quota speaks are about
+    /// to be decided. Looks at [`LOOKED_AT`] only: who finds more in its way waits behind them.
+    /// `own` does not count.
+    fn are_due(
+        &self,
+        (quota, slot): (&Quota, &Slot),
+        enough: usize,
+        arrival: AllocationId,
+        own: Option<AllocationId>,
+    ) -> bool {
+        let marks = &self.marks;
+        let waiting = self.lists.by_owner.of_quota(quota, Some(&slot.bucket));
+        let Some(waiting) = waiting else {
+            return false;
+        };
+        let marked = marks.again.of_quota(quota, &slot.bucket);
+        // Those from whom on room is offered to one after the other.
+        let offered = match marks.everyone {
+            true => Some(0),
+            false => marks.next_for_room.get(slot).copied(),
+        };
+        let at_most = marked.map_or(0, Ids::len) + offered.map_or(0, |_| waiting.len());
+        if at_most < enough {
+            return false;
+        }
+        let offered = offered.map_or(arrival, |first| first.min(arrival));
+        let marked = marked.into_iter().flat_map(|ids| ids.range(..offered));
+        let mut due = 0;
+        for (looks, id) in marked.chain(waiting.range(offered..arrival)).enumerate() {
+            if looks == LOOKED_AT {
+                return true;
+            }
+            marks.count_look();
+            due += usize::from(waiting.contains(id) && Some(*id) != own);
+            if due == enough {
+                return true;
+            }
+        }
+        false
     }
 }
 
@@ -67,20 +93,18 @@ impl State {
     /// The first claim after `after` that waits and that the room may help.
     fn next_for_room(&self, slot: &Slot, after: AllocationId) -> Option<AllocationId> {
         let quota = self.quota(&slot.quota)?;
-        let lists = self.waiting.lists_of(quota, Some(&slot.bucket));
-        let first = lists.filter_map(|ids| {
-            let mut later = ids.range((Excluded(after), Unbounded)).copied();
-            later.find(|id| {
-                self.allocation_by_id(*id)
-                    .is_some_and(|one| may_help(quota, one))
-            })
-        });
-        first.min()
+        let by_owner = &self.waiting.lists.by_owner;
+        let ids = by_owner.of_quota(quota, Some(&slot.bucket))?;
+        let mut later = ids.range((Excluded(after), Unbounded)).copied();
+        later.find(|id| {
+            let one = self.allocation_by_id(*id);
+            one.is_some_and(|one| may_help(quota, one))
+        })
     }
 
     /// Whether claims that wait since before `arrival` are about to be decided and may take all
-    /// the room that a quota has for this address. Looks at no more of them than there is room for.
-    /// One of the owner who asks does not count: its earlier incarnation goes in the same decision.
+    /// the room that a quota has for this address. One of the owner who asks does not count: its
+    /// earlier incarnation goes in the same decision.
     pub(in crate::state) fn has_older_for_room(
         &self,
         owner: &OwnerKey,
@@ -91,27 +115,16 @@ impl State {
         if marks.again.is_empty() && marks.rooms.is_empty() && !marks.everyone {
             return false;
         }
+        let own = self.allocation(owner).map(|one| one.id);
         self.quotas.slots_for(owner, wanted).any(|slot| {
             let Some(quota) = self.quota(&slot.quota) else {
                 return false;
             };
-            let offered = marks.next_for_room.get(&slot);
-            let is_due = |id: &&AllocationId| {
-                marks.everyone
-                    || offered.is_some_and(|next| next <= *id)
-                    || marks.again.contains(**id)
-            };
-            let is_other = |id: &&AllocationId| {
-                let one = self.allocation_by_id(**id);
-                one.is_some_and(|one| one.owner.key != *owner)
-            };
-            let lists = self.waiting.lists_of(quota, Some(&slot.bucket));
-            let older = lists.flat_map(|ids| ids.range(..arrival));
-            let older = older.filter(is_other);
             // Each of them may take two. Where there is none, only an exchange is allowed, and that
             // takes none away.
             let enough = self.quotas.room(&slot).div_ceil(2);
-            enough > 0 && older.filter(is_due).take(enough).count() >= enough
+            let of = (&**quota, &slot);
+            enough > 0 && self.waiting.are_due(of, enough, arrival, own)
         })
     }
 }

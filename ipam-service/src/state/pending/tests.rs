@@ -537,3 +537,88 @@ fn an_edit_takes_marks_off_those_only_whom_it_can_concern() {
     assert_eq!(looked_at(&book), 0);
     assert_eq!(book.state.waiting.marked(), 300);
 }
+
+/// How many marks were made since the last time.
+fn marks_made(book: &mut Book) -> usize {
+    std::mem::take(&mut book.state.waiting.marks.again.made)
+}
+
+#[test]
+fn a_set_of_many_pools_marks_once_who_waits_for_any_of_them() {
+    let mut book = Book::default();
+    for number in 0..200 {
+        let any = match number % 4 {
+            0 => Claim {
+                reservation: Some(name("r")),
+                ..claim()
+            },
+            _ => claim(),
+        };
+        book.step(queued(&format!("east/x/{number}"), any))
+            .expect("queued");
+    }
+    let pools = (0..50).map(|number| {
+        let range = format!("10.0.{number}.0/32");
+        pool(&format!("east/p{number}"), &[&range])
+    });
+    marks_made(&mut book);
+    book.step(Command::SyncPools {
+        cluster: name("east"),
+        pools: pools.collect(),
+        fence: 0,
+    })
+    .expect("synced");
+    let made = marks_made(&mut book);
+    assert_eq!((made, book.state.marked()), (200, 200));
+    // Who waits on has used its mark up, and is marked again.
+    book.settle(&mut Vec::new());
+    assert_eq!(book.state.marked(), 0);
+    for number in 0..2 {
+        book.step(queued(&format!("east/x/late{number}"), claim()))
+            .expect("queued");
+        let more = pool(&format!("more{number}"), &[&format!("10.1.{number}.0/32")]);
+        book.step(Command::ApplyPool {
+            pool: Box::new(more),
+            in_use: InUse::Refuse,
+        })
+        .expect("applied");
+        assert_eq!(book.state.marked(), 151 + number);
+    }
+    book.settle(&mut Vec::new());
+    let held = book.state.allocations().filter(|one| one.pool.is_some());
+    assert_eq!(held.count(), 52);
+}
+
+#[test]
+fn a_newcomer_is_held_against_few_of_those_who_wait_where_a_quota_counts() {
+    let mut book = Book::with_pools(&[pool("p", &["10.0.0.0/16"])]);
+    let limited = |limit| Command::ApplyQuota(Box::new(quota("q", "east", limit)));
+    book.step(limited(1000)).expect("applied");
+    for number in 0..2000 {
+        let owner = format!("east/n{number}/a");
+        book.step(queued(&owner, from_pool("missing")))
+            .expect("queued");
+    }
+    book.settle(&mut Vec::new());
+    book.state.waiting.mark(book.get("east/n1999/a").id);
+    book.state.enter_marks();
+    looked_at(&book);
+    book.step(allocate("east/x/a", claim())).expect("granted");
+    let looks = looked_at(&book);
+    assert!(looks <= 2, "{looks}");
+    // All are to be decided again: they could take all the room there is, and then they have not.
+    book.step(limited(1100)).expect("applied");
+    assert_eq!(book.state.marked(), 2000);
+    book.step(queued("east/x/b", claim())).expect("queued");
+    assert_eq!(book.reason("east/x/b"), Some(Reason::BehindOlderClaims));
+    let looks = looked_at(&book);
+    assert!(looks <= 600, "{looks}");
+    book.settle(&mut Vec::new());
+    assert!(book.held("east/x/b").starts_with("10.0."));
+    // Where there is more room than they can take, it is not looked who they are.
+    book.step(limited(10_000)).expect("applied");
+    looked_at(&book);
+    book.step(allocate("east/x/c", claim())).expect("granted");
+    let looks = looked_at(&book);
+    assert!(looks <= 300, "{looks}");
+}

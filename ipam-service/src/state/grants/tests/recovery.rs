@@ -56,7 +56,10 @@ fn what_is_held_outside_the_grant_is_no_part_of_what_a_pool_has_within() {
     book.take("west/ns/other", at);
 
     let usage = |book: &Book| {
-        let usage = book.state.pool_usage(&pool_key("west/own")).expect("a pool");
+        let usage = book
+            .state
+            .pool_usage(&pool_key("west/own"))
+            .expect("a pool");
         (usage.v4.held, usage.v4.held_by_others, usage.v4.free)
     };
     assert_eq!(usage(&book), (0, 1, 127));
