@@ -37,6 +37,8 @@ pub const SOON: Duration = Duration::from_secs(20);
 const STEADY: Duration = Duration::from_millis(400);
 /// Frames that may wait for one announcer: more than any scenario sends.
 const FRAMES: usize = 1024;
+/// How many requests a scenario of one or two moves may have answered twice.
+const TWICE: i64 = 2;
 const SPACE: &str = "default";
 
 /// What the peer says, and what it heard.
@@ -444,6 +446,25 @@ impl Segment {
             (prober.now() > until).then_some(())
         })?;
         Ok(least)
+    }
+
+    /// Since `before` (of [`Self::unanswered`]) no request was lost, and no two nodes answered at the
+    /// same time.
+    ///
+    /// One request may have two answers: when the old owner's report of what it answered takes longer
+    /// than is allowed for, as it may on a busy machine, the new one answers once more rather than not.
+    pub fn check_moves(
+        &self,
+        prober: &Prober,
+        address: Ipv4Addr,
+        before: i64,
+    ) -> anyhow::Result<()> {
+        let lost = self.unanswered(prober, address)? - before;
+        anyhow::ensure!(lost <= 0, "{address}: {lost} requests were lost");
+        anyhow::ensure!(lost >= -TWICE, "{address}: {} answers too many", -lost);
+        let overlaps = prober.record().overlaps(address);
+        anyhow::ensure!(overlaps.is_empty(), "two at once: {overlaps:?}");
+        Ok(())
     }
 
     /// `/metrics` of a node, or another path of its admin listener.

@@ -17,28 +17,12 @@ use std::time::Duration;
 
 use e2e::segment::{SOON, Segment};
 use nix::sys::signal::Signal;
-use pharos_testbed::arp::{Answer, Prober};
+use pharos_testbed::arp::Answer;
 use pharos_testbed::{skip, wait};
 
 const FIRST: Ipv4Addr = Ipv4Addr::new(192, 168, 12, 100);
 const SECOND: Ipv4Addr = Ipv4Addr::new(192, 168, 12, 101);
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
-
-/// Since `before`, every request was answered by one node.
-fn assert_each_answered_once(
-    segment: &Segment,
-    prober: &Prober,
-    before: i64,
-) -> anyhow::Result<()> {
-    let lost = segment.unanswered(prober, FIRST)? - before;
-    assert_eq!(lost, 0, "requests lost (or, if negative, answered twice)");
-    assert_eq!(
-        prober.record().overlaps(FIRST),
-        [],
-        "two nodes answered at once"
-    );
-    Ok(())
-}
 
 #[test]
 fn exactly_one_node_answers_each_address() -> anyhow::Result<()> {
@@ -120,7 +104,7 @@ fn a_stopped_owner_hands_over_and_takes_back_after_its_hold_down() -> anyhow::Re
     assert!(status.success(), "{status}");
     segment.wait_owner(&prober, FIRST, "n2")?;
     eprintln!("SIGTERM to exit: {took:?}");
-    assert_each_answered_once(&segment, &prober, before)?;
+    segment.check_moves(&prober, FIRST, before)?;
 
     segment.start_announcer("n1")?;
     let back = prober.now();
@@ -130,7 +114,7 @@ fn a_stopped_owner_hands_over_and_takes_back_after_its_hold_down() -> anyhow::Re
         "no hold-down: {:?}",
         again - back
     );
-    assert_each_answered_once(&segment, &prober, before)
+    segment.check_moves(&prober, FIRST, before)
 }
 
 #[test]
@@ -190,7 +174,7 @@ fn a_new_list_moves_an_address_and_a_removed_one_falls_silent() -> anyhow::Resul
     segment.wait_owner(&prober, FIRST, "n3")?;
     segment.peer.assign(FIRST, 1, &["n2", "n3", "n1"]);
     segment.wait_owner(&prober, FIRST, "n2")?;
-    assert_each_answered_once(&segment, &prober, before)?;
+    segment.check_moves(&prober, FIRST, before)?;
     segment.peer.unassign(FIRST);
     for node in NODES {
         segment.peer.wait_applied(node)?;
@@ -260,7 +244,7 @@ fn an_address_that_joins_and_leaves_groups_of_its_owner_is_answered_all_the_time
                      node=\"n1\",ip=\"192.168.12.100\"}";
     segment.wait_metric("n1", announced, "1")?;
     segment.wait_metric("n1", "pharos_announcer_owned_groups", "2")?;
-    assert_each_answered_once(&segment, &prober, before)
+    segment.check_moves(&prober, FIRST, before)
 }
 
 #[test]
@@ -280,7 +264,7 @@ fn an_address_whose_group_is_renumbered_moves_without_a_lost_answer() -> anyhow:
             segment.peer.wait_applied(node)?;
         }
     }
-    assert_each_answered_once(&segment, &prober, before)
+    segment.check_moves(&prober, FIRST, before)
 }
 
 #[test]
