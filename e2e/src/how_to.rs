@@ -32,10 +32,11 @@ pub fn steps_of(page: &str) -> Vec<Step> {
     for line in page.replace("\\\n", " ").lines() {
         if line.starts_with("grpcurl ") {
             let mut words = line.split_whitespace();
-            let method = words.find(|word| word.starts_with("pharos.v1."));
+            words.find(|word| word.starts_with("127.0.0.1:"));
+            let data = line.split_once("-d '").map(|(_, rest)| rest.split('\''));
             steps.push(Step {
-                data: line.split('\'').nth(1).map(str::to_owned),
-                method: method.expect(line).to_owned(),
+                data: data.and_then(|mut it| it.next()).map(str::to_owned),
+                method: words.next().expect(line).to_owned(),
                 shown: String::new(),
             });
         } else if let (true, Some(text), Some(step)) =

@@ -10,15 +10,21 @@ fn what_a_page_shows_below_a_call_is_what_the_call_prints() {
     if grpcurl().is_none() {
         return;
     }
-    for (page, calls) in [
-        (include_str!("../../docs/how-to/pools.md"), 10),
-        (include_str!("../../docs/how-to/explain.md"), 9),
-        (include_str!("../../docs/how-to/freed-addresses.md"), 8),
-        (include_str!("../../docs/how-to/quotas.md"), 12),
+    for page in [
+        include_str!("../../README.md"),
+        include_str!("../../docs/how-to/address-spaces.md"),
+        include_str!("../../docs/how-to/explain.md"),
+        include_str!("../../docs/how-to/freed-addresses.md"),
+        include_str!("../../docs/how-to/ipam-service.md"),
+        include_str!("../../docs/how-to/pools.md"),
+        include_str!("../../docs/how-to/quotas.md"),
+        include_str!("../../docs/how-to/reservations.md"),
+        include_str!("../../docs/how-to/run-alone.md"),
     ] {
         let ipam = Ipam::start().unwrap();
         let name = page.lines().next().unwrap();
-        assert_eq!(follow(&ipam, page), Ok(calls), "{name}");
+        let calls = follow(&ipam, page);
+        assert!(calls.as_ref().is_ok_and(|it| *it >= 5), "{name}: {calls:?}");
     }
 }
 
@@ -45,8 +51,8 @@ fn a_page_that_shows_something_else_is_caught() {
 
 #[test]
 fn a_step_is_a_call_and_the_comments_below_it() {
-    let page = "grpcurl -d '{\"a\":1}' \\\n  ADDRESS pharos.v1.S/One | jq .\n#  -> \"b\":2,\n#     ...\n\
-                text\n# Heading\ngrpcurl ADDRESS pharos.v1.S/Two\n";
+    let page = "grpcurl -d '{\"a\":1}' \\\n  127.0.0.1:1 pharos.v1.S/One | jq '.b'\n#  -> \"b\":2,\n#     ...\n\
+                text\n# Heading\ngrpcurl 127.0.0.1:1 pharos.v1.S/Two | jq '.c'\n";
     let step = |data: Option<&str>, method: &str, shown: &str| Step {
         data: data.map(str::to_owned),
         method: method.to_owned(),
