@@ -40,6 +40,11 @@ impl FieldErrors {
         Self::default()
     }
 
+    /// Whether nothing is wrong yet.
+    pub fn is_empty(&self) -> bool {
+        self.invalid.is_empty()
+    }
+
     /// Adds an error of the field at this path, for example `pool.addresses[0]`.
     pub fn add(&mut self, field: impl Into<String>, message: impl fmt::Display) {
         self.invalid.push(InvalidField {

@@ -1,6 +1,6 @@
 //! PoolService.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pharos_proto::v1;
@@ -20,7 +20,7 @@ use crate::state::command::Command;
 use crate::state::model::{Allocation, Pool, PoolKey};
 use crate::state::names::Name;
 use crate::state::refusal::Rejection;
-use crate::state::{FamilyUsage, PoolUsage, State};
+use crate::state::{FamilyUsage, PoolUsage, State, errors_of_set};
 
 /// Most owners that `SyncPools` names as moved.
 const MAX_MOVED: usize = 100;
@@ -215,8 +215,7 @@ pub(super) fn pool_set(message: &v1::SyncPoolsRequest) -> Result<(Name, Vec<Pool
     errors.request_id(&message.request_id);
     errors.fence(message.fence);
     let cluster = errors.name("cluster", &message.cluster);
-    let mut pools = Vec::with_capacity(message.pools.len());
-    let mut seen = BTreeSet::new();
+    let mut read = Vec::with_capacity(message.pools.len());
     for (index, wire) in message.pools.iter().enumerate() {
         let field = format!("pools[{index}]");
         if !wire.cluster.is_empty() && wire.cluster != message.cluster {
@@ -233,11 +232,15 @@ pub(super) fn pool_set(message: &v1::SyncPoolsRequest) -> Result<(Name, Vec<Pool
             cluster.clone(),
             pool.key.name.clone(),
         );
-        if !seen.insert(pool.key.clone()) {
-            errors.add(format!("{field}.name"), "is given twice");
-        }
-        pools.push(pool);
+        read.push((index, pool));
     }
+    // It is refused in any case: then with all that is wrong.
+    if !errors.is_empty() {
+        for bad in errors_of_set(read.iter().map(|(index, pool)| (*index, pool))) {
+            errors.add(bad.field, bad.message);
+        }
+    }
+    let pools = read.into_iter().map(|(_, pool)| pool).collect();
     errors.finish(cluster.map(|cluster| (cluster, pools)))
 }
 
@@ -320,9 +323,10 @@ fn used_to_wire((pool, usage): &Used) -> v1::Pool {
 
 #[cfg(test)]
 mod tests {
-    use crate::api::testing::{TestServer, within};
+    use tonic_types::StatusExt as _;
 
     use super::*;
+    use crate::api::testing::{TestServer, within};
 
     fn pool(name: &str, address: &str) -> v1::Pool {
         v1::Pool {
@@ -340,6 +344,65 @@ mod tests {
                 ..pool
             })
             .collect()
+    }
+
+    /// JSON has no numbers as large as an IPv6 pool.
+    #[test]
+    fn usage_is_decimal_text_of_any_size() {
+        let v6 = FamilyUsage {
+            total: 1 << 64,
+            held: 3,
+            held_by_others: 2,
+            reserved: 16,
+            draining: 1,
+            free: (1 << 64) - 22,
+            outside_grant: 0,
+        };
+        let wire = usage_to_wire(PoolUsage {
+            v4: FamilyUsage::default(),
+            v6,
+        });
+        assert_eq!(wire.ipv4, None, "a family that the pool does not have");
+        let v6 = wire.ipv6.expect("one that it has");
+        assert_eq!(v6.total, "18446744073709551616");
+        assert_eq!(v6.free, "18446744073709551594");
+        let counts = [v6.held, v6.held_by_others, v6.reserved, v6.draining];
+        assert_eq!(counts, ["3", "2", "16", "1"]);
+    }
+
+    #[tokio::test]
+    async fn all_that_is_wrong_with_a_set_is_told_at_once() {
+        let server = TestServer::start().await;
+        let set = [
+            pool("a", "192.0.2.0/24"),
+            pool("bad", "192.0.2.0/33"),
+            pool("overlaps", "192.0.2.128/25"),
+            pool("a", "198.51.100.0/24"),
+            pool("good", "203.0.113.0/24"),
+        ];
+        let request = v1::SyncPoolsRequest {
+            cluster: "east".to_owned(),
+            pools: set.to_vec(),
+            ..v1::SyncPoolsRequest::default()
+        };
+        let mut client = server.pools().await;
+        let refused = within(client.sync_pools(request)).await;
+        let refused = refused.expect_err("three of them are bad");
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+        let bad = refused.get_details_bad_request().expect("fields");
+        let bad = bad.field_violations.into_iter().map(|bad| bad.field);
+        assert_eq!(
+            bad.collect::<Vec<_>>(),
+            [
+                "pools[1].addresses[0]",
+                "pools[2].addresses[0]",
+                "pools[3].name"
+            ]
+        );
+        let stored = within(client.list_pools(v1::ListPoolsRequest::default())).await;
+        let stored = stored.expect("listed").into_inner();
+        assert_eq!(stored.pools, [], "not even the good ones");
+        server.stopped().await;
     }
 
     #[tokio::test]

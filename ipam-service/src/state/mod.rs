@@ -91,6 +91,7 @@ pub use explain::{
 };
 pub use exposure::{Acknowledged, Published, StreamPlace};
 pub use pool::{FamilyUsage, PoolUsage, REUSE_UNACKNOWLEDGED};
+pub use pool_edit::errors_of_set;
 pub use quota::QuotaUsage;
 
 /// Everything that is held, with the indexes that make each rule cheap.

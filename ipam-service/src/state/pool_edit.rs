@@ -66,27 +66,15 @@ pub(super) fn sync(
     fence: u64,
 ) -> Result<(), Rejection> {
     let state = draft.state;
-    let mut end = state.pools.clone();
-    end.remove_cluster(cluster);
-    let mut keys = BTreeSet::new();
-    let mut invalid = Vec::new();
-    for (index, pool) in wanted.iter().enumerate() {
-        let field = format!("pools[{index}]");
-        if !keys.insert(&pool.key) {
-            invalid.push(InvalidField {
-                field: format!("{field}.name"),
-                message: format!("duplicate definition of pool \"{}\"", pool.key.name),
-            });
-            continue;
-        }
-        let bad = overlaps(&end, pool, &field);
-        if bad.is_empty() {
-            end.insert(Arc::new(pool.clone()));
-        }
-        invalid.extend(bad);
-    }
+    let invalid = errors_of_set(wanted.iter().enumerate());
     if !invalid.is_empty() {
         return Err(Rejection::Invalid(invalid));
+    }
+    let keys: BTreeSet<&PoolKey> = wanted.iter().map(|pool| &pool.key).collect();
+    let mut end = state.pools.clone();
+    end.remove_cluster(cluster);
+    for pool in wanted {
+        end.insert(Arc::new(pool.clone()));
     }
     let all = state.pools.of_cluster(cluster);
     let gone: Vec<&Arc<Pool>> = all.filter(|pool| !keys.contains(&pool.key)).collect();
@@ -112,6 +100,31 @@ pub(super) fn sync(
 
 /// Every range of a pool that has an address in common with an earlier one of its own, or with one
 /// of another pool of the same cluster (or of the operator).
+/// What is wrong with a whole set of a cluster's pools, whatever else there is: names that are given
+/// twice, and ranges that overlap. By the place that each pool has in the set.
+pub fn errors_of_set<'a>(set: impl IntoIterator<Item = (usize, &'a Pool)>) -> Vec<InvalidField> {
+    // Pools of others may overlap it.
+    let mut earlier = Pools::default();
+    let mut keys = BTreeSet::new();
+    let mut invalid = Vec::new();
+    for (index, pool) in set {
+        let field = format!("pools[{index}]");
+        if !keys.insert(&pool.key) {
+            invalid.push(InvalidField {
+                field: format!("{field}.name"),
+                message: format!("duplicate definition of pool \"{}\"", pool.key.name),
+            });
+            continue;
+        }
+        let bad = overlaps(&earlier, pool, &field);
+        if bad.is_empty() {
+            earlier.insert(Arc::new(pool.clone()));
+        }
+        invalid.extend(bad);
+    }
+    invalid
+}
+
 fn overlaps(others: &Pools, pool: &Pool, field: &str) -> Vec<InvalidField> {
     let mut invalid = Vec::new();
     for (index, range) in pool.ranges.iter().enumerate() {
