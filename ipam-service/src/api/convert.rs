@@ -464,3 +464,6 @@ fn port_to_wire(port: Port) -> v1::Port {
         port: u32::from(port.number),
     }
 }
+
+#[cfg(test)]
+mod tests;

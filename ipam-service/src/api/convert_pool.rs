@@ -207,6 +207,40 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_a_pool_leaves_out_has_its_default_and_what_it_says_counts() {
+        let read = |wire: v1::Pool| {
+            let mut errors = FieldErrors::new();
+            let wire = v1::Pool {
+                name: "p".to_owned(),
+                addresses: vec!["192.0.2.0/24".to_owned()],
+                ..wire
+            };
+            let pool = pool_from_wire(&mut errors, "pool", Some(&wire));
+            errors.finish(pool).expect("a pool")
+        };
+        let least = read(v1::Pool::default());
+        assert_eq!(
+            least.key.space.as_str(),
+            pharos_proto::DEFAULT_ADDRESS_SPACE
+        );
+        assert_eq!(least.key.cluster, None);
+        assert!(least.auto_assign && !least.avoid_buggy_ips && !least.protected);
+        let waits = (least.reuse_delay, least.reuse_unacknowledged);
+        assert_eq!(waits, (Duration::ZERO, Duration::from_secs(300)));
+        let none = prost_types::Duration::default();
+        let said = read(v1::Pool {
+            auto_assign: Some(false),
+            reuse_unacknowledged: Some(none),
+            ..v1::Pool::default()
+        });
+        assert!(!said.auto_assign);
+        assert_eq!(said.reuse_unacknowledged, Duration::ZERO);
+        // Who says nothing of holders moves none.
+        let mut errors = FieldErrors::new();
+        assert_eq!(in_use_from_wire(&mut errors, 0), Some(InUse::Refuse));
+    }
+
+    #[test]
     fn every_bad_range_is_named() {
         let padded = format!("192.0.2.1{}-192.0.2.2", " ".repeat(1000));
         let texts = [

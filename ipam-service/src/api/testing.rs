@@ -32,8 +32,10 @@ use super::pools::Pools;
 use super::reservations::Reservations;
 use crate::engine::{self, EngineMetrics};
 use crate::retention::{Keep, Policy, Retention};
-use crate::state::model::Timestamp;
-use crate::store::{Location, Missing, Store};
+use crate::state::change::{Change, Edit};
+use crate::state::model::{Cluster, Timestamp};
+use crate::state::names::Name;
+use crate::store::{Batch, Location, Logged, Missing, Store, expected_cluster};
 
 /// Longest that a test waits for something that must happen.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -52,6 +54,38 @@ impl TestServer {
     /// With an empty database.
     pub(super) async fn start() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
+        Self::start_in(folder).await
+    }
+
+    /// With a database that takes the place of a lost one: these clusters have yet to report what they
+    /// hold.
+    pub(super) async fn recovering(clusters: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let location = Location::Sqlite(folder.path().join("pharos.db"));
+        let store = Store::open(&location, Missing::Create, Timestamp(0)).await;
+        let mut writer = store.expect("the database opens").writer;
+        writer.load().await.expect("the database loads");
+        let changes = (1..).zip(clusters).map(|(revision, name)| {
+            let name = Name::parse(name).expect("a name");
+            let after = Cluster {
+                revision,
+                ..expected_cluster(name, Timestamp(0))
+            };
+            Logged {
+                revision: Some(revision),
+                change: Change::Cluster(Edit {
+                    before: None,
+                    after: Some(Arc::new(after)),
+                }),
+                origin: Arc::default(),
+            }
+        });
+        let batch = Batch {
+            changes: changes.collect(),
+            ..Batch::default()
+        };
+        writer.commit(&batch).await.expect("committed");
+        writer.close().await;
         Self::start_in(folder).await
     }
 

@@ -1,5 +1,6 @@
 //! The writer on real SQLite files.
 
+mod answers;
 mod doubt;
 
 use std::sync::Arc;

@@ -10,6 +10,7 @@ mod power;
 mod refusals;
 mod renewal;
 mod round_trip;
+mod schema;
 mod spoiled;
 mod transfers;
 

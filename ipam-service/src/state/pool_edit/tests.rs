@@ -240,6 +240,34 @@ fn whole_sets_are_not_stopped_by_holders_but_by_any_bad_pool() {
 }
 
 #[test]
+fn a_whole_set_replaces_the_clusters_pools_of_every_space_and_nobody_elses() {
+    let in_lab = |key: &str| {
+        let plain = pool(key, &["10.9.0.0/24"]);
+        Pool {
+            key: key_in_space(&plain.key, name("lab")),
+            ..plain
+        }
+    };
+    let mut book = Book::with_pools(&[pool("a", &["10.0.0.0/24"])]);
+    for cluster in ["east", "west"] {
+        let key = format!("{cluster}/a");
+        let set = [pool(&key, &["10.1.0.0/24"]), in_lab(&key)];
+        book.sync_pools(cluster, &set).expect("synced");
+    }
+    book.sync_pools("east", &[pool("east/b", &["10.2.0.0/24"])])
+        .expect("synced");
+    let left: Vec<PoolKey> = book.state.pools().map(|pool| pool.key.clone()).collect();
+    let mut expected = vec![
+        pool_key("a"),
+        pool_key("east/b"),
+        pool_key("west/a"),
+        in_lab("west/a").key,
+    ];
+    expected.sort();
+    assert_eq!(left, expected);
+}
+
+#[test]
 fn an_address_stays_where_it_is_when_the_operators_pool_still_has_it() {
     let mut book = Book::with_pools(&[pool("wide", &["10.0.0.0/16"])]);
     book.sync_pools("east", &[pool("east/a", &["10.0.7.0/24"])])

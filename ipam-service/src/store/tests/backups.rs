@@ -174,6 +174,7 @@ async fn a_restored_store_expects_every_cluster_and_repeats_no_revision() {
     let book = some_book(&folder).await;
     let file = folder.file().with_file_name("backup.db");
     let made = backup(&folder.location(), &file).await.expect("a backup");
+    let epoch = book.store.writer.epoch();
     book.close().await;
     let other = Folder::new();
     let location = other.location();
@@ -183,6 +184,7 @@ async fn a_restored_store_expects_every_cluster_and_repeats_no_revision() {
         .expect("restored");
     let mut again = Book::open(&location).await;
     assert!(again.state.is_recovering());
+    assert!(again.store.writer.epoch() > epoch + AHEAD);
     let expected: Vec<(String, String)> = again
         .state
         .clusters()

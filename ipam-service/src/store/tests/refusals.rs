@@ -75,7 +75,19 @@ async fn one_address_cannot_have_two_owners_and_one_port_cannot_either() {
     same_cluster.owner.key.name = crate::state::names::Name::parse("other").expect("name");
     let mut second_claim = (*east).clone();
     second_claim.addresses.clone_from(&west.addresses);
+    let without_ports = |mut allocation: Allocation| {
+        Arc::make_mut(&mut allocation.claim).ports.clear();
+        allocation
+    };
     for (what, allocation) in [
+        (
+            "another cluster's, no port",
+            without_ports(other_cluster.clone()),
+        ),
+        (
+            "another owner's, no port",
+            without_ports(same_cluster.clone()),
+        ),
         ("an address of another cluster", other_cluster),
         ("an address of another owner", same_cluster),
         ("a second claim of one owner", second_claim),
