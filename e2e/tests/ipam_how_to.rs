@@ -13,8 +13,10 @@ fn what_a_page_shows_below_a_call_is_what_the_call_prints() {
     for page in [
         include_str!("../../README.md"),
         include_str!("../../docs/how-to/address-spaces.md"),
+        include_str!("../../docs/how-to/client.md"),
         include_str!("../../docs/how-to/explain.md"),
         include_str!("../../docs/how-to/freed-addresses.md"),
+        include_str!("../../docs/how-to/history.md"),
         include_str!("../../docs/how-to/ipam-service.md"),
         include_str!("../../docs/how-to/pools.md"),
         include_str!("../../docs/how-to/quotas.md"),
