@@ -592,7 +592,7 @@ impl State {
             return false;
         }
         if !claim.addresses.is_empty() {
-            return claim.addresses.contains(&address) && asking.is_in_reach(address);
+            return asking.lacks_only(address);
         }
         if may_stay {
             return true;

@@ -51,6 +51,24 @@ impl<'a> Asking<'a> {
         }
     }
 
+    /// Whether the claim could have the addresses that it asks for, if this one of them was to be had.
+    pub(in crate::state) fn lacks_only(&self, address: Address) -> bool {
+        let addresses = &self.claim.addresses;
+        let mut others = addresses.iter().filter(|other| **other != address);
+        let is_there =
+            |other: &Address| self.is_of_reservation(*other) && self.admitted(*other).is_ok();
+        let could_hold = |homes: Homes<'_>| {
+            let pools = [homes.first, homes.second.unwrap_or(homes.first)];
+            let placed = addresses.iter().zip(pools);
+            let placed: Vec<Placed<'_>> = placed.map(|(a, pool)| (*a, &pool.key)).collect();
+            self.within_quotas(&placed).is_ok()
+        };
+        addresses.contains(&address)
+            && self.check_families().is_ok()
+            && others.all(is_there)
+            && self.homes_of_exactly().is_ok_and(could_hold)
+    }
+
     fn check_families(&self) -> Result<(), Refusal> {
         let mut given: Vec<Family> = self.claim.addresses.iter().map(|a| a.family()).collect();
         given.sort();

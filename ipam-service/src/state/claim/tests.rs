@@ -1,6 +1,6 @@
 use crate::state::address::Family;
 use crate::state::change::Change;
-use crate::state::command::{Allocate, InUse, Release};
+use crate::state::command::{Allocate, Command, InUse, Release};
 use crate::state::model::{Claim, Families, Owner, Standing};
 use crate::state::refusal::{Reason, Rejection};
 use crate::state::testing::*;
@@ -235,6 +235,48 @@ fn another_incarnation_waits_behind_who_waits_for_its_address() {
         .expect("queued");
     assert_eq!(book.held(API), "192.0.2.1");
     assert_eq!(book.held(WEB), "(NO_FREE_ADDRESS)");
+}
+
+/// The address would not go to whoever asks for it, so nobody is to lose it for that.
+#[test]
+fn another_incarnation_keeps_its_address_from_claims_that_could_not_have_it() {
+    let one_address = claim;
+    let at = || for_addresses(&["192.0.2.0"]);
+    let of_ipv6 = Claim {
+        families: Families::One(Family::V6),
+        ..at()
+    };
+    let of_other_pool = Claim {
+        pool: Some(name("other")),
+        ..at()
+    };
+    let pair = for_addresses(&["192.0.2.0", "2001:db8::"]);
+    for (waiter, claim, told) in [
+        ("west/red/x", at(), Reason::PoolNotForOwner),
+        ("west/default/x", of_ipv6, Reason::FamilyNotInPool),
+        (
+            "west/default/x",
+            of_other_pool,
+            Reason::AddressNotInRequestedPool,
+        ),
+        ("west/default/x", pair, Reason::AddressTaken),
+        ("north/default/x", at(), Reason::AddressTaken),
+    ] {
+        let mut ours = pool("ours", &["192.0.2.0/30", "2001:db8::/127"]);
+        ours.namespaces.insert(name("default"));
+        let mut book = Book::with_pools(&[ours, pool("other", &["198.51.100.0/30"])]);
+        let none = Box::new(quota("none", "north", 0));
+        book.run(Command::ApplyQuota(none)).expect("applied");
+        book.take(API, families(Families::One(Family::V6)));
+        book.run(with_uid("one", allocate(WEB, one_address())))
+            .expect("granted");
+        assert_eq!(book.held(WEB), "192.0.2.0");
+        book.queue(waiter, claim);
+        assert_eq!(book.reason(waiter), Some(told));
+        book.run(with_uid("two", allocate(WEB, one_address())))
+            .expect("granted");
+        assert_eq!(book.held(WEB), "192.0.2.0", "{told:?}");
+    }
 }
 
 #[test]
