@@ -161,6 +161,40 @@ fn a_claim_that_waits_is_told_since_when_behind_whom_and_for_what() {
 }
 
 #[test]
+fn older_claims_are_counted_whatever_way_they_wait_for_the_same() {
+    let mut book = Book::with_pools(&[pool("p", &["192.0.2.0/31"])]);
+    book.reserve("kept", &["192.0.2.1"], Some("east"));
+    let of_reservation = || Claim {
+        reservation: Some(name("kept")),
+        ..claim()
+    };
+    for (holder, claim) in [("east/x/a", claim()), ("east/x/b", claim())] {
+        book.take(holder, claim);
+    }
+    for (number, (claim, older)) in [
+        (claim(), 0),
+        (for_addresses(&["192.0.2.0"]), 1),
+        // It could take what the one before it asks for.
+        (claim(), 2),
+        (of_reservation(), 0),
+        (of_reservation(), 1),
+        (for_addresses(&["192.0.2.0"]), 3),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let owner = format!("east/x/{number}");
+        book.queue(&owner, claim);
+        let waiting = stored(&book, &owner).waiting.expect("it waits");
+        assert_eq!(waiting.older, older, "{owner}");
+    }
+    // Who holds an address and waits for another does not wait for its own.
+    book.queue("east/x/a", from_pool("q"));
+    let waiting = stored(&book, "east/x/0").waiting.expect("it waits");
+    assert_eq!(waiting.older, 0);
+}
+
+#[test]
 fn an_address_that_is_asked_for_is_told_with_its_pools_and_holders() {
     let mut book = Book::with_pools(&[pool("p", &["192.0.2.0/30"])]);
     book.sync_pools("east", &[pool("east/own", &["192.0.2.0/31"])])

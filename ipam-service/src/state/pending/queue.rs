@@ -53,6 +53,13 @@ impl State {
         for address in &waits.addresses {
             add(lists.by_address.get(&(space.clone(), *address)));
         }
+        for address in &one.claim.addresses {
+            self.waiting_through_pools(&lists.by_cluster, space, *address)
+                .for_each(|list| add(Some(list)));
+        }
+        if let Some(key) = &waits.reservation {
+            add(lists.by_reservation.get(key));
+        }
         let pools = self.pools_waited_for(one, waits);
         let clusters = lists.by_cluster.get(space);
         for (cluster, list) in clusters.into_iter().flatten() {
@@ -67,6 +74,21 @@ impl State {
         if let Some(key) = &waits.share_key {
             add(lists.by_share_key.get(&(space.clone(), key.clone())));
         }
+        // Those for an address of these pools.
+        let ranges = pools.iter().flat_map(|pool| &pool.ranges);
+        let asked_for = ranges.flat_map(|range| {
+            let [first, last] = [range.first(), range.last()].map(|end| (space.clone(), end));
+            lists.by_address.range(first..=last)
+        });
+        let older = asked_for.flat_map(|((_, address), list)| {
+            let older = list.range(..one.id);
+            older.filter(move |id| {
+                let asking = self.allocation_by_id(**id);
+                asking.is_some_and(|asking| asking.claim.addresses.contains(address))
+            })
+        });
+        let left = MAX_COUNTED - ids.len();
+        ids.extend(older.take(left));
     }
 
     fn pools_waited_for(&self, one: &Allocation, waits: &WaitsFor<'_>) -> Vec<&Arc<Pool>> {
