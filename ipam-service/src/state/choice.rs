@@ -102,7 +102,8 @@ impl<'a> Asking<'a> {
         }
         let named = self.named_pool()?;
         self.named_reservation()?;
-        if let Some(grant) = self.adopt(self.current).or_else(|| self.adopt(self.wished)) {
+        let known = self.taken_back().or_else(|| self.adopt(self.current));
+        if let Some(grant) = known.or_else(|| self.adopt(self.wished)) {
             return Ok(grant);
         }
         if self.state.is_recovering() {

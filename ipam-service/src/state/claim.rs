@@ -96,18 +96,21 @@ fn renew(
     held: &Arc<Allocation>,
     command: &Allocate,
 ) -> Result<(), Rejection> {
-    let mut renewed = if held.claim == command.claim && held.standing == Standing::Assigned {
-        Allocation::clone(held)
-    } else {
-        let asking = Asking {
-            wished: &command.held,
-            ..Asking::renewed(draft.state, held, &command.claim)
-        };
-        let answer = asking.choose();
-        if let (Err(refusal), IfRefused::Fail) = (&answer, command.if_refused) {
-            return Err(refusal.clone().into());
-        }
-        answered(draft.state, held, command.claim.clone(), answer)
+    let asking = Asking {
+        wished: &command.held,
+        ..Asking::renewed(draft.state, held, &command.claim)
+    };
+    let is_content = held.claim == command.claim && held.standing == Standing::Assigned;
+    let answer = match is_content {
+        true => asking.taken_back().map(Ok),
+        false => Some(asking.choose()),
+    };
+    if let (Some(Err(refusal)), IfRefused::Fail) = (&answer, command.if_refused) {
+        return Err(refusal.clone().into());
+    }
+    let mut renewed = match answer {
+        Some(answer) => answered(draft.state, held, command.claim.clone(), answer),
+        None => Allocation::clone(held),
     };
     if renewed.owner.uid.is_empty() {
         renewed.owner.uid.clone_from(&command.owner.uid);
@@ -175,15 +178,15 @@ fn put_if_changed(draft: &mut Draft<'_>, held: &Arc<Allocation>, mut renewed: Al
     }
 }
 
-/// What an incarnation that follows another wishes for: what that one gives back, and what it uses
-/// now.
+/// What an incarnation that follows another wishes for: what it uses now, then what that one gives
+/// back.
 pub(super) fn wished_after(former: &Allocation, command: &Allocate) -> Vec<Address> {
     let pool = former.pool.as_ref();
     let vacated = match pool.is_some_and(|pool| pool.space == command.claim.space) {
         true => former.addresses.as_slice(),
         false => &[],
     };
-    [vacated, &command.held].concat()
+    [&command.held, vacated].concat()
 }
 
 /// The question of an owner that is not stored.

@@ -376,6 +376,21 @@ impl Book {
         self.state = State::restore(self.state.revision(), left);
     }
 
+    /// The store is replaced by a backup of what it is now: every cluster has to report.
+    pub(super) fn lose_the_store(&mut self) {
+        let mut left = rows(&self.state);
+        for row in &mut left {
+            if let Change::Cluster(edit) = row {
+                let known = Cluster::clone(edit.subject());
+                edit.after = Some(Arc::new(Cluster {
+                    inventory: Inventory::Expected,
+                    ..known
+                }));
+            }
+        }
+        self.state = State::restore(self.state.revision(), left);
+    }
+
     /// Time passes; what is due then is still to be decided.
     pub(super) fn pass_unsettled(&mut self, seconds: u64) {
         let later = self.state.moment.0 + std::time::Duration::from_secs(seconds);

@@ -30,6 +30,14 @@ impl<'a> Asking<'a> {
         }
     }
 
+    /// What the owner says to use, where the store has something else on record for it: that may be
+    /// older than what was lost, and somebody else may use it by now.
+    pub(in crate::state) fn taken_back(&self) -> Option<Grant> {
+        let is_news = |one: &Address| !self.current.contains(one) && self.takes_back(*one);
+        let is_told = self.claim.addresses.is_empty() && self.wished.iter().any(is_news);
+        is_told.then(|| self.adopt(self.wished)).flatten()
+    }
+
     /// For a claim of both families that has lost one: one address that is the owner's or wished
     /// for, and another beside it.
     pub(super) fn adopt_part(&self) -> Option<Grant> {

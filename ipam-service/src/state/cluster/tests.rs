@@ -1,6 +1,6 @@
 use crate::state::change::{Change, Edit};
 use crate::state::command::{Allocate, Command, Fact, Release};
-use crate::state::model::{AllocationId, Claim, Families, NodeKey, ReportedNode, Timestamp};
+use crate::state::model::{AllocationId, Claim, Families, NodeKey, Owner, ReportedNode, Timestamp};
 use crate::state::refusal::Reason;
 use crate::state::testing::*;
 use crate::state::{State, decide};
@@ -261,6 +261,75 @@ fn a_cluster_that_has_reported_takes_nothing_that_another_may_be_using() {
         book.run(using(&used, queued(owner, any))).expect("adopted");
         assert_eq!(book.held(owner), used[0]);
     }
+}
+
+/// A backup may be older than what its owners hold: one has moved since, and who got its former
+/// address uses that.
+#[test]
+fn what_is_in_use_goes_before_what_an_older_store_has_on_record() {
+    let incarnation = Allocate {
+        owner: Owner {
+            key: owner(WEB),
+            uid: "two".to_owned(),
+        },
+        ..queued(WEB, claim())
+    };
+    for asking in [
+        queued(WEB, claim()),
+        queued(WEB, shared("key", 443)),
+        incarnation,
+    ] {
+        let mut book = Book::with_pools(&[pool("p", &["192.0.2.0/29"])]);
+        let before = Allocate {
+            owner: Owner {
+                key: owner(WEB),
+                uid: "one".to_owned(),
+            },
+            ..allocate(WEB, claim())
+        };
+        book.run(before).expect("granted");
+        let uid = match asking.owner.uid.as_str() {
+            "" => "one".to_owned(),
+            other => other.to_owned(),
+        };
+        book.lose_the_store();
+        // Nobody's word is taken for it, but of a cluster that is still to report.
+        let told = using(&["192.0.2.5"], asking);
+        book.run(told).expect("taken back");
+        assert_eq!(book.held(WEB), "192.0.2.5");
+        assert_eq!(book.get(WEB).owner.uid, uid);
+        book.run(using(&["192.0.2.0"], queued("east/default/next", claim())))
+            .expect("taken back");
+        assert_eq!(book.held("east/default/next"), "192.0.2.0");
+    }
+}
+
+#[test]
+fn what_is_on_record_stays_where_it_is_asked_for_or_what_is_in_use_cannot_be_had() {
+    let mut book = Book::with_pools(&[pool("p", &["192.0.2.0/29"])]);
+    book.take(WEB, claim());
+    book.take("east/default/exactly", for_addresses(&["192.0.2.1"]));
+    book.take("west/default/other", claim());
+    book.lose_the_store();
+    for (owner, claim, says, has) in [
+        (WEB, claim(), "192.0.2.2", "192.0.2.0"),
+        (WEB, claim(), "203.0.113.1", "192.0.2.0"),
+        (
+            "east/default/exactly",
+            for_addresses(&["192.0.2.1"]),
+            "192.0.2.5",
+            "192.0.2.1",
+        ),
+    ] {
+        let told = using(&[says], queued(owner, claim));
+        assert_eq!(book.run(told), Ok(Vec::new()));
+        assert_eq!(book.held(owner), has);
+    }
+    // Of a cluster that has reported the store knows what it holds.
+    book.run(begin("east", "", 0)).expect("begun");
+    book.run(end("east")).expect("ended");
+    let late = using(&["192.0.2.5"], queued(WEB, claim()));
+    assert_eq!(book.run(late), Ok(Vec::new()));
 }
 
 #[test]
