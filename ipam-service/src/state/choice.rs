@@ -112,19 +112,17 @@ impl<'a> Asking<'a> {
         match self.claim.families {
             Families::One(family) => self.search(named, |pool| self.one(pool, family)),
             Families::Any => self.search(named, |pool| self.either(pool, self.kept_first(pool))),
-            Families::Both if self.claim.allows_two_pools() => match self.adopt_part() {
+            Families::Both => match self.adopt_part() {
                 Some(grant) => Ok(grant),
-                None => self.apart(),
+                None => self.pair(named),
             },
-            Families::Both => self
-                .search(named, |pool| self.both(pool))
-                .or_else(|refusal| self.adopt_part().ok_or(refusal)),
             Families::PreferBoth { first } => {
-                let dual = if self.claim.allows_two_pools() {
-                    self.adopt_part().or_else(|| self.apart().ok())
-                } else {
-                    let dual = self.search(named, |pool| self.both(pool));
-                    dual.ok().or_else(|| self.adopt_part())
+                let kept = self.adopt_part();
+                let stays =
+                    |kept: &Grant| kept.addresses.len() == 2 || self.claim.allows_two_pools();
+                let dual = match kept.as_ref().is_some_and(stays) {
+                    true => kept,
+                    false => self.pair(named).ok().or(kept),
                 };
                 if let Some(grant) = dual {
                     return Ok(grant);
@@ -277,6 +275,14 @@ impl<'a> Asking<'a> {
                     ) => why,
                 })
         })
+    }
+
+    /// One address of each family, of which nothing is the owner's yet.
+    fn pair(&self, named: Option<&'a Arc<Pool>>) -> Result<Grant, Refusal> {
+        match self.claim.allows_two_pools() {
+            true => self.apart(),
+            false => self.search(named, |pool| self.both(pool)),
+        }
     }
 
     fn both(&self, pool: &Pool) -> Result<Vec<Address>, (Family, Lack)> {

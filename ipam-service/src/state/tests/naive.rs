@@ -510,7 +510,8 @@ impl Naive {
         let dual = || {
             let part = || self.keep_part(question, pools);
             if !question.claim.allows_two_pools() {
-                return both().or_else(part);
+                let completed = part().filter(|all| all.len() == 2);
+                return completed.or_else(both).or_else(part);
             }
             let v4_first = || {
                 let v4 = one(Family::V4)?;

@@ -202,6 +202,20 @@ fn when_the_pool_loses_a_family_both_addresses_move_to_another_dual_pool() {
     assert_eq!(book.held(WEB), "198.51.100.0 2001:db8:1::");
 }
 
+/// MetalLB takes both addresses away, and gives new ones of any pool.
+#[test]
+fn when_the_range_of_one_family_is_replaced_the_other_address_stays() {
+    let mut book = Book::with_pools(&[pool("p", &["192.0.2.0/30", "2001:db8::/126"])]);
+    book.take(OTHER, families(Families::Both));
+    book.take(WEB, families(PREFER));
+    let tried_first = pool("a", &["198.51.100.0/30", "2001:db8:1::/126"]);
+    book.run(apply(&tried_first)).expect("applied");
+    let renumbered = pool("p", &["192.0.2.0/30", "2001:db8:2::/126"]);
+    book.run(apply(&renumbered)).expect("applied");
+    assert_eq!(book.held(OTHER), "192.0.2.0 2001:db8:2::");
+    assert_eq!(book.held(WEB), "192.0.2.1 2001:db8:2::1");
+}
+
 /// MetalLB takes the address away when Prefer becomes Require; here it stays, stale.
 #[test]
 fn from_prefer_to_require_and_back_the_address_is_kept() {
