@@ -66,20 +66,20 @@ impl AddressSpaceService for AddressSpaces {
         };
         let shape = ("address spaces", &message.cluster);
         let read = move |state: &State, after: Option<&Name>, most| {
-            let all = state.address_spaces();
-            let later = all.filter(|one| after.is_none_or(|after| one.name > *after));
+            let later = state.address_spaces_after(after);
             let is_asked_for = |one: &&Arc<AddressSpace>| {
                 cluster
                     .as_ref()
                     .is_none_or(|cluster| one.grants.contains_key(cluster))
             };
             let found = later.filter(is_asked_for);
-            let found = found.map(|one| (one.name.clone(), address_space_to_wire(one)));
+            let found = found.map(|one| (one.name.clone(), Arc::clone(one)));
             found.take(most).collect()
         };
-        let (address_spaces, next_page_token) = list(&self.0, asked, &shape, read).await?;
+        // Each may have thousands of ranges, which are not written while the writer waits.
+        let (found, next_page_token) = list(&self.0, asked, &shape, read).await?;
         Ok(Response::new(v1::ListAddressSpacesResponse {
-            address_spaces,
+            address_spaces: found.iter().map(|one| address_space_to_wire(one)).collect(),
             next_page_token,
         }))
     }
@@ -137,11 +137,9 @@ impl AddressSpaces {
     }
 
     async fn stored(&self, name: Name) -> Result<Option<v1::AddressSpace>, Status> {
-        let read = move |state: &State| {
-            let known = state.address_space(&name);
-            known.map(|one| address_space_to_wire(one))
-        };
-        self.0.read(read).await
+        let read = move |state: &State| state.address_space(&name).cloned();
+        let known = self.0.read(read).await?;
+        Ok(known.map(|one| address_space_to_wire(&one)))
     }
 }
 

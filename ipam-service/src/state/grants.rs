@@ -270,7 +270,15 @@ impl State {
 
     /// By name.
     pub fn address_spaces(&self) -> impl Iterator<Item = &Arc<AddressSpace>> {
-        self.pools.fences().map(|fence| &fence.record)
+        self.address_spaces_after(None)
+    }
+
+    /// The same behind a name.
+    pub fn address_spaces_after(
+        &self,
+        after: Option<&Name>,
+    ) -> impl Iterator<Item = &Arc<AddressSpace>> {
+        self.pools.fences_after(after).map(|fence| &fence.record)
     }
 
     /// Whether clusters are not to learn which other cluster holds an address.

@@ -4,6 +4,7 @@ mod holding;
 mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -182,10 +183,11 @@ impl Pools {
         fence.is_some_and(|fence| fence.reach_of_all() != Reach::Everything)
     }
 
-    /// By address space.
-    pub(super) fn fences(&self) -> impl Iterator<Item = &Fence> {
-        let spaces = self.by_space.values();
-        spaces.filter_map(|space| space.fence.as_deref())
+    /// By address space, behind one.
+    pub(super) fn fences_after(&self, after: Option<&Name>) -> impl Iterator<Item = &Fence> {
+        let first = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let spaces = self.by_space.range::<Name, _>((first, Bound::Unbounded));
+        spaces.filter_map(|(_, space)| space.fence.as_deref())
     }
 
     /// What those may use who may use a pool: its cluster, or one cluster or another.
