@@ -2,6 +2,7 @@
 //! edge is tested along, and a database in a temporary folder.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use pharos_proto::v1;
 use tempfile::TempDir;
@@ -14,6 +15,15 @@ use crate::state::command::{AddressSpaceFields, ApplyAddressSpace, Command, InUs
 use crate::state::model::{Advertisement, AdvertisementKey, AdvertisementProtocol, Timestamp};
 use crate::state::names::Name;
 use crate::store::{Location, Missing, OpenError, Store};
+
+/// Longest that a test waits for something that must happen.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The outcome of something that must happen.
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    let outcome = tokio::time::timeout(PATIENCE, future).await;
+    outcome.expect("it happens in time")
+}
 
 /// A folder for one database.
 pub(crate) struct Folder(TempDir);

@@ -36,9 +36,8 @@ use crate::state::change::{Change, Edit};
 use crate::state::model::{Cluster, Timestamp};
 use crate::state::names::Name;
 use crate::store::{Batch, Location, Logged, Missing, Store, expected_cluster};
-
-/// Longest that a test waits for something that must happen.
-const PATIENCE: Duration = Duration::from_secs(20);
+use crate::testing::PATIENCE;
+pub(super) use crate::testing::within;
 
 /// A running server.
 pub(super) struct TestServer {
@@ -261,12 +260,6 @@ pub(super) fn l2_advertisement(name: &str) -> v1::Advertisement {
         )),
         ..v1::Advertisement::default()
     }
-}
-
-/// The outcome of something that must happen.
-pub(super) async fn within<T>(future: impl Future<Output = T>) -> T {
-    let outcome = tokio::time::timeout(PATIENCE, future).await;
-    outcome.expect("it happens in time")
 }
 
 /// Waits until a condition holds.

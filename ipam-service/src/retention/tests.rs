@@ -6,7 +6,7 @@ use pharos_process::Shutdown;
 
 use super::*;
 use crate::engine::{self, EngineMetrics, Meta};
-use crate::testing::{Folder, allocate, apply_pool, release};
+use crate::testing::{Folder, PATIENCE, allocate, apply_pool, release};
 
 const DAY: i64 = 24 * 3600 * 1_000_000;
 
@@ -165,7 +165,9 @@ async fn whoever_allocates_while_the_log_gets_shorter_waits_for_a_step_at_most()
     let compaction = tokio::spawn(async move { retention.once(now).await });
     let mut longest = Duration::ZERO;
     let mut calls = 0;
+    let begun = Instant::now();
     while !compaction.is_finished() {
+        assert!(begun.elapsed() < PATIENCE, "it does not end");
         let started = Instant::now();
         site.work(1).await;
         longest = longest.max(started.elapsed());

@@ -3,10 +3,12 @@
 use std::convert::Infallible;
 
 use prometheus_client::registry::Registry;
+use tokio::task::JoinHandle;
 use tonic::body::Body;
 use tower::{ServiceBuilder, ServiceExt as _, service_fn};
 
 use super::*;
+use crate::testing::within;
 
 const UNARY: &str = "/pharos.v1.AllocationService/Allocate";
 const STREAM: &str = "/pharos.v1.AllocationService/WatchAllocations";
@@ -108,9 +110,12 @@ async fn calls_beyond_the_limit_are_shed_and_streams_are_not_counted() {
         }));
     let held = tokio::spawn(service.clone().oneshot(request(UNARY, &[])));
     let stream = tokio::spawn(service.clone().oneshot(request(STREAM, &[])));
-    while service.layer.places.available_permits() > 0 {
-        tokio::task::yield_now().await;
-    }
+    let held_up = async {
+        while service.layer.places.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    within(held_up).await;
     let shed = service
         .clone()
         .oneshot(request(UNARY, &[]))
@@ -121,7 +126,8 @@ async fn calls_beyond_the_limit_are_shed_and_streams_are_not_counted() {
     assert_eq!((counted.of_client.get(), counted.of_server.get()), (0, 1));
     open.add_permits(3);
     for task in [held, stream] {
-        let response = task.await.expect("no panic").expect("infallible");
+        let response = within(task).await.expect("no panic");
+        let response = response.expect("infallible");
         assert_eq!(code_of(response.headers()), Code::Ok);
     }
     let next = service
@@ -167,27 +173,31 @@ async fn one_peer_leaves_half_of_the_places_to_the_others() {
         });
         tokio::spawn(service.clone().oneshot(request))
     };
-    let code = |response: Result<Result<Response<Body>, Infallible>, _>| {
-        code_of(response.expect("no panic").expect("infallible").headers())
+    let code = async |call: JoinHandle<Result<Response<Body>, Infallible>>| {
+        let response = within(call).await.expect("no panic");
+        code_of(response.expect("infallible").headers())
     };
     let waits_for = async |places: usize| {
-        while service.layer.places.available_permits() != places {
-            tokio::task::yield_now().await;
-        }
+        let taken = async {
+            while service.layer.places.available_permits() != places {
+                tokio::task::yield_now().await;
+            }
+        };
+        within(taken).await;
     };
     let greedy = [call("192.0.2.1", 1), call("192.0.2.1", 2)];
     waits_for(2).await;
-    assert_eq!(code(call("192.0.2.1", 3).await), Code::ResourceExhausted);
+    assert_eq!(code(call("192.0.2.1", 3)).await, Code::ResourceExhausted);
     let counted = &service.layer.methods.shed;
     assert_eq!((counted.of_client.get(), counted.of_server.get()), (1, 0));
     let other = call("192.0.2.2", 1);
     waits_for(1).await;
     open.add_permits(3);
     for admitted in greedy.into_iter().chain([other]) {
-        assert_eq!(code(admitted.await), Code::Ok);
+        assert_eq!(code(admitted).await, Code::Ok);
     }
     // A place that is free again can be taken again, and nothing is kept of who left.
     assert!(service.layer.peers.lock().is_empty());
     open.add_permits(1);
-    assert_eq!(code(call("192.0.2.1", 4).await), Code::Ok);
+    assert_eq!(code(call("192.0.2.1", 4)).await, Code::Ok);
 }
