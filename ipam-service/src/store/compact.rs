@@ -56,9 +56,8 @@ impl Reader {
     }
 
     async fn read_log_state(&self) -> Result<LogState, ReadError> {
-        let row = sqlx::query(LOG_STATE)
-            .fetch_one(&self.connections())
-            .await?;
+        let mut connection = self.connection().await?;
+        let row = sqlx::query(LOG_STATE).fetch_one(&mut *connection).await?;
         let number =
             |index: usize| -> Result<u64, ReadError> { super::read::unsigned(row.try_get(index)?) };
         Ok(LogState {

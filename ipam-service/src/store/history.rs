@@ -201,7 +201,7 @@ impl Reader {
         before: Option<Revision>,
         limit: u32,
     ) -> Result<ChangePage, ReadError> {
-        let mut transaction = self.connections().begin().await?;
+        let mut transaction = self.begin().await?;
         let (oldest, revision) = log_ends(&mut transaction).await?;
         let mut first = signed(filter.start_revision).max(oldest);
         let mut end = before.map_or(i64::MAX, signed);
@@ -244,7 +244,7 @@ impl Reader {
         before: Option<i64>,
         limit: u32,
     ) -> Result<Page<(i64, v1::Holding)>, ReadError> {
-        let mut transaction = self.connections().begin().await?;
+        let mut transaction = self.begin().await?;
         let revision = revision(&mut transaction).await?;
         let mut end = before.unwrap_or(i64::MAX);
         if let Some(time) = filter.begun_before {
@@ -273,7 +273,7 @@ impl Reader {
         filter: &LogFilter,
         limit: u32,
     ) -> Result<LogPart, LogError> {
-        let mut transaction = self.connections().begin().await.map_err(ReadError::from)?;
+        let mut transaction = self.begin().await.map_err(ReadError::from)?;
         let span = log_span(&mut transaction).await?;
         check_span(after, span)?;
         let newest = span.revision;
@@ -308,7 +308,7 @@ impl Reader {
     }
 
     async fn read_log_span(&self) -> Result<LogSpan, ReadError> {
-        let mut connection = self.connections().acquire().await?;
+        let mut connection = self.connection().await?;
         log_span(&mut connection).await
     }
 }

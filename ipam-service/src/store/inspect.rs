@@ -89,11 +89,16 @@ pub(super) fn rewrite_log(path: &Path) -> Result<(), OpenError> {
         return Err(OpenError::NotOurs(path.to_owned()));
     }
     connection.execute_batch("begin immediate").map_err(sql)?;
-    rewrite(&beside(path, "-wal")).map_err(|source| OpenError::File {
+    rewrite_log_of(path).map_err(|source| OpenError::File {
         path: path.to_owned(),
         source,
     })?;
     connection.execute_batch("rollback").map_err(sql)
+}
+
+/// The same for who has a transaction that writes, and so keeps everybody else out.
+pub(super) fn rewrite_log_of(path: &Path) -> std::io::Result<()> {
+    rewrite(&beside(path, "-wal"))
 }
 
 /// Writes what a file holds once more, and syncs it. If a sync of the log failed before a crash, frames

@@ -222,13 +222,9 @@ impl Store {
             leftovers(path)?;
             create_file(path).map_err(file_error)?;
         }
-        // It may be as large as the database.
-        if let Err(error) = remove_copy(path) {
-            tracing::warn!(%error, "a copy that is of no use stays");
-        }
         if !created {
             let path = path.clone();
-            let rewritten = tokio::task::spawn_blocking(move || rewrite_log(&path)).await;
+            let rewritten = tokio::task::spawn_blocking(move || make_ready(&path)).await;
             rewritten.expect("writing a file does not panic")?;
         }
         let sql_error = |source| sql_error(path, source);
@@ -252,6 +248,16 @@ impl Store {
             created,
         })
     }
+}
+
+/// What is done to a database that is ours before it is opened.
+fn make_ready(path: &Path) -> Result<(), OpenError> {
+    rewrite_log(path)?;
+    // It may be as large as the database, which is about to grow if its schema is an old one.
+    if let Err(error) = remove_copy(path) {
+        tracing::warn!(%error, "a copy that is of no use stays");
+    }
+    Ok(())
 }
 
 /// The name of the file itself, behind all symbolic links: lock and log are named after it.

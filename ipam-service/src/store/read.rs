@@ -2,11 +2,13 @@
 
 use futures::TryStreamExt as _;
 use std::path::Path;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 
 use pharos_proto::v1;
+use sqlx::pool::PoolConnection;
 use sqlx::sqlite::{SqlitePoolOptions, SqliteRow};
-use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection, SqlitePool};
+use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection, SqlitePool, Transaction};
+use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 
 use super::failures::Failures;
 use super::open::reader_options;
@@ -46,9 +48,21 @@ impl ReadError {
 /// Reads committed rows.
 #[derive(Debug, Clone)]
 pub struct Reader {
-    /// To the file that has the database's name.
+    /// To the file that has the database's name. Locked while a read begins, as that may open the file or its log.
     connections: Arc<RwLock<SqlitePool>>,
     pub(super) failures: Failures,
+}
+
+/// A reader with which nobody begins to read.
+#[derive(Debug)]
+pub(super) struct HeldReader(OwnedRwLockWriteGuard<SqlitePool>);
+
+impl HeldReader {
+    /// From now on everybody reads the file that has the database's name now.
+    pub(super) async fn reopen(mut self, path: &Path) -> Result<(), sqlx::Error> {
+        *self.0 = connect(path).await?;
+        Ok(())
+    }
 }
 
 /// Part of a list.
@@ -77,7 +91,8 @@ pub struct AllocationFilter {
 impl Reader {
     /// Waits for the reads that run and closes all connections; later reads fail.
     pub async fn close(&self) {
-        self.connections().close().await;
+        let connections = self.connections.read().await.clone();
+        connections.close().await;
     }
 
     pub(super) async fn open(path: &Path) -> Result<Self, sqlx::Error> {
@@ -88,18 +103,27 @@ impl Reader {
         })
     }
 
-    /// From now on everybody reads the file that has the database's name now. Reads that run go on
-    /// where they are.
-    pub(super) async fn reopen(&self, path: &Path) -> Result<(), sqlx::Error> {
-        let new = connect(path).await?;
-        let current = self.connections.write();
-        *current.unwrap_or_else(PoisonError::into_inner) = new;
-        Ok(())
+    /// Keeps reads from beginning, because the files behind the database's name are about to be
+    /// others: a connection that is opened in the midst of that would find the one of this and the log
+    /// of that. Reads that run go on where they are; the others wait until it is dropped.
+    pub(super) async fn hold(&self) -> HeldReader {
+        HeldReader(Arc::clone(&self.connections).write_owned().await)
     }
 
-    pub(super) fn connections(&self) -> SqlitePool {
-        let current = self.connections.read();
-        current.unwrap_or_else(PoisonError::into_inner).clone()
+    /// A connection for one read.
+    pub(super) async fn connection(&self) -> Result<PoolConnection<Sqlite>, sqlx::Error> {
+        let connections = self.connections.read().await;
+        let mut connection = connections.acquire().await?;
+        open_log(&mut connection).await?;
+        Ok(connection)
+    }
+
+    /// A transaction for one read.
+    pub(super) async fn begin(&self) -> Result<Transaction<'static, Sqlite>, sqlx::Error> {
+        let connections = self.connections.read().await;
+        let mut transaction = connections.begin().await?;
+        open_log(&mut transaction).await?;
+        Ok(transaction)
     }
 
     /// Allocations by owner, after the owner `(cluster, namespace, name)`.
@@ -124,7 +148,7 @@ impl Reader {
             return self.page(query, limit, |row| decode(row.try_get(0)?)).await;
         }
         // The query gives all that may come from the pool: as many are read as the page takes.
-        let mut transaction = self.connections().begin().await?;
+        let mut transaction = self.begin().await?;
         let revision = revision(&mut transaction).await?;
         let most = usize::try_from(limit).unwrap_or(usize::MAX);
         let mut items: Vec<v1::Allocation> = Vec::new();
@@ -179,7 +203,8 @@ impl Reader {
     async fn read_cluster(&self, name: &str) -> Result<Option<v1::Cluster>, ReadError> {
         let mut query = QueryBuilder::<Sqlite>::new(CLUSTERS);
         query.push(" where name = ").push_bind(name);
-        let row = query.build().fetch_optional(&self.connections()).await?;
+        let mut connection = self.connection().await?;
+        let row = query.build().fetch_optional(&mut *connection).await?;
         row.map(|row| cluster(&row)).transpose()
     }
 
@@ -189,12 +214,18 @@ impl Reader {
         limit: u32,
         read: impl Fn(&SqliteRow) -> Result<T, ReadError>,
     ) -> Result<Page<T>, ReadError> {
-        let mut transaction = self.connections().begin().await?;
+        let mut transaction = self.begin().await?;
         let revision = revision(&mut transaction).await?;
         let rows = query.build().fetch_all(&mut *transaction).await?;
         transaction.rollback().await?;
         page_of(&rows, limit, revision, read)
     }
+}
+
+/// SQLite opens the log by its name when a connection reads for the first time.
+async fn open_log(connection: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    let any = sqlx::query("select 1 from meta");
+    any.fetch_optional(connection).await.map(drop)
 }
 
 /// Connections that read. Lists and histories are short and cached; more than the cores of a

@@ -55,19 +55,18 @@ impl Writer {
     /// and the checkpoints. `loaded` is what [`Writer::copy_afresh`] found in it.
     pub async fn adopt_copy(&mut self, loaded: &Loaded) -> Result<(), RenewError> {
         let path = self.path.clone();
+        let readers = self.readers.hold().await;
+        // They are held until the last step also where nobody waits for it any more.
         let swapped = tokio::task::spawn_blocking(move || {
             for step in change_over(&path) {
                 at(step.path(), step.perform())?;
             }
-            Ok::<_, RenewError>(connect(&path)?)
+            Ok::<_, RenewError>((connect(&path)?, readers))
         });
-        let connection = swapped.await.expect("renaming does not panic")?;
+        let (connection, readers) = swapped.await.expect("renaming does not panic")?;
         // SQLite sees that the old file is no longer behind its name, and leaves the new log alone.
         drop(self.connection.take());
-        self.readers
-            .reopen(&self.path)
-            .await
-            .map_err(ReadError::from)?;
+        readers.reopen(&self.path).await.map_err(ReadError::from)?;
         self.connection = Some(connection);
         self.revision = loaded.revision;
         self.fact_seq = loaded.fact_seq;

@@ -15,7 +15,7 @@ use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 
 use super::backup::copy_into;
 use super::check::{check, first_damage, read_only};
-use super::inspect::{is_used, log_without_database};
+use super::inspect::{is_used, log_without_database, rewrite_log_of};
 use super::lock::Lock;
 use super::open::{create_file, prepare, resolve, schema_options};
 use super::step::{Step, beside};
@@ -284,16 +284,12 @@ fn files_of(path: &Path) -> [PathBuf; 3] {
 /// still be acknowledged into. One that cannot be read or written needs none of it, and is left as it is.
 async fn depose(path: &Path) -> Result<(), RestoreError> {
     let database = path.to_owned();
-    let deposed = tokio::task::spawn_blocking(move || {
-        let connection = connect(&database)?;
-        // What is moved aside stays what it is, a log and all.
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-        connection.busy_timeout(DEPOSE_WITHIN)?;
-        connection.execute("update meta set epoch = epoch + 1 where id = 1", ())
-    });
-    let deposed = deposed.await.expect("one statement does not panic");
+    let deposed = tokio::task::spawn_blocking(move || begin_last_epoch(&database));
+    let deposed = deposed.await.expect("two statements do not panic");
     match deposed {
-        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => {
+        Err(DeposeError::Sql(error))
+            if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) =>
+        {
             Err(RestoreError::Written(path.to_owned()))
         }
         Err(error) => {
@@ -302,6 +298,28 @@ async fn depose(path: &Path) -> Result<(), RestoreError> {
         }
         Ok(_) => Ok(()),
     }
+}
+
+/// Why nobody was deposed.
+#[derive(Debug, thiserror::Error)]
+enum DeposeError {
+    #[error(transparent)]
+    Sql(#[from] rusqlite::Error),
+    #[error("its log: {0}")]
+    Log(#[from] std::io::Error),
+}
+
+/// Of what the log has so far some may never have reached the disk, and what is written behind that would
+/// be lost with it: so all of it is written once more.
+fn begin_last_epoch(path: &Path) -> Result<(), DeposeError> {
+    let connection = connect(path)?;
+    // What is moved aside stays what it is, a log and all.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.busy_timeout(DEPOSE_WITHIN)?;
+    connection.execute_batch("begin immediate")?;
+    rewrite_log_of(path)?;
+    connection.execute("update meta set epoch = epoch + 1 where id = 1", ())?;
+    Ok(connection.execute_batch("commit")?)
 }
 
 /// A transaction of a process that runs is long since over.

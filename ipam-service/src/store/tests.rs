@@ -73,11 +73,19 @@ async fn what_is_missing_foreign_or_from_the_future_is_refused_by_name() {
     let other = Folder::new();
     let Location::Sqlite(path) = other.location();
     execute(&path, true, "create table theirs (id integer)").await;
+    let beside_it = [".fresh", ".fresh-wal", ".fresh-shm", ".fresh-log"];
+    let beside_it = beside_it.map(|suffix| beside(&path, suffix));
+    for file in &beside_it {
+        std::fs::write(file, "theirs too").expect("written");
+    }
     let before = std::fs::read(&path).expect("file");
     let foreign = other.try_open().await;
     assert!(matches!(foreign, Err(OpenError::NotOurs(_))), "{foreign:?}");
     let after = std::fs::read(&path).expect("file");
     assert!(before == after, "what is not ours was changed");
+    for file in &beside_it {
+        assert!(file.exists(), "{} is gone", file.display());
+    }
 
     let newer = Folder::new();
     drop(newer.open().await);

@@ -10,7 +10,7 @@ use crate::testing::{Folder, allocate};
 async fn a_log_that_somebody_reads_is_not_said_to_be_in_the_file() {
     let folder = Folder::new();
     let book = some_book(&folder).await;
-    let reading = book.store.reader.connections().begin().await;
+    let reading = book.store.reader.begin().await;
     let mut reading = reading.expect("a connection");
     sqlx::query("select count(*) from allocation")
         .fetch_one(&mut *reading)

@@ -79,6 +79,34 @@ async fn writer_readers_and_checkpoints_go_on_with_the_fresh_copy() {
     is_same(&state, &loaded);
 }
 
+/// A connection that is opened in the midst of a change-over would have files of both.
+#[tokio::test]
+async fn no_read_begins_while_the_files_change_and_none_that_runs_ends() {
+    let folder = Folder::new();
+    let (mut store, state) = in_use(&folder).await;
+    let list = Default::default();
+    let mut running = store.reader.begin().await.expect("begun");
+    let held = store.reader.hold().await;
+    let mut waiting = Box::pin(store.reader.allocations(&list, None, 100));
+    let mut other = Box::pin(store.reader.log_span());
+    for _ in 0..100 {
+        assert!(futures::poll!(waiting.as_mut()).is_pending());
+        assert!(futures::poll!(other.as_mut()).is_pending());
+        tokio::task::yield_now().await;
+    }
+    drop(held);
+    assert_eq!(waiting.await.expect("read").items.len(), 20);
+    assert_eq!(other.await.expect("read").revision, state.revision());
+    let copy = store.writer.copy_afresh().await.expect("copied");
+    store.writer.adopt_copy(&copy).await.expect("adopted");
+    let count = sqlx::query("select count(*) from allocation");
+    let row = count.fetch_one(&mut *running).await.expect("read");
+    assert_eq!(sqlx::Row::get::<i64, _>(&row, 0), 20);
+    drop(running);
+    let page = store.reader.allocations(&list, None, 100).await;
+    assert_eq!(page.expect("read").items.len(), 20);
+}
+
 const FILES: [&str; 5] = ["", "-wal", "-shm", ".fresh", ".fresh-log"];
 
 /// The store has what was acknowledged; and the batch whose sync failed is all there, or not at all.
