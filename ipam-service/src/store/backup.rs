@@ -12,7 +12,8 @@ use rusqlite::{Connection, OpenFlags};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 
 use super::check::{first_damage, read_only};
-use super::open::{code_of, reader_options, sync_folder};
+use super::files::sync_folder;
+use super::sqlite::{code_of, reader_options};
 use super::transfer::{self, ExportError, Exported};
 use super::{CheckError, Location, ReadError};
 use crate::state::model::Revision;

@@ -11,8 +11,9 @@ use pharos_proto::v1;
 use prost::Message as _;
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 
-use super::open::{APPLICATION_ID, NEWEST_SCHEMA, reader_options};
+use super::open::NEWEST_SCHEMA;
 use super::plan::{address_rows, port_rows};
+use super::sqlite::{APPLICATION_ID, reader_options};
 use super::{Location, ReadError};
 use crate::api::convert::{AllocationExtras, FieldErrors, allocation_from_wire};
 use crate::api::convert_reservation::reservation_from_wire;

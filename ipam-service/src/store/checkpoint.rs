@@ -11,7 +11,7 @@ use sqlx::{ConnectOptions as _, SqliteConnection};
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 
 use super::CommitError;
-use super::open::{checkpoint_options, code_of};
+use super::sqlite::{checkpoint_options, code_of};
 use super::write::is_storage_failure;
 
 /// How often the log's size is looked at.

@@ -10,7 +10,7 @@ use prost::Message as _;
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 
 use super::checkpoint::Gate;
-use super::open::{checkpoint_options, code_of};
+use super::sqlite::{checkpoint_options, code_of};
 use super::write::Failure;
 use super::{CommitError, ReadError, Reader};
 use crate::api::fields::FieldErrors;

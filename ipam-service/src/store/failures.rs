@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::open::code_of;
+use super::sqlite::code_of;
 use super::write::is_storage_failure;
 use super::{LogError, ReadError, Reader};
 

@@ -9,10 +9,9 @@ use std::path::{Path, PathBuf};
 use rusqlite::config::DbConfig;
 use sqlx::{Row as _, SqliteConnection};
 
-use super::OpenError;
-use super::open::{OWNER, by_code, folder_of, is_foreign, sql_error};
-use super::restore::{REPLACED, RESTORING};
-use super::step::beside;
+use super::files::{REPLACED, RESTORING, beside, folder_of};
+use super::open_error::{OpenError, by_code, sql_error};
+use super::sqlite::{OWNER, is_foreign};
 use super::write::connect;
 
 /// An empty file is a database that was begun, or a log that was emptied.

@@ -14,6 +14,7 @@ mod compact;
 mod encoded;
 mod facts;
 mod failures;
+mod files;
 mod fill;
 mod history;
 mod holdings;
@@ -21,6 +22,7 @@ mod inspect;
 mod load;
 mod lock;
 mod open;
+mod open_error;
 mod plan;
 mod read;
 mod renew;
@@ -29,6 +31,7 @@ mod rows;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod spoiled;
 mod sql;
+mod sqlite;
 mod step;
 mod transfer;
 mod write;
@@ -52,7 +55,8 @@ pub use history::{
     OwnerFilter,
 };
 pub use load::Loaded;
-pub use open::{Location, LocationError, Missing, OpenError, Store};
+pub use open::{Location, LocationError, Missing, Store};
+pub use open_error::OpenError;
 pub use read::{AllocationFilter, Page, ReadError, Reader};
 pub use renew::RenewError;
 pub use restore::{From, Restore, RestoreError, Restored, expected_cluster, restore};

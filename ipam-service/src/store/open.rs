@@ -1,32 +1,21 @@
 //! Finding, making and opening the database.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
 
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqlSafeStr as _, SqliteConnection};
 
+use super::files::{create_file, resolve, sync_folder};
 use super::inspect::{leftovers, refuse_cut_short, refuse_impossible, rewrite_log};
-use super::lock::{Lock, LockError};
+use super::lock::Lock;
+use super::open_error::{OpenError, sql_error};
 use super::plan::{MIN_READER, READS};
 use super::renew::remove_copy;
-use super::restore::RESTORING;
+use super::sqlite::{OWNER, is_foreign, schema_options};
 use super::{Checkpointer, Compactor, ReadError, Reader, Writer, fill};
 use crate::state::model::Timestamp;
-
-/// `PRAGMA application_id` of our databases: "PHAR".
-pub(super) const APPLICATION_ID: i32 = 0x5048_4152;
-
-/// How long a statement waits for a lock of SQLite. Only backups and checkpoints take any.
-pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// Size of the log at which the writer itself moves it into the database file, in pages of 4 KiB.
-/// The [`Checkpointer`] does so long before, beside the writer.
-pub(super) const WRITER_CHECKPOINT_PAGES: u32 = 16_384;
 
 /// Schema, in order. Never edited after a release; later ones only add.
 const MIGRATIONS: &[(i64, &str, &str)] = &[
@@ -120,70 +109,6 @@ pub enum Missing {
     Refuse,
 }
 
-/// Why the database cannot be used.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    #[error("there is no database at {}; --create makes one", .0.display())]
-    Missing(PathBuf),
-    #[error(transparent)]
-    Lock(#[from] LockError),
-    #[error("database {}: {source}", .path.display())]
-    File {
-        path: PathBuf,
-        source: std::io::Error,
-    },
-    #[error("{} is not a database of ipam-service", .0.display())]
-    NotOurs(PathBuf),
-    /// SQLite and our lock know a file by its name: another name of it would be another database.
-    #[error("database {} has another name (hard link): remove it, or make it a copy",
-        .0.display())]
-    Linked(PathBuf),
-    /// A restore moves the database first and then its log.
-    #[error("there is no database at {database}, but its log {database}-wal: a restore was cut \
-        short. Move the log to where the database is now (the newest {database}.replaced-TIME; \
-        its log is {database}.replaced-TIME-wal)", database = .0.display())]
-    LogWithoutDatabase(PathBuf),
-    #[error("there is no database at {database}, but {database}{RESTORING}: a restore was cut \
-        short. Repeat it (or remove that file, if there is to be a new database)",
-        database = .0.display())]
-    RestoreCutShort(PathBuf),
-    #[error("there is no database at {}, but {}, which a restore moved aside: the restore was cut \
-        short, or its database is lost. Repeat it; or give that file its name back, with its -wal (or \
-        move it elsewhere, if there is to be a new database)",
-        .database.display(), .aside.display())]
-    MovedAside { database: PathBuf, aside: PathBuf },
-    /// For example: no permission, a file system that is mounted read-only, or another program that
-    /// writes.
-    #[error("database {} cannot be opened for writing: {reason}", .path.display())]
-    Unusable { path: PathBuf, reason: String },
-    /// What it holds cannot be: the place, and what is wrong there.
-    #[error("database {} is damaged: {problem}", .path.display())]
-    Damaged { path: PathBuf, problem: String },
-    #[error("database {} was written by a newer version of ipam-service (schema {version})",
-        .path.display())]
-    Newer { path: PathBuf, version: i64 },
-    #[error("database {}: {source}", .path.display())]
-    Sql {
-        path: PathBuf,
-        source: Box<dyn std::error::Error + Send + Sync>,
-    },
-    #[error("schema of database {}: {source}", .path.display())]
-    Schema {
-        path: PathBuf,
-        #[source]
-        source: MigrateError,
-    },
-    #[error("the history of database {} was written by a newer version of ipam-service (log \
-        format {needs})", .path.display())]
-    NewerLog { path: PathBuf, needs: i64 },
-    #[error("filling what is new in the schema of database {}: {source}", .path.display())]
-    Fill {
-        path: PathBuf,
-        #[source]
-        source: ReadError,
-    },
-}
-
 /// An open database.
 #[derive(Debug)]
 pub struct Store {
@@ -260,17 +185,6 @@ fn make_ready(path: &Path) -> Result<(), OpenError> {
     Ok(())
 }
 
-/// The name of the file itself, behind all symbolic links: lock and log are named after it.
-pub(super) fn resolve(path: &Path) -> std::io::Result<PathBuf> {
-    match path.canonicalize() {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && !path.is_symlink() => {
-            let name = path.file_name().ok_or(error)?;
-            Ok(folder_of(path).canonicalize()?.join(name))
-        }
-        found => found,
-    }
-}
-
 /// Whether there is no database yet. An empty file is one that was begun.
 fn is_missing(path: &Path) -> Result<bool, OpenError> {
     match std::fs::metadata(path) {
@@ -283,97 +197,6 @@ fn is_missing(path: &Path) -> Result<bool, OpenError> {
             source,
         }),
     }
-}
-
-pub(super) fn folder_of(path: &Path) -> &Path {
-    match path.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        Some(_) | None => Path::new("."),
-    }
-}
-
-/// SQLite's result code (sqlite.org/rescode.html).
-pub(super) fn code_of(error: &sqlx::Error) -> Option<i32> {
-    error.as_database_error()?.code()?.parse().ok()
-}
-
-pub(super) fn sql_error(path: &Path, source: sqlx::Error) -> OpenError {
-    by_code(path, code_of(&source), source.into())
-}
-
-/// What an error of SQLite with this result code means for a database that is opened.
-pub(super) fn by_code(
-    path: &Path,
-    code: Option<i32>,
-    source: Box<dyn std::error::Error + Send + Sync>,
-) -> OpenError {
-    match code {
-        // SQLITE_NOTADB
-        Some(26) => OpenError::NotOurs(path.to_owned()),
-        // SQLITE_BUSY, SQLITE_LOCKED, SQLITE_READONLY, SQLITE_CANTOPEN, and what they consist of
-        Some(code) if matches!(code & 0xff, 5 | 6 | 8 | 14) => OpenError::Unusable {
-            path: path.to_owned(),
-            reason: source.to_string(),
-        },
-        Some(_) | None => OpenError::Sql {
-            path: path.to_owned(),
-            source,
-        },
-    }
-}
-
-/// Readable by its owner only: history names who uses what.
-pub(super) fn create_file(path: &Path) -> std::io::Result<()> {
-    OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .open(path)?
-        .sync_all()
-}
-
-/// Makes the directory entry of a new file durable.
-pub(super) fn sync_folder(path: &Path) -> std::io::Result<()> {
-    std::fs::File::open(folder_of(path))?.sync_all()
-}
-
-/// What every connection has in common.
-fn options(path: &Path) -> SqliteConnectOptions {
-    SqliteConnectOptions::new()
-        .filename(path)
-        .create_if_missing(false)
-        .busy_timeout(BUSY_TIMEOUT)
-        .foreign_keys(true)
-        .disable_statement_logging()
-}
-
-/// For who prepares a database. The journal is set by [`prepare`]: it is written into the file,
-/// which may not be ours.
-pub(super) fn schema_options(path: &Path) -> SqliteConnectOptions {
-    options(path).synchronous(SqliteSynchronous::Full)
-}
-
-pub(super) fn reader_options(path: &Path) -> SqliteConnectOptions {
-    options(path)
-        .read_only(true)
-        .thread_name(|id| format!("store-reader-{id}"))
-}
-
-pub(super) fn checkpoint_options(path: &Path) -> SqliteConnectOptions {
-    options(path)
-        .synchronous(SqliteSynchronous::Full)
-        .pragma("wal_autocheckpoint", "0")
-        .thread_name(|_| "store-checkpoint".to_owned())
-}
-
-/// The application that a database belongs to, and how many tables and indexes it has.
-pub(super) const OWNER: &str = "
-select (select application_id from pragma_application_id), (select count(*) from sqlite_schema)";
-
-/// What is empty may become ours.
-pub(super) fn is_foreign(application: i32, tables: i64) -> bool {
-    tables > 0 && application != APPLICATION_ID
 }
 
 /// Refuses what is not ours, and brings the schema up to date.
@@ -490,10 +313,5 @@ mod tests {
             let error = bad.parse::<Location>().expect_err(bad);
             assert_eq!(error, LocationError::Unknown(bad.to_owned()));
         }
-    }
-
-    #[test]
-    fn the_application_id_is_written_as_it_is_checked() {
-        assert_eq!(APPLICATION_ID, 1_346_912_594);
     }
 }

@@ -11,8 +11,8 @@ use sqlx::{QueryBuilder, Row as _, Sqlite, SqliteConnection, SqlitePool, Transac
 use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 
 use super::failures::Failures;
-use super::open::reader_options;
 use super::plan::READS;
+use super::sqlite::reader_options;
 use crate::state::address::Address;
 use crate::state::model::{Revision, Timestamp};
 

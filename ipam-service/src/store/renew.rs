@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::Connection;
 
+use super::files::{beside, create_file};
 use super::load::load;
-use super::open::create_file;
-use super::step::{Step, beside};
+use super::step::Step;
 use super::write::{connect, empty_log};
 use super::{Loaded, ReadError, Writer};
 

@@ -15,10 +15,12 @@ use sqlx::{ConnectOptions as _, Connection as _, SqliteConnection};
 
 use super::backup::copy_into;
 use super::check::{check, first_damage, read_only};
+use super::files::{REPLACED, RESTORING, beside, create_file, resolve};
 use super::inspect::{is_used, log_without_database, rewrite_log_of};
 use super::lock::Lock;
-use super::open::{create_file, prepare, resolve, schema_options};
-use super::step::{Step, beside};
+use super::open::prepare;
+use super::sqlite::schema_options;
+use super::step::Step;
 use super::transfer::{self, ImportError};
 use super::write::connect;
 use super::{
@@ -354,12 +356,6 @@ pub(super) fn change_over(scratch: &Path, path: &Path, aside: Option<&Path>) -> 
     steps.push(Step::Sync(path.to_owned()));
     steps
 }
-
-/// What the name of the file goes on with in which a new store is made.
-pub(super) const RESTORING: &str = ".restoring";
-
-/// What the name of a database goes on with that was in the way; then come seconds since 1970.
-pub(super) const REPLACED: &str = ".replaced-";
 
 /// The file in which the new store is made; gone when dropped, unless it was renamed.
 struct Scratch(PathBuf);

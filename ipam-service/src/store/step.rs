@@ -4,7 +4,7 @@
 use std::io::{ErrorKind, Result};
 use std::path::{Path, PathBuf};
 
-use super::open::sync_folder;
+use super::files::sync_folder;
 
 /// One call to the file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,11 +36,4 @@ impl Step {
             Self::Rename(path, _) | Self::Remove(path) | Self::Sync(path) => path,
         }
     }
-}
-
-/// Another file beside a database: its name goes on with `suffix`.
-pub(super) fn beside(database: &Path, suffix: &str) -> PathBuf {
-    let mut name = database.as_os_str().to_owned();
-    name.push(suffix);
-    PathBuf::from(name)
 }

@@ -19,14 +19,14 @@ use std::os::unix::fs::PermissionsExt as _;
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _, SqliteConnection};
 
 use self::power::{after, files_of};
+use super::files::beside;
 use super::history::query::{Timeline, changes_query, holdings_query, log_query};
-use super::open::{OpenError, reader_options};
 use super::read::allocations_query;
 use super::sql::Statement;
-use super::step::beside;
+use super::sqlite::reader_options;
 use super::{
-    AllocationFilter, ChangeFilter, HoldingFilter, Kind, Location, LogFilter, Missing, OwnerFilter,
-    Store,
+    AllocationFilter, ChangeFilter, HoldingFilter, Kind, Location, LogFilter, Missing, OpenError,
+    OwnerFilter, Store,
 };
 use crate::state::address::Address;
 use crate::state::model::Timestamp;

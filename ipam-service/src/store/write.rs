@@ -8,9 +8,9 @@ use sqlx::Connection as _;
 
 use super::checkpoint::{Gate, Paused};
 use super::lock::Lock;
-use super::open::{BUSY_TIMEOUT, WRITER_CHECKPOINT_PAGES};
 use super::plan::Plan;
 use super::rows::Cell;
+use super::sqlite::{BUSY_TIMEOUT, WRITER_CHECKPOINT_PAGES};
 use super::{Batch, OpenError, Reader};
 use crate::state::model::Revision;
 

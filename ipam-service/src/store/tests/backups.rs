@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use sqlx::{AssertSqlSafe, ConnectOptions as _, Row as _};
 
-use super::super::open::reader_options;
+use super::super::sqlite::reader_options;
 use super::super::{
     BackupError, Batch, ChangeFilter, From, Location, Logged, Missing, OpenError, Origin, Reader,
     Restore, RestoreError, Store, backup, check, restore,

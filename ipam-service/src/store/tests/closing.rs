@@ -1,6 +1,6 @@
 //! How a store is closed: as one file, or as it is.
 
-use super::super::step::beside;
+use super::super::files::beside;
 use super::super::{CommitError, Compaction, check};
 use super::backups::{Book, some_book};
 use crate::state::model::Timestamp;

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use super::super::restore::{RESTORING, change_over};
-use super::super::step::beside;
+use super::super::files::{RESTORING, beside};
+use super::super::restore::change_over;
 use super::super::{CommitError, From, Missing, OpenError, Restore, RestoreError, Store, restore};
 use super::backups::{Book, some_book};
 use super::power::{after, files_of, outcomes};

@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::super::step::{Step, beside};
+use super::super::files::beside;
+use super::super::step::Step;
 use crate::testing::Folder;
 
 /// Files by what their names go on with behind that of the database.

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
+use super::super::files::beside;
 use super::super::renew::change_over;
-use super::super::step::beside;
 use super::super::{Batch, Loaded, Logged, Missing, Origin, Store, check};
 use super::power::{after, files_of, outcomes};
 use crate::state::change::Change;
