@@ -2,7 +2,7 @@
 
 use sqlx::{ConnectOptions as _, Row as _, SqliteConnection};
 
-use super::super::open::reader_options;
+use super::super::sqlite::reader_options;
 use super::super::{AllocationFilter, Location, Missing, Store};
 use super::backups::Book;
 use super::execute;
