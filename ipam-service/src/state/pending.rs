@@ -11,6 +11,7 @@
 
 mod again;
 mod by_owner;
+mod cluster_list;
 pub(super) mod limit;
 mod queue;
 mod rooms;
@@ -20,6 +21,7 @@ use std::ops::Bound::{Excluded, Unbounded};
 
 use self::again::Again;
 use self::by_owner::ByOwner;
+use self::cluster_list::{ByFamily, ClusterList, families_waited_for};
 use super::State;
 use super::address::{Address, AddressRange, Family};
 use super::choice::Asking;
@@ -58,15 +60,6 @@ pub(super) struct Lists {
     by_reservation: BTreeMap<ReservationKey, Ids>,
 }
 
-/// Claims of one cluster in one space that wait.
-#[derive(Debug, Default, PartialEq, Eq)]
-struct ClusterList {
-    /// For an address of any pool.
-    any_pool: Ids,
-    /// For something of the pool of this name, a certain address included.
-    by_pool: BTreeMap<Name, Ids>,
-}
-
 #[derive(Debug, Default)]
 struct Marks {
     again: Again,
@@ -83,7 +76,7 @@ struct Marks {
     rooms: BTreeSet<(AllocationId, Slot)>,
     /// The same by quota.
     next_for_room: BTreeMap<Slot, AllocationId>,
-    /// Marked allocations that were held against an address of a newcomer.
+    /// Allocations that were held against an address of a newcomer, or one that came free.
     #[cfg(test)]
     looked_at: std::sync::atomic::AtomicUsize,
 }
@@ -102,7 +95,7 @@ impl Marks {
     fn mark_any_pool(&mut self, space: &Name, cluster: &Name, list: &ClusterList) {
         let all = || Marked::AnyPool(space.clone(), cluster.clone());
         if !list.any_pool.is_empty() && self.all_marked.insert(all()) {
-            self.again.mark_all(&list.any_pool);
+            self.again.mark_all(list.any_pool.all());
         }
     }
 
@@ -196,12 +189,8 @@ impl Lists {
             let clusters = self.by_cluster.entry(space.clone()).or_default();
             let cluster = allocation.owner.key.cluster.clone();
             let list = clusters.entry(cluster).or_default();
-            if waits.any_pool {
-                list.any_pool.insert(id);
-            }
-            for pool in waits.pools {
-                list.by_pool.entry(pool.clone()).or_default().insert(id);
-            }
+            let families = families_waited_for(allocation);
+            list.insert(id, families, waits.any_pool, &waits.pools);
         }
         if let Some(key) = waits.share_key {
             let key = (space.clone(), key);
@@ -226,10 +215,7 @@ impl Lists {
         if let Some(clusters) = self.by_cluster.get_mut(space) {
             let cluster = &allocation.owner.key.cluster;
             if let Some(list) = clusters.get_mut(cluster) {
-                list.any_pool.remove(&id);
-                for pool in waits.pools {
-                    take_out(&mut list.by_pool, pool, id);
-                }
+                list.remove(id, &waits.pools);
                 if *list == ClusterList::default() {
                     clusters.remove(cluster);
                 }
@@ -314,9 +300,8 @@ impl Waiting {
             if pool.auto_assign {
                 self.marks.mark_any_pool(space, name, list);
             }
-            if let Some(ids) = list.by_pool.get(&pool.key.name) {
-                self.marks.again.mark_all(ids);
-            }
+            let named = list.in_pool(&pool.key.name).into_iter();
+            self.marks.again.mark_all(named.flat_map(ByFamily::all));
         }
         // Whatever reservation they name may lie in the pool.
         let all = Marked::Reservations(space.clone());
@@ -362,9 +347,8 @@ impl Waiting {
                 if pool.auto_assign {
                     self.marks.mark_any_pool(space, cluster, list);
                 }
-                if let Some(ids) = list.by_pool.get(&pool.key.name) {
-                    self.marks.again.mark_all(ids);
-                }
+                let named = list.in_pool(&pool.key.name).into_iter();
+                self.marks.again.mark_all(named.flat_map(ByFamily::all));
             }
         }
         self.mark_for_addresses(space, ranges);
@@ -522,8 +506,9 @@ impl State {
             let pools = [containing.next(), containing.next()];
             let any = pools.iter().flatten().any(|pool| pool.auto_assign);
             let named = pools.into_iter().flatten();
-            let named = named.filter_map(|pool| list.by_pool.get(&pool.key.name));
-            named.chain(any.then_some(&list.any_pool))
+            let named = named.filter_map(|pool| list.in_pool(&pool.key.name));
+            let lists = named.chain(any.then_some(&list.any_pool));
+            lists.map(move |list| list.of(address.family()))
         })
     }
 
@@ -544,6 +529,7 @@ impl State {
         let first_of = |ids: &Ids| {
             let later = ids.range((Excluded(after), Unbounded));
             later.copied().find(|id| {
+                self.waiting.marks.count_look();
                 self.allocation_by_id(*id).is_some_and(|one| {
                     Some(&one.owner.key) != vacated_by && self.could_use(one, address, is_free)
                 })

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::by_owner::ByOwner;
-use super::{ClusterList, Ids, lacks_second_family, take_out, waits_for};
+use super::cluster_list::{ClusterList, families_of};
+use super::{Ids, lacks_second_family, take_out, waits_for};
 use crate::state::State;
 use crate::state::address::{Address, AddressRange};
 use crate::state::model::{Allocation, AllocationId, Quota, ReservationKey};
@@ -148,12 +149,8 @@ impl Again {
         if wishes.any_pool || !wishes.pools.is_empty() {
             let clusters = self.by_cluster.entry(space.clone()).or_default();
             let list = clusters.entry(one.owner.key.cluster.clone()).or_default();
-            if wishes.any_pool {
-                list.any_pool.insert(one.id);
-            }
-            for pool in wishes.pools {
-                list.by_pool.entry(pool.clone()).or_default().insert(one.id);
-            }
+            // Whoever may not stay where it is takes either family.
+            list.insert(one.id, families_of(one), wishes.any_pool, &wishes.pools);
         }
     }
 
@@ -172,10 +169,7 @@ impl Again {
         };
         let cluster = &one.owner.key.cluster;
         if let Some(list) = clusters.get_mut(cluster) {
-            list.any_pool.remove(&one.id);
-            for pool in wishes.pools {
-                take_out(&mut list.by_pool, pool, one.id);
-            }
+            list.remove(one.id, &wishes.pools);
             if *list == ClusterList::default() {
                 clusters.remove(cluster);
             }

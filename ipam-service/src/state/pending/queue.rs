@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::cluster_list::families_waited_for;
 use super::{WaitsFor, lacks_second_family, waits_for};
 use crate::state::State;
 use crate::state::model::{
@@ -60,6 +61,7 @@ impl State {
         if let Some(key) = &waits.reservation {
             add(lists.by_reservation.get(key));
         }
+        let families = families_waited_for(one);
         let pools = self.pools_waited_for(one, waits);
         let clusters = lists.by_cluster.get(space);
         for (cluster, list) in clusters.into_iter().flatten() {
@@ -67,9 +69,15 @@ impl State {
             let mut any_pool = false;
             for pool in pools.iter().filter(|pool| view.sees(pool)) {
                 any_pool |= pool.auto_assign;
-                add(list.by_pool.get(&pool.key.name));
+                if let Some(named) = list.in_pool(&pool.key.name) {
+                    families
+                        .iter()
+                        .for_each(|family| add(Some(named.of(*family))));
+                }
             }
-            add(any_pool.then_some(&list.any_pool));
+            for family in families.iter().filter(|_| any_pool) {
+                add(Some(list.any_pool.of(*family)));
+            }
         }
         if let Some(key) = &waits.share_key {
             add(lists.by_share_key.get(&(space.clone(), key.clone())));

@@ -622,3 +622,27 @@ fn a_newcomer_is_held_against_few_of_those_who_wait_where_a_quota_counts() {
     let looks = looked_at(&book);
     assert!(looks <= 300, "{looks}");
 }
+
+#[test]
+fn an_address_is_offered_to_those_only_who_could_use_its_family() {
+    let one_family = pool("p", &["10.0.0.0/16"]);
+    let mut book = Book::with_pools(std::slice::from_ref(&one_family));
+    let prefer = || families(Families::PreferBoth { first: Family::V4 });
+    for index in 0..300 {
+        let likes_both = allocate(&numbered(index), prefer());
+        book.step(likes_both).expect("granted");
+    }
+    book.settle(&mut Vec::new());
+    looked_at(&book);
+    book.step(release(&numbered(7))).expect("released");
+    assert_eq!(looked_at(&book), 0, "all have an IPv4 address");
+    // The other family goes to the oldest of them, then to the next.
+    let dual = pool("p", &["10.0.0.0/16", "2001:db8::/128"]);
+    book.apply_pool(&dual).expect("applied");
+    assert_eq!(book.held(&numbered(0)), "10.0.0.0 2001:db8::");
+    looked_at(&book);
+    book.run(release(&numbered(0))).expect("released");
+    assert_eq!(book.held(&numbered(1)), "10.0.0.1 2001:db8::");
+    let looks = looked_at(&book);
+    assert!(looks < 10, "{looks} looked at");
+}
