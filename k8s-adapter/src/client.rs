@@ -8,6 +8,7 @@ use pharos_proto::v1::{
     self, advertisement_service_client::AdvertisementServiceClient,
     allocation_service_client::AllocationServiceClient,
     cluster_service_client::ClusterServiceClient, pool_service_client::PoolServiceClient,
+    status_service_client::StatusServiceClient,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -28,6 +29,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(5));
 /// `ErrorInfo.reason` of an EndSync that no BeginSync precedes.
 const NOT_SYNCING: &str = "NOT_SYNCING";
+/// What an ipam-service must be able to do: without it an address that a Service has could be given
+/// away, or moved by an edit that moves nothing.
+const FEATURES: [&str; 3] = ["inventory", "pending-claims", "whole-sets"];
 /// Pools per page, the most that the API gives.
 const PAGE: i32 = 1000;
 
@@ -88,6 +92,7 @@ pub struct Ipam {
     allocations: AllocationServiceClient<Channel>,
     advertisements: AdvertisementServiceClient<Channel>,
     clusters: ClusterServiceClient<Channel>,
+    status: StatusServiceClient<Channel>,
 }
 
 impl Ipam {
@@ -106,12 +111,15 @@ impl Ipam {
             pools: PoolServiceClient::new(channel.clone()),
             allocations: AllocationServiceClient::new(channel.clone()),
             advertisements: AdvertisementServiceClient::new(channel.clone()),
-            clusters: ClusterServiceClient::new(channel),
+            clusters: ClusterServiceClient::new(channel.clone()),
+            status: StatusServiceClient::new(channel),
         }
     }
 
-    /// Announces a complete inventory; gives the `store_id` that will hold it.
+    /// Announces a complete inventory; gives the `store_id` that will hold it. A server that lacks
+    /// something that this adapter depends on is left alone.
     pub async fn begin_sync(&self, cluster_uid: &str) -> Result<String, CallError> {
+        self.check_features().await?;
         let request = v1::BeginSyncRequest {
             cluster: self.settings.cluster.clone(),
             cluster_uid: cluster_uid.to_owned(),
@@ -119,6 +127,20 @@ impl Ipam {
         };
         let response = self.clusters.clone().begin_sync(timed(request)).await?;
         Ok(response.into_inner().store_id)
+    }
+
+    async fn check_features(&self) -> Result<(), CallError> {
+        let request = timed(v1::GetServerInfoRequest {});
+        let info = self.status.clone().get_server_info(request).await?;
+        let info = info.into_inner();
+        let has = |feature: &&str| info.features.iter().any(|known| known == feature);
+        match FEATURES.iter().find(|feature| !has(feature)) {
+            None => Ok(()),
+            Some(missing) => Err(CallError::Refused(format!(
+                "ipam-service {} lacks {missing}, which this adapter depends on: upgrade it",
+                info.version
+            ))),
+        }
     }
 
     /// The inventory is complete. `false` if none was announced, or if somebody has said so before:
@@ -262,3 +284,6 @@ fn timed<T>(message: T) -> Request<T> {
     request.set_timeout(CALL_TIMEOUT);
     request
 }
+
+#[cfg(test)]
+mod tests;
