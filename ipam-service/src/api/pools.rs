@@ -346,6 +346,46 @@ mod tests {
             .collect()
     }
 
+    #[tokio::test]
+    async fn an_applied_pool_replaces_the_stored_one_whole() {
+        let server = TestServer::start().await;
+        let mut client = server.pools().await;
+        let full = v1::Pool {
+            avoid_buggy_ips: true,
+            auto_assign: Some(false),
+            allocation_priority: 7,
+            namespaces: vec!["blue".to_owned()],
+            labels: [("tier".to_owned(), "front".to_owned())].into(),
+            protected: true,
+            ..pool("pool", "192.0.2.0/24")
+        };
+        let mut stored = Vec::new();
+        for pool in [full, pool("pool", "198.51.100.0/24")] {
+            let request = v1::ApplyPoolRequest {
+                pool: Some(pool),
+                ..v1::ApplyPoolRequest::default()
+            };
+            let applied = within(client.apply_pool(request)).await.expect("applied");
+            stored.extend(without_usage(
+                applied.into_inner().pool.into_iter().collect(),
+            ));
+        }
+        let [before, after] = stored.as_slice() else {
+            panic!("{stored:?}");
+        };
+        assert!(before.protected && before.labels.len() == 1);
+        let plain = v1::Pool {
+            address_space: "default".to_owned(),
+            auto_assign: Some(true),
+            reuse_delay: before.reuse_delay,
+            reuse_unacknowledged: before.reuse_unacknowledged,
+            revision: after.revision,
+            ..pool("pool", "198.51.100.0/24")
+        };
+        assert_eq!(*after, plain);
+        server.stopped().await;
+    }
+
     /// JSON has no numbers as large as an IPv6 pool.
     #[test]
     fn usage_is_decimal_text_of_any_size() {

@@ -420,6 +420,9 @@ fn whether_a_stream_is_authoritative_follows_the_inventory() {
     world.inventory("east", Inventory::Complete);
     assert!(authoritative(&world));
     assert_eq!(world.last[&name("east")].authoritative, Some(true));
+    // An adapter that reports once more takes nothing of that back.
+    world.inventory("east", Inventory::Reporting { resync: true });
+    assert!(authoritative(&world));
 }
 
 #[test]
