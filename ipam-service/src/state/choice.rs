@@ -403,13 +403,12 @@ impl<'a> Asking<'a> {
 
     pub(super) fn admitted(&self, address: Address) -> Result<(), Obstacle<'a>> {
         let space = self.space();
-        match space.admits(address, self.owner, self.claim) {
-            // The store's word is not held against somebody who uses the address.
-            Err(Obstacle::Withheld(_)) if self.takes_back(address) => {
-                space.agrees(address, self.owner, self.claim)
-            }
-            outcome => outcome,
+        // What an incarnation before it holds is no more its own than anybody else's. In recovery the
+        // store's word is not held against somebody who uses the address.
+        if self.current.contains(&address) || self.takes_back(address) {
+            return space.agrees(address, self.owner, self.claim);
         }
+        space.admits(address, self.owner, self.claim)
     }
 
     /// Whether a claim that waits longer comes first for this address.

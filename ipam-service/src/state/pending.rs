@@ -568,8 +568,7 @@ impl State {
             return false;
         }
         let owner = &one.owner.key;
-        let space = self.space(&claim.space);
-        match space.admits(address, owner, claim) {
+        match asking.admitted(address) {
             Err(Obstacle::Withheld(_)) => return false,
             Err(Obstacle::Holder(..)) if !is_free => return false,
             Ok(()) | Err(Obstacle::Holder(..)) => {}

@@ -204,9 +204,8 @@ impl Space {
         held.flat_map(|(address, holders)| holders.iter().map(|holder| (*address, holder)))
     }
 
-    /// Whether the owner may hold the address, beside those who do. O(log n) per port.
-    ///
-    /// What is withheld is so from those who come; who holds it already is not moved.
+    /// Whether the owner may come to hold the address, beside those who do. O(log n) per port. Who
+    /// holds it already is asked by [`Space::agrees`]: nothing that is withheld moves it.
     ///
     /// # Errors
     /// What forbids it.
@@ -217,10 +216,7 @@ impl Space {
         claim: &Claim,
     ) -> Result<(), Obstacle<'_>> {
         if let Some(barrier) = self.withheld.barrier(address, owner) {
-            let mut holders = self.holders(address);
-            if !holders.any(|holder| holder.owner.key == *owner) {
-                return Err(Obstacle::Withheld(barrier));
-            }
+            return Err(Obstacle::Withheld(barrier));
         }
         self.agrees(address, owner, claim)
     }

@@ -280,6 +280,30 @@ fn another_incarnation_keeps_its_address_from_claims_that_could_not_have_it() {
 }
 
 #[test]
+fn another_incarnation_gets_nothing_that_is_withheld_from_it_meanwhile() {
+    let kept = reservation("kept", &["192.0.2.0"], Some("west"));
+    let meanwhile: [Command; 2] = [
+        Command::ApplyReservation(Box::new(kept)),
+        Command::ReportConflict {
+            cluster: name("east"),
+            space: space(),
+            address: address("192.0.2.0"),
+        },
+    ];
+    for withheld in meanwhile {
+        let mut book = book();
+        book.run(with_uid("one", allocate(WEB, claim())))
+            .expect("granted");
+        book.run(withheld.clone()).expect("withheld");
+        book.run(allocate(WEB, shared("key", 80))).expect("granted");
+        assert_eq!(book.held(WEB), "192.0.2.0", "who holds it keeps it");
+        book.run(with_uid("two", allocate(WEB, claim())))
+            .expect("granted");
+        assert_eq!(book.held(WEB), "192.0.2.1", "{withheld:?}");
+    }
+}
+
+#[test]
 fn an_unknown_uid_equals_any_and_is_learnt() {
     let mut book = book();
     book.take(WEB, claim());

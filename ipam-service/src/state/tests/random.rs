@@ -423,7 +423,7 @@ fn held(one: &Allocation) -> Vec<(Address, PoolKey)> {
 }
 
 /// Nobody waits for what could be had, and everybody may hold what is held.
-fn check_settled(state: &State) {
+pub(crate) fn check_settled(state: &State) {
     assert_sound(state);
     let naive = Naive::of(state);
     for one in &naive.allocations {
