@@ -15,8 +15,8 @@ use super::convert_pool::in_use_from_wire;
 use super::fields::FieldErrors;
 use super::listing::{Asked, list};
 use super::status;
+use crate::engine::{Left, Reply};
 use crate::state::State;
-use crate::state::change::Change;
 use crate::state::command::{ApplyAddressSpace, Command};
 use crate::state::model::AddressSpace;
 use crate::state::names::Name;
@@ -101,18 +101,11 @@ impl AddressSpaces {
         message: &v1::ApplyAddressSpaceRequest,
     ) -> Result<v1::ApplyAddressSpaceResponse, Status> {
         let apply = apply_from_wire(message).map_err(|error| status::of_rejection(&error))?;
-        let name = apply.wanted.name.clone();
         let command = Command::ApplyAddressSpace(Box::new(apply));
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.0, command, id, validate_only).await?;
-        // Without a change it is what it was.
-        let changed = reply.changes.iter().find_map(as_it_is_left);
-        let address_space = match changed {
-            Some(changed) => Some(changed),
-            None => self.stored(name).await?,
-        };
         Ok(v1::ApplyAddressSpaceResponse {
-            address_space,
+            address_space: left(&reply),
             consequences: consequences::of(&reply),
         })
     }
@@ -165,9 +158,9 @@ pub(super) fn apply_from_wire(
     errors.finish(read)
 }
 
-fn as_it_is_left(change: &Change) -> Option<v1::AddressSpace> {
-    let Change::AddressSpace(edit) = change else {
+fn left(reply: &Reply) -> Option<v1::AddressSpace> {
+    let Left::AddressSpace(record) = &reply.left else {
         return None;
     };
-    edit.after.as_deref().map(address_space_to_wire)
+    Some(address_space_to_wire(record))
 }

@@ -3,7 +3,7 @@
 mod fact_streams;
 mod sessions;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,9 +22,8 @@ use super::convert_announce::{
 use super::fields::FieldErrors;
 use super::listing::{Asked, list};
 use super::status;
-use crate::engine::Reply;
+use crate::engine::{Left, Reply};
 use crate::state::State;
-use crate::state::change::Change;
 use crate::state::command::Command;
 use crate::state::model::{Advertisement, AdvertisementKey};
 use crate::state::names::Name;
@@ -61,13 +60,11 @@ impl Advertisements {
         let wanted = advertisement_from_wire(&mut errors, "advertisement", wire);
         let wanted = errors.finish(wanted);
         let wanted = wanted.map_err(|bad| status::of_rejection(&bad))?;
-        let key = wanted.key.clone();
         let command = Command::ApplyAdvertisement(Box::new(wanted));
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.api, command, id, validate_only).await?;
-        let mut applied = self.answered(&reply, vec![key]).await?;
         Ok(v1::ApplyAdvertisementResponse {
-            advertisement: applied.pop(),
+            advertisement: left(&reply).pop(),
             consequences: consequences::of(&reply),
         })
     }
@@ -82,7 +79,6 @@ impl Advertisements {
         }
         let read = advertisement_set(message);
         let (cluster, advertisements) = read.map_err(|bad| status::of_rejection(&bad))?;
-        let keys = advertisements.iter().map(|one| one.key.clone()).collect();
         let command = Command::SyncAdvertisements {
             cluster: cluster.clone(),
             advertisements,
@@ -91,7 +87,7 @@ impl Advertisements {
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.api, command, id, validate_only).await?;
         Ok(v1::SyncAdvertisementsResponse {
-            advertisements: self.answered(&reply, keys).await?,
+            advertisements: left(&reply),
             revision: reply.revision,
             consequences: consequences::for_cluster(&self.api, &reply, &cluster, None).await?,
         })
@@ -159,24 +155,6 @@ impl Advertisements {
         let meta = call.meta("", false);
         self.fact_streams.follow(hello, meta, messages).await?;
         Ok(v1::SyncFactsResponse {})
-    }
-
-    /// The advertisements after a command that named them, or as it would leave them.
-    async fn answered(
-        &self,
-        reply: &Reply,
-        keys: Vec<AdvertisementKey>,
-    ) -> Result<Vec<v1::Advertisement>, Status> {
-        let changed = changed(&reply.changes);
-        let read = move |state: &State| {
-            let all = keys.iter().map(|key| match changed.get(key) {
-                Some(changed) => Some(Arc::clone(changed)),
-                None => state.advertisement(key).cloned(),
-            });
-            all.flatten().collect::<Vec<_>>()
-        };
-        let all = self.api.read(read).await?;
-        Ok(all.iter().map(|one| advertisement_to_wire(one)).collect())
     }
 
     async fn find(&self, key: AdvertisementKey) -> Result<Option<Arc<Advertisement>>, Status> {
@@ -266,12 +244,12 @@ fn refuse_what_is_not_offered(field: &str, wire: Option<&v1::Advertisement>) -> 
     ))
 }
 
-/// Advertisements as a command leaves them.
-fn changed(changes: &[Change]) -> BTreeMap<AdvertisementKey, Arc<Advertisement>> {
-    let edits = changes.iter().filter_map(Change::advertisement);
-    let advertisements = edits.filter_map(|edit| edit.after.clone());
-    let keyed = advertisements.map(|one| (one.key.clone(), one));
-    keyed.collect()
+/// The advertisements that a command named, as it leaves them, or would.
+fn left(reply: &Reply) -> Vec<v1::Advertisement> {
+    let Left::Advertisements(all) = &reply.left else {
+        return Vec::new();
+    };
+    all.iter().map(|one| advertisement_to_wire(one)).collect()
 }
 
 /// Advertisements by key; of one cluster, unless `cluster` is empty.

@@ -1,6 +1,6 @@
 //! PoolService.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pharos_proto::v1;
@@ -14,7 +14,7 @@ use super::convert::{
 };
 use super::listing::{Asked, list};
 use super::status;
-use crate::engine::Reply;
+use crate::engine::{Left, Reply};
 use crate::state::change::Change;
 use crate::state::command::Command;
 use crate::state::model::{Allocation, Pool, PoolKey};
@@ -118,16 +118,14 @@ impl Pools {
         let (pool, in_use) = errors
             .finish(read)
             .map_err(|error| status::of_rejection(&error))?;
-        let key = pool.key.clone();
         let command = Command::ApplyPool {
             pool: Box::new(pool),
             in_use,
         };
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.0, command, id, validate_only).await?;
-        let mut pools = self.answered(&reply, vec![key], validate_only).await?;
         Ok(v1::ApplyPoolResponse {
-            pool: pools.pop(),
+            pool: left(&reply, validate_only).pop(),
             consequences: consequences::of_pools(&self.0, &reply).await?,
         })
     }
@@ -159,7 +157,6 @@ impl Pools {
         message: &v1::SyncPoolsRequest,
     ) -> Result<v1::SyncPoolsResponse, Status> {
         let (cluster, pools) = pool_set(message).map_err(|error| status::of_rejection(&error))?;
-        let keys: Vec<PoolKey> = pools.iter().map(|pool| pool.key.clone()).collect();
         let command = Command::SyncPools {
             cluster: cluster.clone(),
             pools,
@@ -168,32 +165,11 @@ impl Pools {
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.0, command, id, validate_only).await?;
         Ok(v1::SyncPoolsResponse {
-            pools: self.answered(&reply, keys, validate_only).await?,
+            pools: left(&reply, validate_only),
             revision: reply.revision,
             moved: moved(&reply.changes, &cluster),
             consequences: consequences::for_cluster(&self.0, &reply, &cluster, None).await?,
         })
-    }
-
-    /// The pools after a command that named them; those that it only would change without usage.
-    async fn answered(
-        &self,
-        reply: &Reply,
-        keys: Vec<PoolKey>,
-        validate_only: bool,
-    ) -> Result<Vec<v1::Pool>, Status> {
-        let would_be = match validate_only {
-            true => changed(&reply.changes),
-            false => BTreeMap::new(),
-        };
-        let read = move |state: &State| {
-            let pools = keys.iter().map(|key| match would_be.get(key) {
-                Some(pool) => Some((Arc::clone(pool), None)),
-                None => used_pool(state, key),
-            });
-            pools.flatten().collect::<Vec<Used>>()
-        };
-        Ok(self.0.read(read).await?.iter().map(used_to_wire).collect())
     }
 
     async fn used(&self, key: PoolKey) -> Result<Option<Used>, Status> {
@@ -261,11 +237,18 @@ fn moved(changes: &[Change], cluster: &Name) -> Vec<v1::Owner> {
     owners.take(MAX_MOVED).collect()
 }
 
-/// Pools as a command leaves them.
-fn changed(changes: &[Change]) -> BTreeMap<PoolKey, Arc<Pool>> {
-    let edits = changes.iter().filter_map(Change::pool);
-    let pools = edits.filter_map(|edit| edit.after.clone());
-    pools.map(|pool| (pool.key.clone(), pool)).collect()
+/// The pools that a command named, as it leaves them; those that it only would change without usage.
+fn left(reply: &Reply, validate_only: bool) -> Vec<v1::Pool> {
+    let Left::Pools(pools) = &reply.left else {
+        return Vec::new();
+    };
+    let edits = reply.changes.iter().filter_map(Change::pool);
+    let changed: BTreeSet<&PoolKey> = edits.map(|edit| &edit.subject().key).collect();
+    let told = pools.iter().map(|(pool, usage)| {
+        let would_change = validate_only && changed.contains(&pool.key);
+        used_to_wire(&(Arc::clone(pool), usage.filter(|_| !would_change)))
+    });
+    told.collect()
 }
 
 fn used_pool(state: &State, key: &PoolKey) -> Option<Used> {

@@ -12,6 +12,7 @@ use super::convert::FieldErrors;
 use super::convert_quota::{quota_from_wire, quota_to_wire, quota_usage_to_wire};
 use super::listing::{Asked, list};
 use super::status;
+use crate::engine::Left;
 use crate::state::change::Change;
 use crate::state::command::Command;
 use crate::state::model::Quota;
@@ -111,7 +112,6 @@ impl Quotas {
         let quota = errors
             .finish(quota)
             .map_err(|error| status::of_rejection(&error))?;
-        let name = quota.name.clone();
         // What is output only is left out.
         let command = Command::ApplyQuota(Box::new(Quota {
             revision: 0,
@@ -119,18 +119,18 @@ impl Quotas {
         }));
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.0, command, id, validate_only).await?;
-        let would_be = reply.changes.iter().find_map(|change| {
-            let Change::Quota(edit) = change else {
-                return None;
-            };
-            edit.after.clone().filter(|_| validate_only)
-        });
-        let quota = match would_be {
-            Some(quota) => Some((quota, None)),
-            None => self.0.read(move |state| used(state, &name)).await?,
+        let changed = reply
+            .changes
+            .iter()
+            .any(|change| matches!(change, Change::Quota(_)));
+        let quota = if let Left::Quota(quota, usage) = &reply.left {
+            let usage = Some(usage.clone()).filter(|_| !(validate_only && changed));
+            Some(used_to_wire(&(Arc::clone(quota), usage)))
+        } else {
+            None
         };
         Ok(v1::ApplyQuotaResponse {
-            quota: quota.as_ref().map(used_to_wire),
+            quota,
             consequences: consequences::of(&reply),
         })
     }

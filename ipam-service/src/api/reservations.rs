@@ -15,6 +15,7 @@ use super::fields::FieldErrors;
 use super::listing::{Asked, list};
 use super::paging::{PageToken, page_size};
 use super::status;
+use crate::engine::{Left, Reply};
 use crate::state::State;
 use crate::state::address::Address;
 use crate::state::change::Change;
@@ -134,18 +135,11 @@ impl Reservations {
         let reservation = errors
             .finish(reservation)
             .map_err(|error| status::of_rejection(&error))?;
-        let key = reservation.key.clone();
         let command = Command::ApplyReservation(Box::new(reservation));
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.0, command, id, validate_only).await?;
-        // Without a change it is what it was.
-        let changed = reply.changes.iter().find_map(as_it_is_left);
-        let reservation = match changed {
-            Some(reservation) => Some(reservation),
-            None => self.stored(key).await?,
-        };
         Ok(v1::ApplyReservationResponse {
-            reservation,
+            reservation: left(&reply),
             consequences: consequences::of(&reply),
         })
     }
@@ -294,11 +288,11 @@ fn unavailable_key_of_token(token: &PageToken) -> Result<UnavailableKey, Status>
     key.ok_or_else(|| status::invalid("page_token", "is not a token of this server"))
 }
 
-fn as_it_is_left(change: &Change) -> Option<v1::Reservation> {
-    let Change::Reservation(edit) = change else {
+fn left(reply: &Reply) -> Option<v1::Reservation> {
+    let Left::Reservation(reservation) = &reply.left else {
         return None;
     };
-    edit.after.as_deref().map(reservation_to_wire)
+    Some(reservation_to_wire(reservation))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::left::left;
 use super::{Meta, Reply, SubmitError};
 use crate::state::announce::{Announcements, Refresh};
 use crate::state::change::Change;
@@ -77,6 +78,7 @@ impl OpenBatch {
                 _ => 0,
             },
             allocation: owner_of(command).and_then(|owner| state.allocation(owner).cloned()),
+            left: left(state, command),
         };
         if meta.validate_only {
             for logged in self.changes.drain(from..).rev() {

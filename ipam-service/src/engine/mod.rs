@@ -9,6 +9,7 @@
 mod batch;
 mod clock;
 mod fair;
+mod left;
 mod metrics;
 mod open;
 mod renew;
@@ -34,6 +35,7 @@ use crate::state::refusal::Rejection;
 use crate::store::CommitError;
 
 pub use clock::wall_time;
+pub use left::Left;
 pub use metrics::EngineMetrics;
 pub use open::{Opened, open};
 pub use task::EngineTask;
@@ -67,6 +69,8 @@ pub struct Reply {
     pub remaining: usize,
     /// State of the command's owner after the command.
     pub allocation: Option<Arc<Allocation>>,
+    /// Records that the command names, after it.
+    pub left: Left,
 }
 
 /// Why a command has no reply. In all cases but [`SubmitError::Unavailable`] nothing was changed.

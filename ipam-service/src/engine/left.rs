@@ -1,0 +1,76 @@
+//! What a command leaves of the records that it names. It is part of the reply: a later command of the
+//! same batch may change or delete them before anybody can look.
+
+use std::sync::Arc;
+
+use crate::state::command::Command;
+use crate::state::model::{AddressSpace, Advertisement, Pool, Quota, Reservation};
+use crate::state::{PoolUsage, QuotaUsage, State};
+
+/// The records that a command names, as it leaves them, in its order.
+#[derive(Debug, Clone)]
+pub enum Left {
+    /// It names none, or deletes it.
+    Nothing,
+    Pools(Vec<(Arc<Pool>, Option<PoolUsage>)>),
+    Advertisements(Vec<Arc<Advertisement>>),
+    Reservation(Arc<Reservation>),
+    Quota(Arc<Quota>, QuotaUsage),
+    AddressSpace(Arc<AddressSpace>),
+}
+
+/// `state`: right after the command.
+pub(super) fn left(state: &State, command: &Command) -> Left {
+    let pool = |named: &Pool| {
+        let pool = state.pool(&named.key)?;
+        Some((Arc::clone(pool), state.pool_usage(&named.key)))
+    };
+    let advertisement = |named: &Advertisement| state.advertisement(&named.key).cloned();
+    let left = match command {
+        Command::ApplyPool { pool: named, .. } => {
+            Some(Left::Pools(pool(named).into_iter().collect()))
+        }
+        Command::SyncPools { pools, .. } => {
+            Some(Left::Pools(pools.iter().filter_map(pool).collect()))
+        }
+        Command::ApplyAdvertisement(named) => {
+            let left = advertisement(named);
+            Some(Left::Advertisements(left.into_iter().collect()))
+        }
+        Command::SyncAdvertisements { advertisements, .. } => {
+            let left = advertisements.iter().filter_map(advertisement);
+            Some(Left::Advertisements(left.collect()))
+        }
+        Command::ApplyReservation(named) => {
+            let known = state.reservation(&named.key);
+            known.map(|known| Left::Reservation(Arc::clone(known)))
+        }
+        Command::ApplyQuota(named) => {
+            let known = state.quota(&named.name);
+            known.map(|known| Left::Quota(Arc::clone(known), state.quota_usage(known)))
+        }
+        Command::ApplyAddressSpace(apply) => {
+            let known = state.address_space(&apply.wanted.name);
+            known.map(|known| Left::AddressSpace(Arc::clone(known)))
+        }
+        Command::Allocate(_)
+        | Command::Release(_)
+        | Command::Redecide(_)
+        | Command::DeletePool { .. }
+        | Command::DeleteAdvertisement(_)
+        | Command::DeleteReservation(_)
+        | Command::DeleteQuota(_)
+        | Command::DeleteAddressSpace { .. }
+        | Command::EndUnavailable { .. }
+        | Command::ClearUnavailable { .. }
+        | Command::ReportConflict { .. }
+        | Command::Introduce { .. }
+        | Command::BeginSync { .. }
+        | Command::EndSync { .. }
+        | Command::DeleteCluster { .. }
+        | Command::FinishRecovery { .. }
+        | Command::AdoptCluster { .. }
+        | Command::Facts { .. } => None,
+    };
+    left.unwrap_or(Left::Nothing)
+}
