@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pharos_proto::v1;
 use pharos_proto::v1::allocation::State;
+use pharos_proto::v1::change::Subject;
 
 use crate::log::allocation_change;
 use crate::{Invariant, Violation, owner_key};
@@ -25,10 +26,24 @@ pub struct Call {
 pub enum Request {
     Allocate(Box<v1::AllocateRequest>),
     Release(v1::ReleaseRequest),
-    /// Anything else that may move what others hold, such as an edit of pools.
-    Edit,
-    /// Moves what others hold too, and forgets the fences of the cluster.
-    DeleteCluster(String),
+    Edit(Edit),
+}
+
+/// A change of anything else than an allocation.
+#[derive(Debug, Clone, Default)]
+pub struct Edit {
+    pub request_id: String,
+    pub validate_only: bool,
+    /// Of the adapter that asks; 0: none.
+    pub fence: u64,
+    /// Whose it is, with a fence.
+    pub cluster: String,
+    /// Whether it may take addresses from holders.
+    pub moves: bool,
+    /// Whether an acknowledgement means that something is gone.
+    pub deletes: bool,
+    /// Whether fences of `cluster` are forgotten with it.
+    pub forgets_fences: bool,
 }
 
 /// What was told.
@@ -37,7 +52,8 @@ pub enum Outcome {
     Allocated(Box<v1::Allocation>),
     /// What was released, if anything was.
     Released(Option<Box<v1::Allocation>>),
-    Edited,
+    /// What is there now, where the answer shows it: only the `after` of it.
+    Edited(Option<Box<Subject>>),
     /// An error that says that nothing was changed.
     Refused,
     /// No answer, or one that leaves it open.
@@ -49,7 +65,14 @@ impl Call {
         match &self.request {
             Request::Allocate(request) => request.owner.as_ref(),
             Request::Release(request) => request.owner.as_ref(),
-            Request::Edit | Request::DeleteCluster(_) => None,
+            Request::Edit(_) => None,
+        }
+    }
+
+    fn edit(&self) -> Option<&Edit> {
+        match &self.request {
+            Request::Edit(edit) => Some(edit),
+            Request::Allocate(_) | Request::Release(_) => None,
         }
     }
 
@@ -57,11 +80,18 @@ impl Call {
         self.owner().map(|owner| owner_key(Some(owner)))
     }
 
+    fn cluster(&self) -> &str {
+        match self.edit() {
+            Some(edit) => &edit.cluster,
+            None => self.owner().map_or("", |owner| &owner.cluster),
+        }
+    }
+
     fn fence(&self) -> u64 {
         match &self.request {
             Request::Allocate(request) => request.fence,
             Request::Release(request) => request.fence,
-            Request::Edit | Request::DeleteCluster(_) => 0,
+            Request::Edit(edit) => edit.fence,
         }
     }
 
@@ -69,7 +99,7 @@ impl Call {
         match &self.request {
             Request::Allocate(request) => &request.request_id,
             Request::Release(request) => &request.request_id,
-            Request::Edit | Request::DeleteCluster(_) => "",
+            Request::Edit(edit) => &edit.request_id,
         }
     }
 
@@ -77,7 +107,7 @@ impl Call {
         match &self.request {
             Request::Allocate(request) => request.validate_only,
             Request::Release(request) => request.validate_only,
-            Request::Edit | Request::DeleteCluster(_) => false,
+            Request::Edit(edit) => edit.validate_only,
         }
     }
 
@@ -87,15 +117,18 @@ impl Call {
     }
 
     fn is_acknowledged(&self) -> bool {
-        matches!(self.outcome, Outcome::Allocated(_) | Outcome::Released(_))
+        match self.outcome {
+            Outcome::Allocated(_) | Outcome::Released(_) | Outcome::Edited(_) => true,
+            Outcome::Refused | Outcome::Unknown => false,
+        }
     }
 
     /// Whether its fence is known from then on: nothing that was only tried out leaves one, nor a
-    /// release of what nobody had, perhaps not even the cluster.
+    /// release of what nobody had, perhaps not even the cluster. (Of edits it is not asked.)
     fn leaves_fence(&self) -> bool {
         let changed = match &self.outcome {
             Outcome::Allocated(_) | Outcome::Released(Some(_)) => true,
-            Outcome::Released(None) | Outcome::Edited | Outcome::Refused | Outcome::Unknown => {
+            Outcome::Released(None) | Outcome::Edited(_) | Outcome::Refused | Outcome::Unknown => {
                 false
             }
         };
@@ -177,9 +210,49 @@ fn check_durable(calls: &[Call], log: &[v1::Change], violations: &mut Vec<Violat
                 let what = format!("what {id} released is not deleted in the log: {told:?}");
                 violations.push(Invariant::Durable.broken(what));
             }
-            Outcome::Released(_) | Outcome::Edited | Outcome::Refused | Outcome::Unknown => {}
+            Outcome::Edited(Some(told)) if !is_logged(told, &by_revision) => {
+                let what = format!("what {id} was told is not in the log: {told:?}");
+                violations.push(Invariant::Durable.broken(what));
+            }
+            Outcome::Edited(_)
+                if call.edit().is_some_and(|edit| edit.deletes) && !by_request.contains_key(id) =>
+            {
+                let what = format!("what {id} deleted is not deleted in the log");
+                violations.push(Invariant::Durable.broken(what));
+            }
+            Outcome::Released(_) | Outcome::Edited(_) | Outcome::Refused | Outcome::Unknown => {}
         }
     }
+}
+
+/// Whether a record was left so by the change of its revision.
+fn is_logged(told: &Subject, by_revision: &BTreeMap<u64, &v1::Change>) -> bool {
+    let revision = match told {
+        Subject::Pool(edit) => edit.after.as_ref().map(|it| it.revision),
+        Subject::AddressSpace(edit) => edit.after.as_ref().map(|it| it.revision),
+        Subject::Reservation(edit) => edit.after.as_ref().map(|it| it.revision),
+        Subject::Quota(edit) => edit.after.as_ref().map(|it| it.revision),
+        Subject::Allocation(_)
+        | Subject::Advertisement(_)
+        | Subject::Cluster(_)
+        | Subject::Unavailable(_) => None,
+    };
+    let change = revision.and_then(|revision| by_revision.get(&revision));
+    let mut logged = change.and_then(|change| change.subject.clone());
+    match &mut logged {
+        Some(Subject::Pool(edit)) => edit.before = None,
+        Some(Subject::AddressSpace(edit)) => edit.before = None,
+        Some(Subject::Reservation(edit)) => edit.before = None,
+        Some(Subject::Quota(edit)) => edit.before = None,
+        Some(
+            Subject::Allocation(_)
+            | Subject::Advertisement(_)
+            | Subject::Cluster(_)
+            | Subject::Unavailable(_),
+        )
+        | None => {}
+    }
+    logged.as_ref() == Some(told)
 }
 
 /// Who asks later is not told an earlier state of the same owner (I4).
@@ -212,12 +285,11 @@ fn check_order(calls: &[Call], violations: &mut Vec<Violation>) {
 fn check_fences(calls: &[Call], violations: &mut Vec<Violation>) {
     let fenced = |call: &&Call| call.fence() > 0 && call.is_acknowledged();
     for late in calls.iter().filter(fenced) {
-        let Some(owner) = late.owner() else { continue };
         let passed = calls.iter().filter(fenced).find(|earlier| {
-            let same = earlier.owner().map(|it| &it.cluster) == Some(&owner.cluster);
+            let same = earlier.cluster() == late.cluster();
             let before = earlier.end.is_some_and(|end| end < late.start);
             let left = earlier.leaves_fence() && earlier.fence() > late.fence();
-            same && before && left && !deleted_since(calls, earlier, &owner.cluster)
+            same && before && left && !deleted_since(calls, earlier)
         });
         if let Some(earlier) = passed {
             let what = format!(
@@ -233,9 +305,10 @@ fn check_fences(calls: &[Call], violations: &mut Vec<Violation>) {
 }
 
 /// Whether the cluster may have been deleted since.
-fn deleted_since(calls: &[Call], earlier: &Call, cluster: &str) -> bool {
+fn deleted_since(calls: &[Call], earlier: &Call) -> bool {
     calls.iter().any(|call| {
-        matches!(&call.request, Request::DeleteCluster(name) if name == cluster)
+        call.edit().is_some_and(|edit| edit.forgets_fences)
+            && call.cluster() == earlier.cluster()
             && call.outcome != Outcome::Refused
             && call.may_act_after(earlier.start)
     })
@@ -259,7 +332,8 @@ fn check_held(calls: &[Call], violations: &mut Vec<Violation>) {
     for call in calls {
         match call.key() {
             Some(key) => by_owner.entry(key).or_default().push(call),
-            None => edits.push(call),
+            None if call.edit().is_some_and(|edit| edit.moves) => edits.push(call),
+            None => {}
         }
     }
     for of_owner in by_owner.values() {
@@ -327,7 +401,9 @@ fn may_share(one: &v1::Allocation, other: &v1::Allocation) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Log, allocation, broken, owner, shared};
+    use pharos_proto::v1::change::QuotaChange;
+
+    use crate::testing::{Log, allocation, broken, owner, quota, shared};
 
     fn take(start: u64, end: Option<u64>, id: &str, told: Option<v1::Allocation>) -> Call {
         let owner = told.as_ref().and_then(|told| told.owner.clone());
@@ -355,6 +431,15 @@ mod tests {
             end: Some(end),
             request: Request::Release(request),
             outcome: Outcome::Released(Some(Box::new(told))),
+        }
+    }
+
+    fn edited(start: u64, edit: Edit, told: Option<Subject>) -> Call {
+        Call {
+            start,
+            end: Some(start + 1),
+            request: Request::Edit(edit),
+            outcome: Outcome::Edited(told.map(Box::new)),
         }
     }
 
@@ -409,6 +494,43 @@ mod tests {
     }
 
     #[test]
+    fn an_acknowledged_edit_that_is_not_in_the_log_is_found() {
+        let mut log = Log::default();
+        log.limit(quota("east", 3));
+        let told = |limit| {
+            Subject::Quota(QuotaChange {
+                before: None,
+                after: Some(v1::Quota {
+                    revision: 1,
+                    ..quota("east", limit)
+                }),
+            })
+        };
+        log.changes[0].subject = Some(told(3));
+        let edit = |id: &str, deletes| Edit {
+            request_id: id.to_owned(),
+            deletes,
+            ..Edit::default()
+        };
+        let right = [
+            edited(0, edit("request-1", false), Some(told(3))),
+            edited(2, edit("request-1", true), None),
+        ];
+        assert_eq!(check(&right, &log.changes), []);
+        for wrong in [
+            edited(0, edit("request-1", false), Some(told(4))),
+            edited(0, edit("request-9", true), None),
+        ] {
+            let found = check(&[wrong], &log.changes);
+            assert_eq!(broken(&found), [Invariant::Durable]);
+        }
+        let mut refused = edited(0, edit("request-1", false), None);
+        refused.outcome = Outcome::Refused;
+        let found = check(&[refused], &log.changes);
+        assert_eq!(broken(&found), [Invariant::Durable]);
+    }
+
+    #[test]
     fn an_answer_from_the_past_is_found() {
         let mut log = Log::default();
         let old = log.create(allocation("east/a", &["192.0.2.1"]));
@@ -437,12 +559,23 @@ mod tests {
         let deletion = |cluster: &str| Call {
             start: 1,
             end: Some(2),
-            request: Request::DeleteCluster(cluster.to_owned()),
-            outcome: Outcome::Edited,
+            request: Request::Edit(Edit {
+                cluster: cluster.to_owned(),
+                forgets_fences: true,
+                ..Edit::default()
+            }),
+            outcome: Outcome::Edited(None),
         };
         let calls = [new.clone(), deletion("east"), old(3)];
         assert_eq!(check(&calls, &log.changes), []);
-        let found = check(&[new, deletion("west"), old(3)], &log.changes);
+        let found = check(&[new.clone(), deletion("west"), old(3)], &log.changes);
+        assert_eq!(broken(&found), [Invariant::FencesGrow]);
+        let sync = Edit {
+            cluster: "east".to_owned(),
+            fence: 6,
+            ..Edit::default()
+        };
+        let found = check(&[new, edited(2, sync, None)], &log.changes);
         assert_eq!(broken(&found), [Invariant::FencesGrow]);
     }
 

@@ -6,16 +6,21 @@ use pharos_proto::v1;
 use pharos_proto::v1::allocation::State;
 use pharos_proto::v1::change::{Subject, UnavailableChange};
 use pharos_proto::v1::claim::FamilyPolicy;
+use pharos_proto::v1::unavailable::Reason;
 
 use crate::log::{allocation_change, subject};
+use crate::ranges::parse;
+use crate::records::Records;
 use crate::{Invariant, Rules, Violation, owner_key};
+
+/// Actor of what follows from other changes.
+pub(crate) const SERVICE: &str = "ipam-service";
 
 /// One who holds an address now.
 #[derive(Debug, Clone)]
 struct Holder {
     owner: String,
     cluster: String,
-    pool: String,
     /// Under which the address is held; not always the newest.
     claim: v1::Claim,
 }
@@ -31,14 +36,17 @@ impl Holder {
 /// An address that nobody holds any more.
 #[derive(Debug)]
 struct Freed {
-    by: Holder,
-    /// Microseconds of log time.
-    time: i64,
+    by: String,
+    /// From when the delay counts, in microseconds of log time.
+    since: i64,
+    /// In microseconds.
+    delay: i64,
 }
 
 /// Holders by space and address, while the log is gone through.
 #[derive(Debug, Default)]
-struct Book {
+struct Book<'a> {
+    records: Records<'a>,
     holders: BTreeMap<(String, String), BTreeMap<u64, Holder>>,
     freed: BTreeMap<(String, String), Freed>,
     /// What keeps an address from its next owner, by reason.
@@ -51,8 +59,10 @@ struct Book {
 pub(crate) fn check(log: &[v1::Change], rules: &Rules) -> Vec<Violation> {
     let mut book = Book::default();
     for (index, change) in log.iter().enumerate() {
+        book.records.note(change);
         if let Some(Subject::Unavailable(edit)) = &change.subject {
             book.keep(edit);
+            book.follow_rest(edit, change);
         }
         let Some(edit) = allocation_change(change) else {
             continue;
@@ -72,7 +82,7 @@ pub(crate) fn check(log: &[v1::Change], rules: &Rules) -> Vec<Violation> {
     book.violations
 }
 
-impl Book {
+impl Book<'_> {
     fn keep(&mut self, edit: &UnavailableChange) {
         let Some(row) = edit.after.as_ref().or(edit.before.as_ref()) else {
             return;
@@ -82,6 +92,22 @@ impl Book {
         match &edit.after {
             Some(after) => drop(rows.insert(after.reason, after.clone())),
             None => drop(rows.remove(&row.reason)),
+        }
+    }
+
+    /// The delay comes after the drain; an operator may end both.
+    fn follow_rest(&mut self, edit: &UnavailableChange, change: &v1::Change) {
+        let Some(row) = edit.before.as_ref().filter(|_| edit.after.is_none()) else {
+            return;
+        };
+        let place = (row.address_space.clone(), row.address.clone());
+        if change.actor != SERVICE {
+            self.freed.remove(&place);
+        } else if row.reason() == Reason::Draining
+            && let Some(freed) = self.freed.get_mut(&place)
+        {
+            freed.since = micros(change);
+            freed.delay = self.records.reuse_delay(&place.0, parse(&place.1));
         }
     }
 
@@ -125,8 +151,13 @@ impl Book {
             let gone = holders.remove(&before.id);
             if holders.is_empty() {
                 self.holders.remove(&place);
-                if let Some(by) = gone {
-                    self.freed.insert(place, Freed { by, time });
+                if let Some(gone) = gone {
+                    let freed = Freed {
+                        by: gone.owner,
+                        since: time,
+                        delay: self.records.reuse_delay(&place.0, parse(&place.1)),
+                    };
+                    self.freed.insert(place, freed);
                 }
             }
         }
@@ -147,7 +178,6 @@ impl Book {
         let new = Holder {
             owner: owner_key(Some(&owner)),
             cluster: owner.cluster,
-            pool: after.pool.clone(),
             claim,
         };
         for address in &after.addresses {
@@ -174,16 +204,15 @@ impl Book {
         (place, revision, time): (&(String, String), u64, i64),
         rules: &Rules,
     ) {
-        let delay = rules.reuse_delay.get(&freed.by.pool).copied().unwrap_or(0);
-        let is_own = freed.by.owner == new.owner || freed.by.is_of_group(new);
-        if !is_own && time - freed.time < delay {
+        let Freed { by, since, delay } = freed;
+        if *by != new.owner && time - since + rules.clock_slack < *delay {
             let what = format!(
                 "{} of {} passed from {} to {} at revision {revision} after {} us, before {delay}",
                 place.1,
                 place.0,
-                freed.by.owner,
+                by,
                 new.owner,
-                time - freed.time
+                time - since
             );
             self.violations.push(Invariant::ReuseDelay.broken(what));
         }
@@ -267,7 +296,7 @@ fn micros(change: &v1::Change) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Log, allocation, broken, shared};
+    use crate::testing::{Log, allocation, broken, pool, shared};
 
     fn checked(log: &Log) -> Vec<Invariant> {
         broken(&check(&log.changes, &Rules::default()))
@@ -338,23 +367,65 @@ mod tests {
         assert_eq!(checked(&log), [Invariant::SharersAgree]);
     }
 
+    /// East gives an address back and takes it again, and then it passes to another owner: `between`
+    /// says what happens then. Each change takes a second.
+    fn passed_on(delay: i64, between: impl FnOnce(&mut Log)) -> Vec<Invariant> {
+        let mut log = Log::default();
+        log.pool(v1::Pool {
+            reuse_delay: Some(prost_types::Duration {
+                seconds: delay,
+                nanos: 0,
+            }),
+            ..pool("pool", "192.0.2.0/28")
+        });
+        for _ in 0..2 {
+            log.create(allocation("east/a", &["192.0.2.1"]));
+            log.delete("east/a");
+        }
+        between(&mut log);
+        log.create(allocation("east/b", &["192.0.2.1"]));
+        checked(&log)
+    }
+
     #[test]
     fn a_reuse_before_its_delay_is_found() {
+        assert_eq!(passed_on(1, |_| ()), []);
+        assert_eq!(passed_on(2, |_| ()), [Invariant::ReuseDelay]);
+        let elsewhere = |log: &mut Log| log.pool(pool("other", "198.51.100.0/28"));
+        assert_eq!(passed_on(2, elsewhere), []);
+    }
+
+    #[test]
+    fn the_delay_counts_from_the_end_of_the_drain() {
+        let drained = |log: &mut Log| {
+            let row = log.rest("192.0.2.1", Reason::Draining);
+            log.wake(&row);
+        };
+        assert_eq!(passed_on(1, drained), []);
+        assert_eq!(passed_on(3, drained), [Invariant::ReuseDelay]);
+        let cleared = |log: &mut Log| {
+            drained(log);
+            log.changes.last_mut().expect("a change").actor = "somebody".to_owned();
+        };
+        assert_eq!(passed_on(3, cleared), []);
+    }
+
+    #[test]
+    fn a_clock_that_is_a_little_off_is_forgiven() {
         let mut log = Log::default();
-        log.create(allocation("east/a", &["192.0.2.1"]));
-        log.delete("east/a");
+        log.pool(v1::Pool {
+            reuse_delay: Some(prost_types::Duration {
+                seconds: 1,
+                nanos: 5_000_000,
+            }),
+            ..pool("pool", "192.0.2.0/28")
+        });
         log.create(allocation("east/a", &["192.0.2.1"]));
         log.delete("east/a");
         log.create(allocation("east/b", &["192.0.2.1"]));
-        let after = |seconds: i64| {
-            let pool = ("pool".to_owned(), seconds * 1_000_000);
-            let rules = Rules {
-                reuse_delay: [pool].into(),
-            };
-            broken(&check(&log.changes, &rules))
-        };
-        assert_eq!(after(1), []);
-        assert_eq!(after(2), [Invariant::ReuseDelay]);
+        let found = |clock_slack| broken(&check(&log.changes, &Rules { clock_slack }));
+        assert_eq!(found(4_999), [Invariant::ReuseDelay]);
+        assert_eq!(found(5_000), []);
     }
 
     #[test]
@@ -363,26 +434,11 @@ mod tests {
             let mut log = Log::default();
             log.create(allocation("east/a", &["192.0.2.1"]));
             log.delete("east/a");
-            let row = v1::Unavailable {
-                address_space: allocation("east/a", &[]).address_space,
-                address: "192.0.2.1".to_owned(),
-                reason: v1::unavailable::Reason::Draining.into(),
-                for_owner: for_owner.and_then(|text| allocation(text, &[]).owner),
-                ..v1::Unavailable::default()
-            };
-            let mut say = |before: Option<&v1::Unavailable>, after: Option<&v1::Unavailable>| {
-                let subject = Subject::Unavailable(UnavailableChange {
-                    before: before.cloned(),
-                    after: after.cloned(),
-                });
-                log.changes.push(v1::Change {
-                    subject: Some(subject),
-                    ..v1::Change::default()
-                });
-            };
-            say(None, Some(&row));
+            let mut row = log.rest("192.0.2.1", Reason::Draining);
+            row.for_owner = for_owner.and_then(|text| allocation(text, &[]).owner);
+            log.amend(&row);
             if end {
-                say(Some(&row), None);
+                log.wake(&row);
             }
             log.create(allocation("east/b", &["192.0.2.1"]));
             checked(&log)

@@ -9,28 +9,32 @@
 //! | I3 fences and epochs do not go back | [`calls`] |
 //! | I4 what was acknowledged is there after any crash; what was not is there or not, never half | [`calls`], [`holding`] |
 //! | I5 an address does not pass to another group before its reuse delay is over | [`holding`] |
-//! | I6 of a pool, held, held by others and not available and free are all there is | [`usage`] |
+//! | I6 of a pool, what is held, reserved, resting and free are all there is, and as many as the log says; of a quota what is held | [`usage`] |
 //! | I7 revisions without gap or repeat; a snapshot and the changes behind it give the state | [`log`], [`watch`] |
+//! | I8 nobody gets an address that its pool, its grant or a reservation does not give it | [`permits`] |
+//! | I9 nobody gets more than a quota allows | [`permits`] |
 //!
 //! Each has a test in which a planted violation must be found.
 
 pub mod calls;
 pub mod holding;
 pub mod log;
+pub mod permits;
+mod ranges;
+mod records;
 pub mod usage;
 pub mod watch;
 
 #[cfg(test)]
 mod testing;
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use pharos_proto::v1;
 
 use calls::Call;
 use log::Snapshot;
-use usage::Usage;
+use usage::{QuotaUsage, Usage};
 use watch::Watch;
 
 /// What happened, as seen from outside.
@@ -43,16 +47,17 @@ pub struct History {
     pub snapshots: Vec<Snapshot>,
     pub watches: Vec<Watch>,
     pub usages: Vec<Usage>,
+    pub quotas: Vec<QuotaUsage>,
     /// Of the writers, in the order in which they took over.
     pub epochs: Vec<u64>,
 }
 
-/// What the rules of this history were.
+/// How exactly a history is to be taken.
 #[derive(Debug, Clone, Default)]
 pub struct Rules {
-    /// Least time between two groups on one address, in microseconds of log time, by the name of the
-    /// pool from which the first one held it. No entry: none.
-    pub reuse_delay: BTreeMap<String, i64>,
+    /// By how much the log may show less time than has passed, in microseconds: its times are those of
+    /// the wall clock, and delays count by another one.
+    pub clock_slack: i64,
 }
 
 /// An invariant, and how it was broken.
@@ -86,6 +91,10 @@ pub enum Invariant {
     SumOfPool,
     /// I7
     Revisions,
+    /// I8
+    Permitted,
+    /// I9
+    WithinQuota,
 }
 
 impl Invariant {
@@ -103,7 +112,9 @@ pub fn check(history: &History, rules: &Rules) -> Vec<Violation> {
     violations.extend(holding::check(&history.log, rules));
     violations.extend(calls::check(&history.calls, &history.log));
     violations.extend(calls::check_epochs(&history.epochs));
+    violations.extend(permits::check(&history.log));
     violations.extend(usage::check(&history.usages, &history.log));
+    violations.extend(usage::check_quotas(&history.quotas, &history.log));
     violations.extend(watch::check(&history.watches, &history.log));
     violations
 }

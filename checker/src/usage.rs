@@ -7,7 +7,17 @@ use pharos_proto::v1;
 use pharos_proto::v1::change::Subject;
 
 use crate::log::Replay;
+use crate::permits::counted;
+use crate::ranges::{common, parse, range_of, size, within};
+use crate::records::Records;
 use crate::{Invariant, Violation};
+
+/// What a quota said at a revision, with its usage.
+#[derive(Debug, Clone, PartialEq)]
+pub struct QuotaUsage {
+    pub revision: u64,
+    pub quota: v1::Quota,
+}
 
 /// What one family of a pool said at a revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,8 +33,10 @@ pub struct Usage {
     pub total: u128,
     pub held: u128,
     pub held_by_others: u128,
-    /// Held by nobody, and not to be had now: reserved, draining, in its reuse delay.
-    pub unavailable: u128,
+    /// Held by nobody, and kept for somebody or for nobody.
+    pub reserved: u128,
+    /// Held by nobody, and not to be had yet: draining, in its reuse delay, quarantined.
+    pub draining: u128,
     pub free: u128,
     /// Granted to nobody, so not in `total`.
     pub outside_grant: u128,
@@ -40,7 +52,7 @@ pub(crate) fn check(usages: &[Usage], log: &[v1::Change]) -> Vec<Violation> {
         let granted = granted(usage, log);
         let all: u128 = usage.ranges.iter().map(|range| size(*range)).sum();
         let size: u128 = granted.iter().map(|range| size(*range)).sum();
-        let sum = usage.held + usage.held_by_others + usage.unavailable + usage.free;
+        let sum = usage.held + usage.held_by_others + usage.reserved + usage.draining + usage.free;
         if usage.total != size || sum != size || usage.outside_grant != all - size {
             let what = format!("{pool} of {size} at revision {revision} says {usage:?}");
             violations.push(Invariant::SumOfPool.broken(what));
@@ -57,6 +69,92 @@ pub(crate) fn check(usages: &[Usage], log: &[v1::Change]) -> Vec<Violation> {
             let what = format!(
                 "{pool} says that {said} are held at revision {revision}, and the log {}",
                 held.len()
+            );
+            violations.push(Invariant::SumOfPool.broken(what));
+        }
+        let (reserved, draining) = withheld(usage, &granted, &held, log);
+        if (usage.reserved, usage.draining) != (reserved, draining) {
+            let what = format!(
+                "{pool} says at revision {revision} that {} are reserved and {} drain, and the log \
+                 {reserved} and {draining}",
+                usage.reserved, usage.draining
+            );
+            violations.push(Invariant::SumOfPool.broken(what));
+        }
+    }
+    violations
+}
+
+/// How many addresses are reserved, and how many rest, of those that nobody holds. What is both
+/// counts as resting.
+fn withheld(
+    usage: &Usage,
+    granted: &[(IpAddr, IpAddr)],
+    held: &BTreeSet<IpAddr>,
+    log: &[v1::Change],
+) -> (u128, u128) {
+    let seen = log
+        .iter()
+        .filter(|change| change.revision <= usage.revision);
+    let mut rows = BTreeSet::new();
+    for change in seen.clone() {
+        let Some(Subject::Unavailable(edit)) = &change.subject else {
+            continue;
+        };
+        let row = edit.after.as_ref().or(edit.before.as_ref());
+        let Some(row) = row.filter(|row| row.address_space == usage.space) else {
+            continue;
+        };
+        let row = (parse(&row.address), row.reason);
+        match &edit.after {
+            Some(_) => rows.insert(row),
+            None => rows.remove(&row),
+        };
+    }
+    let resting: BTreeSet<IpAddr> = rows.into_iter().map(|(address, _)| address).collect();
+    let is_granted = |address: &IpAddr| granted.iter().any(|range| within(*address, *range));
+    let resting: BTreeSet<&IpAddr> = resting
+        .difference(held)
+        .filter(|it| is_granted(it))
+        .collect();
+    let records = Records::of(seen);
+    let mut reserved = 0;
+    for kept in records.reservations_of(&usage.space) {
+        let kept = kept.addresses.iter().map(|text| range_of(text));
+        let parts = kept.flat_map(|kept| granted.iter().filter_map(move |it| common(kept, *it)));
+        for part in parts {
+            let taken = resting.iter().copied().chain(held);
+            let taken = taken.filter(|address| within(**address, part)).count();
+            reserved += size(part) - count(taken);
+        }
+    }
+    (reserved, count(resting.len()))
+}
+
+fn count(of: usize) -> u128 {
+    u128::try_from(of).expect("fits")
+}
+
+/// What is said to be held of quotas is what the log says.
+pub(crate) fn check_quotas(usages: &[QuotaUsage], log: &[v1::Change]) -> Vec<Violation> {
+    let mut sorted: Vec<&QuotaUsage> = usages.iter().collect();
+    sorted.sort_by_key(|usage| usage.revision);
+    let mut replay = Replay::new(log);
+    let mut violations = Vec::new();
+    for QuotaUsage { revision, quota } in sorted {
+        let allocations = replay.advance(*revision);
+        let owners = allocations.values().filter_map(|one| one.owner.as_ref());
+        let mut namespaces: BTreeSet<&str> = owners.map(|owner| owner.namespace.as_str()).collect();
+        namespaces.insert("");
+        let most = namespaces
+            .into_iter()
+            .map(|namespace| counted(quota, namespace, allocations.values()).len())
+            .max();
+        let said = quota.usage.as_ref().map(|usage| usage.held);
+        if said.map(|said| usize::try_from(said).expect("32 bits")) != most {
+            let what = format!(
+                "quota {} says that {said:?} are held at revision {revision}, and the log {most:?}",
+                quota.name
             );
             violations.push(Invariant::SumOfPool.broken(what));
         }
@@ -85,10 +183,7 @@ fn granted(usage: &Usage, log: &[v1::Change]) -> Vec<(IpAddr, IpAddr)> {
     let mut parts: Vec<(IpAddr, IpAddr)> = Vec::new();
     for grant in own.flat_map(|grant| grant.ranges.iter().map(|text| range_of(text))) {
         for pool in &usage.ranges {
-            let (first, last) = (grant.0.max(pool.0), grant.1.min(pool.1));
-            if grant.0.is_ipv4() == pool.0.is_ipv4() && first <= last {
-                parts.push((first, last));
-            }
+            parts.extend(common(grant, *pool));
         }
     }
     // Grants may overlap.
@@ -103,45 +198,10 @@ fn granted(usage: &Usage, log: &[v1::Change]) -> Vec<(IpAddr, IpAddr)> {
     merged
 }
 
-/// `192.0.2.0/28` or `192.0.2.1-192.0.2.9`.
-fn range_of(text: &str) -> (IpAddr, IpAddr) {
-    let parse = |text: &str| text.parse::<IpAddr>().expect("an address in the log");
-    if let Some((first, last)) = text.split_once('-') {
-        return (parse(first), parse(last));
-    }
-    let (first, length) = text.split_once('/').expect("a range in the log");
-    let length: u32 = length.parse().expect("a length in the log");
-    let first = parse(first);
-    let host = |width: u32| u128::MAX.checked_shr(128 - (width - length)).unwrap_or(0);
-    let last = match first {
-        IpAddr::V4(v4) => {
-            let host = u32::try_from(host(32)).expect("32 bits");
-            IpAddr::V4((v4.to_bits() | host).into())
-        }
-        IpAddr::V6(v6) => IpAddr::V6((v6.to_bits() | host(128)).into()),
-    };
-    (first, last)
-}
-
-fn bits(address: IpAddr) -> u128 {
-    match address {
-        IpAddr::V4(v4) => u128::from(v4.to_bits()),
-        IpAddr::V6(v6) => v6.to_bits(),
-    }
-}
-
-fn size((first, last): (IpAddr, IpAddr)) -> u128 {
-    bits(last) - bits(first) + 1
-}
-
-fn within(address: IpAddr, (first, last): (IpAddr, IpAddr)) -> bool {
-    address.is_ipv4() == first.is_ipv4() && (first..=last).contains(&address)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing::{Log, allocation, broken, shared};
+    use crate::testing::{Log, allocation, broken, quota, reservation, shared};
 
     fn log() -> Vec<v1::Change> {
         let mut log = Log::default();
@@ -169,8 +229,9 @@ mod tests {
             total: 5,
             held: 1,
             held_by_others: 1,
-            unavailable: 1,
-            free: 2,
+            reserved: 0,
+            draining: 0,
+            free: 3,
             outside_grant: 0,
         }
     }
@@ -181,7 +242,7 @@ mod tests {
         let before = Usage {
             revision: 1,
             held_by_others: 0,
-            free: 3,
+            free: 4,
             ..usage()
         };
         assert_eq!(check(&[usage(), before], &log()), []);
@@ -193,7 +254,7 @@ mod tests {
         assert_eq!(broken(&check(&[lost], &log())), [Invariant::SumOfPool]);
         let total = Usage {
             total: 6,
-            free: 3,
+            free: 4,
             ..usage()
         };
         assert_eq!(broken(&check(&[total], &log())), [Invariant::SumOfPool]);
@@ -203,7 +264,7 @@ mod tests {
     fn what_is_held_and_not_counted_is_found() {
         let wrong = Usage {
             held_by_others: 0,
-            free: 3,
+            free: 4,
             ..usage()
         };
         assert_eq!(broken(&check(&[wrong], &log())), [Invariant::SumOfPool]);
@@ -229,7 +290,6 @@ mod tests {
         let operators = Usage {
             revision: 5,
             total: 3,
-            unavailable: 0,
             free: 1,
             outside_grant: 2,
             ..usage()
@@ -246,9 +306,70 @@ mod tests {
         let wrong = Usage {
             total: 5,
             free: 3,
+            outside_grant: 0,
             ..operators
         };
         let found = check(&[wrong], &fenced.changes);
         assert_eq!(broken(&found), [Invariant::SumOfPool]);
+    }
+
+    #[test]
+    fn what_is_reserved_or_rests_is_counted_apart() {
+        let mut log = Log::default();
+        log.changes = self::log();
+        // One of them is held.
+        log.reserve(reservation("192.0.2.2-192.0.2.3", "east"));
+        let row = log.rest("192.0.2.0", v1::unavailable::Reason::ReuseDelay);
+        let right = Usage {
+            revision: 6,
+            reserved: 1,
+            draining: 1,
+            free: 1,
+            ..usage()
+        };
+        assert_eq!(check(std::slice::from_ref(&right), &log.changes), []);
+        let swapped = Usage {
+            reserved: 2,
+            draining: 0,
+            ..right.clone()
+        };
+        let found = check(&[swapped], &log.changes);
+        assert_eq!(broken(&found), [Invariant::SumOfPool]);
+        log.wake(&row);
+        let later = Usage {
+            revision: 7,
+            draining: 0,
+            free: 2,
+            ..right
+        };
+        assert_eq!(check(&[later], &log.changes), []);
+    }
+
+    #[test]
+    fn a_quota_that_miscounts_is_found() {
+        let said = |held, each_namespace| {
+            let mut log = Log::default();
+            log.create(allocation("east/a", &["192.0.2.1"]));
+            let mut other = allocation("east/b", &["192.0.2.2"]);
+            other.owner.as_mut().expect("an owner").namespace = "other".to_owned();
+            log.create(other);
+            let usage = v1::quota::Usage {
+                held,
+                ..v1::quota::Usage::default()
+            };
+            let usage = QuotaUsage {
+                revision: 2,
+                quota: v1::Quota {
+                    each_namespace,
+                    usage: Some(usage),
+                    ..quota("east", 5)
+                },
+            };
+            broken(&check_quotas(&[usage], &log.changes))
+        };
+        assert_eq!(said(2, false), []);
+        assert_eq!(said(1, true), []);
+        assert_eq!(said(1, false), [Invariant::SumOfPool]);
+        assert_eq!(said(2, true), [Invariant::SumOfPool]);
     }
 }

@@ -7,7 +7,8 @@
 //! 3. Control: a disk that loses its last transactions. The checker must see it.
 //!
 //! The same checker (`e2e::crash::ledger`) judges all three, and `pharos-checker` all calls and the
-//! whole change log of the first. `PHAROS_KILLS=2000` makes the first one longer; `PHAROS_SEED`
+//! whole change log of the first, in which what a small pool gives back rests before it is given away
+//! again. `PHAROS_KILLS=2000` makes the first one longer; `PHAROS_SEED`
 //! repeats the choices of a run (not the moments at which the kernel kills).
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -21,6 +22,8 @@ use e2e::crash::wal::lose_transactions;
 use e2e::ipam::{Ipam, SOON};
 use e2e::seed::{number, seed};
 use pharos_checker::{History, Rules, check};
+use pharos_proto::v1;
+use pharos_proto::v1::change::Subject;
 use pharos_testbed::Launch;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -38,8 +41,27 @@ const MOMENTS: [Moment; 7] = [
     Moment::UnderLoad,
 ];
 
+/// How long addresses of the first pool rest: about as long as a server lives, so that some are given
+/// away again, and some are not before the next kill.
+const REST: Duration = Duration::from_millis(100);
+
+/// Far longer than lies between the looks at two clocks, and still a part of the rest.
+const CLOCK_SLACK: Duration = Duration::from_millis(50);
+
+/// The first pool is small, so that everybody waits for what rests there.
 async fn start() -> anyhow::Result<Ipam> {
     let ipam = Ipam::start()?;
+    let resting = v1::Pool {
+        name: "a-small".to_owned(),
+        addresses: vec!["10.16.0.0/28".to_owned()],
+        reuse_delay: Some(REST.try_into()?),
+        ..v1::Pool::default()
+    };
+    let request = v1::ApplyPoolRequest {
+        pool: Some(resting),
+        ..v1::ApplyPoolRequest::default()
+    };
+    ipam.pools()?.apply_pool(request).await?;
     ipam.apply_pool("pool", &["10.0.0.0/12"]).await?;
     Ok(ipam)
 }
@@ -100,13 +122,30 @@ async fn assert_explained(ipam: &Ipam, load: &Load) {
         snapshots: vec![ipam.list().await.unwrap()],
         ..History::default()
     };
-    let found = check(&history, &Rules::default());
+    let rules = Rules {
+        clock_slack: i64::try_from(CLOCK_SLACK.as_micros()).unwrap(),
+    };
+    let found = check(&history, &rules);
+    let rested = history
+        .log
+        .iter()
+        .filter(|change| has_rested(change))
+        .count();
     eprintln!(
-        "{} calls and {} changes judged",
+        "{} calls and {} changes judged; {rested} addresses rested to the end",
         history.calls.len(),
         history.log.len()
     );
+    assert!(rested > 0, "no delay came to its end");
     assert!(found.is_empty(), "{} violations: {}", found.len(), found[0]);
+}
+
+/// Whether an address may be given away because its time is over, not because its owner came back.
+fn has_rested(change: &v1::Change) -> bool {
+    let Some(Subject::Unavailable(edit)) = &change.subject else {
+        return false;
+    };
+    edit.after.is_none() && change.request_id.is_empty()
 }
 
 /// Stops the server, and has the database checked row by row.

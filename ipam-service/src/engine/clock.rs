@@ -4,21 +4,33 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::state::model::Timestamp;
 
+/// Where the time of the wall is read.
+pub(super) type WallClock = Box<dyn Fn() -> Timestamp + Send>;
+
 /// Gives times that never fall, whatever the wall clock does.
-#[derive(Debug)]
 pub(super) struct LogClock {
     last: Timestamp,
+    wall: WallClock,
 }
 
 impl LogClock {
     /// `last`: the newest time in the log.
     pub(super) fn after(last: Timestamp) -> Self {
-        Self { last }
+        Self {
+            last,
+            wall: Box::new(wall_time),
+        }
+    }
+
+    /// Another wall clock, which a simulation moves.
+    #[cfg(test)]
+    pub(super) fn set_wall(&mut self, wall: WallClock) {
+        self.wall = wall;
     }
 
     /// The time of a batch.
     pub(super) fn tick(&mut self) -> Timestamp {
-        self.last = self.last.max(wall_time());
+        self.last = self.last.max((self.wall)());
         self.last
     }
 }

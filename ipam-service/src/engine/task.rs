@@ -111,6 +111,12 @@ impl EngineTask {
         self.parts.state.limit_pending(most);
     }
 
+    /// The times of the log are of this clock. To be said before it runs.
+    #[cfg(test)]
+    pub(crate) fn set_wall_clock(&mut self, wall: impl Fn() -> Timestamp + Send + 'static) {
+        self.clock.set_wall(Box::new(wall));
+    }
+
     /// Runs until every handle is gone or it is told to stop, and every request is answered.
     ///
     /// Not cancel safe: dropped, it leaves the outcome of the last batch unknown to its callers.

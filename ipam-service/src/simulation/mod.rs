@@ -15,7 +15,7 @@
 //! only a commit makes a change durable, this is every outcome that a crash can have.
 //!
 //! The history is judged by `pharos-checker`. A failure prints its seed; `PHAROS_SEED=n` runs that
-//! one again, and `PHAROS_SIMULATIONS=n` runs so many.
+//! one again, with `PHAROS_HISTORY=1` prints what happened, and `PHAROS_SIMULATIONS=n` runs so many.
 
 mod announcers;
 mod network;
@@ -24,8 +24,8 @@ mod server;
 mod world;
 
 use pharos_checker::calls::Outcome;
-use pharos_checker::log::allocation_change;
 use pharos_checker::{History, Invariant, Rules, check};
+use pharos_proto::v1::change::Subject;
 
 use world::{Plan, World};
 
@@ -86,6 +86,11 @@ fn whatever_crashes_and_whoever_retries_the_promises_are_kept() {
             eprintln!("replay with PHAROS_SEED={seed}");
             std::panic::resume_unwind(panic);
         });
+        if std::env::var_os("PHAROS_HISTORY").is_some() {
+            for line in gist(&history) {
+                eprintln!("H {line}");
+            }
+        }
         let violations = check(&history, &Rules::default());
         let first: Vec<String> = violations.iter().take(3).map(ToString::to_string).collect();
         assert!(
@@ -96,21 +101,18 @@ fn whatever_crashes_and_whoever_retries_the_promises_are_kept() {
     }
 }
 
-/// What does not depend on the wall clock.
+/// What was told and what was done.
 fn gist(history: &History) -> Vec<String> {
     let calls = history.calls.iter().map(|call| {
         let told = match &call.outcome {
             Outcome::Allocated(told) => format!("{:?} {:?}", told.addresses, told.state()),
             Outcome::Released(_) => "released".to_owned(),
-            other @ (Outcome::Edited | Outcome::Refused | Outcome::Unknown) => format!("{other:?}"),
+            Outcome::Edited(told) => format!("edited {told:?}"),
+            other @ (Outcome::Refused | Outcome::Unknown) => format!("{other:?}"),
         };
         format!("{} {:?} {told}", call.start, call.end)
     });
-    let log = history.log.iter().map(|change| {
-        let edit = allocation_change(change).and_then(|edit| edit.after.as_ref());
-        let after = edit.map(|after| (&after.owner, &after.addresses, after.state));
-        format!("{} {} {after:?}", change.revision, change.request_id)
-    });
+    let log = history.log.iter().map(|change| format!("{change:?}"));
     calls.chain(log).collect()
 }
 
@@ -148,4 +150,49 @@ fn control_a_fence_that_is_not_looked_at_is_found() {
 #[test]
 fn control_a_watch_that_loses_an_event_is_found() {
     finds(Plan::WatchLosesEvent, Invariant::Revisions);
+}
+
+#[test]
+fn control_a_delay_that_is_cut_short_is_found() {
+    finds(Plan::SlowWallClock, Invariant::ReuseDelay);
+}
+
+/// Finds out that runs come to where a rule forbids something: in a history that is told otherwise
+/// somebody must have broken it.
+fn finds_in_spoiled(spoil: fn(&mut Subject), invariant: Invariant) {
+    let found = seeds(CONTROL_SEEDS).find(|seed| {
+        let mut history = run(*seed, Plan::Sound);
+        history
+            .log
+            .iter_mut()
+            .filter_map(|change| change.subject.as_mut())
+            .for_each(spoil);
+        let violations = check(&history, &Rules::default());
+        violations.iter().any(|one| one.invariant == invariant)
+    });
+    assert!(found.is_some(), "{invariant:?} was not found");
+}
+
+#[test]
+fn control_a_quota_that_was_lower_is_found_to_be_exceeded() {
+    let lower = |subject: &mut Subject| {
+        if let Subject::Quota(edit) = subject
+            && let Some(limit) = edit.after.as_mut().and_then(|quota| quota.limit.as_mut())
+        {
+            *limit = limit.saturating_sub(1);
+        }
+    };
+    finds_in_spoiled(lower, Invariant::WithinQuota);
+}
+
+#[test]
+fn control_a_reservation_that_was_for_nobody_is_found_to_be_used() {
+    let for_nobody = |subject: &mut Subject| {
+        if let Subject::Reservation(edit) = subject
+            && let Some(reservation) = edit.after.as_mut()
+        {
+            reservation.kept_for = None;
+        }
+    };
+    finds_in_spoiled(for_nobody, Invariant::Permitted);
 }

@@ -1,7 +1,7 @@
 //! What clients ask: few owners, few addresses, every kind of claim, so that they meet.
 
 use pharos_proto::v1;
-use pharos_proto::v1::claim::FamilyPolicy;
+use pharos_proto::v1::claim::{DualStackPools, FamilyPolicy};
 use pharos_proto::v1::ip_family::Value as Family;
 use rand::RngExt as _;
 use rand::rngs::StdRng;
@@ -9,7 +9,9 @@ use rand::seq::IndexedRandom as _;
 
 pub(super) const CLUSTERS: [&str; 2] = ["east", "west"];
 
-const OWNERS: [&str; 4] = ["a", "b", "c", "d"];
+const OWNERS: [&str; 3] = ["a", "b", "c"];
+
+const NAMESPACES: [&str; 2] = ["blue", "red"];
 
 /// Ranges that overlap those of other pools in part; small enough to run out.
 const V4_RANGES: [&[&str]; 4] = [
@@ -23,6 +25,19 @@ const V6_RANGES: [&[&str]; 3] = [&[], &["2001:db8::/127"], &["2001:db8::1-2001:d
 
 const POOLS: [&str; 2] = ["p", "q"];
 
+/// Parts of the ranges, which reservations keep.
+const KEPT: [&[&str]; 5] = [
+    &["192.0.2.0"],
+    &["192.0.2.2-192.0.2.3"],
+    &["192.0.2.4/31", "2001:db8::1"],
+    &["192.0.2.255-192.0.3.0"],
+    &["2001:db8::"],
+];
+
+const RESERVATIONS: [&str; 2] = ["v", "w"];
+
+const QUOTAS: [&str; 3] = ["few", "some", "more"];
+
 /// A call on its way.
 #[derive(Debug, Clone)]
 pub(super) enum Message {
@@ -32,9 +47,52 @@ pub(super) enum Message {
     DeletePool(v1::DeletePoolRequest),
     SyncPools(v1::SyncPoolsRequest),
     ApplyAddressSpace(Box<v1::ApplyAddressSpaceRequest>),
+    ApplyReservation(Box<v1::ApplyReservationRequest>),
+    DeleteReservation(v1::DeleteReservationRequest),
+    ApplyQuota(Box<v1::ApplyQuotaRequest>),
+    DeleteQuota(v1::DeleteQuotaRequest),
     BeginSync(v1::BeginSyncRequest),
     EndSync(v1::EndSyncRequest),
     DeleteCluster(v1::DeleteClusterRequest),
+}
+
+impl Message {
+    pub(super) fn request_id(&mut self) -> &mut String {
+        match self {
+            Self::Allocate(request) => &mut request.request_id,
+            Self::Release(request) => &mut request.request_id,
+            Self::ApplyPool(request) => &mut request.request_id,
+            Self::DeletePool(request) => &mut request.request_id,
+            Self::SyncPools(request) => &mut request.request_id,
+            Self::ApplyAddressSpace(request) => &mut request.request_id,
+            Self::ApplyReservation(request) => &mut request.request_id,
+            Self::DeleteReservation(request) => &mut request.request_id,
+            Self::ApplyQuota(request) => &mut request.request_id,
+            Self::DeleteQuota(request) => &mut request.request_id,
+            Self::BeginSync(request) => &mut request.request_id,
+            Self::EndSync(request) => &mut request.request_id,
+            Self::DeleteCluster(request) => &mut request.request_id,
+        }
+    }
+
+    /// Of those that have one.
+    pub(super) fn fence(&mut self) -> Option<&mut u64> {
+        match self {
+            Self::Allocate(request) => Some(&mut request.fence),
+            Self::Release(request) => Some(&mut request.fence),
+            Self::SyncPools(request) => Some(&mut request.fence),
+            Self::BeginSync(request) => Some(&mut request.fence),
+            Self::EndSync(request) => Some(&mut request.fence),
+            Self::ApplyPool(_)
+            | Self::DeletePool(_)
+            | Self::ApplyAddressSpace(_)
+            | Self::ApplyReservation(_)
+            | Self::DeleteReservation(_)
+            | Self::ApplyQuota(_)
+            | Self::DeleteQuota(_)
+            | Self::DeleteCluster(_) => None,
+        }
+    }
 }
 
 /// Makes requests, each with an id of its own.
@@ -52,88 +110,35 @@ fn pick<T: Copy>(random: &mut StdRng, from: &[T]) -> T {
 impl Requests {
     /// A new request of some client.
     pub(super) fn any(&mut self, random: &mut StdRng) -> Message {
-        self.made += 1;
-        let number = self.made;
         let which = random.random_range(..CLUSTERS.len());
         let cluster = CLUSTERS[which].to_owned();
-        let fence = self.fence(random, which);
-        match random.random_range(0..42) {
-            0..24 => {
-                let mut request = allocate(random, cluster);
-                request.fence = fence;
-                request.request_id = format!("allocate-{number}");
-                Message::Allocate(Box::new(request))
-            }
-            24..33 => Message::Release(v1::ReleaseRequest {
+        let mut message = match random.random_range(0..10) {
+            0..6 => Message::Allocate(Box::new(allocate(random, cluster))),
+            6..8 => Message::Release(v1::ReleaseRequest {
                 owner: Some(owner(random, cluster)),
                 allow_missing: random.random(),
-                fence,
-                request_id: format!("release-{number}"),
-                validate_only: random.random_bool(0.05),
+                validate_only: tried_out(random),
                 ..v1::ReleaseRequest::default()
             }),
-            33..35 => Message::ApplyPool(Box::new(v1::ApplyPoolRequest {
-                pool: Some(pool(random, "")),
-                if_in_use: in_use(random).into(),
-                request_id: format!("apply-{number}"),
-                ..v1::ApplyPoolRequest::default()
-            })),
-            35 => Message::DeletePool(v1::DeletePoolRequest {
-                name: pick(random, &POOLS).to_owned(),
-                if_in_use: in_use(random).into(),
-                request_id: format!("delete-{number}"),
-                ..v1::DeletePoolRequest::default()
-            }),
-            36 => Message::SyncPools(v1::SyncPoolsRequest {
-                pools: vec![pool(random, &cluster)],
-                cluster,
-                request_id: format!("sync-{number}"),
-                fence,
-                ..v1::SyncPoolsRequest::default()
-            }),
-            37 => Message::BeginSync(v1::BeginSyncRequest {
-                cluster,
-                fence,
-                request_id: format!("begin-{number}"),
-                ..v1::BeginSyncRequest::default()
-            }),
-            38..40 => Message::ApplyAddressSpace(Box::new(v1::ApplyAddressSpaceRequest {
-                address_space: Some(address_space(random)),
-                if_in_use: in_use(random).into(),
-                request_id: format!("fence-{number}"),
-                ..v1::ApplyAddressSpaceRequest::default()
-            })),
-            40 => Message::EndSync(v1::EndSyncRequest {
-                cluster,
-                fence,
-                request_id: format!("end-{number}"),
-                ..v1::EndSyncRequest::default()
-            }),
-            _ => Message::DeleteCluster(v1::DeleteClusterRequest {
-                name: cluster,
-                request_id: format!("gone-{number}"),
-                ..v1::DeleteClusterRequest::default()
-            }),
+            _ => edit(random, cluster),
+        };
+        let fence = self.fence(random, which);
+        if let Some(own) = message.fence() {
+            *own = fence;
         }
+        *message.request_id() = self.id(kind(&message));
+        message
+    }
+
+    fn id(&mut self, kind: &str) -> String {
+        self.made += 1;
+        format!("{kind}-{}", self.made)
     }
 
     /// The same request once more, as a client sends it that got no answer.
     pub(super) fn again(&mut self, message: &Message) -> Message {
-        self.made += 1;
         let mut again = message.clone();
-        let id = match &mut again {
-            Message::Allocate(request) => &mut request.request_id,
-            Message::Release(request) => &mut request.request_id,
-            Message::ApplyPool(request) => &mut request.request_id,
-            Message::DeletePool(request) => &mut request.request_id,
-            Message::SyncPools(request) => &mut request.request_id,
-            Message::ApplyAddressSpace(request) => &mut request.request_id,
-            Message::BeginSync(request) => &mut request.request_id,
-            Message::EndSync(request) => &mut request.request_id,
-            Message::DeleteCluster(request) => &mut request.request_id,
-        };
-        let kind = id.split('-').next().unwrap_or_default();
-        *id = format!("{kind}-{}", self.made);
+        *again.request_id() = self.id(kind(message));
         again
     }
 
@@ -152,10 +157,141 @@ impl Requests {
     }
 }
 
+/// The checker knows by it what a request may do.
+fn kind(message: &Message) -> &'static str {
+    match message {
+        Message::Allocate(_) => "allocate",
+        Message::Release(_) => "release",
+        Message::ApplyPool(_)
+        | Message::DeletePool(_)
+        | Message::SyncPools(_)
+        | Message::ApplyAddressSpace(_)
+        | Message::ApplyReservation(_)
+        | Message::DeleteReservation(_)
+        | Message::ApplyQuota(_)
+        | Message::DeleteQuota(_)
+        | Message::BeginSync(_)
+        | Message::EndSync(_)
+        | Message::DeleteCluster(_) => "edit",
+    }
+}
+
+/// Some only want to know what would be.
+fn tried_out(random: &mut StdRng) -> bool {
+    random.random_bool(0.05)
+}
+
+/// Of pools, of what the operator says, or of a cluster as a whole.
+fn edit(random: &mut StdRng, cluster: String) -> Message {
+    match random.random_range(0..20) {
+        0..4 => Message::ApplyPool(Box::new(v1::ApplyPoolRequest {
+            pool: Some(pool(random, "")),
+            if_in_use: in_use(random).into(),
+            validate_only: tried_out(random),
+            ..v1::ApplyPoolRequest::default()
+        })),
+        4 => Message::DeletePool(v1::DeletePoolRequest {
+            name: pick(random, &POOLS).to_owned(),
+            if_in_use: in_use(random).into(),
+            validate_only: tried_out(random),
+            ..v1::DeletePoolRequest::default()
+        }),
+        5..7 => Message::SyncPools(v1::SyncPoolsRequest {
+            pools: vec![pool(random, &cluster)],
+            cluster,
+            validate_only: tried_out(random),
+            ..v1::SyncPoolsRequest::default()
+        }),
+        7..9 => Message::ApplyAddressSpace(Box::new(v1::ApplyAddressSpaceRequest {
+            address_space: Some(address_space(random)),
+            if_in_use: in_use(random).into(),
+            validate_only: tried_out(random),
+            ..v1::ApplyAddressSpaceRequest::default()
+        })),
+        9..12 => Message::ApplyReservation(Box::new(v1::ApplyReservationRequest {
+            reservation: Some(reservation(random, cluster)),
+            validate_only: tried_out(random),
+            ..v1::ApplyReservationRequest::default()
+        })),
+        12 => Message::DeleteReservation(v1::DeleteReservationRequest {
+            name: pick(random, &RESERVATIONS).to_owned(),
+            validate_only: tried_out(random),
+            ..v1::DeleteReservationRequest::default()
+        }),
+        13..16 => Message::ApplyQuota(Box::new(v1::ApplyQuotaRequest {
+            quota: Some(quota(random, cluster)),
+            validate_only: tried_out(random),
+            ..v1::ApplyQuotaRequest::default()
+        })),
+        16 => Message::DeleteQuota(v1::DeleteQuotaRequest {
+            name: pick(random, &QUOTAS).to_owned(),
+            validate_only: tried_out(random),
+            ..v1::DeleteQuotaRequest::default()
+        }),
+        17 => Message::BeginSync(v1::BeginSyncRequest {
+            cluster,
+            ..v1::BeginSyncRequest::default()
+        }),
+        18 => Message::EndSync(v1::EndSyncRequest {
+            cluster,
+            ..v1::EndSyncRequest::default()
+        }),
+        _ => Message::DeleteCluster(v1::DeleteClusterRequest {
+            name: cluster,
+            validate_only: tried_out(random),
+            ..v1::DeleteClusterRequest::default()
+        }),
+    }
+}
+
+/// Kept for nobody, a cluster, a namespace of it or one owner.
+fn reservation(random: &mut StdRng, cluster: String) -> v1::Reservation {
+    let mut kept_for = v1::KeptFor {
+        cluster,
+        ..v1::KeptFor::default()
+    };
+    let precision = random.random_range(0..4);
+    if precision > 1 {
+        pick(random, &NAMESPACES).clone_into(&mut kept_for.namespace);
+    }
+    if precision > 2 {
+        pick(random, &OWNERS).clone_into(&mut kept_for.name);
+    }
+    v1::Reservation {
+        name: pick(random, &RESERVATIONS).to_owned(),
+        addresses: texts(pick(random, &KEPT)),
+        kept_for: (precision > 0).then_some(kept_for),
+        ..v1::Reservation::default()
+    }
+}
+
+/// Low enough to be reached.
+fn quota(random: &mut StdRng, cluster: String) -> v1::Quota {
+    let namespace = pick(random, &["", "", "red"]);
+    v1::Quota {
+        name: pick(random, &QUOTAS).to_owned(),
+        cluster,
+        namespace: namespace.to_owned(),
+        each_namespace: namespace.is_empty() && random.random_bool(0.3),
+        pool: pick(random, &["", "", "p"]).to_owned(),
+        family: pick(
+            random,
+            &[Family::Unspecified, Family::Unspecified, Family::Ipv4],
+        )
+        .into(),
+        limit: Some(random.random_range(0..5)),
+        ..v1::Quota::default()
+    }
+}
+
+fn texts(of: &[&str]) -> Vec<String> {
+    of.iter().map(|text| (*text).to_owned()).collect()
+}
+
 fn owner(random: &mut StdRng, cluster: String) -> v1::Owner {
     v1::Owner {
         cluster,
-        namespace: "default".to_owned(),
+        namespace: pick(random, &NAMESPACES).to_owned(),
         name: pick(random, &OWNERS).to_owned(),
         uid: pick(random, &["", "", "", "one", "two"]).to_owned(),
     }
@@ -180,15 +316,22 @@ fn allocate(random: &mut StdRng, cluster: String) -> v1::AllocateRequest {
         family_policy: policy.into(),
         sharing_key: pick(random, &["", "", "k", "k", "l"]).to_owned(),
         pool: pick(random, &["", "", "", "p", "q"]).to_owned(),
-        validate_only: random.random_bool(0.05),
+        validate_only: tried_out(random),
         ..v1::AllocateRequest::default()
     };
+    if request.families.len() == 2 && request.pool.is_empty() && random.random() {
+        request.dual_stack_pools = DualStackPools::AnyPools.into();
+    }
+    if random.random_bool(0.1) {
+        pick(random, &RESERVATIONS).clone_into(&mut request.reservation);
+    }
     if random.random_bool(0.6) {
         request.if_refused = v1::allocate_request::IfRefused::Queue.into();
     }
     if random.random_bool(0.1) {
         request.families.clear();
         request.family_policy = FamilyPolicy::Unspecified.into();
+        request.dual_stack_pools = DualStackPools::Unspecified.into();
         request.addresses = vec!["192.0.2.3".to_owned()];
     }
     if random.random_bool(0.1) {
@@ -203,7 +346,7 @@ pub(super) fn pool(random: &mut StdRng, cluster: &str) -> v1::Pool {
     v1::Pool {
         name: pick(random, &POOLS).to_owned(),
         cluster: cluster.to_owned(),
-        addresses: ranges.into_iter().map(str::to_owned).collect(),
+        addresses: texts(&ranges),
         auto_assign: Some(random.random_bool(0.9)),
         // Less than passes between two rounds in which time passes.
         reuse_delay: random.random_bool(0.3).then_some(prost_types::Duration {
@@ -212,7 +355,7 @@ pub(super) fn pool(random: &mut StdRng, cluster: &str) -> v1::Pool {
         }),
         // Longer than a run: no node that is away is given up.
         reuse_unacknowledged: Some(prost_types::Duration {
-            seconds: 30 * 24 * 3600,
+            seconds: 3600,
             nanos: 0,
         }),
         ..v1::Pool::default()
@@ -227,7 +370,7 @@ fn address_space(random: &mut StdRng) -> v1::AddressSpace {
             let ranges = [pick(random, &V4_RANGES), pick(random, &V6_RANGES)].concat();
             grants.push(v1::address_space::Grant {
                 cluster: cluster.to_owned(),
-                ranges: ranges.into_iter().map(str::to_owned).collect(),
+                ranges: texts(&ranges),
             });
         }
     }

@@ -1,12 +1,15 @@
 //! One process: the services over a real writer, on files in a folder.
 
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use pharos_process::{Readiness, Shutdown};
 use prometheus_client::registry::Registry;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::api::call::Api;
 use crate::engine::{self, EngineMetrics};
@@ -14,10 +17,33 @@ use crate::retention::{Keep, Policy, Retention};
 use crate::state::State;
 use crate::state::address::Address;
 use crate::state::model::{
-    AddressSpace, Allocation, AllocationId, Claim, Cluster, Owner, Placement, Pool, PoolKey,
-    Timestamp,
+    AddressSpace, Allocation, AllocationId, Claim, Cluster, Owner, OwnerKey, Placement, Pool,
+    PoolKey, Quota, Reservation, Timestamp, Unavailable, UnavailableKey,
 };
+use crate::state::tests::random::check_settled;
 use crate::store::{Location, Missing, Store};
+
+/// The wall clock of a run, which shows the time of the run.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Clock {
+    begun: Instant,
+    /// How many times slower it is.
+    slower: u32,
+}
+
+impl Clock {
+    pub(super) fn new(slower: u32) -> Self {
+        Self {
+            begun: Instant::now(),
+            slower,
+        }
+    }
+
+    pub(super) fn now(&self) -> Timestamp {
+        let passed = (self.begun.elapsed() / self.slower).as_micros();
+        Timestamp(1 + i64::try_from(passed).expect("a run is short"))
+    }
+}
 
 /// A running process.
 pub(super) struct Server {
@@ -25,6 +51,7 @@ pub(super) struct Server {
     /// Of its term as writer.
     pub(super) epoch: u64,
     folder: TempDir,
+    clock: Clock,
     stop_writer: Shutdown,
     writer: JoinHandle<()>,
 }
@@ -37,6 +64,9 @@ pub(super) struct Knowledge {
     pools: Vec<Arc<Pool>>,
     clusters: Vec<Arc<Cluster>>,
     spaces: Vec<Arc<AddressSpace>>,
+    reservations: Vec<Arc<Reservation>>,
+    quotas: Vec<Arc<Quota>>,
+    resting: Vec<Resting>,
     placements: Vec<Arc<Placement>>,
 }
 
@@ -49,6 +79,24 @@ struct Holder {
     held_claim: Claim,
     addresses: Vec<Address>,
     pool: Option<PoolKey>,
+}
+
+/// Why an address is not to be given away yet. How long is counted anew.
+#[derive(Debug, PartialEq)]
+struct Resting {
+    key: UnavailableKey,
+    for_owner: Option<OwnerKey>,
+    period: Duration,
+}
+
+impl Resting {
+    fn of(row: &Arc<Unavailable>) -> Self {
+        Self {
+            key: row.key.clone(),
+            for_owner: row.for_owner.clone(),
+            period: row.period,
+        }
+    }
 }
 
 impl Holder {
@@ -85,14 +133,16 @@ fn log(folder: &Path) -> PathBuf {
 
 impl Server {
     /// On what is in a folder; makes a database where there is none.
-    pub(super) async fn start(folder: TempDir) -> Self {
+    /// Its wall clock is that of the run.
+    pub(super) async fn start(folder: TempDir, clock: Clock) -> Self {
         let location = Location::Sqlite(database(folder.path()));
         let store = Store::open(&location, Missing::Create, Timestamp(1)).await;
         let store = store.expect("the database opens");
         let metrics = EngineMetrics::register(&mut Registry::default());
         let stop_writer = Shutdown::default();
         let opened = engine::open(store, metrics, Readiness::default(), stop_writer.clone());
-        let opened = opened.await.expect("the database loads");
+        let mut opened = opened.await.expect("the database loads");
+        opened.task.set_wall_clock(move || clock.now());
         let policy = Policy {
             keep: Keep::Forever,
             floor: 0,
@@ -117,6 +167,7 @@ impl Server {
             api,
             epoch: opened.epoch,
             folder,
+            clock,
             stop_writer,
             writer: tokio::spawn(opened.task.run()),
         }
@@ -129,6 +180,9 @@ impl Server {
             pools: state.pools().cloned().collect(),
             clusters: state.clusters().cloned().collect(),
             spaces: state.address_spaces().cloned().collect(),
+            reservations: state.reservations().cloned().collect(),
+            quotas: state.quotas().cloned().collect(),
+            resting: state.all_unavailable().map(Resting::of).collect(),
             placements: state.placements().cloned().collect(),
         });
         read.await.expect("the writer runs")
@@ -141,6 +195,17 @@ impl Server {
         while self.api.engine.read(is_busy).await.unwrap_or(false) {}
     }
 
+    /// Compares what it knows with the naive model: nobody waits for what is there, everybody may hold
+    /// what is held, and counts are right.
+    pub(super) async fn check_settled(&self) {
+        self.settle().await;
+        // A panic is to be that of the run, not of the writer.
+        let check =
+            |state: &State| std::panic::catch_unwind(AssertUnwindSafe(|| check_settled(state)));
+        let checked = self.api.engine.read(check).await.expect("the writer runs");
+        checked.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+    }
+
     /// Of the newest decision.
     pub(super) async fn revision(&self) -> u64 {
         let read = self.api.engine.read(|state| state.revision());
@@ -149,9 +214,9 @@ impl Server {
 
     /// SIGTERM, and a new process on the same files.
     pub(super) async fn restart(self) -> Self {
-        let before = self.knowledge().await;
+        let (before, clock) = (self.knowledge().await, self.clock);
         let folder = self.stop().await;
-        let after = Self::start(folder).await;
+        let after = Self::start(folder, clock).await;
         assert_eq!(after.knowledge().await, before, "after a restart");
         after
     }

@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use pharos_checker::History;
 use pharos_checker::calls::Outcome;
 use pharos_checker::log::Snapshot;
-use pharos_checker::usage::Usage;
+use pharos_checker::usage::{QuotaUsage, Usage};
 use pharos_checker::watch::{Connection, Watch};
 use pharos_proto::v1;
 use pharos_proto::v1::allocation_service_server::AllocationService;
@@ -19,9 +19,9 @@ use tokio::time::Instant;
 use tonic::Request;
 
 use super::announcers::{Announcers, announce_everything};
-use super::network::{Sent, UnderWay, pools_with_usage};
+use super::network::{Sent, UnderWay, pools_with_usage, quotas_with_usage};
 use super::requests::{Message, Requests, pool};
-use super::server::{Server, cut_log, new_folder};
+use super::server::{Clock, Server, cut_log, new_folder};
 use crate::api::allocations::Allocations;
 use crate::state::address::AddressRange;
 use crate::store::{AllocationFilter, ChangeFilter};
@@ -36,6 +36,8 @@ pub(super) enum Plan {
     ForgetsFences,
     /// Now and then a watcher is not given an event.
     WatchLosesEvent,
+    /// The log shows less time than passes.
+    SlowWallClock,
 }
 
 /// How a round ends for the server.
@@ -58,8 +60,9 @@ const DEADLINE: Duration = Duration::from_secs(5);
 const NEXT_BOOKMARK: Duration = Duration::from_secs(9);
 
 /// Time that a watch takes, longer than any needs. How many bookmarks come before the last event
-/// depends on the threads that read, and must not decide how late it is afterwards.
-const WATCH: Duration = Duration::from_hours(1);
+/// is left to chance, and must not decide how late it is afterwards. All of a run take less than an
+/// hour: see the pools.
+const WATCH: Duration = Duration::from_secs(30);
 
 pub(super) struct World {
     random: StdRng,
@@ -67,6 +70,7 @@ pub(super) struct World {
     /// Of the history: one step per observation.
     now: u64,
     server: Option<Server>,
+    clock: Clock,
     requests: Requests,
     in_flight: Vec<Sent>,
     /// Streams that are open, by watcher.
@@ -77,7 +81,8 @@ pub(super) struct World {
 
 impl World {
     pub(super) async fn new(seed: u64, plan: Plan) -> Self {
-        let server = Server::start(new_folder()).await;
+        let clock = Clock::new(if plan == Plan::SlowWallClock { 1000 } else { 1 });
+        let server = Server::start(new_folder(), clock).await;
         let mut world = Self {
             random: StdRng::seed_from_u64(seed),
             plan,
@@ -88,6 +93,7 @@ impl World {
                 ..History::default()
             },
             server: Some(server),
+            clock,
             requests: Requests::default(),
             in_flight: Vec::new(),
             watchers: vec![None, None],
@@ -111,6 +117,11 @@ impl World {
         let all = std::mem::take(&mut self.in_flight);
         let mut under_way = self.deliver(all).await;
         self.answers(&mut under_way).await;
+        for call in &under_way {
+            let is_made = matches!(call.outcome, Some(Outcome::Edited(_)));
+            let came_too_late = call.sent.deadline.is_some();
+            assert!(is_made || came_too_late, "{:?}", call.outcome);
+        }
         self.record(under_way, 1.0);
     }
 
@@ -163,7 +174,10 @@ impl World {
             Fate::DiesBefore => {
                 let told = match self.plan {
                     Plan::AnswersBeforeCommit => 1.0,
-                    Plan::Sound | Plan::ForgetsFences | Plan::WatchLosesEvent => 0.0,
+                    Plan::Sound
+                    | Plan::ForgetsFences
+                    | Plan::WatchLosesEvent
+                    | Plan::SlowWallClock => 0.0,
                 };
                 self.record(under_way, told);
                 self.crash(copy.expect("taken")).await;
@@ -185,6 +199,7 @@ impl World {
                 self.crash(copy).await;
             }
         }
+        self.server().check_settled().await;
         self.observe().await;
         self.announcers.check(self.server()).await;
     }
@@ -303,7 +318,7 @@ impl World {
     /// kill -9, and a new process on what that left.
     async fn crash(&mut self, left: TempDir) {
         self.server.take().expect("a server runs").kill();
-        let server = Server::start(left).await;
+        let server = Server::start(left, self.clock).await;
         self.came_up(server);
     }
 
@@ -362,6 +377,7 @@ impl World {
     async fn usage(&mut self) {
         let server = self.server();
         let pools = pools_with_usage(&server.api).await;
+        let quotas = quotas_with_usage(&server.api).await;
         let revision = server.revision().await;
         for pool in pools {
             let usage = pool.usage.clone().unwrap_or_default();
@@ -372,6 +388,9 @@ impl World {
                     .push(usage_of(&pool, is_v4, &family, revision));
             }
         }
+        let quotas = quotas.into_iter();
+        let quotas = quotas.map(|quota| QuotaUsage { revision, quota });
+        self.history.quotas.extend(quotas);
     }
 
     /// A watcher reads until it has seen everything.
@@ -383,8 +402,17 @@ impl World {
             None => self.connect(watcher).await,
         };
         loop {
-            tokio::time::advance(NEXT_BOOKMARK).await;
-            let event = stream.next().await.expect("streams do not end");
+            let event = match stream.next().now_or_never() {
+                Some(event) => event,
+                None => {
+                    // It reads what was before, or has seen everything and waits.
+                    if self.has_caught_up(watcher) {
+                        tokio::time::advance(NEXT_BOOKMARK).await;
+                    }
+                    stream.next().await
+                }
+            };
+            let event = event.expect("streams do not end");
             let event = event.expect("the server runs");
             let seen_all = event.r#type() == Type::Bookmark && event.revision >= revision;
             let is_change = matches!(event.r#type(), Type::Allocation | Type::Released);
@@ -407,6 +435,13 @@ impl World {
         if self.random.random_bool(0.8) {
             self.watchers[watcher] = Some(stream);
         }
+    }
+
+    /// Whether the stream that a watcher has is live.
+    fn has_caught_up(&self, watcher: usize) -> bool {
+        let connection = self.history.watches[watcher].connections.last();
+        let mut events = connection.into_iter().flat_map(|it| &it.events);
+        events.any(|event| event.r#type() == Type::Synced)
     }
 
     /// Resumes after what was seen, or begins anew.
@@ -438,6 +473,7 @@ impl World {
         self.record(under_way, 1.0);
         let server = self.server.take().expect("a server runs");
         self.came_up(server.restart().await);
+        self.server().check_settled().await;
         for watcher in 0..self.watchers.len() {
             self.watch(watcher).await;
         }
@@ -496,7 +532,8 @@ fn usage_of(
         total: count(&family.total),
         held: count(&family.held),
         held_by_others: count(&family.held_by_others),
-        unavailable: count(&family.reserved) + count(&family.draining),
+        reserved: count(&family.reserved),
+        draining: count(&family.draining),
         free: count(&family.free),
         outside_grant: count(&family.outside_grant),
     }
