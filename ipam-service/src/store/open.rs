@@ -259,6 +259,22 @@ pub(super) async fn prepare(
     refuse_impossible(connection, path).await
 }
 
+/// A database without a file, as a new one is.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn empty_in_memory() -> rusqlite::Connection {
+    let connection = rusqlite::Connection::open_in_memory().expect("memory");
+    connection
+        .pragma_update(None, "foreign_keys", true)
+        .expect("they can be turned on");
+    for (_, _, sql) in MIGRATIONS {
+        connection.execute_batch(sql).expect("good SQL");
+    }
+    let meta = "insert into meta (id, store_id, epoch, revision, fact_seq, create_time)
+        values (1, 'in memory', 0, 0, 0, 0) on conflict (id) do nothing";
+    connection.execute(meta, ()).expect("good SQL");
+    connection
+}
+
 fn migrator() -> Migrator {
     let migrations = MIGRATIONS
         .iter()

@@ -232,6 +232,22 @@ pub(super) fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
     Ok(connection)
 }
 
+/// Writes a batch into a database without a file, whose log ends at `from`.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn write_at_once(
+    connection: &Connection,
+    batch: &Batch,
+    from: Revision,
+) -> Result<(), CommitError> {
+    let step = Step {
+        epoch: 0,
+        from,
+        revision: batch.last_revision().unwrap_or(from),
+        fact_seq: 0,
+    };
+    transaction(connection, &Plan::of(batch, 0), step)
+}
+
 /// From which place in the log a transaction leads to which.
 #[derive(Debug, Clone, Copy)]
 struct Step {
