@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use pharos_proto::v1;
 use pharos_proto::v1::cluster_service_server::ClusterService;
+use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use super::call::{Api, Call, answer, one_name};
@@ -16,6 +17,9 @@ use crate::state::command::Command;
 use crate::state::model::Cluster;
 use crate::state::names::{MAX_NAME_BYTES, Name};
 use crate::state::refusal::Rejection;
+
+/// Most allocations that an answer lists, and the most bytes of them: clients take 4 MiB.
+const MAX_LISTED: (usize, usize) = (1000, 1 << 20);
 
 /// Serves ClusterService.
 #[derive(Debug, Clone)]
@@ -191,9 +195,11 @@ impl Clusters {
         let reply = call.submit(&self.0, command, id, validate_only).await?;
         let released = reply.changes.iter().filter_map(Change::allocation);
         let released = released.filter(|edit| edit.after.is_none());
-        let released = released.filter_map(|edit| edit.before.as_deref().map(allocation_to_wire));
+        let released = released.filter_map(|edit| edit.before.as_deref());
+        let (released, more_released) = listed(released.map(allocation_to_wire));
         Ok(v1::DeleteClusterResponse {
-            released: released.collect(),
+            released,
+            more_released,
             consequences: consequences::of(&reply),
         })
     }
@@ -248,5 +254,42 @@ impl Clusters {
             revision: reply.revision,
             consequences,
         })
+    }
+}
+
+/// The first of some allocations, as many as an answer lists, and how many are left out.
+fn listed(all: impl Iterator<Item = v1::Allocation>) -> (Vec<v1::Allocation>, u32) {
+    let (mut listed, mut bytes, mut more) = (Vec::new(), 0, 0_u32);
+    let (most, most_bytes) = MAX_LISTED;
+    for one in all {
+        bytes += one.encoded_len();
+        if listed.len() < most && bytes <= most_bytes {
+            listed.push(one);
+        } else {
+            more = more.saturating_add(1);
+        }
+    }
+    (listed, more)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_lists_no_more_than_a_client_takes() {
+        let small = |count| std::iter::repeat_n(v1::Allocation::default(), count);
+        let (all, more) = listed(small(1000));
+        assert_eq!((all.len(), more), (1000, 0));
+        let (some, more) = listed(small(100_000));
+        assert_eq!((some.len(), more), (1000, 99_000));
+        let large = v1::Allocation {
+            pool: "p".repeat(100_000),
+            ..v1::Allocation::default()
+        };
+        let (few, more) = listed(std::iter::repeat_n(large, 100));
+        assert_eq!((few.len(), more), (10, 90));
+        let bytes: usize = few.iter().map(v1::Allocation::encoded_len).sum();
+        assert!(bytes <= MAX_LISTED.1);
     }
 }
