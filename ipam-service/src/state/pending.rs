@@ -385,8 +385,9 @@ impl State {
         self.waiting.marks.all_marked.clear();
         loop {
             if std::mem::take(&mut self.waiting.marks.everyone) {
-                let all = &self.waiting.lists.all;
-                self.waiting.marks.again.mark_all(all);
+                let all = self.waiting.lists.all.iter();
+                let all: Vec<AllocationId> = all.copied().filter(|id| self.may_gain(*id)).collect();
+                self.waiting.marks.again.mark_all(&all);
                 self.enter_marks();
             }
             let marks = &mut self.waiting.marks;
@@ -430,6 +431,23 @@ impl State {
                 None => again.drop_mark(id),
             }
         }
+    }
+
+    /// Whether a new decision may change anything for an allocation that waits. Those who only would
+    /// like a second family can be nearly all there are: they are asked whether a pool has it.
+    fn may_gain(&self, id: AllocationId) -> bool {
+        let Some(one) = self.allocation_by_id(id) else {
+            return false;
+        };
+        let Some(own) = lacks_second_family(one).filter(|_| !one.waits()) else {
+            return true;
+        };
+        let asking = Asking::again(self, one);
+        families_waited_for(one).iter().any(|family| {
+            let mut own = self.pool(own).into_iter();
+            own.any(|pool| asking.has_room(pool, *family))
+                || (one.claim.allows_two_pools() && asking.has_room_anywhere(*family))
+        })
     }
 
     /// Offers an address that came free, or whose holders changed, to those who wait for it.

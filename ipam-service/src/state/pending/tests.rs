@@ -646,3 +646,25 @@ fn an_address_is_offered_to_those_only_who_could_use_its_family() {
     let looks = looked_at(&book);
     assert!(looks < 10, "{looks} looked at");
 }
+
+#[test]
+fn a_restart_decides_of_those_who_would_like_both_families_only_whom_a_pool_can_serve() {
+    let dual = pool("q", &["10.1.0.0/16", "2001:db8::/128"]);
+    let mut book = Book::with_pools(&[pool("p", &["10.0.0.0/16"]), dual]);
+    let prefer = |pool: &str| Claim {
+        families: Families::PreferBoth { first: Family::V4 },
+        ..from_pool(pool)
+    };
+    for index in 0..300 {
+        let likes_both = allocate(&numbered(index), prefer("p"));
+        book.step(likes_both).expect("granted");
+    }
+    for owner in ["east/x/has", "east/x/likes"] {
+        book.step(allocate(owner, prefer("q"))).expect("granted");
+    }
+    // The process dies before what came free is offered.
+    book.step(release("east/x/has")).expect("released");
+    book.state = State::restore(book.state.revision(), rows(&book.state));
+    assert_eq!(book.settle(&mut Vec::new()), 1);
+    assert_eq!(book.held("east/x/likes"), "10.1.0.1 2001:db8::");
+}
