@@ -2,13 +2,16 @@
 //!
 //! Knows nothing of pools' rules: a pool asks for the lowest free address of a range.
 
+mod holders;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use self::holders::{Holders, Sharers};
 use super::address::{Address, AddressRange, Family};
 use super::address_set::AddressSet;
 use super::model::{
-    Allocation, AllocationId, Claim, OwnerKey, OwnerScope, PoolKey, Port, Reservation, Unavailable,
+    Allocation, Claim, OwnerKey, OwnerScope, PoolKey, Port, Reservation, Unavailable,
 };
 use super::names::Name;
 use super::sharing::{Conflict, ShareGroup, ShareKey, agree};
@@ -45,21 +48,6 @@ pub(super) enum Obstacle<'a> {
     /// Somebody holds it.
     Holder(Conflict, &'a Arc<Allocation>),
     Withheld(Barrier<'a>),
-}
-
-/// Who holds one address.
-#[derive(Debug, PartialEq, Eq)]
-enum Holders {
-    One(Arc<Allocation>),
-    Many(Box<Sharers>),
-}
-
-/// At least two that share an address, indexed so that one more costs O(log n).
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Sharers {
-    by_id: BTreeMap<AllocationId, Arc<Allocation>>,
-    ports: BTreeMap<Port, AllocationId>,
-    pools: BTreeMap<PoolKey, usize>,
 }
 
 impl Space {
@@ -460,44 +448,6 @@ impl Space {
             group.remove_address(address);
             if group.is_empty() {
                 self.groups.remove(key);
-            }
-        }
-    }
-}
-
-impl Holders {
-    /// By id.
-    fn iter(&self) -> impl Iterator<Item = &Arc<Allocation>> {
-        let (one, many) = match self {
-            Self::One(holder) => (Some(holder), None),
-            Self::Many(sharers) => (None, Some(sharers.by_id.values())),
-        };
-        one.into_iter().chain(many.into_iter().flatten())
-    }
-}
-
-impl Sharers {
-    fn insert(&mut self, address: Address, holder: Arc<Allocation>) {
-        for port in &holder.effective_claim().ports {
-            self.ports.insert(*port, holder.id);
-        }
-        if let Some(pool) = holder.pool_of(address) {
-            *self.pools.entry(pool.clone()).or_default() += 1;
-        }
-        self.by_id.insert(holder.id, holder);
-    }
-
-    fn remove(&mut self, address: Address, holder: &Allocation) {
-        self.by_id.remove(&holder.id);
-        for port in &holder.effective_claim().ports {
-            self.ports.remove(port);
-        }
-        if let Some(pool) = holder.pool_of(address)
-            && let Some(count) = self.pools.get_mut(pool)
-        {
-            *count -= 1;
-            if *count == 0 {
-                self.pools.remove(pool);
             }
         }
     }
