@@ -13,6 +13,7 @@ use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 
 use super::open::NEWEST_SCHEMA;
 use super::plan::{address_rows, port_rows};
+use super::sql::address_holders;
 use super::sqlite::{APPLICATION_ID, reader_options};
 use super::{Location, ReadError};
 use crate::api::convert::{AllocationExtras, FieldErrors, allocation_from_wire};
@@ -174,13 +175,20 @@ async fn check_holdings(
 ) -> Result<(), ReadError> {
     for (sql, goes_on) in [
         (
-            "select space, address, allocation_id from allocation_address
-            except select space, address, allocation_id from holding where end_revision = 0",
+            concat!(
+                "select space, address, allocation_id from ",
+                address_holders!(),
+                "
+            except select space, address, allocation_id from holding where end_revision = 0"
+            ),
             false,
         ),
         (
-            "select space, address, allocation_id from holding where end_revision = 0
-            except select space, address, allocation_id from allocation_address",
+            concat!(
+                "select space, address, allocation_id from holding where end_revision = 0
+                except select space, address, allocation_id from ",
+                address_holders!()
+            ),
             true,
         ),
     ] {
@@ -256,9 +264,10 @@ async fn check_children(
         }
     }
     let mut found = Guard::new();
-    let addresses = sqlx::query(
-        "select space, address, allocation_id, cluster, group_key from allocation_address",
-    );
+    let addresses = sqlx::query(concat!(
+        "select space, address, allocation_id, cluster, group_key from ",
+        address_holders!()
+    ));
     for row in addresses.fetch_all(&mut *connection).await? {
         let (space, id): (String, i64) = (row.try_get(0)?, row.try_get(2)?);
         let (cluster, group): (String, String) = (row.try_get(3)?, row.try_get(4)?);
@@ -284,7 +293,7 @@ async fn check_children(
         problems.add(format!("guarded, but not held: {extra}"));
     }
     let unheld = sqlx::query(
-        "select space, address from held_address where not exists (
+        "select space, address from held_address where group_key not like 'a%' and not exists (
             select 1 from allocation_address holder
             where holder.space = held_address.space and holder.address = held_address.address)",
     );

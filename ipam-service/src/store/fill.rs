@@ -10,7 +10,7 @@ use super::ReadError;
 use super::holdings::Intervals;
 use super::read::signed;
 use super::rows::{Cell, Rows};
-use super::sql::Statement;
+use super::sql::{Statement, address_holders};
 use crate::api::convert::{AllocationExtras, allocation_from_wire};
 use crate::state::model::{Allocation, AllocationId, Revision, Timestamp};
 
@@ -110,24 +110,32 @@ async fn holdings(connection: &mut SqliteConnection) -> Result<(), ReadError> {
 /// log leaves open without a holder ends with the log, and a holder without one began with the
 /// last change of its allocation. Neither happens in a log that is whole.
 const SETTLE: [&str; 3] = [
-    "update holding set end_revision = (select revision from meta where id = 1),
+    concat!(
+        "update holding set end_revision = (select revision from meta where id = 1),
         end_time = (select coalesce(max(time), 0) from change_log
             where revision = (select max(revision) from change_log))
     where end_revision = 0 and not exists (
-        select 1 from allocation_address holder where holder.space = holding.space
+        select 1 from ",
+        address_holders!(),
+        " holder where holder.space = holding.space
             and holder.address = holding.address
-            and holder.allocation_id = holding.allocation_id)",
-    "insert into holding (space, address, allocation_id, cluster, namespace, name, uid, pool,
+            and holder.allocation_id = holding.allocation_id)"
+    ),
+    concat!(
+        "insert into holding (space, address, allocation_id, cluster, namespace, name, uid, pool,
         start_revision, start_time, end_revision, end_time)
     select holder.space, holder.address, allocation.id, allocation.cluster, allocation.namespace,
         allocation.name, '', allocation.pool, allocation.revision,
         coalesce((select time from change_log where revision = allocation.revision), 0), 0, 0
-    from allocation_address holder join allocation on allocation.id = holder.allocation_id
+    from ",
+        address_holders!(),
+        " holder join allocation on allocation.id = holder.allocation_id
     where not exists (
         select 1 from holding where holding.space = holder.space
             and holding.address = holder.address and holding.allocation_id = holder.allocation_id
             and holding.end_revision = 0)
-    order by allocation.revision",
+    order by allocation.revision"
+    ),
     "update history_meta set holdings_filled = 1 where id = 1",
 ];
 

@@ -54,6 +54,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "address_spaces",
         include_str!("../../migrations/sqlite/0007_address_spaces.sql"),
     ),
+    (
+        8,
+        "sole_holders",
+        include_str!("../../migrations/sqlite/0008_sole_holders.sql"),
+    ),
 ];
 
 /// Of the last of them.

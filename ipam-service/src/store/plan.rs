@@ -139,7 +139,8 @@ fn merge<K: Ord, T: Clone>(map: &mut BTreeMap<K, Edit<T>>, edit: &Edit<T>, key: 
 
 // === Allocations and the tables that guard them ===
 
-/// A row of `allocation_address`.
+/// An address that an allocation holds: a row of `held_address`, and of `allocation_address` where
+/// several may hold it.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct AddressRow {
     pub(super) space: Name,
@@ -148,6 +149,13 @@ pub(super) struct AddressRow {
     pub(super) cluster: Name,
     pub(super) group_key: String,
     pub(super) backend_key: String,
+}
+
+impl AddressRow {
+    /// Whether nobody else may hold it.
+    pub(super) fn is_sole(&self) -> bool {
+        self.group_key.starts_with('a')
+    }
 }
 
 /// A row of `allocation_port`. It names its whole address row, so that it is written anew when
@@ -173,8 +181,13 @@ impl Plan {
                 address_rows(edit.after.as_deref()),
             );
             for row in old.difference(&new) {
-                self.row(Statement::DeleteAddress, &address_cells(row)[..3]);
-                freed.insert((row.space.clone(), row.address));
+                let cells = address_cells(row);
+                if row.is_sole() {
+                    self.row(Statement::DeleteSole, &[cells[0], cells[1], cells[4]]);
+                } else {
+                    self.row(Statement::DeleteAddress, &cells[..3]);
+                    freed.insert((row.space.clone(), row.address));
+                }
             }
             for row in new.difference(&old) {
                 self.insert_address(row);
@@ -220,13 +233,17 @@ impl Plan {
 
     fn insert_address(&mut self, row: &AddressRow) {
         let cells = address_cells(row);
-        self.row(Statement::InsertAddress, &cells);
         let held = [cells[0], cells[1], cells[3], cells[4], cells[5]];
-        self.row(Statement::InsertHeld, &held);
+        if row.is_sole() {
+            self.row(Statement::InsertSole, &held);
+        } else {
+            self.row(Statement::InsertHeld, &held);
+            self.row(Statement::InsertAddress, &cells);
+        }
     }
 }
 
-/// The rows of `allocation_address` that guard an allocation.
+/// The addresses of an allocation, each a row that guards it.
 pub(super) fn address_rows(allocation: Option<&Allocation>) -> BTreeSet<AddressRow> {
     let Some(allocation) = allocation else {
         return BTreeSet::new();
@@ -248,13 +265,14 @@ pub(super) fn address_rows(allocation: Option<&Allocation>) -> BTreeSet<AddressR
     allocation.addresses.iter().map(row).collect()
 }
 
-/// The rows of `allocation_port` that guard it.
+/// The rows of `allocation_port` that guard it: who holds an address alone has all of its ports.
 pub(super) fn port_rows<'a>(
     addresses: &'a BTreeSet<AddressRow>,
     allocation: Option<&Allocation>,
 ) -> BTreeSet<PortRow<'a>> {
     let ports = allocation.map_or(&[][..], |allocation| &allocation.effective_claim().ports);
-    let rows = addresses.iter().flat_map(|address| {
+    let shared = addresses.iter().filter(|address| !address.is_sole());
+    let rows = shared.flat_map(|address| {
         ports.iter().map(move |port| {
             // IANA protocol numbers.
             let protocol = match port.protocol {

@@ -12,6 +12,7 @@ use tokio::sync::{OwnedRwLockWriteGuard, RwLock};
 
 use super::failures::Failures;
 use super::plan::READS;
+use super::sql::address_holders;
 use super::sqlite::reader_options;
 use crate::state::address::Address;
 use crate::state::model::{Revision, Timestamp};
@@ -266,7 +267,9 @@ pub(super) fn allocations_query(
     }
     if let Some(address) = filter.address {
         query
-            .push(" and id in (select allocation_id from allocation_address where space = ")
+            .push(" and id in (select allocation_id from ")
+            .push(address_holders!())
+            .push(" where space = ")
             .push_bind(&filter.space)
             .push(" and address = ")
             .push_bind(address.to_bytes().to_vec())

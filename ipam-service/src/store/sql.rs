@@ -1,15 +1,29 @@
 //! Every statement that a batch may run.
 
+/// Who holds which address, alone or with others: a table in parentheses.
+macro_rules! address_holders {
+    () => {
+        "(select space, address, cast(substr(group_key, 2) as integer) as allocation_id,
+            cluster, group_key
+        from held_address where group_key like 'a%'
+        union all
+        select space, address, allocation_id, cluster, group_key from allocation_address)"
+    };
+}
+pub(super) use address_holders;
+
 /// In the order in which they run: what is taken away first, and what others refer to before what
 /// refers to it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Statement {
     DeletePort,
     DeleteAddress,
-    /// Addresses that lost a holder, if it was the last.
+    DeleteSole,
+    /// Shared addresses that lost a holder, if it was the last.
     DeleteUnheld,
     DeleteAllocation,
     UpsertAllocation,
+    InsertSole,
     InsertHeld,
     InsertAddress,
     InsertPort,
@@ -53,9 +67,11 @@ impl Statement {
     pub(super) const ALL: &[Self] = &[
         Self::DeletePort,
         Self::DeleteAddress,
+        Self::DeleteSole,
         Self::DeleteUnheld,
         Self::DeleteAllocation,
         Self::UpsertAllocation,
+        Self::InsertSole,
         Self::InsertHeld,
         Self::InsertAddress,
         Self::InsertPort,
@@ -95,9 +111,11 @@ impl Statement {
         match self {
             Self::DeletePort => DELETE_PORT,
             Self::DeleteAddress => DELETE_ADDRESS,
+            Self::DeleteSole => DELETE_SOLE,
             Self::DeleteUnheld => DELETE_UNHELD,
             Self::DeleteAllocation => DELETE_ALLOCATION,
             Self::UpsertAllocation => UPSERT_ALLOCATION,
+            Self::InsertSole => INSERT_SOLE,
             Self::InsertHeld => INSERT_HELD,
             Self::InsertAddress => INSERT_ADDRESS,
             Self::InsertPort => INSERT_PORT,
@@ -140,6 +158,9 @@ delete from allocation_port where space = ?1 and address = ?2 and protocol = ?3 
 const DELETE_ADDRESS: &str = "
 delete from allocation_address where space = ?1 and address = ?2 and allocation_id = ?3";
 
+const DELETE_SOLE: &str = "
+delete from held_address where space = ?1 and address = ?2 and group_key = ?3";
+
 const DELETE_UNHELD: &str = "
 delete from held_address where space = ?1 and address = ?2
 and not exists (
@@ -157,6 +178,12 @@ on conflict (id) do update set space = excluded.space, pool = excluded.pool,
     pool_cluster = excluded.pool_cluster, state = excluded.state, revision = excluded.revision,
     entry = excluded.entry, held_claim = excluded.held_claim";
 
+/// Fails where anybody else holds the address.
+const INSERT_SOLE: &str = "
+insert into held_address (space, address, cluster, group_key, backend_key)
+values (?1, ?2, ?3, ?4, ?5)";
+
+/// Fails with `INSERT_ADDRESS` where others than those of the group hold the address.
 const INSERT_HELD: &str = "
 insert into held_address (space, address, cluster, group_key, backend_key)
 values (?1, ?2, ?3, ?4, ?5)

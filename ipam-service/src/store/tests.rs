@@ -248,7 +248,7 @@ async fn hot_queries_use_their_index() {
         ),
         (
             allocations_query(&of_address, None, 1),
-            "SEARCH allocation_address",
+            "SEARCH held_address",
         ),
     ];
     for (query, expected) in cases {
@@ -262,7 +262,7 @@ async fn hot_queries_use_their_index() {
         let sorts = plan
             .iter()
             .any(|step| step.contains("ORDER BY") && !step.contains("LAST"));
-        let few = expected.contains("allocation_address");
+        let few = expected.contains("held_address");
         assert!(few || !sorts, "{}: {plan:?}", sql.as_str());
     }
 }

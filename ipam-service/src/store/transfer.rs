@@ -25,6 +25,14 @@ const TYPE: &str = "type";
 /// Of the lines. A reader refuses any other.
 const FORMAT: u64 = 1;
 
+/// From this schema on, who holds an address alone has no row but that of the address.
+const SOLE_SCHEMA: u64 = 8;
+
+/// What an older export has beside it, and repeats what `allocation` has.
+const SOLE: &str = "delete from allocation_port where (space, address) in
+        (select space, address from held_address where group_key like 'a%');
+    delete from allocation_address where group_key like 'a%'";
+
 /// Tables that are history: left out unless asked for. Without them a store knows what is, and not
 /// how it came about.
 const HISTORY: [&str; 5] = [
@@ -181,6 +189,7 @@ pub(super) fn import(connection: &Connection, from: &mut dyn BufRead) -> Result<
         columns: BTreeMap::new(),
         messages: Messages::new(),
         connection,
+        schema: 0,
         rows: 0,
         ended: false,
     };
@@ -204,9 +213,11 @@ pub(super) fn import(connection: &Connection, from: &mut dyn BufRead) -> Result<
         return Err(at("the last line is missing: the file was cut short"));
     }
     let rows = lines.rows;
-    connection
-        .execute_batch("commit")
-        .map_err(|error| at(&error.to_string()))?;
+    let older = if lines.schema < SOLE_SCHEMA { SOLE } else { "" };
+    for statements in [older, "commit"] {
+        let done = connection.execute_batch(statements);
+        done.map_err(|error| at(&error.to_string()))?;
+    }
     Ok(rows)
 }
 
@@ -217,6 +228,8 @@ struct Lines<'a> {
     /// Of the tables that have been met so far.
     columns: BTreeMap<String, Vec<Column>>,
     messages: Messages,
+    /// Of the store that the lines are from.
+    schema: u64,
     rows: u64,
     ended: bool,
 }
@@ -244,14 +257,17 @@ impl Lines<'_> {
         }
     }
 
-    fn take_header(&self, fields: &Map<String, Value>) -> Result<(), String> {
+    fn take_header(&mut self, fields: &Map<String, Value>) -> Result<(), String> {
         let number = |name: &str| fields.get(name).and_then(Value::as_u64);
         if number("format") != Some(FORMAT) {
             return Err(format!("its format is not {FORMAT}"));
         }
         let ours = schema_of(self.connection).map_err(|error| error.to_string())?;
         match number("schema") {
-            Some(theirs) if theirs <= ours => Ok(()),
+            Some(theirs) if theirs <= ours => {
+                self.schema = theirs;
+                Ok(())
+            }
             Some(theirs) => Err(format!(
                 "it was written by a newer version of ipam-service (schema {theirs}; this one \
                  knows {ours})"

@@ -119,6 +119,18 @@ async fn one_address_cannot_have_two_owners_and_one_port_cannot_either() {
         "{mismatch:?}"
     );
 
+    let mut alone = sharer("d", 8080);
+    Arc::make_mut(&mut alone.claim).sharing_key.clear();
+    let over_sharers = commit(&mut store.writer, vec![created(4, alone)]).await;
+    let sharer_of_sole = with_address_of_east(sharer("d", 8080));
+    let over_sole = commit(&mut store.writer, vec![created(4, sharer_of_sole)]).await;
+    for refused in [over_sharers, over_sole] {
+        assert!(
+            matches!(refused, Err(CommitError::Refused(_))),
+            "{refused:?}"
+        );
+    }
+
     // What was refused left no trace, and the writer goes on.
     commit(&mut store.writer, vec![created(4, sharer("e", 8080))])
         .await
@@ -155,7 +167,7 @@ async fn check_names_what_does_not_agree() {
     execute(
         &folder.file(),
         false,
-        "delete from allocation_port where allocation_id = 1",
+        "delete from held_address where group_key = 'a1'",
     )
     .await;
     execute(
@@ -172,7 +184,7 @@ async fn check_names_what_does_not_agree() {
     .await;
     let problems = check(&folder.location()).await.expect("checked").join("\n");
     for expected in [
-        "port 6/80 on 192.0.2.1",
+        "not guarded: address 192.0.2.1",
         "its columns and its entry differ",
         "change_log",
     ] {

@@ -76,6 +76,13 @@ fn migrations_only_add() {
                 ["create", "table" | "index", ..] | ["drop", "index", ..] | [] => true,
                 ["alter", "table", _, "add", "column", ..] => true,
                 ["insert", "into", ..] => true,
+                // Guards repeat what `allocation` has.
+                [
+                    "delete",
+                    "from",
+                    "allocation_port" | "allocation_address",
+                    ..,
+                ] => true,
                 _ => false,
             };
             assert!(adds, "{statement}");
@@ -176,4 +183,42 @@ async fn nothing_is_made_where_a_database_was_expected() {
     execute(&path, false, "select 1").await;
     let there = Store::open(&folder.location(), Missing::Refuse, Timestamp(1)).await;
     assert!(!there.expect("it is there").created);
+}
+
+/// Version 7 had a row per holder and per port also where somebody holds an address alone.
+#[tokio::test]
+async fn a_database_that_guards_sole_holders_twice_is_brought_up() {
+    let folder = Folder::new();
+    let mut book = Book::open(&folder.location()).await;
+    book.commit(&apply_pool("pool", &["192.0.2.0/24", "2001:db8::/64"]))
+        .await;
+    book.commit(&allocate("east/ns/alone", |wire| {
+        wire.families = vec![1, 2]
+    }))
+    .await;
+    for (name, port) in [("a", 80), ("b", 81)] {
+        let shares = allocate(&format!("east/ns/{name}"), |wire| {
+            wire.sharing_key = "key".to_owned();
+            wire.ports[0].port = port;
+        });
+        book.commit(&shares).await;
+    }
+    let held = book.held();
+    book.close().await;
+    for older in [
+        "insert into allocation_address select space, address,
+            cast(substr(group_key, 2) as integer), cluster, group_key, backend_key
+        from held_address where group_key like 'a%'",
+        "insert into allocation_port select space, address, 6, 80, allocation_id
+        from allocation_address where group_key like 'a%'",
+        "delete from _sqlx_migrations where version = 8",
+    ] {
+        execute(&folder.file(), false, older).await;
+    }
+    let mut book = Book::open(&folder.location()).await;
+    assert_eq!(book.held(), held);
+    book.commit(&crate::testing::release("east/ns/alone")).await;
+    book.close().await;
+    let problems = super::super::check(&folder.location()).await;
+    assert_eq!(problems.expect("checked"), [""; 0]);
 }
