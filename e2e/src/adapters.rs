@@ -3,6 +3,7 @@
 //! verb that is missing there fails the tests.
 
 mod book;
+mod old;
 mod relay;
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
 pub use book::Pretender;
+pub use old::OldBook;
 pub use relay::Relay;
 
 use crate::site::DEADLINE;
@@ -409,7 +411,17 @@ impl Stage {
         cluster: &str,
         name: &str,
     ) -> anyhow::Result<Vec<(String, String, String, String)>> {
-        let api: Api<Event> = Api::namespaced(self.client(cluster)?, "default");
+        self.events_in(cluster, "default", name)
+    }
+
+    /// The same of any object of a namespace.
+    pub fn events_in(
+        &self,
+        cluster: &str,
+        namespace: &str,
+        name: &str,
+    ) -> anyhow::Result<Vec<(String, String, String, String)>> {
+        let api: Api<Event> = Api::namespaced(self.client(cluster)?, namespace);
         let fields = ListParams::default().fields(&format!("involvedObject.name={name}"));
         let list = self.runtime.block_on(api.list(&fields))?;
         let text = |text: Option<String>| text.unwrap_or_default();

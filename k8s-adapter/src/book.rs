@@ -324,6 +324,8 @@ mod tests {
             families: Vec::new(),
             family_policy: v1::claim::FamilyPolicy::SingleStack,
             pool: String::new(),
+            reservation: String::new(),
+            any_pools: false,
             addresses: Vec::new(),
             sharing_key: String::new(),
             backend_key: String::new(),

@@ -8,8 +8,8 @@ use pharos_proto::net::{format_address, parse_address};
 use pharos_proto::v1;
 
 use crate::service::{
-    ADDRESS_POOL, ADDRESSES, FamilyPolicy, PREFIX, SHARING_KEY, ServiceKey, ServiceState,
-    TrafficPolicy,
+    ADDRESS_POOL, ADDRESSES, ANY_POOLS, DUAL_STACK_POOLS, FamilyPolicy, ONE_POOL, PREFIX,
+    RESERVATION, SHARING_KEY, ServiceKey, ServiceState, TrafficPolicy,
 };
 
 /// Labels of a namespace or Service.
@@ -38,6 +38,10 @@ pub struct Claim {
     pub family_policy: v1::claim::FamilyPolicy,
     /// Empty: any.
     pub pool: String,
+    /// Name of the reservation that an address must be of. Empty: any.
+    pub reservation: String,
+    /// Whether two addresses may come from two pools.
+    pub any_pools: bool,
     /// Exactly these; IPv4 first. Empty: any.
     pub addresses: Vec<IpAddr>,
     /// Empty: not to be shared.
@@ -79,6 +83,10 @@ pub enum Rejection {
     TooManyAddresses(String),
     #[error("requested loadBalancer IP(s) {0} does not match the ipFamily of the service")]
     FamilyMismatch(String),
+    #[error("invalid {DUAL_STACK_POOLS} {0:?}: it is {ANY_POOLS} or {ONE_POOL}")]
+    BadDualStackPools(String),
+    #[error("service can not have both {PREFIX}{ADDRESS_POOL} and {DUAL_STACK_POOLS} {ANY_POOLS}")]
+    OnePoolOfAny,
     #[error("port {protocol}/{port} cannot be served")]
     BadPort { protocol: String, port: i32 },
 }
@@ -94,6 +102,8 @@ impl Rejection {
             | Self::BadAddresses(_)
             | Self::TooManyAddresses(_)
             | Self::FamilyMismatch(_)
+            | Self::BadDualStackPools(_)
+            | Self::OnePoolOfAny
             | Self::BadPort { .. } => true,
         }
     }
@@ -138,6 +148,7 @@ fn asked_for(service: &ServiceState, namespace: &Labels) -> Result<Claim, Reject
         TrafficPolicy::Local => selector_text(&service.selector),
     };
     let annotation = |name| service.annotation(name).unwrap_or_default().to_owned();
+    let any_pools = any_pools(service, &families)?;
     Ok(Claim {
         key: service.key.clone(),
         uid: service.uid.clone(),
@@ -145,12 +156,26 @@ fn asked_for(service: &ServiceState, namespace: &Labels) -> Result<Claim, Reject
         families,
         family_policy,
         pool: annotation(ADDRESS_POOL),
+        reservation: service.own_annotation(RESERVATION).to_owned(),
+        any_pools,
         addresses,
         sharing_key: annotation(SHARING_KEY),
         backend_key,
         labels: service.labels.clone(),
         namespace_labels: namespace.clone(),
     })
+}
+
+/// Whether a Service of these families may have addresses of two pools. One with a single family has
+/// no use for that, and may say so all the same: it may become dual-stack.
+fn any_pools(service: &ServiceState, families: &[v1::ip_family::Value]) -> Result<bool, Rejection> {
+    let pool = service.annotation(ADDRESS_POOL).unwrap_or_default();
+    match service.own_annotation(DUAL_STACK_POOLS) {
+        "" | ONE_POOL => Ok(false),
+        ANY_POOLS if !pool.is_empty() => Err(Rejection::OnePoolOfAny),
+        ANY_POOLS => Ok(families.len() == 2),
+        other => Err(Rejection::BadDualStackPools(other.to_owned())),
+    }
 }
 
 /// The families follow clusterIPs, not ipFamilyPolicy: that is what the cluster can serve.
@@ -282,12 +307,14 @@ pub fn stored(claim: &Claim, settings: &Settings) -> v1::Claim {
             .collect(),
         families: claim.families.iter().map(|family| *family as i32).collect(),
         family_policy: claim.family_policy as i32,
-        // Both from one pool, as MetalLB has it.
-        dual_stack_pools: v1::claim::DualStackPools::Unspecified as i32,
+        dual_stack_pools: match claim.any_pools {
+            true => v1::claim::DualStackPools::AnyPools as i32,
+            // Both from one pool, as MetalLB has it.
+            false => v1::claim::DualStackPools::Unspecified as i32,
+        },
         address_space: settings.address_space.clone(),
         pool: claim.pool.clone(),
-        // Kubernetes has no name for it: what is kept for a Service it gets without naming it.
-        reservation: String::new(),
+        reservation: claim.reservation.clone(),
         addresses: texts(&claim.addresses),
         sharing_key: claim.sharing_key.clone(),
         backend_key: claim.backend_key.clone(),
@@ -306,6 +333,7 @@ pub fn request(claim: &Claim, held: &[IpAddr], settings: &Settings) -> v1::Alloc
         families: stored.families,
         family_policy: stored.family_policy,
         address_space: stored.address_space,
+        dual_stack_pools: stored.dual_stack_pools,
         pool: stored.pool,
         reservation: stored.reservation,
         addresses: stored.addresses,

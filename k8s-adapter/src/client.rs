@@ -30,8 +30,14 @@ const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from
 /// `ErrorInfo.reason` of an EndSync that no BeginSync precedes.
 const NOT_SYNCING: &str = "NOT_SYNCING";
 /// What an ipam-service must be able to do: without it an address that a Service has could be given
-/// away, or moved by an edit that moves nothing.
-const FEATURES: [&str; 3] = ["inventory", "pending-claims", "whole-sets"];
+/// away, or moved by an edit that moves nothing, or a Service could get another one than it asks for.
+const FEATURES: [&str; 5] = [
+    "inventory",
+    "pending-claims",
+    "whole-sets",
+    "reservations",
+    "dual-stack-pools",
+];
 /// Pools per page, the most that the API gives.
 const PAGE: i32 = 1000;
 
@@ -129,7 +135,8 @@ impl Ipam {
         Ok(response.into_inner().store_id)
     }
 
-    async fn check_features(&self) -> Result<(), CallError> {
+    /// Makes sure that ipam-service can do all that this adapter depends on.
+    pub async fn check_features(&self) -> Result<(), CallError> {
         let request = timed(v1::GetServerInfoRequest {});
         let info = self.status.clone().get_server_info(request).await?;
         let info = info.into_inner();

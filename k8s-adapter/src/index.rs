@@ -43,6 +43,7 @@ impl Kind {
 /// An IPAddressPool as it was seen.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PoolState {
+    pub uid: String,
     pub declared: Declared<PoolSpec>,
     pub status: Option<PoolStatus>,
 }

@@ -32,6 +32,8 @@ pub struct Metrics {
     pub total: ByFamily,
     /// The same, in use.
     pub in_use: ByFamily,
+    /// Addresses of a pool that are outside the cluster's grant.
+    pub outside_grant: Family<PoolLabel, WideGauge>,
     /// Writes of Services' status or annotations.
     pub status_writes: Counter,
     /// Events written.
@@ -149,6 +151,11 @@ impl Metrics {
         metrics
             .in_use
             .register(registry, "in_use_total", "Addresses of the pool in use");
+        registry.register(
+            "pharos_adapter_pool_addresses_outside_grant",
+            "Addresses of the pool that nobody gets, as they are outside the cluster's grant",
+            metrics.outside_grant.clone(),
+        );
         metrics
     }
 }

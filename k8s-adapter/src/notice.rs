@@ -109,9 +109,77 @@ impl Notice {
     }
 }
 
+/// Something that the author of a pool should read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PoolNotice {
+    /// So many of its addresses go to nobody, as the operator of ipam-service grants them to other
+    /// clusters.
+    OutsideGrant { addresses: u128, of: u128 },
+    /// None any more.
+    WithinGrant,
+}
+
+impl PoolNotice {
+    /// What is to be said now that so many addresses are outside the grant, and was said of `told`
+    /// before. `within`: how many are inside.
+    pub fn of(told: u128, outside: u128, within: u128) -> Option<Self> {
+        match outside {
+            same if same == told => None,
+            0 => Some(Self::WithinGrant),
+            addresses => Some(Self::OutsideGrant {
+                addresses,
+                of: within.saturating_add(addresses),
+            }),
+        }
+    }
+
+    /// The event's reason.
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::OutsideGrant { .. } => "OutsideGrant",
+            Self::WithinGrant => "WithinGrant",
+        }
+    }
+
+    /// The event's type.
+    pub fn severity(&self) -> Severity {
+        match self {
+            Self::OutsideGrant { .. } => Severity::Warning,
+            Self::WithinGrant => Severity::Normal,
+        }
+    }
+
+    /// The event's message.
+    pub fn message(&self) -> String {
+        match self {
+            Self::OutsideGrant { addresses, of } => format!(
+                "{addresses} of {of} addresses are given to nobody: the grants of the address space \
+                 do not have them for this cluster"
+            ),
+            Self::WithinGrant => {
+                "the grants of the address space have all addresses for this cluster".to_owned()
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pool_is_told_of_its_grant_when_that_changes() {
+        assert_eq!(PoolNotice::of(0, 0, 16), None);
+        let outside = PoolNotice::of(0, 4, 12);
+        let expected = PoolNotice::OutsideGrant {
+            addresses: 4,
+            of: 16,
+        };
+        assert_eq!(outside, Some(expected));
+        assert!(expected.message().starts_with("4 of 16 addresses"));
+        assert_eq!(PoolNotice::of(4, 4, 12), None);
+        assert_eq!(PoolNotice::of(4, 0, 16), Some(PoolNotice::WithinGrant));
+    }
 
     #[test]
     fn a_message_that_quotes_an_endless_annotation_ends() {

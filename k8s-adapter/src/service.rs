@@ -12,6 +12,19 @@ pub const PREFIX: &str = "metallb.io/";
 /// The same annotations under MetalLB's old prefix; deprecated, and still in many manifests.
 pub const LEGACY_PREFIX: &str = "metallb.universe.tf/";
 
+/// Prefix of annotations for what MetalLB has no word for.
+pub const OWN_PREFIX: &str = "pharos.io/";
+
+/// An address of this reservation only.
+pub const RESERVATION: &str = "pharos.io/reservation";
+/// Which pools the two addresses of a dual-stack Service may come from: [`ANY_POOLS`] or
+/// [`ONE_POOL`], which is the default.
+pub const DUAL_STACK_POOLS: &str = "pharos.io/dual-stack-pools";
+/// See [`DUAL_STACK_POOLS`].
+pub const ANY_POOLS: &str = "AnyPools";
+/// See [`DUAL_STACK_POOLS`].
+pub const ONE_POOL: &str = "OnePool";
+
 /// From this pool only.
 pub const ADDRESS_POOL: &str = "address-pool";
 /// Exactly these addresses: one, or one of each family, with commas between.
@@ -91,7 +104,7 @@ pub struct ServiceState {
     pub ports: Vec<(String, i32)>,
     pub selector: BTreeMap<String, String>,
     pub labels: BTreeMap<String, String>,
-    /// Those with one of the two prefixes, by their whole name.
+    /// Those with one of the three prefixes, by their whole name.
     pub annotations: BTreeMap<String, String>,
     pub ingress: Vec<Ingress>,
 }
@@ -117,7 +130,10 @@ impl ServiceState {
             selector: BTreeMap::new(),
             labels: BTreeMap::new(),
             annotations: annotations
-                .filter(|(name, _)| name.starts_with(PREFIX) || name.starts_with(LEGACY_PREFIX))
+                .filter(|(name, _)| {
+                    let prefixes = [PREFIX, LEGACY_PREFIX, OWN_PREFIX];
+                    prefixes.iter().any(|prefix| name.starts_with(prefix))
+                })
                 .map(|(name, value)| (name.clone(), value.clone()))
                 .collect(),
             ingress: parse_ingress(service),
@@ -163,6 +179,11 @@ impl ServiceState {
             .iter()
             .find_map(|prefix| self.annotations.get(&format!("{prefix}{name}")))
             .map(String::as_str)
+    }
+
+    /// Value of an annotation by its whole name; empty if there is none.
+    pub fn own_annotation(&self, name: &str) -> &str {
+        self.annotations.get(name).map_or("", String::as_str)
     }
 
     /// Whole names of the annotations with the deprecated prefix.

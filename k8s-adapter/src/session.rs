@@ -1,6 +1,6 @@
 //! The conversation with ipam-service, from a connection to its end, over and over.
 //!
-//! 1. `BeginSync`; a snapshot of what this cluster holds.
+//! 1. Whether ipam-service can do what is needed; `BeginSync`; a snapshot of what this cluster holds.
 //! 2. The pools and advertisements, as the custom resources have them.
 //! 3. A claim for each Service that has an address, before anybody else gets one; `EndSync`.
 //! 4. Everybody else, and whatever changes on either side, until the connection is lost.

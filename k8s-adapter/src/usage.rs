@@ -1,6 +1,6 @@
 //! How full the pools are: from ipam-service into metrics and the pools' status.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,9 @@ use crate::client::CallError;
 use crate::context::Context;
 use crate::crd::PoolStatus;
 use crate::kubernetes::KubeError;
-use crate::write::write_pool_status;
+use crate::metrics::PoolLabel;
+use crate::notice::PoolNotice;
+use crate::write::{write_pool_event, write_pool_status};
 
 /// At most one look in this time, however many addresses come and go.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -29,7 +31,7 @@ enum UsageLookError {
 
 /// Looks whenever something changed, until the process stops.
 pub async fn run(context: Arc<Context>, shutdown: Shutdown) {
-    let mut shown = BTreeSet::new();
+    let mut shown = Shown::default();
     let mut told = None;
     loop {
         tokio::select! {
@@ -56,7 +58,15 @@ pub async fn run(context: Arc<Context>, shutdown: Shutdown) {
     }
 }
 
-async fn show(context: &Context, shown: &mut BTreeSet<String>) -> Result<(), UsageLookError> {
+/// What has been shown.
+#[derive(Debug, Default)]
+struct Shown {
+    pools: BTreeSet<String>,
+    /// How many of a pool's addresses an event said to be outside the grant; none, if none did.
+    outside: BTreeMap<String, u128>,
+}
+
+async fn show(context: &Context, shown: &mut Shown) -> Result<(), UsageLookError> {
     let (services, served) = context.world().count();
     context
         .metrics
@@ -68,9 +78,11 @@ async fn show(context: &Context, shown: &mut BTreeSet<String>) -> Result<(), Usa
         .set(i64::try_from(served).unwrap_or(i64::MAX));
     let pools = context.ipam.list_pools().await?;
     let names: BTreeSet<String> = pools.iter().map(|pool| pool.name.clone()).collect();
-    for gone in shown.difference(&names) {
+    for gone in shown.pools.difference(&names) {
         context.metrics.total.remove(gone);
         context.metrics.in_use.remove(gone);
+        context.metrics.outside_grant.remove(&label(gone));
+        shown.outside.remove(gone);
     }
     let mut outcome = Ok(());
     for pool in &pools {
@@ -84,21 +96,34 @@ async fn show(context: &Context, shown: &mut BTreeSet<String>) -> Result<(), Usa
         metrics
             .in_use
             .set(&pool.name, wide(ipv4.in_use()), wide(ipv6.in_use()));
+        let outside = ipv4.outside_grant.saturating_add(ipv6.outside_grant);
+        metrics
+            .outside_grant
+            .get_or_create(&label(&pool.name))
+            .set(wide(outside));
         let status = status(ipv4, ipv6);
         let known = context
             .world()
             .index
             .pools()
             .find(|known| known.declared.name == pool.name)
-            .map(|known| known.status);
+            .map(|known| (known.status, known.uid.clone()));
+        let Some((known, uid)) = known else {
+            continue;
+        };
+        let told = shown.outside.get(&pool.name).copied().unwrap_or_default();
+        if let Some(notice) = PoolNotice::of(told, outside, ipv4.total.saturating_add(ipv6.total)) {
+            write_pool_event(context, &pool.name, &uid, &notice).await;
+            shown.outside.insert(pool.name.clone(), outside);
+        }
         // A pool that is being deleted is not there any more, and one that says so already is not
         // written again.
-        if known.is_some_and(|known| known != Some(status)) {
+        if known != Some(status) {
             // One that cannot be written keeps no other from it.
             outcome = outcome.and(write_pool_status(context, &pool.name, &status).await);
         }
     }
-    *shown = names;
+    shown.pools = names;
     Ok(outcome?)
 }
 
@@ -108,6 +133,7 @@ struct Counts {
     total: u128,
     held: u128,
     free: u128,
+    outside_grant: u128,
 }
 
 impl Counts {
@@ -117,6 +143,7 @@ impl Counts {
             total: number(&usage.total),
             held: number(&usage.held),
             free: number(&usage.free),
+            outside_grant: number(&usage.outside_grant),
         })
     }
 
@@ -133,6 +160,12 @@ fn status(ipv4: Counts, ipv6: Counts) -> PoolStatus {
         assigned_ipv6: number(ipv6.held),
         available_ipv4: number(ipv4.free),
         available_ipv6: number(ipv6.free),
+    }
+}
+
+fn label(pool: &str) -> PoolLabel {
+    PoolLabel {
+        pool: pool.to_owned(),
     }
 }
 

@@ -309,6 +309,7 @@ impl Watched for DeserializeGuard<IPAddressPool> {
             Err(error) => (Err(error.to_string()), None),
         };
         Some(PoolState {
+            uid: meta.uid.unwrap_or_default(),
             declared: Declared {
                 name: meta.name?,
                 labels: meta.labels.unwrap_or_default().into_iter().collect(),

@@ -2,14 +2,14 @@
 
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
-use kube::Api;
 use kube::api::{Patch, PatchParams, PostParams};
 use kube::core::DeserializeGuard;
+use kube::{Api, Resource as _};
 
 use crate::context::Context;
 use crate::crd::{IPAddressPool, PoolStatus};
 use crate::kubernetes::{KubeError, within};
-use crate::notice::Notice;
+use crate::notice::{Notice, PoolNotice, Severity};
 use crate::plan::{Target, patch};
 use crate::service::ServiceState;
 
@@ -63,8 +63,35 @@ pub async fn write_service(
 /// Writes an event on a Service. That it could not be written is logged, and changes nothing.
 pub async fn write_event(context: &Context, service: &ServiceState, notice: &Notice) {
     let event = event(service, notice, jiff::Timestamp::now());
+    create(context, event).await;
+}
+
+/// Writes an event on a pool. That it could not be written is logged, and changes nothing.
+pub async fn write_pool_event(context: &Context, pool: &str, uid: &str, notice: &PoolNotice) {
+    let about = ObjectReference {
+        api_version: Some(IPAddressPool::api_version(&()).into_owned()),
+        kind: Some(IPAddressPool::kind(&()).into_owned()),
+        namespace: Some(context.namespace.clone()),
+        name: Some(pool.to_owned()),
+        uid: Some(uid.to_owned()),
+        resource_version: None,
+        field_path: None,
+    };
+    let said = Said {
+        severity: notice.severity(),
+        reason: notice.reason(),
+        message: notice.message(),
+    };
+    create(context, event_about(about, said, jiff::Timestamp::now())).await;
+}
+
+async fn create(context: &Context, event: Event) {
+    let about = &event.involved_object;
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    let namespace = text(&about.namespace);
+    let object = format!("{} {namespace}/{}", text(&about.kind), text(&about.name));
     let client = context.kube.calls.clone();
-    let api: Api<Event> = Api::namespaced(client, &service.key.namespace);
+    let api: Api<Event> = Api::namespaced(client, &namespace);
     match within(api.create(&PostParams::default(), &event)).await {
         Ok(_) => {
             context.metrics.events.inc();
@@ -73,37 +100,51 @@ pub async fn write_event(context: &Context, service: &ServiceState, notice: &Not
         Err(KubeError::Failed(kube::Error::Api(status)))
             if status.is_forbidden() || status.is_not_found() =>
         {
-            tracing::debug!(service = %service.key, error = status.message, "event not written");
+            tracing::debug!(object, error = status.message, "event not written");
         }
         Err(error) => {
-            tracing::warn!(service = %service.key, %error, "event not written");
+            tracing::warn!(object, %error, "event not written");
         }
     }
 }
 
 fn event(service: &ServiceState, notice: &Notice, now: jiff::Timestamp) -> Event {
+    let about = ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Service".to_owned()),
+        namespace: Some(service.key.namespace.clone()),
+        name: Some(service.key.name.clone()),
+        uid: Some(service.uid.clone()),
+        resource_version: Some(service.resource_version.clone()),
+        field_path: None,
+    };
+    let said = Said {
+        severity: notice.severity(),
+        reason: notice.reason(),
+        message: notice.message(&service.key),
+    };
+    event_about(about, said, now)
+}
+
+/// What an event says.
+struct Said {
+    severity: Severity,
+    reason: &'static str,
+    message: String,
+}
+
+fn event_about(about: ObjectReference, said: Said, now: jiff::Timestamp) -> Event {
+    let name = about.name.clone().unwrap_or_default();
     Event {
         metadata: ObjectMeta {
-            namespace: Some(service.key.namespace.clone()),
-            name: Some(format!(
-                "{}.{}",
-                service.key.name,
-                uuid::Uuid::new_v4().simple()
-            )),
+            namespace: about.namespace.clone(),
+            name: Some(format!("{name}.{}", uuid::Uuid::new_v4().simple())),
             ..ObjectMeta::default()
         },
-        involved_object: ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("Service".to_owned()),
-            namespace: Some(service.key.namespace.clone()),
-            name: Some(service.key.name.clone()),
-            uid: Some(service.uid.clone()),
-            resource_version: Some(service.resource_version.clone()),
-            field_path: None,
-        },
-        type_: Some(notice.severity().as_str().to_owned()),
-        reason: Some(notice.reason().to_owned()),
-        message: Some(notice.message(&service.key)),
+        involved_object: about,
+        type_: Some(said.severity.as_str().to_owned()),
+        reason: Some(said.reason.to_owned()),
+        message: Some(said.message),
         source: Some(EventSource {
             component: Some(COMPONENT.to_owned()),
             host: None,

@@ -8,7 +8,7 @@ use super::call::Api;
 use super::status;
 
 /// Abilities that a client may depend on.
-const FEATURES: [&str; 8] = [
+const FEATURES: [&str; 10] = [
     // `if_revision` and `fence` are checked.
     "conditional-writes",
     // `if_refused: QUEUE` keeps claims and decides them again.
@@ -25,6 +25,10 @@ const FEATURES: [&str; 8] = [
     "holdings",
     // WatchChanges sends every decision after a revision.
     "change-watch",
+    // A claim's `reservation` is kept to.
+    "reservations",
+    // A claim's `dual_stack_pools` is kept to.
+    "dual-stack-pools",
 ];
 
 /// Serves StatusService.

@@ -368,3 +368,45 @@ fn the_request_queues_and_says_what_is_held_and_who_reports_backends() {
     assert_eq!(request.backends(), v1::claim::Backends::Reported);
     assert_eq!(request.address_space, "default");
 }
+
+#[test]
+fn a_reservation_is_claimed_by_name() {
+    let claim = claim_of(json!({ "pharos.io/reservation": "web" }), json!({})).expect("a claim");
+    assert_eq!(request(&claim, &[], &settings()).reservation, "web");
+    assert_eq!(stored(&claim, &settings()).reservation, "web");
+    let claim = claim_of(json!({ "metallb.io/reservation": "web" }), json!({})).expect("a claim");
+    assert_eq!(request(&claim, &[], &settings()).reservation, "");
+}
+
+#[test]
+fn the_addresses_of_a_dual_stack_service_may_come_from_two_pools() {
+    use v1::claim::DualStackPools;
+    let pools = |annotations, ips: &[&str]| {
+        let claim = claim_of(annotations, json!({ "clusterIPs": ips })).expect("a claim");
+        let request = request(&claim, &[], &settings());
+        assert_eq!(
+            stored(&claim, &settings()).dual_stack_pools,
+            request.dual_stack_pools
+        );
+        request.dual_stack_pools()
+    };
+    let any = || json!({ "pharos.io/dual-stack-pools": "AnyPools" });
+    let one = json!({ "pharos.io/dual-stack-pools": "OnePool" });
+    assert_eq!(pools(any(), &DUAL), DualStackPools::AnyPools);
+    assert_eq!(pools(any(), &DUAL[..1]), DualStackPools::Unspecified);
+    assert_eq!(pools(one, &DUAL), DualStackPools::Unspecified);
+    assert_eq!(pools(json!({}), &DUAL), DualStackPools::Unspecified);
+}
+
+#[test]
+fn a_choice_of_pools_that_makes_no_sense_is_rejected_by_name() {
+    let dual = || json!({ "clusterIPs": DUAL });
+    let bad = rejection(json!({ "pharos.io/dual-stack-pools": "any" }), dual());
+    assert_eq!(bad, Rejection::BadDualStackPools("any".to_owned()));
+    assert!(bad.keeps_address());
+    assert!(bad.to_string().contains("AnyPools or OnePool"), "{bad}");
+    let both = json!({
+        "pharos.io/dual-stack-pools": "AnyPools", "metallb.io/address-pool": "a",
+    });
+    assert_eq!(rejection(both, dual()), Rejection::OnePoolOfAny);
+}

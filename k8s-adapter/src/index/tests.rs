@@ -254,6 +254,7 @@ fn an_empty_list_declares_nothing_and_a_seen_deletion_does() {
 fn the_status_of_a_pool_is_no_change_of_policy() {
     let mut index = Index::default();
     let pool = |available, addresses: &str| PoolState {
+        uid: String::new(),
         declared: Declared {
             name: "p".to_owned(),
             labels: BTreeMap::new(),
