@@ -104,6 +104,7 @@ async fn every_metric_that_an_alert_looks_at_is_served() {
         r#"pharos_pool_addresses{space="default",cluster="",pool="pool",family="ipv4",kind="held"} 1.0"#,
         r#"metallb_allocator_addresses_in_use_total{pool="pool"} 1.0"#,
         r#"metallb_allocator_addresses_total{pool="pool"} 4.0"#,
+        r#"pharos_ipam_writing_stopped 0"#,
         r#"pharos_ipam_database_errors_total{kind="full"} 0"#,
         r#"pharos_ipam_database_read_errors_total{kind="damaged"} 0"#,
         r#"pharos_ipam_grpc_calls_shed_total{limit="client"} 0"#,

@@ -31,6 +31,7 @@ pub struct EngineMetrics {
     waiting: Family<ReasonLabel, Gauge>,
     pools: PoolMetrics,
     recovering: Gauge,
+    writing_stopped: Gauge,
     unacknowledged: Counter,
     too_many_pending: Counter,
     last_seen: Family<ClusterLabel, Gauge>,
@@ -75,6 +76,7 @@ impl EngineMetrics {
             waiting: Family::default(),
             pools: PoolMetrics::register(registry),
             recovering: Gauge::default(),
+            writing_stopped: Gauge::default(),
             unacknowledged: Counter::default(),
             too_many_pending: Counter::default(),
             last_seen: Family::default(),
@@ -108,6 +110,11 @@ impl EngineMetrics {
         for kind in ERRORS {
             drop(metrics.errors.get_or_create(&ErrorLabel { kind }));
         }
+        registry.register(
+            "pharos_ipam_writing_stopped",
+            "1 while nothing can be written; /readyz says why",
+            metrics.writing_stopped.clone(),
+        );
         registry.register(
             "pharos_ipam_queue_requests",
             "Requests that wait for the writer while it serves others",
@@ -188,7 +195,7 @@ impl EngineMetrics {
         }
     }
 
-    /// A batch is not on disk.
+    /// A batch, or what was done between two, is not on disk.
     pub(super) fn failed(&self, error: &CommitError) {
         let kind = kind_of(error);
         self.errors.get_or_create(&ErrorLabel { kind }).inc();
@@ -209,8 +216,14 @@ impl EngineMetrics {
         self.queue.set(i64::try_from(requests).unwrap_or(i64::MAX));
     }
 
+    /// Nothing is written any more.
+    pub(super) fn stopped(&self) {
+        self.writing_stopped.set(1);
+    }
+
     /// Writing goes on with a fresh copy of the database.
     pub(super) fn renewed(&self) {
+        self.writing_stopped.set(0);
         self.renewals.inc();
     }
 

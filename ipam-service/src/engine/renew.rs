@@ -152,6 +152,7 @@ impl EngineTask {
         self.parts
             .readiness
             .not_ready("store", stopped.reason.clone());
+        self.parts.metrics.stopped();
         self.stopped = Some(stopped);
     }
 

@@ -438,11 +438,14 @@ impl EngineTask {
     }
 
     /// Work between batches has ended. The file that it used is that of the batches.
-    fn between(&mut self, outcome: Result<(), CommitError>) {
-        match outcome {
-            Ok(())
-            | Err(CommitError::Refused(_) | CommitError::Full | CommitError::NotWritten(_)) => {}
-            Err(error @ (CommitError::Unknown(_) | CommitError::Deposed)) => {
+    pub(super) fn between(&mut self, outcome: Result<(), CommitError>) {
+        let Err(error) = outcome else {
+            return;
+        };
+        self.parts.metrics.failed(&error);
+        match error {
+            CommitError::Refused(_) | CommitError::Full | CommitError::NotWritten(_) => {}
+            CommitError::Unknown(_) | CommitError::Deposed => {
                 tracing::error!(%error, "work on the database between two batches has failed");
                 self.stop(Stopped {
                     reason: format!("writing has stopped: {error}"),

@@ -2,6 +2,7 @@
 
 mod answers;
 mod doubt;
+mod stopped;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,10 +89,7 @@ impl Running {
     }
 
     fn metric(&self, name: &str) -> u32 {
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &self.registry).expect("text");
-        let value = text.lines().find_map(|line| line.strip_prefix(name));
-        value.expect("registered").parse().expect("a number")
+        metric_of(&self.registry, name)
     }
 
     /// Waits until it is ready, or until it is not for this reason.
@@ -114,6 +112,14 @@ impl Running {
         drop(self.engine);
         self.task.await.expect("the writer ends well");
     }
+}
+
+/// The value behind this beginning of a line.
+fn metric_of(registry: &Registry, name: &str) -> u32 {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, registry).expect("text");
+    let value = text.lines().find_map(|line| line.strip_prefix(name));
+    value.expect("registered").parse().expect("a number")
 }
 
 fn addresses(reply: &Reply) -> Vec<String> {
