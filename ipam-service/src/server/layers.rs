@@ -177,14 +177,14 @@ struct InFlight(Arc<Method>);
 
 impl InFlight {
     fn begin(method: &Arc<Method>) -> Self {
-        method.in_flight.inc();
+        method.in_flight().inc();
         Self(Arc::clone(method))
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.in_flight.dec();
+        self.0.in_flight().dec();
     }
 }
 

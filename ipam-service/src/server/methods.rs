@@ -1,7 +1,7 @@
 //! Every method that the server has, out of the descriptors: what kind it is, and its metrics.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use prometheus_client::encoding::EncodeLabelSet;
@@ -37,11 +37,17 @@ pub(super) struct Method {
     pub(super) name: String,
     /// Whether either side may send more than one message: such a call may last for ever.
     pub(super) streaming: bool,
+    families: Families,
+    // A series for each method and code from the start would be most of a scrape, and nearly all 0.
     /// By gRPC code.
-    calls: [Counter; CODES.len()],
-    seconds: Histogram,
-    pub(super) in_flight: Gauge,
+    calls: [OnceLock<Counter>; CODES.len()],
+    seconds: OnceLock<Histogram>,
+    in_flight: OnceLock<Gauge>,
 }
+
+/// Codes that are counted from the start: an alert asks whether they increase, and from nothing to 1
+/// is no increase.
+const FROM_THE_START: [Code; 3] = [Code::Unknown, Code::Internal, Code::DataLoss];
 
 /// As the gRPC specification writes them, by number.
 const CODES: [&str; 17] = [
@@ -63,6 +69,9 @@ const CODES: [&str; 17] = [
     "DATA_LOSS",
     "UNAUTHENTICATED",
 ];
+
+/// Place of the code for what has no other.
+const UNKNOWN: usize = Code::Unknown as usize;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct CallLabels {
@@ -90,7 +99,8 @@ struct LimitLabel {
     limit: &'static str,
 }
 
-/// The families of all methods.
+/// The families of all methods. Clones share them.
+#[derive(Debug, Clone)]
 struct Families {
     calls: Family<CallLabels, Counter>,
     seconds: Family<MethodLabels, Histogram, Buckets>,
@@ -98,7 +108,7 @@ struct Families {
 }
 
 impl Methods {
-    /// Registers the metrics of every method.
+    /// Registers the metrics of every method. A series appears when a method is first called.
     pub(super) fn register(registry: &mut Registry) -> Result<Self, prost::DecodeError> {
         let families = Families {
             calls: Family::default(),
@@ -179,40 +189,93 @@ impl Shed {
 
 impl Families {
     fn method(&self, name: String, streaming: bool) -> Method {
-        let labels = MethodLabels {
-            method: name.clone(),
-        };
-        let call = |code: &'static str| {
-            let labels = CallLabels {
-                method: name.clone(),
-                code,
-            };
-            self.calls.get_or_create(&labels).clone()
-        };
-        Method {
-            calls: CODES.map(call),
-            seconds: self.seconds.get_or_create(&labels).clone(),
-            in_flight: self.in_flight.get_or_create(&labels).clone(),
+        let method = Method {
             name,
             streaming,
+            families: self.clone(),
+            calls: [const { OnceLock::new() }; CODES.len()],
+            seconds: OnceLock::new(),
+            in_flight: OnceLock::new(),
+        };
+        for code in FROM_THE_START {
+            method.calls(code);
         }
+        method
     }
 }
 
 impl Method {
     /// A call got its answer.
     pub(super) fn answered(&self, code: Code, after: Duration) {
-        let index = usize::try_from(i32::from(code)).unwrap_or(2);
-        if let Some(counter) = self.calls.get(index) {
-            counter.inc();
+        self.calls(code).inc();
+        let seconds = self.seconds.get_or_init(|| {
+            let seconds = self.families.seconds.get_or_create(&self.labels());
+            seconds.clone()
+        });
+        seconds.observe(after.as_secs_f64());
+    }
+
+    /// Calls that have no answer yet.
+    pub(super) fn in_flight(&self) -> &Gauge {
+        self.in_flight.get_or_init(|| {
+            let in_flight = self.families.in_flight.get_or_create(&self.labels());
+            in_flight.clone()
+        })
+    }
+
+    fn calls(&self, code: Code) -> &Counter {
+        let index = usize::try_from(i32::from(code)).unwrap_or(UNKNOWN);
+        let index = if index < CODES.len() { index } else { UNKNOWN };
+        self.calls[index].get_or_init(|| {
+            let labels = CallLabels {
+                method: self.name.clone(),
+                code: CODES[index],
+            };
+            self.families.calls.get_or_create(&labels).clone()
+        })
+    }
+
+    fn labels(&self) -> MethodLabels {
+        MethodLabels {
+            method: self.name.clone(),
         }
-        self.seconds.observe(after.as_secs_f64());
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// A scrape of a server that was not called yet, and one after it was, are read by people too.
+    #[test]
+    fn a_method_is_measured_from_its_first_call_and_its_failures_from_the_start() {
+        let mut registry = Registry::default();
+        let methods = Methods::register(&mut registry).expect("valid descriptors");
+        let scrape = || {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).expect("text");
+            text
+        };
+        let name = "pharos.v1.AllocationService/Allocate";
+        let series = |code: &str| {
+            format!("pharos_ipam_grpc_calls_total{{method=\"{name}\",code=\"{code}\"}}")
+        };
+        let before = scrape();
+        assert!(before.len() < 30_000, "{} bytes", before.len());
+        // The first failure is an increase only if there was a 0 before.
+        for code in ["UNKNOWN", "INTERNAL", "DATA_LOSS"] {
+            assert!(before.contains(&format!("{} 0\n", series(code))), "{code}");
+        }
+        let method = methods.get(&format!("/{name}"));
+        method.answered(Code::Ok, Duration::from_millis(1));
+        method.answered(Code::Internal, Duration::from_millis(1));
+        let after = scrape();
+        assert!(after.contains(&format!("{} 1\n", series("OK"))));
+        assert!(after.contains(&format!("{} 1\n", series("INTERNAL"))));
+        assert!(!after.contains("NOT_FOUND"));
+        let count = format!("pharos_ipam_grpc_call_seconds_count{{method=\"{name}\"}} 2\n");
+        assert!(after.contains(&count));
+    }
 
     #[test]
     fn long_streams_are_told_from_single_calls() {
