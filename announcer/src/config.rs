@@ -174,8 +174,12 @@ impl Config {
             cluster,
             state_dir,
             admin,
-            interfaces: InterfaceRules::new(&interface)
-                .map_err(|error| UsageError(format!("--interface: {}", one_line(&error))))?,
+            interfaces: InterfaceRules::new(&interface).map_err(|error| {
+                UsageError(format!(
+                    "--interface: not a regular expression for a name: {}",
+                    one_line(&error)
+                ))
+            })?,
             members_listen,
             members_join: members_join
                 .iter()
@@ -274,6 +278,7 @@ fn one_line(error: &regex::Error) -> String {
         .next_back()
         .unwrap_or_default()
         .trim()
+        .trim_start_matches("error: ")
         .to_owned()
 }
 
@@ -350,6 +355,7 @@ mod tests {
             let error = config(&[case]).expect_err(case);
             assert!(error.contains(flag), "{case}: {error}");
             assert_eq!(error.lines().count(), 1, "{case}: {error}");
+            assert!(!error.contains("error:"), "{case}: {error}");
         }
     }
 }

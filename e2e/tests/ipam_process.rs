@@ -251,7 +251,7 @@ async fn init_makes_a_database_that_waits_for_its_clusters_and_check_finds_damag
     assert_eq!((code, log.lines().count()), (Some(2), 1), "{log}");
     let (code, log) = subcommand("init", &database, &["--recover", "east,west"]);
     assert_eq!(code, Some(0), "{log}");
-    let (code, log) = subcommand("init", &database, &[]);
+    let (code, log) = subcommand("init", &database, &["--fresh"]);
     assert_eq!(code, Some(2), "{log}");
     assert!(log.contains("exists already"), "{log}");
     let (code, log) = subcommand("check", &database, &[]);
@@ -292,6 +292,61 @@ async fn init_makes_a_database_that_waits_for_its_clusters_and_check_finds_damag
         assert!(log.contains("change_log ends at 2"), "{log}");
     } else {
         skip::skip("needs sqlite3 to damage a database");
+    }
+}
+
+#[test]
+fn a_port_in_use_leaves_no_new_database_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("a.db");
+    let taken = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let taken = taken.local_addr().unwrap();
+    for (listen, admin, flag) in [
+        (taken, loopback(), "--listen"),
+        (loopback(), taken, "--admin"),
+    ] {
+        let (code, log) = outcome(command(&database, listen, admin).unwrap());
+        assert_eq!(code, Some(2), "{log}");
+        assert!(log.contains(flag), "{log}");
+        let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+}
+
+#[test]
+fn init_asks_who_may_hold_something_before_it_makes_anything() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("a.db");
+    let (code, log) = subcommand("init", &database, &[]);
+    assert_eq!((code, log.lines().count()), (Some(2), 1), "{log}");
+    assert!(
+        log.contains("--fresh") && log.contains("--recover"),
+        "{log}"
+    );
+    assert!(!database.exists());
+    let (code, log) = subcommand("init", &database, &["--fresh"]);
+    assert_eq!(code, Some(0), "{log}");
+    assert!(database.exists());
+}
+
+#[test]
+fn whoever_looks_at_a_database_that_was_cut_short_names_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let database = folder.path().join("cut.db");
+    let (code, log) = subcommand("init", &database, &["--fresh"]);
+    assert_eq!(code, Some(0), "{log}");
+    let file = std::fs::OpenOptions::new().write(true).open(&database);
+    file.unwrap().set_len(4096).unwrap();
+    let copy = folder.path().join("copy").display().to_string();
+    for (name, more) in [
+        ("check", vec![]),
+        ("backup", vec!["--to", copy.as_str()]),
+        ("export", vec!["--to", copy.as_str()]),
+    ] {
+        let (code, log) = subcommand(name, &database, &more);
+        assert_eq!(code, Some(1), "{name}: {log}");
+        let last = log.lines().next_back().unwrap_or_default();
+        assert!(last.contains("cut.db"), "{name}: {log}");
     }
 }
 

@@ -2,8 +2,9 @@
 
 use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
+use std::str::FromStr;
 
-use clap::{Parser, Subcommand};
+use clap::{ArgGroup, Parser, Subcommand};
 use pharos_process::{Flags, LogOptions, UsageError};
 
 use crate::retention::{Keep, Policy};
@@ -54,7 +55,8 @@ pub struct Config {
         long,
         env = "PHAROS_HISTORY_FLOOR",
         default_value_t = 10_000,
-        value_name = "CHANGES"
+        value_name = "CHANGES",
+        value_parser = whole::<u64>
     )]
     pub history_floor: u64,
 
@@ -63,7 +65,8 @@ pub struct Config {
         long,
         env = "PHAROS_MAX_PENDING",
         default_value_t = 10_000,
-        value_name = "CLAIMS"
+        value_name = "CLAIMS",
+        value_parser = whole::<usize>
     )]
     pub max_pending: usize,
 
@@ -82,10 +85,11 @@ pub struct Config {
 /// What to do instead of serving.
 #[derive(Debug, Clone, PartialEq, Eq, Subcommand)]
 pub enum Command {
-    /// Make the database, which must not exist yet
+    /// Make the database, which must not exist yet: with --fresh or with --recover
+    #[command(group = ArgGroup::new("holders").required(true).args(["fresh", "recover"]))]
     Init {
         /// No cluster has ever used this address book: nobody holds anything
-        #[arg(long, conflicts_with = "recover")]
+        #[arg(long)]
         fresh: bool,
         /// The store was lost: give out addresses only after these clusters have reported what they
         /// hold (names, separated by commas)
@@ -173,6 +177,12 @@ impl Config {
     }
 }
 
+/// A number, without a sign.
+fn whole<T: FromStr>(text: &str) -> Result<T, &'static str> {
+    text.parse()
+        .map_err(|_| "is not a whole number, such as 10000")
+}
+
 /// `address:port` or `name:port`.
 fn address(text: &str) -> Result<SocketAddr, String> {
     if let Ok(address) = text.parse() {
@@ -204,6 +214,40 @@ mod tests {
         let insecure = config(&["--listen", "0.0.0.0:7471", "--insecure", "--create"]);
         assert!(insecure.check().is_ok());
         assert_eq!(insecure.missing(), Missing::Create);
+    }
+
+    fn mistake(arguments: &[&str]) -> String {
+        let arguments = std::iter::once(&"ipam-service").chain(arguments);
+        let error = Config::try_parse_from(arguments).expect_err("a mistake");
+        error.to_string()
+    }
+
+    #[test]
+    fn init_says_either_that_nobody_holds_anything_or_who_may() {
+        for wrong in [&["init"][..], &["init", "--fresh", "--recover", "east"]] {
+            let text = mistake(wrong);
+            assert!(
+                text.contains("--fresh") && text.contains("--recover"),
+                "{text}"
+            );
+        }
+        config(&["init", "--fresh"]);
+        config(&["init", "--recover", "east,west"]);
+    }
+
+    #[test]
+    fn a_number_that_is_none_is_told_what_is_expected() {
+        for flag in ["--history-floor", "--max-pending"] {
+            for text in ["x", "-1", "1.5", ""] {
+                let text = mistake(&[&format!("{flag}={text}")]);
+                assert!(
+                    text.contains(flag) && text.contains("is not a whole number"),
+                    "{text}"
+                );
+            }
+        }
+        assert_eq!(config(&["--history-floor", "7"]).history_floor, 7);
+        assert_eq!(config(&["--max-pending", "0"]).max_pending, 0);
     }
 
     #[test]

@@ -67,9 +67,8 @@ pub(super) async fn check(location: &Location) -> anyhow::Result<()> {
         Err(error @ (CheckError::Missing(_) | CheckError::NotOurs(_))) => {
             return Err(UsageError(error.to_string()).into());
         }
-        Err(error @ (CheckError::Read(_) | CheckError::OtherSchema(..))) => {
-            return Err(error.into());
-        }
+        Err(error @ CheckError::OtherSchema(..)) => return Err(error.into()),
+        Err(error @ CheckError::Read(_)) => return Err(of_database(location, error.into())),
     };
     if problems.is_empty() {
         tracing::info!(database = %location, "the database is whole, and its tables agree");
@@ -92,7 +91,8 @@ pub(super) async fn check(location: &Location) -> anyhow::Result<()> {
 
 /// `ipam-service backup`.
 pub(super) async fn backup(location: &Location, to: &Path) -> anyhow::Result<()> {
-    let backup = store::backup(location, to).await.map_err(of_backup)?;
+    let backup = store::backup(location, to).await;
+    let backup = backup.map_err(|error| of_database(location, of_backup(error)))?;
     tracing::info!(
         database = %location,
         file = %to.display(),
@@ -121,7 +121,7 @@ pub(super) async fn export(
     history: bool,
 ) -> anyhow::Result<()> {
     let exported = store::export(location, to, history).await;
-    let exported = exported.map_err(of_backup)?;
+    let exported = exported.map_err(|error| of_database(location, of_backup(error)))?;
     tracing::info!(
         database = %location,
         store_id = %exported.store_id,
@@ -166,6 +166,14 @@ async fn make(
         "database restored"
     );
     Ok(())
+}
+
+/// Says which database it is that cannot be read. A mistake of the person says so itself.
+fn of_database(location: &Location, error: anyhow::Error) -> anyhow::Error {
+    match error.is::<UsageError>() {
+        true => error,
+        false => error.context(location.to_string()),
+    }
 }
 
 /// What a person can put right without reading code is a mistake in how the program was started.

@@ -73,11 +73,13 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
 
 async fn serve(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
     config.check()?;
+    // Both ports first: a start that cannot be must not leave a new, empty database behind.
+    let listener = Bound::to("--listen", config.listen)?;
+    let admin = Bound::to("--admin", config.admin)?;
     let store = Store::open(&config.database, config.missing(), wall_time())
         .await
         .map_err(usage)?;
-    let listener = bind("--listen", config.listen)?;
-    let admin = bind("--admin", config.admin)?;
+    let (listener, admin) = (listener.listen()?, admin.listen()?);
     let mut registry = Registry::default();
     let readiness = Readiness::default();
     let mut metrics = EngineMetrics::register(&mut registry);
@@ -267,20 +269,41 @@ impl Started {
 /// kernel's own bound, `net.core.somaxconn`, is 4096 as well.)
 const BACKLOG: u32 = 4096;
 
-fn bind(flag: &str, address: SocketAddr) -> anyhow::Result<TcpListener> {
-    let listen = || {
-        let socket = match address {
-            SocketAddr::V4(_) => TcpSocket::new_v4(),
-            SocketAddr::V6(_) => TcpSocket::new_v6(),
-        }?;
-        // A server that is started again must not wait for the connections of the one before.
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    };
-    listen().map_err(|error| {
-        UsageError(format!("{flag} {address}: cannot listen there: {error}")).into()
-    })
+/// A port that is ours. Nobody can connect to it before the server [listens](Self::listen).
+#[derive(Debug)]
+struct Bound {
+    flag: &'static str,
+    address: SocketAddr,
+    socket: TcpSocket,
+}
+
+impl Bound {
+    fn to(flag: &'static str, address: SocketAddr) -> anyhow::Result<Self> {
+        let bind = || {
+            let socket = match address {
+                SocketAddr::V4(_) => TcpSocket::new_v4(),
+                SocketAddr::V6(_) => TcpSocket::new_v6(),
+            }?;
+            // A server that is started again must not wait for the connections of the one before.
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            Ok(socket)
+        };
+        Ok(Self {
+            flag,
+            address,
+            socket: bind().map_err(|error| cannot_listen(flag, address, &error))?,
+        })
+    }
+
+    fn listen(self) -> anyhow::Result<TcpListener> {
+        let listener = self.socket.listen(BACKLOG);
+        listener.map_err(|error| cannot_listen(self.flag, self.address, &error).into())
+    }
+}
+
+fn cannot_listen(flag: &str, address: SocketAddr, error: &std::io::Error) -> UsageError {
+    UsageError(format!("{flag} {address}: cannot listen there: {error}"))
 }
 
 /// What a person can put right without reading code is a mistake in how the process was started.
@@ -310,7 +333,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_thousand_connections_at_once_find_a_place_before_any_is_accepted() {
-        let listener = bind("--listen", "127.0.0.1:0".parse().expect("valid")).expect("free");
+        let bound = Bound::to("--listen", "127.0.0.1:0".parse().expect("valid"));
+        let listener = bound.and_then(Bound::listen).expect("free");
         let address = listener.local_addr().expect("bound");
         let mut connections = Vec::new();
         for number in 0..1000 {

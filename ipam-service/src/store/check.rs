@@ -30,12 +30,20 @@ pub enum CheckError {
     /// Its file was looked at, its tables were not.
     #[error(
         "{0} was written by another version (schema {1}; this one knows {NEWEST_SCHEMA}): its file is \
-         whole, but only its own version can compare its tables. A start, or a restore of it, brings it \
-         up to this version"
+         whole, but only its own version can compare its tables. {to_do}", to_do = what_to_do(*.1)
     )]
     OtherSchema(Location, i64),
     #[error(transparent)]
     Read(#[from] ReadError),
+}
+
+/// What helps with a database of another schema.
+fn what_to_do(schema: i64) -> &'static str {
+    if schema > NEWEST_SCHEMA {
+        "It is the newer one: a newer ipam-service wrote it, and only that one can serve it"
+    } else {
+        "A start, or a restore of it, brings it up to this version"
+    }
 }
 
 impl From<sqlx::Error> for CheckError {

@@ -3,7 +3,7 @@
 use sqlx::{ConnectOptions as _, Row as _, SqliteConnection};
 
 use super::super::sqlite::reader_options;
-use super::super::{AllocationFilter, Location, Missing, Store};
+use super::super::{AllocationFilter, Location, Missing, Store, check};
 use super::backups::Book;
 use super::execute;
 use crate::state::model::Timestamp;
@@ -28,6 +28,32 @@ async fn every_database_has_a_name_of_its_own_and_each_start_a_later_epoch() {
         (again.store_id, again.writer.epoch()),
         (store_id, epoch + 1)
     );
+}
+
+/// A start would be refused, so nobody is told to try one.
+#[tokio::test]
+async fn check_tells_a_newer_database_from_an_older_one() {
+    let folder = Folder::new();
+    folder.open().await.writer.close().await;
+    execute(
+        &folder.file(),
+        false,
+        "update _sqlx_migrations set version = 1000 where version = 7",
+    )
+    .await;
+    let newer = check(&folder.location()).await.expect_err("newer");
+    let text = newer.to_string();
+    assert!(text.contains("a newer ipam-service wrote it"), "{text}");
+    assert!(!text.contains("brings it up"), "{text}");
+    execute(
+        &folder.file(),
+        false,
+        "delete from _sqlx_migrations where version = 1000",
+    )
+    .await;
+    let older = check(&folder.location()).await.expect_err("older");
+    let text = older.to_string();
+    assert!(text.contains("brings it up to this version"), "{text}");
 }
 
 /// What one engine has and another lacks would be a rule that holds on one of them only.
