@@ -239,7 +239,7 @@ async fn a_protected_pool_keeps_its_holders() {
         if_in_use: v1::in_use::Policy::Move.into(),
         ..v1::DeletePoolRequest::default()
     };
-    let message = "pool pool is protected: 1 holders would lose their address, first east/red/a \
+    let message = "pool pool is protected: 1 holder would lose its address, first east/red/a \
                    with 192.0.2.0; clear `protected` in an edit of its own to allow that";
     for status in [
         pools

@@ -76,7 +76,7 @@ fn the_walk_of_the_how_to_works_to_the_letter() {
     for expected in [
         "FailedPrecondition",
         "ADDRESS_SPACE_IN_USE",
-        "1 holders would lose an address: west/default/web with 192.0.2.0",
+        "1 holder would lose an address: west/default/web with 192.0.2.0",
         "allocations/west/default/web",
         "address_space.grants",
     ] {

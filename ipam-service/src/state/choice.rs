@@ -25,7 +25,7 @@ use super::sharing::ShareKey;
 use super::space::{Obstacle, Space};
 pub(super) use grant::Grant;
 use grant::grant;
-use refused::{recovering, refusal};
+use refused::refusal;
 
 /// Attempts that a refusal lists. A claim that waits keeps its refusal, so with very many pools
 /// the list would weigh more than the claim; nobody reads further than this. How many are left out
@@ -107,7 +107,7 @@ impl<'a> Asking<'a> {
             return Ok(grant);
         }
         if self.state.is_recovering() {
-            return self.adopt_part().ok_or_else(recovering);
+            return self.adopt_part().ok_or_else(|| self.recovering());
         }
         match self.claim.families {
             Families::One(family) => self.search(named, |pool| self.one(pool, family)),

@@ -84,8 +84,8 @@ pub enum Rejection {
         .collect::<Vec<_>>().join("; "))]
     Invalid(Vec<InvalidField>),
     #[error(
-        "pool {pool} is in use: {holders} holders would lose their address, first {first} \
-             with {address}; say if_in_use: MOVE to move them"
+        "pool {pool} is in use: {} would lose {} address, first {first} with {address}; say \
+             if_in_use: MOVE to move them", counted(*.holders), their(*.holders)
     )]
     PoolInUse {
         pool: PoolKey,
@@ -94,8 +94,8 @@ pub enum Rejection {
         address: Address,
     },
     #[error(
-        "pool {pool} is protected: {holders} holders would lose their address, first {first} with \
-             {address}; clear `protected` in an edit of its own to allow that"
+        "pool {pool} is protected: {} would lose {} address, first {first} with {address}; clear \
+             `protected` in an edit of its own to allow that", counted(*.holders), their(*.holders)
     )]
     PoolProtected {
         pool: PoolKey,
@@ -104,8 +104,8 @@ pub enum Rejection {
         address: Address,
     },
     #[error(
-        "address space {space} is in use: {holders} holders would lose an address: {}; say \
-             if_in_use: MOVE to move them", listed(.first, *.holders)
+        "address space {space} is in use: {} would lose an address: {}; say if_in_use: MOVE to \
+             move them", counted(*.holders), listed(.first, *.holders)
     )]
     AddressSpaceInUse {
         space: Name,
@@ -158,6 +158,20 @@ pub struct Stranded {
 impl fmt::Display for Stranded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} with {}", self.owner, self.address)
+    }
+}
+
+fn counted(holders: usize) -> String {
+    match holders {
+        1 => "1 holder".to_owned(),
+        holders => format!("{holders} holders"),
+    }
+}
+
+fn their(holders: usize) -> &'static str {
+    match holders {
+        1 => "its",
+        _ => "their",
     }
 }
 
@@ -227,6 +241,9 @@ pub mod text {
     /// Ranges that a text names: a refusal is read by people.
     const MAX_RANGES: usize = 8;
 
+    /// Clusters that a text names.
+    const MAX_CLUSTERS: usize = 3;
+
     /// A port clash, in MetalLB's words.
     pub fn port_in_use(port: Port, address: Address) -> String {
         format!("port {port} is already in use on \"{address}\"")
@@ -292,7 +309,7 @@ pub mod text {
         }
     }
 
-    /// What an address waits for before another owner may have it.
+    /// What an address waits for before another owner may have it, as said of the address.
     pub fn unavailable(row: &Unavailable, reader: Reader<'_>) -> String {
         let seconds = row.period.as_secs_f64();
         match (row.key.reason, &row.awaited) {
@@ -303,17 +320,17 @@ pub mod text {
                     false => "nodes".to_owned(),
                 };
                 format!(
-                    "draining: {nodes} of {} have yet to acknowledge that they stopped answering \
+                    "is draining: {nodes} of {} have yet to acknowledge that they stopped answering \
                      for it, at most {seconds} s",
                     reader.cluster(cluster)
                 )
             }
-            (UnavailableReason::Draining, None) => "draining".to_owned(),
+            (UnavailableReason::Draining, None) => "is draining".to_owned(),
             (UnavailableReason::ReuseDelay, _) => {
-                format!("given back a short time ago and rests for {seconds} s")
+                format!("was given back a short time ago and rests for {seconds} s")
             }
             (UnavailableReason::Quarantined, _) => {
-                format!("used by another machine and quarantined for {seconds} s")
+                format!("is used by another machine and quarantined for {seconds} s")
             }
         }
     }
@@ -353,6 +370,28 @@ pub mod text {
         }
     }
 
+    /// While a store that was replaced waits for what these clusters hold.
+    pub fn recovering<'a>(awaited: impl Iterator<Item = &'a Name>, reader: Reader<'_>) -> String {
+        let (mut shown, mut others) = (Vec::new(), 0);
+        for name in awaited {
+            let is_told = !reader.hides_holders || name == reader.cluster;
+            match is_told && shown.len() < MAX_CLUSTERS {
+                true => shown.push(format!("cluster {name}")),
+                false => others += 1,
+            }
+        }
+        let awaited = match (shown.join(", "), others) {
+            (named, 0) => named,
+            (named, 1) if named.is_empty() => "another cluster".to_owned(),
+            (named, others) if named.is_empty() => format!("{others} other clusters"),
+            (named, others) => format!("{named} and {others} more"),
+        };
+        format!(
+            "the store was replaced and waits until every cluster has reported what it holds; yet \
+             to report: {awaited}"
+        )
+    }
+
     /// A pool name that means nothing to the cluster, in MetalLB's words.
     pub fn unknown_pool(name: &str) -> String {
         format!("unknown pool \"{name}\"")
@@ -369,6 +408,16 @@ pub mod text {
     /// Addresses outside every pool, in MetalLB's words.
     pub fn not_in_config(addresses: &[Address]) -> String {
         format!("{} is not allowed in config", list(addresses))
+    }
+
+    /// The same, and whose pools were looked at.
+    pub fn in_no_pool(addresses: &[Address], owner: &OwnerKey, space: &str) -> String {
+        format!(
+            "{}: no pool that cluster {} may use in address space {space} has {}",
+            not_in_config(addresses),
+            owner.cluster,
+            if addresses.len() == 1 { "it" } else { "both" }
+        )
     }
 
     /// Addresses of another pool than the one asked for, in MetalLB's words.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::grant::{Grant, grant_of};
-use super::{Asking, recovering, refusal};
+use super::{Asking, refusal};
 use crate::state::address::{Address, Family};
 use crate::state::model::{Families, Pool};
 use crate::state::pool::{self, Homes};
@@ -31,7 +31,7 @@ impl<'a> Asking<'a> {
             }
         }
         if !addresses.iter().all(|address| self.is_known(*address)) {
-            return Err(recovering());
+            return Err(self.recovering());
         }
         let placed = addresses.iter().zip(pools);
         let placed: Vec<Placed<'_>> = placed.map(|(a, pool)| (*a, &pool.key)).collect();
@@ -124,7 +124,7 @@ impl<'a> Asking<'a> {
         let through = self.held_through(addresses[0]).or(self.current_pools[0]);
         homes.sort_by_key(|pool| Some(&pool.key) != through);
         if homes.is_empty() {
-            let message = text::not_in_config(addresses);
+            let message = text::in_no_pool(addresses, self.owner, &self.claim.space);
             return Err(refusal(Reason::AddressNotInPool, message));
         }
         if let Some(name) = &self.claim.pool {

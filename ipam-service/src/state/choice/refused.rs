@@ -90,7 +90,7 @@ impl<'a> Asking<'a> {
             }
             Obstacle::Withheld(Barrier::Resting(row)) => {
                 let why = text::unavailable(row, self.reader());
-                let message = format!("address {address} of pool \"{pool}\" is {why}");
+                let message = format!("address {address} of pool \"{pool}\" {why}");
                 return (reason_of(row), message);
             }
         };
@@ -120,6 +120,7 @@ impl<'a> Asking<'a> {
     pub(super) fn describe(&self, lack: Lack, pool: &PoolKey, family: Family) -> (Reason, String) {
         match lack {
             Lack::Family => (Reason::FamilyNotInPool, text::no_family(pool, family)),
+            Lack::Grant if self.has_no_grant() => (Reason::OutsideGrant, self.grant_text()),
             Lack::Grant => {
                 let message = format!(
                     "{}, which has no {family} address of pool \"{pool}\"",
@@ -131,7 +132,7 @@ impl<'a> Asking<'a> {
                 if let Some((address, row)) = self.first_resting(pool, family) {
                     let why = text::unavailable(row, self.reader());
                     let message = text::no_free_address(pool, family);
-                    return (reason_of(row), format!("{message}: {address} is {why}"));
+                    return (reason_of(row), format!("{message}: {address} {why}"));
                 }
                 let message = text::no_free_address(pool, family);
                 let mut message = match &self.claim.reservation {
@@ -149,8 +150,15 @@ impl<'a> Asking<'a> {
                 format!("older claims wait for {family} addresses of pool \"{pool}\""),
             ),
             Lack::Quota(full) => (Reason::QuotaExceeded, full.to_string()),
-            Lack::Recovering => (Reason::Recovering, recovering().message),
+            Lack::Recovering => (Reason::Recovering, self.recovering().message),
         }
+    }
+
+    pub(super) fn recovering(&self) -> Refusal {
+        let clusters = self.state.clusters();
+        let awaited = clusters.filter(|cluster| !cluster.inventory.is_authoritative());
+        let message = text::recovering(awaited.map(|cluster| &cluster.name), self.reader());
+        refusal(Reason::Recovering, message)
     }
 
     /// Who reads the refusal.
@@ -168,14 +176,6 @@ fn reason_of(row: &Unavailable) -> Reason {
         UnavailableReason::Draining | UnavailableReason::ReuseDelay => Reason::AddressDraining,
         UnavailableReason::Quarantined => Reason::AddressQuarantined,
     }
-}
-
-pub(super) fn recovering() -> Refusal {
-    refusal(
-        Reason::Recovering,
-        "the store was replaced and waits until every cluster has reported what it holds"
-            .to_owned(),
-    )
 }
 
 pub(super) fn refusal(reason: Reason, message: String) -> Refusal {

@@ -107,7 +107,8 @@ fn what_a_claim_for_an_address_may_be_told() {
         (
             for_addresses(&["10.0.0.1"]),
             Reason::AddressNotInPool,
-            "[\"10.0.0.1\"] is not allowed in config",
+            "[\"10.0.0.1\"] is not allowed in config: no pool that cluster east may use in address \
+             space default has it",
         ),
         (
             for_addresses(&["203.0.113.255"]),
@@ -145,7 +146,8 @@ fn what_a_claim_for_an_address_may_be_told() {
         (
             for_addresses(&["203.0.113.1", "2001:db8::1"]),
             Reason::AddressNotInPool,
-            "[\"203.0.113.1\" \"2001:db8::1\"] is not allowed in config",
+            "[\"203.0.113.1\" \"2001:db8::1\"] is not allowed in config: no pool that cluster east \
+             may use in address space default has both",
         ),
         (
             Claim {

@@ -1,6 +1,8 @@
 use crate::state::change::{Change, Edit};
-use crate::state::command::{Allocate, Command, Fact, Release};
-use crate::state::model::{AllocationId, Claim, Families, NodeKey, Owner, ReportedNode, Timestamp};
+use crate::state::command::{Allocate, Command, Fact, InUse, Release};
+use crate::state::model::{
+    AddressSpace, AllocationId, Claim, Families, NodeKey, Owner, ReportedNode, Timestamp,
+};
 use crate::state::refusal::Reason;
 use crate::state::testing::*;
 use crate::state::{State, decide};
@@ -168,6 +170,50 @@ fn inventories_go_from_expected_over_reporting_to_complete() {
         book.run(end("west")),
         Err(Rejection::NotSyncing(name("west"))),
         "never seen"
+    );
+}
+
+#[test]
+fn who_waits_for_a_recovery_is_told_for_whom() {
+    let mut book = recovering(&["a", "b", "c", "d", "e", "west"]);
+    let told = |book: &mut Book, owner: &str| book.refused(owner, claim()).message;
+    let start = "the store was replaced and waits until every cluster has reported what it holds";
+    assert_eq!(
+        told(&mut book, "north/default/new"),
+        format!("{start}; yet to report: cluster a, cluster b, cluster c and 3 more")
+    );
+    assert_eq!(
+        book.refused("north/default/at", for_addresses(&["192.0.2.6"]))
+            .message,
+        format!("{start}; yet to report: cluster a, cluster b, cluster c and 3 more")
+    );
+    for done in ["a", "b", "c", "d"] {
+        book.run(begin(done, "", 0)).expect("begun");
+        book.run(end(done)).expect("ended");
+    }
+    assert_eq!(
+        told(&mut book, "north/default/new"),
+        format!("{start}; yet to report: cluster e, cluster west")
+    );
+    // Another cluster's name is not told where holders are hidden.
+    let space = AddressSpace {
+        hide_holders: true,
+        ..AddressSpace::new(space())
+    };
+    book.run(apply_space(space, InUse::Refuse)).expect("hidden");
+    assert_eq!(
+        told(&mut book, "west/default/new"),
+        format!("{start}; yet to report: cluster west and 1 more")
+    );
+    assert_eq!(
+        told(&mut book, "north/default/new"),
+        format!("{start}; yet to report: 2 other clusters")
+    );
+    book.run(begin("e", "", 0)).expect("begun");
+    book.run(end("e")).expect("ended");
+    assert_eq!(
+        told(&mut book, "north/default/new"),
+        format!("{start}; yet to report: another cluster")
     );
 }
 

@@ -134,7 +134,7 @@ fn an_address_rests_for_the_delay_of_its_pool_and_then_goes_to_who_waits() {
     book.give_back("east/x/a");
     let refused = book.refused("east/x/b", claim());
     assert_eq!(refused.reason, Reason::AddressDraining);
-    let told = "192.0.2.0 is given back a short time ago and rests for 60 s";
+    let told = "192.0.2.0 was given back a short time ago and rests for 60 s";
     assert!(refused.message.contains(told), "{}", refused.message);
     let refused = book.refused("east/x/b", for_addresses(&["192.0.2.0"]));
     assert_eq!(refused.reason, Reason::AddressDraining);
