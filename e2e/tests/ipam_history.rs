@@ -25,6 +25,37 @@ async fn give_back(ipam: &Ipam, text: &str) {
     client.release(release(text)).await.unwrap();
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_that_ends_before_it_begins_is_a_mistake() {
+    let ipam = Ipam::start().unwrap();
+    let at = |seconds| Some(Timestamp { seconds, nanos: 0 });
+    let changes = |start, end| v1::ListChangesRequest {
+        start_time: at(start),
+        end_time: at(end),
+        ..v1::ListChangesRequest::default()
+    };
+    let mut client = ipam.history().unwrap();
+    client.list_changes(changes(9, 9)).await.unwrap();
+    let revisions = v1::ListChangesRequest {
+        start_revision: 9,
+        end_revision: 8,
+        ..v1::ListChangesRequest::default()
+    };
+    for (request, field) in [(changes(9, 8), "end_time"), (revisions, "end_revision")] {
+        let refused = client.list_changes(request).await.unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+        assert!(refused.message().starts_with(field), "{refused:?}");
+    }
+    let request = v1::ListHoldingsRequest {
+        start_time: at(9),
+        end_time: at(8),
+        ..v1::ListHoldingsRequest::default()
+    };
+    let refused = client.list_holdings(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+    assert!(refused.message().starts_with("end_time"), "{refused:?}");
+}
+
 /// All pages, two at a time.
 async fn holdings(ipam: &Ipam, request: v1::ListHoldingsRequest) -> Vec<v1::Holding> {
     let mut client = ipam.history().unwrap();

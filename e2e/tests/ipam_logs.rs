@@ -4,6 +4,7 @@
 //! 1. Whatever a call logs, at its end, in the midst of a stream, or in the writer, carries its request id:
 //!    that of the message, else that of the header, else one that was made for it.
 //! 2. Calls that succeed and calls that fail are there, with method and code.
+//! 3. Times are written as in RFC 3339.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -201,4 +202,23 @@ async fn whatever_a_call_logs_carries_its_request_id() {
     assert!(nobody.is_empty(), "{nobody:?}");
     let of_calls = all.iter().filter(|line| line.is_of_a_call());
     assert!(of_calls.count() > 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_confirmed_clock_is_logged_with_times_that_people_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let ipam = start(&folder.path().join("a.db"), Vec::new());
+    ipam.apply_pool("pool", &["10.0.0.0/24"]).await.unwrap();
+    let confirm = v1::ConfirmClockRequest::default();
+    let mut client = ipam.history().unwrap();
+    client
+        .confirm_clock(with_id(confirm, "clock"))
+        .await
+        .unwrap();
+    let line = line(&ipam, "clock", "an operator confirmed the wall clock");
+    for field in ["wall_time", "newest_change_time"] {
+        let time = line.text(field);
+        let is_rfc3339 = time.starts_with("20") && time.contains('T') && time.ends_with('Z');
+        assert!(is_rfc3339, "{field}: {line:?}");
+    }
 }

@@ -1,6 +1,6 @@
 //! Address spaces: wire <-> domain.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pharos_proto::v1;
 use prost_types::FieldMask;
@@ -51,20 +51,24 @@ fn grants_from_wire(
         return None;
     }
     let mut grants = BTreeMap::new();
+    let mut named = BTreeSet::new();
     let mut good = true;
     for (index, grant) in wire.iter().enumerate() {
         let at = |name: &str| format!("{field}[{index}].{name}");
         let cluster = errors.name(at("cluster"), &grant.cluster);
+        if let Some(cluster) = &cluster
+            && !named.insert(cluster.clone())
+        {
+            errors.add(at("cluster"), "has a grant already");
+            good = false;
+        }
         let ranges = ranges(errors, &at("ranges"), &grant.ranges, Written::OrOneAddress);
         let (Some(cluster), Some(mut ranges)) = (cluster, ranges) else {
             good = false;
             continue;
         };
         ranges.sort();
-        if grants.insert(cluster, ranges).is_some() {
-            errors.add(at("cluster"), "has a grant already");
-            good = false;
-        }
+        grants.insert(cluster, ranges);
     }
     good.then_some(grants)
 }
@@ -184,6 +188,7 @@ mod tests {
                 grant("north", &["192.0.2.0/24", "192.0.2.9"]),
                 grant("south", &["192.0.2.0/24"]),
                 grant("south", &["198.51.100.0/24"]),
+                grant("west", &[]),
             ])
         };
         let Err(Rejection::Invalid(bad)) = read(&bad) else {
@@ -198,6 +203,8 @@ mod tests {
             "grants[2].ranges",
             "grants[3].ranges[1]",
             "grants[5].cluster",
+            "grants[6].cluster",
+            "grants[6].ranges",
         ];
         assert_eq!(fields, expected.map(|name| format!("address_space.{name}")));
         let mut errors = FieldErrors::new();

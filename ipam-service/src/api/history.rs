@@ -102,13 +102,19 @@ impl History {
             RetentionError::Write(error) => status::of_submit(&error),
         })?;
         if !meta.validate_only {
-            tracing::info!(actor = %meta.actor, ?clocks, "an operator confirmed the wall clock");
+            let shown = |time| known(time).map(tracing::field::display);
+            tracing::info!(
+                actor = %meta.actor,
+                wall_time = shown(clocks.wall),
+                last_seen_time = shown(clocks.seen),
+                newest_change_time = shown(clocks.newest),
+                "an operator confirmed the wall clock"
+            );
         }
-        let time = |time: Timestamp| (time.0 != 0).then(|| time_to_wire(time));
         let response = v1::ConfirmClockResponse {
-            wall_time: time(clocks.wall),
-            last_seen_time: time(clocks.seen),
-            newest_change_time: time(clocks.newest),
+            wall_time: known(clocks.wall),
+            last_seen_time: known(clocks.seen),
+            newest_change_time: known(clocks.newest),
             doubt: match verdict {
                 Verdict::Stopped(doubt) => doubt.to_string(),
                 Verdict::KeepAll | Verdict::Compact { .. } => String::new(),
@@ -141,6 +147,11 @@ impl History {
         });
         Ok(Response::new(Box::pin(stream)))
     }
+}
+
+/// A time, which is shown as RFC 3339; 0: there is none.
+fn known(time: Timestamp) -> Option<prost_types::Timestamp> {
+    (time.0 != 0).then(|| time_to_wire(time))
 }
 
 /// Where the page before ended.
@@ -183,6 +194,10 @@ fn change_filter(message: &v1::ListChangesRequest) -> Result<ChangeFilter, Rejec
             errors.text(field, text, most);
         }
     }
+    let (start, end) = window(&mut errors, &message.start_time, &message.end_time);
+    if message.end_revision != 0 && message.end_revision < message.start_revision {
+        errors.add("end_revision", "must not be before start_revision");
+    }
     let filter = ChangeFilter {
         address,
         owner,
@@ -191,8 +206,8 @@ fn change_filter(message: &v1::ListChangesRequest) -> Result<ChangeFilter, Rejec
         name: message.name.clone(),
         actor: message.actor.clone(),
         request_id: message.request_id.clone(),
-        start: message.start_time.as_ref().map(time_from_wire),
-        end: message.end_time.as_ref().map(time_from_wire),
+        start,
+        end,
         start_revision: message.start_revision,
         end_revision: message.end_revision,
     };
@@ -226,12 +241,11 @@ fn holding_filter(message: &v1::ListHoldingsRequest) -> Result<HoldingFilter, Re
         errors.text("owner.uid", uid, MAX_NAME_BYTES);
     }
     let owner = owner.and_then(|owner| owner_filter(&mut errors, owner));
-    let window = [&message.start_time, &message.end_time];
-    let window = window.map(|time| time.as_ref().map(time_from_wire));
+    let (start, end) = window(&mut errors, &message.start_time, &message.end_time);
     let [ended_after, begun_before] = match message.at_time.as_ref().map(time_from_wire) {
-        None => window,
+        None => [start, end],
         Some(at) => {
-            if window != [None, None] {
+            if (start, end) != (None, None) {
                 errors.add("at_time", "cannot be combined with start_time or end_time");
             }
             // Begun at that moment or before: times are whole microseconds.
@@ -246,6 +260,21 @@ fn holding_filter(message: &v1::ListHoldingsRequest) -> Result<HoldingFilter, Re
         begun_before,
     };
     errors.finish(Some(filter))
+}
+
+/// From when, and until when.
+fn window(
+    errors: &mut FieldErrors,
+    start: &Option<prost_types::Timestamp>,
+    end: &Option<prost_types::Timestamp>,
+) -> (Option<Timestamp>, Option<Timestamp>) {
+    let [start, end] = [start, end].map(|time| time.as_ref().map(time_from_wire));
+    if let (Some(start), Some(end)) = (start, end)
+        && end < start
+    {
+        errors.add("end_time", "must not be before start_time");
+    }
+    (start, end)
 }
 
 fn address_filter(
