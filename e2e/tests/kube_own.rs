@@ -179,9 +179,6 @@ fn an_ipam_service_that_lacks_something_is_asked_for_nothing_else() {
         .wait_readiness(EAST, &format!("ipam: {lacks}"))
         .unwrap();
     stage
-        .wait_readiness(EAST, &format!("facts: {lacks}"))
-        .unwrap();
-    stage
         .wait_event(EAST, "web", "AllocationFailed", &[lacks])
         .unwrap();
     let (info, others) = old.asked();

@@ -2,6 +2,7 @@
 //! elsewhere.
 
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pharos_proto::v1::{
@@ -30,14 +31,12 @@ const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from
 /// `ErrorInfo.reason` of an EndSync that no BeginSync precedes.
 const NOT_SYNCING: &str = "NOT_SYNCING";
 /// What an ipam-service must be able to do: without it an address that a Service has could be given
-/// away, or moved by an edit that moves nothing, or a Service could get another one than it asks for.
-const FEATURES: [&str; 5] = [
-    "inventory",
-    "pending-claims",
-    "whole-sets",
-    "reservations",
-    "dual-stack-pools",
-];
+/// away, or moved by an edit that moves nothing.
+const FEATURES: [&str; 3] = ["inventory", "pending-claims", "whole-sets"];
+/// What it must be able to do for a Service that asks for it, which would get another address than it
+/// asks for otherwise.
+const RESERVATIONS: &str = "reservations";
+const DUAL_STACK_POOLS: &str = "dual-stack-pools";
 /// Pools per page, the most that the API gives.
 const PAGE: i32 = 1000;
 
@@ -99,6 +98,8 @@ pub struct Ipam {
     advertisements: AdvertisementServiceClient<Channel>,
     clusters: ClusterServiceClient<Channel>,
     status: StatusServiceClient<Channel>,
+    /// What the server said of itself when the last session began.
+    server: Arc<Mutex<Option<v1::GetServerInfoResponse>>>,
 }
 
 impl Ipam {
@@ -119,6 +120,7 @@ impl Ipam {
             advertisements: AdvertisementServiceClient::new(channel.clone()),
             clusters: ClusterServiceClient::new(channel.clone()),
             status: StatusServiceClient::new(channel),
+            server: Arc::default(),
         }
     }
 
@@ -136,17 +138,30 @@ impl Ipam {
     }
 
     /// Makes sure that ipam-service can do all that this adapter depends on.
-    pub async fn check_features(&self) -> Result<(), CallError> {
+    async fn check_features(&self) -> Result<(), CallError> {
         let request = timed(v1::GetServerInfoRequest {});
         let info = self.status.clone().get_server_info(request).await?;
         let info = info.into_inner();
-        let has = |feature: &&str| info.features.iter().any(|known| known == feature);
-        match FEATURES.iter().find(|feature| !has(feature)) {
+        let checked = FEATURES
+            .iter()
+            .try_for_each(|feature| has_feature(&info, feature, "this adapter depends on"));
+        *self.server.lock().unwrap_or_else(PoisonError::into_inner) = Some(info);
+        checked
+    }
+
+    /// Makes sure that the server understands all that a claim asks for.
+    fn check_claim(&self, claim: &Claim) -> Result<(), CallError> {
+        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        let used = [
+            (!claim.reservation.is_empty(), RESERVATIONS),
+            (claim.any_pools, DUAL_STACK_POOLS),
+        ];
+        let mut used = used.iter().filter(|(used, _)| *used);
+        match &*server {
+            Some(info) => {
+                used.try_for_each(|(_, feature)| has_feature(info, feature, "the Service asks for"))
+            }
             None => Ok(()),
-            Some(missing) => Err(CallError::Refused(format!(
-                "ipam-service {} lacks {missing}, which this adapter depends on: upgrade it",
-                info.version
-            ))),
         }
     }
 
@@ -204,6 +219,7 @@ impl Ipam {
         held: &[IpAddr],
         validate_only: bool,
     ) -> Result<Answer, CallError> {
+        self.check_claim(claim)?;
         let request = v1::AllocateRequest {
             validate_only,
             ..request(claim, held, &self.settings)
@@ -290,6 +306,20 @@ fn timed<T>(message: T) -> Request<T> {
     let mut request = Request::new(message);
     request.set_timeout(CALL_TIMEOUT);
     request
+}
+
+fn has_feature(
+    info: &v1::GetServerInfoResponse,
+    feature: &str,
+    whose: &str,
+) -> Result<(), CallError> {
+    if info.features.iter().any(|known| known == feature) {
+        return Ok(());
+    }
+    let version = &info.version;
+    Err(CallError::Refused(format!(
+        "ipam-service {version} lacks {feature}, which {whose}: upgrade it"
+    )))
 }
 
 #[cfg(test)]

@@ -62,9 +62,6 @@ pub async fn run(context: Arc<Context>, shutdown: Shutdown) {
 /// One stream; says why it ended. Dropping it ends the stream, which takes nothing back.
 async fn report(context: &Context) -> CallError {
     context.wait_for_lists(World::can_report_facts).await;
-    if let Err(error) = context.ipam.check_features().await {
-        return error;
-    }
     let (sender, receiver) = mpsc::channel(QUEUE);
     let call = context.ipam.sync_facts(ReceiverStream::new(receiver));
     let mut stream = Stream {

@@ -131,11 +131,52 @@ async fn nothing_is_begun_at_a_server_that_lacks_a_feature_which_this_adapter_de
     }
 }
 
+/// Services that ask for nothing of the kind are served all the same.
+#[tokio::test]
+async fn a_claim_is_not_made_at_a_server_that_does_not_understand_it() {
+    let (ipam, _begun) = client_of(&FEATURES).await;
+    ipam.begin_sync("uid").await.expect("begun");
+    let plain = Claim {
+        key: ServiceKey::new("default", "web"),
+        uid: "u".to_owned(),
+        ports: Vec::new(),
+        families: vec![v1::ip_family::Value::Ipv4],
+        family_policy: v1::claim::FamilyPolicy::SingleStack,
+        pool: String::new(),
+        reservation: String::new(),
+        any_pools: false,
+        addresses: Vec::new(),
+        sharing_key: String::new(),
+        backend_key: String::new(),
+        labels: Default::default(),
+        namespace_labels: Default::default(),
+    };
+    let reserved = Claim {
+        reservation: "kept".to_owned(),
+        ..plain.clone()
+    };
+    let two_pools = Claim {
+        any_pools: true,
+        ..plain.clone()
+    };
+    for (claim, missing) in [(reserved, RESERVATIONS), (two_pools, DUAL_STACK_POOLS)] {
+        let refused = ipam.allocate(&claim, &[], false).await;
+        assert_eq!(
+            refused.expect_err("another address").to_string(),
+            format!("ipam-service 0.0.1 lacks {missing}, which the Service asks for: upgrade it")
+        );
+    }
+    // The call is made: this server has no such service.
+    let made = ipam.allocate(&plain, &[], false).await;
+    let error = made.expect_err("not implemented").to_string();
+    assert!(!error.contains("lacks"), "{error}");
+}
+
 /// A feature that the server calls otherwise would never be found.
 #[test]
 fn every_feature_that_is_depended_on_is_in_the_reference() {
     let reference = include_str!("../../../proto/pharos/v1/status.proto");
-    for feature in FEATURES {
+    for feature in FEATURES.into_iter().chain([RESERVATIONS, DUAL_STACK_POOLS]) {
         assert!(
             reference.contains(&format!("// - `{feature}`:")),
             "{feature}"
