@@ -133,6 +133,26 @@ pub fn claim(
     asked_for(service, namespace).map_err(NoClaim::Rejected)
 }
 
+/// The claim that stands for what a Service has in its status. One that keeps its address although
+/// what it asks for cannot be read asks for no more than that meanwhile.
+pub fn in_use(
+    service: &ServiceState,
+    namespace: Option<&Labels>,
+    settings: &Settings,
+) -> Option<Claim> {
+    match claim(service, namespace, settings) {
+        Ok(claim) => Some(claim),
+        Err(NoClaim::Rejected(rejection)) if rejection.keeps_address() => {
+            let mut plain = service.clone();
+            plain.load_balancer_ip.clear();
+            let odd = |name: &str| name.ends_with(ADDRESSES) || name == DUAL_STACK_POOLS;
+            plain.annotations.retain(|name, _| !odd(name));
+            claim(&plain, namespace, settings).ok()
+        }
+        Err(_) => None,
+    }
+}
+
 fn asked_for(service: &ServiceState, namespace: &Labels) -> Result<Claim, Rejection> {
     let (families, family_policy) = families(service)?;
     let addresses = requested_addresses(service)?;
@@ -172,8 +192,9 @@ fn any_pools(service: &ServiceState, families: &[v1::ip_family::Value]) -> Resul
     let pool = service.annotation(ADDRESS_POOL).unwrap_or_default();
     match service.own_annotation(DUAL_STACK_POOLS) {
         "" | ONE_POOL => Ok(false),
+        ANY_POOLS if families.len() != 2 => Ok(false),
         ANY_POOLS if !pool.is_empty() => Err(Rejection::OnePoolOfAny),
-        ANY_POOLS => Ok(families.len() == 2),
+        ANY_POOLS => Ok(true),
         other => Err(Rejection::BadDualStackPools(other.to_owned())),
     }
 }

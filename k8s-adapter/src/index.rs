@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use pharos_proto::v1;
 
-use crate::claim::{Claim, Labels, NoClaim, Settings, claim, is_ours};
+use crate::claim::{Claim, Labels, NoClaim, Settings, claim, in_use, is_ours};
 use crate::crd::{L2Spec, PoolSpec, PoolStatus};
 use crate::eligibility::{SliceKey, SliceState, backends};
 use crate::policy::Declared;
@@ -116,12 +116,17 @@ impl Index {
 
     /// What a Service asks for.
     pub fn claim(&self, service: &ServiceState, settings: &Settings) -> Result<Claim, NoClaim> {
-        let namespace = self.namespaces.get(&service.key.namespace);
-        claim(
-            service,
-            namespace.map(|namespace| &namespace.labels),
-            settings,
-        )
+        claim(service, self.namespace_labels(service), settings)
+    }
+
+    /// The claim that stands for what a Service has in its status.
+    pub fn in_use(&self, service: &ServiceState, settings: &Settings) -> Option<Claim> {
+        in_use(service, self.namespace_labels(service), settings)
+    }
+
+    fn namespace_labels(&self, service: &ServiceState) -> Option<&Labels> {
+        let namespace = self.namespaces.get(&service.key.namespace)?;
+        Some(&namespace.labels)
     }
 
     /// Whether an incarnation of a Service is known to be gone, and not just absent from a list.

@@ -116,7 +116,8 @@ impl World {
         services
             .filter_map(|service| {
                 let held = service.addresses();
-                let claim = self.claim(service).ok().filter(|_| !held.is_empty())?;
+                let in_use = self.index.in_use(service, &self.settings);
+                let claim = in_use.map(Arc::new).filter(|_| !held.is_empty())?;
                 if self.replaces(&claim) {
                     // The book has it: nobody else gets what it holds, and its turn will come.
                     return None;

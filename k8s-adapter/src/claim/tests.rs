@@ -408,5 +408,8 @@ fn a_choice_of_pools_that_makes_no_sense_is_rejected_by_name() {
     let both = json!({
         "pharos.io/dual-stack-pools": "AnyPools", "metallb.io/address-pool": "a",
     });
-    assert_eq!(rejection(both, dual()), Rejection::OnePoolOfAny);
+    assert_eq!(rejection(both.clone(), dual()), Rejection::OnePoolOfAny);
+    // It has no use for two, and may say so all the same.
+    let claim = claim_of(both, json!({})).expect("a claim");
+    assert_eq!((claim.any_pools, &*claim.pool), (false, "a"));
 }

@@ -108,6 +108,30 @@ fn what_was_not_shown_is_released_only_if_a_later_list_lacks_it_too() {
     assert!(world.unlisted().is_empty());
 }
 
+/// What it has would be given to the next who asks, after the store was lost.
+#[test]
+fn a_service_that_asks_for_what_cannot_be_read_is_reported_with_what_it_has() {
+    let mut world = world();
+    world.link = Link::Up;
+    for (name, annotation, value) in [
+        ("pools", "pharos.io/dual-stack-pools", "Any"),
+        ("addresses", "metallb.io/loadBalancerIPs", "nonsense"),
+    ] {
+        let mut odd = service(name, Some("192.0.2.1"));
+        odd.annotations
+            .insert(annotation.to_owned(), value.to_owned());
+        world.index.apply_service(odd);
+    }
+    let holders = world.holders();
+    let names: Vec<&str> = holders.iter().map(|one| &*one.claim.key.name).collect();
+    assert_eq!(names, ["addresses", "pools"]);
+    assert!(
+        holders
+            .iter()
+            .all(|one| one.unknown && !one.held.is_empty())
+    );
+}
+
 #[test]
 fn a_claim_takes_the_place_of_another_only_from_a_service_that_was_just_fetched() {
     let mut world = world();
