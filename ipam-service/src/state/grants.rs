@@ -287,6 +287,11 @@ impl State {
             .is_some_and(|record| record.hide_holders)
     }
 
+    /// The same of any address space: for what is told of all of them together.
+    pub fn hides_any_holders(&self) -> bool {
+        self.address_spaces().any(|record| record.hide_holders)
+    }
+
     /// Ranges of a pool from which nobody gets anything, because no grant of who may use it has
     /// them; at most so many.
     pub fn outside_grants(&self, pool: &Pool, most: usize) -> Vec<AddressRange> {

@@ -98,8 +98,6 @@ pub(super) fn sync(
     Ok(())
 }
 
-/// Every range of a pool that has an address in common with an earlier one of its own, or with one
-/// of another pool of the same cluster (or of the operator).
 /// What is wrong with a whole set of a cluster's pools, whatever else there is: names that are given
 /// twice, and ranges that overlap. By the place that each pool has in the set.
 pub fn errors_of_set<'a>(set: impl IntoIterator<Item = (usize, &'a Pool)>) -> Vec<InvalidField> {
@@ -125,6 +123,8 @@ pub fn errors_of_set<'a>(set: impl IntoIterator<Item = (usize, &'a Pool)>) -> Ve
     invalid
 }
 
+/// Every range of a pool that has an address in common with an earlier one of its own, or with one
+/// of another pool of the same cluster (or of the operator).
 fn overlaps(others: &Pools, pool: &Pool, field: &str) -> Vec<InvalidField> {
     let mut invalid = Vec::new();
     for (index, range) in pool.ranges.iter().enumerate() {

@@ -157,7 +157,12 @@ impl<'a> Asking<'a> {
     pub(super) fn recovering(&self) -> Refusal {
         let clusters = self.state.clusters();
         let awaited = clusters.filter(|cluster| !cluster.inventory.is_authoritative());
-        let message = text::recovering(awaited.map(|cluster| &cluster.name), self.reader());
+        // They are those of all address spaces.
+        let reader = Reader {
+            cluster: &self.owner.cluster,
+            hides_holders: self.state.hides_any_holders(),
+        };
+        let message = text::recovering(awaited.map(|cluster| &cluster.name), reader);
         refusal(Reason::Recovering, message)
     }
 

@@ -84,7 +84,8 @@ impl State {
         }
         // Those for an address of these pools.
         let ranges = pools.iter().flat_map(|pool| &pool.ranges);
-        let asked_for = ranges.flat_map(|range| {
+        let ranges = ranges.filter(|range| families.contains(&range.first().family()));
+        let asked_for = ranges.take(MAX_COUNTED).flat_map(|range| {
             let [first, last] = [range.first(), range.last()].map(|end| (space.clone(), end));
             lists.by_address.range(first..=last)
         });
