@@ -300,6 +300,13 @@ async fn check_children(
     for extra in found.difference(&expected) {
         problems.add(format!("guarded, but not held: {extra}"));
     }
+    let doubled = "select space, address from allocation_address where group_key like 'a%'";
+    for row in sqlx::query(doubled).fetch_all(&mut *connection).await? {
+        let (space, address): (String, String) = (row.try_get(0)?, address_text(row.try_get(1)?)?);
+        problems.add(format!(
+            "allocation_address: {address} in {space} is held alone, and has a row too many"
+        ));
+    }
     let unheld = sqlx::query(
         "select space, address from held_address where group_key not like 'a%' and not exists (
             select 1 from allocation_address holder

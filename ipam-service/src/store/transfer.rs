@@ -25,10 +25,8 @@ const TYPE: &str = "type";
 /// Of the lines. A reader refuses any other.
 const FORMAT: u64 = 1;
 
-/// From this schema on, who holds an address alone has no row but that of the address.
-const SOLE_SCHEMA: u64 = 8;
-
-/// What an older export has beside it, and repeats what `allocation` has.
+/// Who holds an address alone has no row but that of the address. An export of schema 7 has them too,
+/// and a row that is too many would keep its owner from giving the address back.
 const SOLE: &str = "delete from allocation_port where (space, address) in
         (select space, address from held_address where group_key like 'a%');
     delete from allocation_address where group_key like 'a%'";
@@ -189,7 +187,6 @@ pub(super) fn import(connection: &Connection, from: &mut dyn BufRead) -> Result<
         columns: BTreeMap::new(),
         messages: Messages::new(),
         connection,
-        schema: 0,
         rows: 0,
         ended: false,
     };
@@ -213,8 +210,7 @@ pub(super) fn import(connection: &Connection, from: &mut dyn BufRead) -> Result<
         return Err(at("the last line is missing: the file was cut short"));
     }
     let rows = lines.rows;
-    let older = if lines.schema < SOLE_SCHEMA { SOLE } else { "" };
-    for statements in [older, "commit"] {
+    for statements in [SOLE, "commit"] {
         let done = connection.execute_batch(statements);
         done.map_err(|error| at(&error.to_string()))?;
     }
@@ -228,8 +224,6 @@ struct Lines<'a> {
     /// Of the tables that have been met so far.
     columns: BTreeMap<String, Vec<Column>>,
     messages: Messages,
-    /// Of the store that the lines are from.
-    schema: u64,
     rows: u64,
     ended: bool,
 }
@@ -257,17 +251,14 @@ impl Lines<'_> {
         }
     }
 
-    fn take_header(&mut self, fields: &Map<String, Value>) -> Result<(), String> {
+    fn take_header(&self, fields: &Map<String, Value>) -> Result<(), String> {
         let number = |name: &str| fields.get(name).and_then(Value::as_u64);
         if number("format") != Some(FORMAT) {
             return Err(format!("its format is not {FORMAT}"));
         }
         let ours = schema_of(self.connection).map_err(|error| error.to_string())?;
         match number("schema") {
-            Some(theirs) if theirs <= ours => {
-                self.schema = theirs;
-                Ok(())
-            }
+            Some(theirs) if theirs <= ours => Ok(()),
             Some(theirs) => Err(format!(
                 "it was written by a newer version of ipam-service (schema {theirs}; this one \
                  knows {ours})"

@@ -179,12 +179,20 @@ async fn check_names_what_does_not_agree() {
     execute(
         &folder.file(),
         false,
+        "insert into allocation_address select space, address, 2, cluster, group_key, backend_key
+        from held_address where cluster = 'west'",
+    )
+    .await;
+    execute(
+        &folder.file(),
+        false,
         "delete from change_log where revision = 2",
     )
     .await;
     let problems = check(&folder.location()).await.expect("checked").join("\n");
     for expected in [
         "not guarded: address 192.0.2.1",
+        "allocation_address: 192.0.2.2 in default is held alone",
         "its columns and its entry differ",
         "change_log",
     ] {

@@ -84,7 +84,7 @@ async fn tables_are_strict_and_have_plain_types_no_triggers_and_no_collations() 
     assert_eq!(types, ["blob", "integer", "text"]);
 }
 
-/// An older program goes on with a newer database only as long as nothing is taken from it.
+/// Nothing is taken away that cannot be made anew from what stays.
 #[test]
 fn migrations_only_add() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/migrations/sqlite");
