@@ -156,6 +156,12 @@ impl Config {
                 self.listen
             )));
         }
+        if self.listen == self.admin && self.listen.port() != 0 {
+            return Err(UsageError(format!(
+                "--listen and --admin are both {}; they need a port each",
+                self.listen
+            )));
+        }
         Ok(())
     }
 
@@ -220,6 +226,19 @@ mod tests {
         let arguments = std::iter::once(&"ipam-service").chain(arguments);
         let error = Config::try_parse_from(arguments).expect_err("a mistake");
         error.to_string()
+    }
+
+    /// Both could be bound, and the second would fail only when a database has been made.
+    #[test]
+    fn two_listeners_need_a_port_each() {
+        let one = config(&["--listen", "127.0.0.1:7471", "--admin", "127.0.0.1:7471"]);
+        let message = one.check().expect_err("refused").to_string();
+        assert!(
+            message.contains("--listen and --admin are both 127.0.0.1:7471"),
+            "{message}"
+        );
+        let any = config(&["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]);
+        assert!(any.check().is_ok());
     }
 
     #[test]

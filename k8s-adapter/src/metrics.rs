@@ -170,6 +170,10 @@ mod tests {
         let metrics = Metrics::register(&mut registry);
         metrics.total.set("p", 1.0, 1.0);
         metrics.in_use.set("p", 1.0, 1.0);
+        let pool = PoolLabel {
+            pool: "p".to_owned(),
+        };
+        drop(metrics.outside_grant.get_or_create(&pool));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).expect("encodes");
         let served: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
