@@ -63,7 +63,7 @@ impl Book<'_> {
         revision: u64,
     ) {
         for (address, pool) in after.addresses.iter().zip(&after.pools) {
-            if holds(before, &after.address_space, address) || after.outside_grant {
+            if holds(before, &after.address_space, address) {
                 continue;
             }
             if let Some(why) = self.forbidden(after, address, pool) {
