@@ -61,9 +61,8 @@ pub(super) struct Exposure {
     unpublished: BTreeSet<UnavailableKey>,
     /// Where each row that drains is filed.
     filed: BTreeMap<UnavailableKey, Filed>,
-    /// Where rows were filed, by revision, that have ended since the last publication: what is not
-    /// committed is taken back.
-    ending: BTreeMap<UnavailableKey, (Revision, Filed)>,
+    /// Rows that have ended since the last publication: what is not committed is taken back.
+    ending: BTreeMap<UnavailableKey, Ending>,
     /// Rows for which everybody has acknowledged.
     drained: BTreeSet<UnavailableKey>,
     forgotten_at: Moment,
@@ -78,6 +77,16 @@ struct Filed {
     /// From here on the address is not in the stream. `None`: not published yet, or of a stream
     /// that ended before this run of the server, which nobody can acknowledge any more.
     place: Option<StreamPlace>,
+}
+
+/// A row that has ended.
+#[derive(Debug)]
+struct Ending {
+    revision: Revision,
+    /// Where it was filed.
+    filed: Filed,
+    /// Everybody had acknowledged.
+    drained: bool,
 }
 
 #[derive(Debug, Default)]
@@ -290,7 +299,7 @@ impl Exposure {
             return;
         };
         let known = self.ending.get(&row.key);
-        if known.is_some_and(|(revision, _)| *revision == row.revision) {
+        if known.is_some_and(|ending| ending.revision == row.revision) {
             return self.go_on_draining(&row.key);
         }
         let filed = Filed {
@@ -306,9 +315,15 @@ impl Exposure {
     /// The end of a row is taken back. It is filed where it was: the stream of an orphan has ended,
     /// and nothing else tells where.
     fn go_on_draining(&mut self, key: &UnavailableKey) {
-        let Some((_, filed)) = self.ending.remove(key) else {
+        let Some(Ending { filed, drained, .. }) = self.ending.remove(key) else {
             return;
         };
+        if drained {
+            // Its stream may be forgotten by now.
+            self.filed.insert(key.clone(), filed);
+            self.drained.insert(key.clone());
+            return;
+        }
         let name = filed.cluster.clone();
         if let Some(StreamPlace { stream, position }) = filed.place
             && let Some(draining) = self.draining_mut(&(name.clone(), stream))
@@ -322,7 +337,7 @@ impl Exposure {
 
     pub(super) fn stop_draining(&mut self, row: &Unavailable) {
         self.unpublished.remove(&row.key);
-        self.drained.remove(&row.key);
+        let drained = self.drained.remove(&row.key);
         let Some(filed) = self.filed.remove(&row.key) else {
             return;
         };
@@ -334,7 +349,12 @@ impl Exposure {
             let rows = &mut draining.rows;
             rows.remove(filed.set.id, place.position, row.key.clone());
         }
-        self.ending.insert(row.key.clone(), (row.revision, filed));
+        let ending = Ending {
+            revision: row.revision,
+            filed,
+            drained,
+        };
+        self.ending.insert(row.key.clone(), ending);
     }
 
     fn draining(&self, cluster: &Name, stream: u64) -> Option<&Draining> {

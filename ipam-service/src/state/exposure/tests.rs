@@ -98,22 +98,62 @@ impl World {
 
     fn drain_all(&mut self, set: &Arc<NodeSet>) {
         for number in 0..ADDRESSES {
-            let AssignmentKey { space, address } = key(number);
-            self.exposure.start_draining(&Unavailable {
-                key: UnavailableKey {
-                    space,
-                    address,
-                    reason: UnavailableReason::Draining,
-                },
-                for_owner: Some(crate::state::testing::owner("east/x/a")),
-                since: crate::state::model::Timestamp(0),
-                period: Duration::ZERO,
-                deadline: Moment::default(),
-                awaited: Some((name("east"), Arc::clone(set))),
-                unacknowledged: false,
-                revision: 0,
-            });
+            self.exposure.start_draining(&draining(number, set));
         }
+    }
+
+    /// The cluster is deleted, and its stream ends where it is.
+    fn end_stream(&mut self) {
+        let (stream, position) = (1, self.position);
+        let ended = BTreeMap::from([(name("east"), StreamPlace { stream, position })]);
+        let published = Published {
+            deltas: &BTreeMap::new(),
+            ended: &ended,
+            place: &|_| None,
+        };
+        self.exposure.published(published, self.now);
+    }
+}
+
+fn draining(number: u32, set: &Arc<NodeSet>) -> Unavailable {
+    let AssignmentKey { space, address } = key(number);
+    Unavailable {
+        key: UnavailableKey {
+            space,
+            address,
+            reason: UnavailableReason::Draining,
+        },
+        for_owner: Some(crate::state::testing::owner("east/x/a")),
+        since: crate::state::model::Timestamp(0),
+        period: Duration::ZERO,
+        deadline: Moment::default(),
+        awaited: Some((name("east"), Arc::clone(set))),
+        unacknowledged: false,
+        revision: 0,
+    }
+}
+
+/// More ends than one batch takes on: by the next one nothing waits for the stream any more, and it is
+/// forgotten.
+#[test]
+fn what_everybody_acknowledged_is_still_acknowledged_when_its_end_is_taken_back() {
+    let set = nodes(0..2);
+    let mut world = World::announced_by(&set);
+    let row = Unavailable {
+        for_owner: None,
+        ..draining(0, &set)
+    };
+    world.exposure.start_draining(&row);
+    world.end_stream();
+    assert_eq!(world.exposure.drained(), None);
+    world.acknowledge(0..2);
+    assert_eq!(world.exposure.drained(), Some(&row.key));
+    world.end_stream();
+    for _ in 0..2 {
+        world.exposure.stop_draining(&row);
+        assert_eq!(world.exposure.drained(), None);
+        world.exposure.start_draining(&row);
+        assert_eq!(world.exposure.drained(), Some(&row.key));
     }
 }
 
