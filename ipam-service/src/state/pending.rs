@@ -258,7 +258,7 @@ impl State {
                     let is_free = self.space(&space).is_free(address);
                     let useful = self
                         .allocation_by_id(id)
-                        .is_some_and(|one| self.could_use(one, address, is_free));
+                        .is_some_and(|one| self.could_use(one, address, is_free, None));
                     self.offer_after(&space, address, id);
                     if !useful {
                         continue;
@@ -335,7 +335,7 @@ impl State {
             self.allocation_by_id(id).is_some_and(|one| {
                 one.claim.space == *space
                     && one.owner.key != *asked_by
-                    && self.could_use(one, address, is_free)
+                    && self.could_use(one, address, is_free, None)
             })
         };
         let marks = &self.waiting.marks;
@@ -393,7 +393,8 @@ impl State {
             later.copied().find(|id| {
                 self.waiting.marks.count_look();
                 self.allocation_by_id(*id).is_some_and(|one| {
-                    Some(&one.owner.key) != vacated_by && self.could_use(one, address, is_free)
+                    Some(&one.owner.key) != vacated_by
+                        && self.could_use(one, address, is_free, vacated_by)
                 })
             })
         };
@@ -415,7 +416,13 @@ impl State {
     }
 
     /// Whether an allocation that is to be decided again could take this address.
-    fn could_use(&self, one: &Allocation, address: Address, is_free: bool) -> bool {
+    fn could_use(
+        &self,
+        one: &Allocation,
+        address: Address,
+        is_free: bool,
+        vacated_by: Option<&OwnerKey>,
+    ) -> bool {
         let claim = &one.claim;
         let asking = Asking::again(self, one);
         let may_stay = asking.current.contains(&address);
@@ -439,7 +446,7 @@ impl State {
             return false;
         }
         if !claim.addresses.is_empty() {
-            return asking.lacks_only(address);
+            return asking.lacks_only(address, vacated_by);
         }
         if may_stay {
             return true;

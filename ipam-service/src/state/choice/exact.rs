@@ -5,10 +5,11 @@ use std::sync::Arc;
 use super::grant::{Grant, grant_of};
 use super::{Asking, refusal};
 use crate::state::address::{Address, Family};
-use crate::state::model::{Families, Pool};
+use crate::state::model::{Families, OwnerKey, Pool};
 use crate::state::pool::{self, Homes};
 use crate::state::quota::Placed;
 use crate::state::refusal::{Reason, Refusal, text};
+use crate::state::space::Obstacle;
 
 impl<'a> Asking<'a> {
     /// The very addresses that the claim asks for.
@@ -51,12 +52,27 @@ impl<'a> Asking<'a> {
         }
     }
 
-    /// Whether the claim could have the addresses that it asks for, if this one of them was to be had.
-    pub(in crate::state) fn lacks_only(&self, address: Address) -> bool {
+    /// Whether the claim could have the addresses that it asks for, if this one of them was to be had,
+    /// and what `vacated_by` alone holds.
+    pub(in crate::state) fn lacks_only(
+        &self,
+        address: Address,
+        vacated_by: Option<&OwnerKey>,
+    ) -> bool {
         let addresses = &self.claim.addresses;
         let mut others = addresses.iter().filter(|other| **other != address);
-        let is_there =
-            |other: &Address| self.is_of_reservation(*other) && self.admitted(*other).is_ok();
+        let is_vacated = |other: Address| {
+            let mut holders = self.space().holders(other);
+            holders.all(|holder| Some(&holder.owner.key) == vacated_by)
+        };
+        let is_there = |other: &Address| {
+            self.is_of_reservation(*other)
+                && match self.admitted(*other) {
+                    Ok(()) => true,
+                    Err(Obstacle::Holder(..)) => is_vacated(*other),
+                    Err(Obstacle::Withheld(_)) => false,
+                }
+        };
         let could_hold = |homes: Homes<'_>| {
             let pools = [homes.first, homes.second.unwrap_or(homes.first)];
             let placed = addresses.iter().zip(pools);

@@ -303,6 +303,26 @@ fn another_incarnation_gets_nothing_that_is_withheld_from_it_meanwhile() {
     }
 }
 
+/// A release followed by a claim would give it both.
+#[test]
+fn another_incarnation_waits_behind_who_waits_for_both_of_its_addresses() {
+    let dual = Claim {
+        families: Families::Both,
+        ..claim()
+    };
+    let mut book = Book::with_pools(&[pool("dual", &["192.0.2.0/31", "2001:db8::/127"])]);
+    book.run(with_uid("one", allocate(WEB, dual.clone())))
+        .expect("granted");
+    assert_eq!(book.held(WEB), "192.0.2.0 2001:db8::");
+    let pair = for_addresses(&["192.0.2.0", "2001:db8::"]);
+    book.queue("west/default/x", pair);
+    assert_eq!(book.reason("west/default/x"), Some(Reason::AddressTaken));
+    book.run(with_uid("two", allocate(WEB, dual)))
+        .expect("granted");
+    assert_eq!(book.held("west/default/x"), "192.0.2.0 2001:db8::");
+    assert_eq!(book.held(WEB), "192.0.2.1 2001:db8::1");
+}
+
 #[test]
 fn an_unknown_uid_equals_any_and_is_learnt() {
     let mut book = book();
