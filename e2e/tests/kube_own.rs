@@ -5,7 +5,7 @@
 //! 2. A dual-stack Service may have its addresses from two pools.
 //! 3. A pool that reaches beyond its cluster's grant is told so by an event and a metric, and when it
 //!    does no more.
-//! 4. An ipam-service that lacks what the adapter needs is asked for nothing else, and the adapter
+//! 4. An ipam-service that lacks what the adapter needs is asked for nothing, facts aside, and the adapter
 //!    says what it lacks.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
