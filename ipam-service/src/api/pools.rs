@@ -1,6 +1,5 @@
 //! PoolService.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pharos_proto::v1;
@@ -125,7 +124,7 @@ impl Pools {
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.0, command, id, validate_only).await?;
         Ok(v1::ApplyPoolResponse {
-            pool: left(&reply, validate_only).pop(),
+            pool: left(&reply).pop(),
             consequences: consequences::of_pools(&self.0, &reply).await?,
         })
     }
@@ -165,7 +164,7 @@ impl Pools {
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.0, command, id, validate_only).await?;
         Ok(v1::SyncPoolsResponse {
-            pools: left(&reply, validate_only),
+            pools: left(&reply),
             revision: reply.revision,
             moved: moved(&reply.changes, &cluster),
             consequences: consequences::for_cluster(&self.0, &reply, &cluster, None).await?,
@@ -237,18 +236,12 @@ fn moved(changes: &[Change], cluster: &Name) -> Vec<v1::Owner> {
     owners.take(MAX_MOVED).collect()
 }
 
-/// The pools that a command named, as it leaves them; those that it only would change without usage.
-fn left(reply: &Reply, validate_only: bool) -> Vec<v1::Pool> {
+/// The pools that a command named, as it leaves them, or would.
+fn left(reply: &Reply) -> Vec<v1::Pool> {
     let Left::Pools(pools) = &reply.left else {
         return Vec::new();
     };
-    let edits = reply.changes.iter().filter_map(Change::pool);
-    let changed: BTreeSet<&PoolKey> = edits.map(|edit| &edit.subject().key).collect();
-    let told = pools.iter().map(|(pool, usage)| {
-        let would_change = validate_only && changed.contains(&pool.key);
-        used_to_wire(&(Arc::clone(pool), usage.filter(|_| !would_change)))
-    });
-    told.collect()
+    pools.iter().map(used_to_wire).collect()
 }
 
 fn used_pool(state: &State, key: &PoolKey) -> Option<Used> {

@@ -13,7 +13,6 @@ use super::convert_quota::{quota_from_wire, quota_to_wire, quota_usage_to_wire};
 use super::listing::{Asked, list};
 use super::status;
 use crate::engine::Left;
-use crate::state::change::Change;
 use crate::state::command::Command;
 use crate::state::model::Quota;
 use crate::state::names::Name;
@@ -119,13 +118,8 @@ impl Quotas {
         }));
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.0, command, id, validate_only).await?;
-        let changed = reply
-            .changes
-            .iter()
-            .any(|change| matches!(change, Change::Quota(_)));
         let quota = if let Left::Quota(quota, usage) = &reply.left {
-            let usage = Some(usage.clone()).filter(|_| !(validate_only && changed));
-            Some(used_to_wire(&(Arc::clone(quota), usage)))
+            Some(used_to_wire(&(Arc::clone(quota), usage.clone())))
         } else {
             None
         };

@@ -66,6 +66,10 @@ impl OpenBatch {
         };
         self.apply(state, command, &Arc::new(origin))?;
         self.follow_up(state, &meta.request_id);
+        let would = match meta.validate_only {
+            true => &self.changes[from..],
+            false => &[],
+        };
         let reply = Reply {
             revision: state.revision(),
             changes: self.changes[from..]
@@ -78,7 +82,7 @@ impl OpenBatch {
                 _ => 0,
             },
             allocation: owner_of(command).and_then(|owner| state.allocation(owner).cloned()),
-            left: left(state, command),
+            left: left(state, command, would),
         };
         if meta.validate_only {
             for logged in self.changes.drain(from..).rev() {

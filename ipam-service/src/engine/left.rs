@@ -1,13 +1,17 @@
 //! What a command leaves of the records that it names. It is part of the reply: a later command of the
 //! same batch may change or delete them before anybody can look.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::state::change::Change;
 use crate::state::command::Command;
-use crate::state::model::{AddressSpace, Advertisement, Pool, Quota, Reservation};
+use crate::state::model::{AddressSpace, Advertisement, Pool, PoolKey, Quota, Reservation};
 use crate::state::{PoolUsage, QuotaUsage, State};
+use crate::store::Logged;
 
-/// The records that a command names, as it leaves them, in its order.
+/// The records that a command names, as it leaves them, in its order. Those that it only would change
+/// have no usage.
 #[derive(Debug, Clone)]
 pub enum Left {
     /// It names none, or deletes it.
@@ -15,15 +19,21 @@ pub enum Left {
     Pools(Vec<(Arc<Pool>, Option<PoolUsage>)>),
     Advertisements(Vec<Arc<Advertisement>>),
     Reservation(Arc<Reservation>),
-    Quota(Arc<Quota>, QuotaUsage),
+    Quota(Arc<Quota>, Option<QuotaUsage>),
     AddressSpace(Arc<AddressSpace>),
 }
 
-/// `state`: right after the command.
-pub(super) fn left(state: &State, command: &Command) -> Left {
+/// `state`: right after the command. `would`: what it changed, if that is taken back afterwards.
+pub(super) fn left(state: &State, command: &Command, would: &[Logged]) -> Left {
+    let edits = would.iter().filter_map(|logged| logged.change.pool());
+    let would_change: BTreeSet<&PoolKey> = edits.map(|edit| &edit.subject().key).collect();
     let pool = |named: &Pool| {
         let pool = state.pool(&named.key)?;
-        Some((Arc::clone(pool), state.pool_usage(&named.key)))
+        let usage = match would_change.contains(&named.key) {
+            true => None,
+            false => state.pool_usage(&named.key),
+        };
+        Some((Arc::clone(pool), usage))
     };
     let advertisement = |named: &Advertisement| state.advertisement(&named.key).cloned();
     let left = match command {
@@ -47,7 +57,9 @@ pub(super) fn left(state: &State, command: &Command) -> Left {
         }
         Command::ApplyQuota(named) => {
             let known = state.quota(&named.name);
-            known.map(|known| Left::Quota(Arc::clone(known), state.quota_usage(known)))
+            let is_edit = |logged: &Logged| matches!(logged.change, Change::Quota(_));
+            let usage = |known| (!would.iter().any(is_edit)).then(|| state.quota_usage(known));
+            known.map(|known| Left::Quota(Arc::clone(known), usage(known)))
         }
         Command::ApplyAddressSpace(apply) => {
             let known = state.address_space(&apply.wanted.name);
