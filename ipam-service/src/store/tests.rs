@@ -191,6 +191,12 @@ async fn execute(path: &std::path::Path, create: bool, sql: &'static str) {
     sqlx::query(sql).execute(&mut connection).await.expect(sql);
 }
 
+/// A connection that only reads.
+async fn reading(folder: &Folder) -> SqliteConnection {
+    let connection = reader_options(&folder.file()).connect().await;
+    connection.expect("connection")
+}
+
 async fn plan_of(connection: &mut SqliteConnection, sql: &str) -> Vec<String> {
     let rows = sqlx::query(AssertSqlSafe(format!("explain query plan {sql}")))
         .fetch_all(connection)
@@ -205,10 +211,7 @@ async fn plan_of(connection: &mut SqliteConnection, sql: &str) -> Vec<String> {
 async fn no_statement_of_a_batch_scans_a_table() {
     let folder = Folder::new();
     let _store = folder.open().await;
-    let mut connection = reader_options(&folder.file())
-        .connect()
-        .await
-        .expect("connection");
+    let mut connection = reading(&folder).await;
     for statement in Statement::ALL.iter().copied() {
         let plan = plan_of(&mut connection, statement.sqlite()).await;
         let scans = plan.iter().filter(|step| step.starts_with("SCAN"));
@@ -221,10 +224,7 @@ async fn no_statement_of_a_batch_scans_a_table() {
 async fn hot_queries_use_their_index() {
     let folder = Folder::new();
     let _store = folder.open().await;
-    let mut connection = reader_options(&folder.file())
-        .connect()
-        .await
-        .expect("connection");
+    let mut connection = reading(&folder).await;
     let address = Address::from(std::net::Ipv4Addr::new(192, 0, 2, 1));
     let of_cluster = AllocationFilter {
         cluster: "east".to_owned(),
@@ -280,10 +280,7 @@ fn owner(cluster: &str, namespace: Option<&str>, name: Option<&str>) -> Option<O
 async fn no_query_of_the_history_reads_the_whole_log() {
     let folder = Folder::new();
     let _store = folder.open().await;
-    let mut connection = reader_options(&folder.file())
-        .connect()
-        .await
-        .expect("connection");
+    let mut connection = reading(&folder).await;
     let address = Address::from(std::net::Ipv4Addr::new(192, 0, 2, 1));
     let address = Some(("default".to_owned(), address));
     let changes = |filter: ChangeFilter| changes_query(&filter, 1, 9, 1).sql().as_str().to_owned();

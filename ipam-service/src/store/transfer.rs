@@ -27,9 +27,7 @@ const FORMAT: u64 = 1;
 
 /// Who holds an address alone has no row but that of the address. An export of schema 7 has them too,
 /// and a row that is too many would keep its owner from giving the address back.
-const SOLE: &str = "delete from allocation_port where (space, address) in
-        (select space, address from held_address where group_key like 'a%');
-    delete from allocation_address where group_key like 'a%'";
+const SOLE: &str = include_str!("../../migrations/sqlite/0008_sole_holders.sql");
 
 /// Tables that are history: left out unless asked for. Without them a store knows what is, and not
 /// how it came about.

@@ -1,11 +1,10 @@
 //! What the schema promises, whatever is in the tables.
 
-use sqlx::{ConnectOptions as _, Row as _, SqliteConnection};
+use sqlx::{Row as _, SqliteConnection};
 
-use super::super::sqlite::reader_options;
 use super::super::{AllocationFilter, Location, Missing, Store, check};
 use super::backups::Book;
-use super::execute;
+use super::{execute, reading};
 use crate::state::model::Timestamp;
 use crate::testing::{Folder, allocate, apply_pool};
 
@@ -62,10 +61,7 @@ async fn check_tells_a_newer_database_from_an_older_one() {
 async fn tables_are_strict_and_have_plain_types_no_triggers_and_no_collations() {
     let folder = Folder::new();
     let _store = folder.open().await;
-    let mut connection = reader_options(&folder.file())
-        .connect()
-        .await
-        .expect("connection");
+    let mut connection = reading(&folder).await;
     let odd = "select type || ' ' || name from sqlite_schema where type not in ('table', 'index')";
     assert_eq!(texts(&mut connection, odd).await, [""; 0]);
     let tables = "select sql from sqlite_schema
@@ -128,10 +124,7 @@ async fn an_address_is_sixteen_bytes_of_either_family() {
     let both = allocate("east/ns/web", |wire| wire.families = vec![1, 2]);
     book.commit(&both).await;
     book.close().await;
-    let mut connection = reader_options(&folder.file())
-        .connect()
-        .await
-        .expect("connection");
+    let mut connection = reading(&folder).await;
     let written = "select hex(address) from held_address order by address";
     assert_eq!(
         texts(&mut connection, written).await,

@@ -1,7 +1,7 @@
 //! Exports, and what is imported from them.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -103,15 +103,21 @@ async fn what_is_imported_is_row_by_row_what_was_exported_with_and_without_histo
     book.close().await;
 }
 
-#[tokio::test]
-async fn a_bad_line_is_told_by_its_number_and_nothing_is_written() {
+/// A book, and its export with the history: the file, and what it says.
+async fn whole_export() -> (Folder, PathBuf, String) {
     let folder = Folder::new();
     drop(some_book(&folder).await);
     let file = folder.file().with_file_name("whole.jsonl");
     export(&folder.location(), Some(&file), true)
         .await
         .expect("exported");
-    let whole = std::fs::read_to_string(&file).expect("a file");
+    let text = std::fs::read_to_string(&file).expect("a file");
+    (folder, file, text)
+}
+
+#[tokio::test]
+async fn a_bad_line_is_told_by_its_number_and_nothing_is_written() {
+    let (folder, _file, whole) = whole_export().await;
     let lines: Vec<&str> = whole.lines().collect();
     let with = |index: usize, line: &str| {
         let mut lines = lines.clone();
@@ -213,13 +219,7 @@ async fn a_bad_line_is_told_by_its_number_and_nothing_is_written() {
 /// An older version had a row per holder and per port also where somebody holds an address alone.
 #[tokio::test]
 async fn an_export_that_guards_sole_holders_twice_is_taken_in() {
-    let folder = Folder::new();
-    drop(some_book(&folder).await);
-    let file = folder.file().with_file_name("whole.jsonl");
-    export(&folder.location(), Some(&file), true)
-        .await
-        .expect("exported");
-    let text = std::fs::read_to_string(&file).expect("a file");
+    let (_folder, file, text) = whole_export().await;
     let read = |line| serde_json::from_str::<Value>(line).expect("JSON");
     let mut lines: Vec<Value> = text.lines().map(read).collect();
     lines[0]["schema"] = 7.into();
