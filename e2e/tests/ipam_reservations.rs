@@ -206,12 +206,8 @@ async fn what_is_reserved_and_who_waits_for_it_survives_kill_9() {
         ipam.get("west/x/one").await.unwrap().addresses,
         ["192.0.2.2"]
     );
-    let refusal = ipam
-        .get("west/x/two")
-        .await
-        .unwrap()
-        .refusal
-        .expect("it waits");
+    let two = ipam.get("west/x/two").await.unwrap();
+    let refusal = two.refusal.expect("it waits");
     assert_eq!(refusal.reason(), v1::refusal::Reason::AddressTaken);
     apply(&ipam, reservation("rest", &["192.0.2.2-192.0.2.3"], ""))
         .await
@@ -221,12 +217,8 @@ async fn what_is_reserved_and_who_waits_for_it_survives_kill_9() {
         .release(release("west/x/one"))
         .await
         .unwrap();
-    let refusal = ipam
-        .get("west/x/two")
-        .await
-        .unwrap()
-        .refusal
-        .expect("it waits");
+    let two = ipam.get("west/x/two").await.unwrap();
+    let refusal = two.refusal.expect("it waits");
     assert_eq!(refusal.reason(), v1::refusal::Reason::AddressReserved);
     assert_eq!(ipam.terminate().unwrap(), Some(0));
     let (code, log) = ipam.run(&["check"]).unwrap();

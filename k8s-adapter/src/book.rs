@@ -317,21 +317,7 @@ mod tests {
     }
 
     fn claim() -> Arc<Claim> {
-        Arc::new(Claim {
-            key: ServiceKey::new("default", "web"),
-            uid: "u".to_owned(),
-            ports: Vec::new(),
-            families: Vec::new(),
-            family_policy: v1::claim::FamilyPolicy::SingleStack,
-            pool: String::new(),
-            reservation: String::new(),
-            any_pools: false,
-            addresses: Vec::new(),
-            sharing_key: String::new(),
-            backend_key: String::new(),
-            labels: BTreeMap::new(),
-            namespace_labels: BTreeMap::new(),
-        })
+        Arc::new(crate::claim::least_claim())
     }
 
     #[test]

@@ -373,5 +373,25 @@ fn texts(addresses: &[IpAddr]) -> Vec<String> {
     addresses.iter().copied().map(format_address).collect()
 }
 
+/// A claim of `default/web` that asks for as little as can be, for tests to begin with.
+#[cfg(test)]
+pub(crate) fn least_claim() -> Claim {
+    Claim {
+        key: ServiceKey::new("default", "web"),
+        uid: "u".to_owned(),
+        ports: Vec::new(),
+        families: Vec::new(),
+        family_policy: v1::claim::FamilyPolicy::SingleStack,
+        pool: String::new(),
+        reservation: String::new(),
+        any_pools: false,
+        addresses: Vec::new(),
+        sharing_key: String::new(),
+        backend_key: String::new(),
+        labels: Labels::new(),
+        namespace_labels: Labels::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -136,21 +136,7 @@ async fn nothing_is_begun_at_a_server_that_lacks_a_feature_which_this_adapter_de
 async fn a_claim_is_not_made_at_a_server_that_does_not_understand_it() {
     let (ipam, _begun) = client_of(&FEATURES).await;
     ipam.begin_sync("uid").await.expect("begun");
-    let plain = Claim {
-        key: ServiceKey::new("default", "web"),
-        uid: "u".to_owned(),
-        ports: Vec::new(),
-        families: vec![v1::ip_family::Value::Ipv4],
-        family_policy: v1::claim::FamilyPolicy::SingleStack,
-        pool: String::new(),
-        reservation: String::new(),
-        any_pools: false,
-        addresses: Vec::new(),
-        sharing_key: String::new(),
-        backend_key: String::new(),
-        labels: Default::default(),
-        namespace_labels: Default::default(),
-    };
+    let plain = crate::claim::least_claim();
     let reserved = Claim {
         reservation: "kept".to_owned(),
         ..plain.clone()
