@@ -296,8 +296,8 @@ impl State {
                 self.enter(change);
                 self.mark_if_unmarked(edit);
                 self.offer_what_changed_hands(edit);
-                for slot in self.quotas.take_opened() {
-                    self.offer_room(slot);
+                for opened in self.quotas.take_opened() {
+                    self.offer_opened(opened);
                 }
             }
             Change::Quota(edit) => {

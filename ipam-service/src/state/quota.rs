@@ -17,7 +17,7 @@ use super::model::{OwnerKey, PoolKey, Quota, QuotaSubject};
 use super::names::Name;
 use super::refusal::{InvalidField, Rejection};
 use ledger::limit_of;
-pub(super) use ledger::{Bucket, Quotas, Slot};
+pub(super) use ledger::{Bucket, Opened, Quotas, Slot};
 
 /// Creates or replaces a quota. An equal one changes nothing.
 ///

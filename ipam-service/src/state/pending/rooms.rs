@@ -7,8 +7,9 @@ use std::ops::Bound::{Excluded, Unbounded};
 
 use super::again::LOOKED_AT;
 use super::{Ids, State, Waiting};
+use crate::state::address::Address;
 use crate::state::model::{Allocation, AllocationId, Families, OwnerKey, Quota};
-use crate::state::quota::{Placed, Slot};
+use crate::state::quota::{Opened, Placed, Slot};
 
 impl Waiting {
     /// Marks the claims that a change of a quota can concern.
@@ -61,9 +62,27 @@ impl Waiting {
 }
 
 impl State {
-    /// Offers room within a quota to those who wait for it.
-    pub(in crate::state) fn offer_room(&mut self, slot: Slot) {
-        self.offer_room_after(slot, 0);
+    /// Offers what appeared within a quota to those who wait for it.
+    pub(in crate::state) fn offer_opened(&mut self, opened: Opened) {
+        match opened {
+            Opened::Room(slot) => self.offer_room_after(slot, 0),
+            Opened::Exchange { address, slot } => self.mark_holders_of(address, &slot),
+        }
+    }
+
+    /// Marks who waits and holds an address, of those of whom a quota speaks.
+    fn mark_holders_of(&mut self, address: Address, slot: &Slot) {
+        let Some(quota) = self.quota(&slot.quota) else {
+            return;
+        };
+        let by_owner = &self.waiting.lists.by_owner;
+        let Some(waiting) = by_owner.of_quota(quota, Some(&slot.bucket)) else {
+            return;
+        };
+        let holders = self.space(&quota.space).holders(address);
+        let holders = holders.map(|one| one.id).filter(|id| waiting.contains(id));
+        let holders: Vec<AllocationId> = holders.collect();
+        self.waiting.marks.again.mark_all(&holders);
     }
 
     /// Takes an offer of room off the marks, and says whether it is still there. If so the next

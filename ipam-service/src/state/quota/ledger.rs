@@ -15,8 +15,8 @@ pub(in crate::state) struct Quotas {
     by_name: BTreeMap<Name, Arc<Quota>>,
     /// By address space and cluster. Never empty.
     ledgers: BTreeMap<Name, BTreeMap<Name, Ledgers>>,
-    /// Where room appeared since somebody last looked.
-    opened: Vec<Slot>,
+    /// What appeared since somebody last looked.
+    opened: Vec<Opened>,
 }
 
 impl PartialEq for Quotas {
@@ -54,6 +54,15 @@ pub(super) type Tally = BTreeMap<Address, u32>;
 pub(in crate::state) struct Slot {
     pub(in crate::state) quota: Name,
     pub(in crate::state) bucket: Bucket,
+}
+
+/// What somebody who let go of an address left to others.
+#[derive(Debug)]
+pub(in crate::state) enum Opened {
+    /// Room for whoever waits for it.
+    Room(Slot),
+    /// An address that only one owner counts for now: it may exchange it, which needs no room.
+    Exchange { address: Address, slot: Slot },
 }
 
 impl Quota {
@@ -135,25 +144,28 @@ impl Ledger {
         *tally.entry(address).or_default() += 1;
     }
 
-    /// Says where room appeared, if it did. A claim takes two addresses at most, so nobody waited
+    /// Says what appeared, if something did. A claim takes two addresses at most, so nobody waited
     /// where there was room for two.
-    fn let_go(&mut self, owner: &OwnerKey, address: Address) -> Option<Slot> {
+    fn let_go(&mut self, owner: &OwnerKey, address: Address) -> Option<Opened> {
         let bucket = self.quota.bucket(owner);
         let tally = self.tallies.get_mut(&bucket)?;
         let holders = tally.get_mut(&address)?;
         *holders -= 1;
-        if *holders > 0 {
-            return None;
-        }
+        let holders = *holders;
         let was_tight = tally.len() + 2 > limit_of(&self.quota);
-        tally.remove(&address);
-        if tally.is_empty() {
-            self.tallies.remove(&bucket);
+        if holders == 0 {
+            tally.remove(&address);
+            if tally.is_empty() {
+                self.tallies.remove(&bucket);
+            }
         }
-        was_tight.then(|| Slot {
-            quota: self.quota.name.clone(),
-            bucket,
-        })
+        let quota = self.quota.name.clone();
+        let slot = Slot { quota, bucket };
+        match holders {
+            0 if was_tight => Some(Opened::Room(slot)),
+            1 if was_tight => Some(Opened::Exchange { address, slot }),
+            _ => None,
+        }
     }
 }
 
@@ -275,7 +287,7 @@ impl Quotas {
     fn each_ledger(
         &mut self,
         allocation: &Allocation,
-        act: impl Fn(&mut Ledger, &OwnerKey, Address) -> Option<Slot>,
+        act: impl Fn(&mut Ledger, &OwnerKey, Address) -> Option<Opened>,
     ) {
         let owner = &allocation.owner.key;
         for placed in allocation.held() {
@@ -294,8 +306,8 @@ impl Quotas {
         }
     }
 
-    /// Where room appeared since this was last asked.
-    pub(in crate::state) fn take_opened(&mut self) -> Vec<Slot> {
+    /// What appeared since this was last asked.
+    pub(in crate::state) fn take_opened(&mut self) -> Vec<Opened> {
         std::mem::take(&mut self.opened)
     }
 

@@ -1,6 +1,6 @@
 use crate::state::address::Family;
 use crate::state::change::{Change, Edit};
-use crate::state::command::{Command, InUse};
+use crate::state::command::{Command, IfRefused, InUse};
 use crate::state::model::{Families, Inventory, Standing};
 use crate::state::refusal::Reason;
 use crate::state::testing::*;
@@ -206,6 +206,23 @@ fn a_shared_address_counts_once_and_may_be_joined_when_no_other_is_allowed() {
 }
 
 #[test]
+fn who_is_left_alone_with_a_shared_address_may_exchange_it_at_the_limit() {
+    let mut book = book(&[quota("all", "east", 1)]);
+    book.take("east/red/a", shared("k", 80));
+    let mut sharing = shared("k", 81);
+    sharing.addresses = Vec::new();
+    assert_eq!(book.take("east/red/b", sharing), "10.0.0.0");
+    // As long as the other holds the address, one more would be counted.
+    let mut other = allocate("east/red/b", for_addresses(&["10.0.0.7"]));
+    other.if_refused = IfRefused::Queue;
+    book.run(other).expect("waits");
+    assert_eq!(book.held("east/red/b"), "10.0.0.0 (QUOTA_EXCEEDED)");
+    book.run(release("east/red/a")).expect("released");
+    assert_eq!(book.held("east/red/b"), "10.0.0.7");
+    assert_eq!(held_of(&book, "all"), 1);
+}
+
+#[test]
 fn a_dual_stack_claim_takes_two_and_one_that_prefers_both_may_get_one() {
     let mut book = book(&[quota("all", "east", 3)]);
     let both = families(Families::Both);
@@ -223,6 +240,21 @@ fn a_dual_stack_claim_takes_two_and_one_that_prefers_both_may_get_one() {
     // It grows as soon as the quota allows it.
     book.run(apply(quota("all", "east", 4))).expect("raised");
     assert_eq!(book.held("east/red/b"), "10.0.0.1 2001:db8::1");
+}
+
+#[test]
+fn a_pair_is_found_where_there_is_room_for_one_and_the_other_is_shared() {
+    for families in [Families::Both, Families::PreferBoth { first: Family::V6 }] {
+        let mut book = book(&[quota("all", "east", 2)]);
+        let mut first = shared("k", 80);
+        first.addresses = addresses(&["10.0.0.7"]);
+        book.take("east/red/a", first);
+        // Free ones come before 10.0.0.7 in the pool, but leave no room for the other family.
+        let mut sharing = shared("k", 81);
+        sharing.families = families;
+        assert_eq!(book.take("east/red/b", sharing), "10.0.0.7 2001:db8::");
+        assert_eq!(held_of(&book, "all"), 2);
+    }
 }
 
 #[test]
