@@ -236,10 +236,24 @@ impl<'a> Asking<'a> {
     }
 
     fn both(&self, pool: &Pool) -> Result<Vec<Address>, (Family, Lack)> {
-        let mut pair = self.one(pool, Family::V4)?;
-        let beside = pair.first().map(|v4| (*v4, &pool.key));
-        pair.extend(self.one_beside(pool, Family::V6, beside)?);
-        Ok(pair)
+        let [v4, v6] = match self.in_turn(pool, Family::V4) {
+            // What room there is may be for the other family, beside an address that counts already.
+            Err(why @ (_, Lack::Quota(_))) => match self.in_turn(pool, Family::V6) {
+                Ok([v6, v4]) => [v4, v6],
+                Err(_) => return Err(why),
+            },
+            in_turn => in_turn?,
+        };
+        Ok(vec![v4, v6])
+    }
+
+    /// An address of a family, then one of the other beside it.
+    fn in_turn(&self, pool: &Pool, first: Family) -> Result<[Address; 2], (Family, Lack)> {
+        let second = other(first);
+        let taken = self.candidate(pool, first, None);
+        let taken = taken.map_err(|lack| (first, lack))?;
+        let added = self.candidate(pool, second, Some((taken, &pool.key)));
+        Ok([taken, added.map_err(|lack| (second, lack))?])
     }
 
     /// An address of a family from a pool: the owner's own, else a wished one, else the lowest that

@@ -501,10 +501,15 @@ impl Naive {
         let one = |family: Family| beside(family, &[]);
         let both = || {
             pools.iter().find_map(|pool| {
-                let v4 = self.pick(question, pool, Family::V4, &[])?;
-                let granted = from_one(&[v4], &pool.key);
-                let v6 = self.pick(question, pool, Family::V6, &granted)?;
-                Some(from_one(&[v4, v6], &pool.key))
+                let in_turn = |first, second| {
+                    let one = self.pick(question, pool, first, &[])?;
+                    let granted = from_one(&[one], &pool.key);
+                    Some([one, self.pick(question, pool, second, &granted)?])
+                };
+                let mut pair = in_turn(Family::V4, Family::V6)
+                    .or_else(|| in_turn(Family::V6, Family::V4))?;
+                pair.sort_by_key(|one| one.family());
+                Some(from_one(&pair, &pool.key))
             })
         };
         let dual = || {
