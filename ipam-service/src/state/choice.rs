@@ -285,15 +285,16 @@ impl<'a> Asking<'a> {
         if self.state.is_recovering() {
             return Err(Lack::Recovering);
         }
-        if self.may_have_kept()
-            && let Some((_, kept)) = self.lowest_kept(pool, family)
-            && !self.is_behind(kept)
+        let kept = self.may_have_kept().then(|| self.lowest_kept(pool, family));
+        let kept = kept.flatten().map(|(_, kept)| kept);
+        let kept = kept.filter(|kept| !self.is_behind(*kept));
+        if let Some(kept) = kept
             && self.may_take((kept, &pool.key), beside)
         {
             return Ok(kept);
         }
         let own_resting = || self.own_resting(pool, family);
-        match self.lowest_in(pool, family).or_else(own_resting) {
+        match self.lowest_in(pool, family).or_else(own_resting).or(kept) {
             None => Err(Lack::FreeAddress),
             Some(address) if self.is_behind(address) => Err(Lack::BehindOlder),
             Some(address) => self.counted_or(address, pool, beside),

@@ -258,6 +258,18 @@ fn a_pair_is_found_where_there_is_room_for_one_and_the_other_is_shared() {
 }
 
 #[test]
+fn a_quota_is_told_also_where_all_that_is_left_is_reserved_for_the_owner() {
+    let mut book = Book::with_pools(&[pool("p", &["10.0.0.0/30"])]);
+    let kept = reservation("kept", &["10.0.0.0/30"], Some("east/red"));
+    book.run(Command::ApplyReservation(Box::new(kept)))
+        .expect("reserved");
+    book.run(apply(quota("all", "east", 0))).expect("a quota");
+    let refusal = book.refused("east/red/a", claim());
+    assert_eq!(refusal.reason, Reason::QuotaExceeded);
+    assert_eq!(refusal.quota.as_deref(), Some("all"));
+}
+
+#[test]
 fn a_held_address_is_kept_and_growth_to_the_second_family_counts() {
     let mut book = book(&[]);
     book.take("east/red/a", claim());

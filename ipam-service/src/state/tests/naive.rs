@@ -506,8 +506,8 @@ impl Naive {
                     let granted = from_one(&[one], &pool.key);
                     Some([one, self.pick(question, pool, second, &granted)?])
                 };
-                let mut pair = in_turn(Family::V4, Family::V6)
-                    .or_else(|| in_turn(Family::V6, Family::V4))?;
+                let mut pair =
+                    in_turn(Family::V4, Family::V6).or_else(|| in_turn(Family::V6, Family::V4))?;
                 pair.sort_by_key(|one| one.family());
                 Some(from_one(&pair, &pool.key))
             })
