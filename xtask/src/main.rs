@@ -5,6 +5,7 @@ mod bench;
 mod cargo;
 mod client;
 mod demo;
+mod explore;
 mod fuzz;
 mod interrupt;
 mod kube_env;
@@ -52,6 +53,15 @@ enum Command {
         #[arg(long, default_value_t = 60)]
         seconds: u32,
     },
+    /// Random commands and simulated crashes that no run has tried before, for a while. The usual
+    /// tests try the same ones every time.
+    Explore {
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+        /// Begins with this seed instead of a new one.
+        #[arg(long)]
+        seed: Option<u32>,
+    },
     /// A real etcd and kube-apiserver until interrupted; prints the path of a kubeconfig.
     KubeEnv,
     /// Checks the rules of this tree that no compiler knows.
@@ -69,6 +79,7 @@ fn main() -> ExitCode {
         Command::Test { quick } => test::run(quick),
         Command::Bench { name } => interrupt::until_done(move || bench::run(name)),
         Command::Fuzz { target, seconds } => fuzz::run(target, seconds),
+        Command::Explore { minutes, seed } => explore::run(minutes, seed),
         Command::KubeEnv => interrupt::until_done(kube_env::run),
         Command::Tidy { forbid } => tidy::run(&forbid),
     };

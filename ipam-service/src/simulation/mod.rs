@@ -15,7 +15,9 @@
 //! only a commit makes a change durable, this is every outcome that a crash can have.
 //!
 //! The history is judged by `pharos-checker`. A failure prints its seed; `PHAROS_SEED=n` runs that
-//! one again, with `PHAROS_HISTORY=1` prints what happened, and `PHAROS_SIMULATIONS=n` runs so many.
+//! one again, with `PHAROS_HISTORY=1` prints what happened, and `PHAROS_SIMULATIONS=n` runs so many,
+//! from `PHAROS_FIRST_SEED` on. The usual run tries the same ones every time; new ones are tried by
+//! `cargo xtask explore`.
 
 mod announcers;
 mod network;
@@ -66,14 +68,14 @@ fn run(seed: u64, plan: Plan) -> History {
     history
 }
 
-/// The seeds of this run: one that is to be repeated, or as many as asked for, from a new start.
+/// The seeds of this run: one that is to be repeated, or as many as asked for.
 fn seeds(usual: u64) -> std::ops::Range<u64> {
     if let Some(seed) = number("PHAROS_SEED") {
         return seed..seed + 1;
     }
     let count = number("PHAROS_SIMULATIONS").unwrap_or(usual);
-    let first = rand::random::<u32>();
-    u64::from(first)..u64::from(first) + count
+    let first = number("PHAROS_FIRST_SEED").unwrap_or(1);
+    first..first + count
 }
 
 #[test]
