@@ -300,7 +300,8 @@ async fn check_children(
     for extra in found.difference(&expected) {
         problems.add(format!("guarded, but not held: {extra}"));
     }
-    let doubled = "select space, address from allocation_address where group_key like 'a%'";
+    let doubled = "select space, address from allocation_address
+        join held_address using (space, address) where group_key like 'a%'";
     for row in sqlx::query(doubled).fetch_all(&mut *connection).await? {
         let (space, address): (String, String) = (row.try_get(0)?, address_text(row.try_get(1)?)?);
         problems.add(format!(

@@ -5,15 +5,12 @@
 
 use std::path::{Path, PathBuf};
 
-use pharos_proto::v1;
-use prost::Message as _;
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 
 use super::checkpoint::Gate;
 use super::sqlite::{checkpoint_options, code_of};
 use super::write::Failure;
 use super::{CommitError, ReadError, Reader};
-use crate::api::fields::FieldErrors;
 use crate::state::model::{Revision, Timestamp};
 
 /// Makes the log shorter. Used by one task.
@@ -197,32 +194,22 @@ async fn delete_oldest(
     step: Compaction,
 ) -> Result<u64, Undone> {
     begin(connection, epoch).await?;
-    let rows = sqlx::query(
-        "select revision, time, subject, entry from change_log order by revision limit ?1",
-    )
-    .bind(i64::from(step.limit))
-    .fetch_all(&mut *connection)
-    .await?;
+    let rows = sqlx::query("select revision, time from change_log order by revision limit ?1")
+        .bind(i64::from(step.limit))
+        .fetch_all(&mut *connection)
+        .await?;
     let end = i64::try_from(step.end).unwrap_or(i64::MAX);
     let mut last = None;
-    let mut addresses = Vec::new();
     let mut count = 0;
     for row in rows {
         let (revision, time): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
         if revision >= end || time >= step.before.0 {
             break;
         }
-        if row.try_get::<i64, _>(2)? == 1 {
-            addresses_of(row.try_get(3)?, revision, &mut addresses);
-        }
         last = Some(revision);
         count += 1;
     }
     let Some(last) = last else { return Ok(0) };
-    sqlx::query(DELETE_ADDRESSES)
-        .bind(format!("[{}]", addresses.join(",")))
-        .execute(&mut *connection)
-        .await?;
     sqlx::query(DELETE_FORMER_OWNERS)
         .bind(last)
         .execute(&mut *connection)
@@ -244,37 +231,3 @@ delete from former_owner where (cluster, namespace, name, allocation_id) in (
     select cluster, namespace, name, allocation_id from change_log
     where revision <= ?1 and subject = 1 and kind = 3)
 and not exists (select 1 from holding where holding.allocation_id = former_owner.allocation_id)";
-
-pub(super) const DELETE_ADDRESSES: &str = "
-delete from change_address where (space, address, revision) in (
-    select cast(unhex(value ->> 0) as text), unhex(value ->> 1), value ->> 2
-    from json_each(?1))";
-
-/// Keys of the rows of `change_address` that a decision has, as JSON. (An entry that cannot be
-/// read leaves rows that refer to nothing and that no query finds.)
-fn addresses_of(entry: &[u8], revision: i64, keys: &mut Vec<String>) {
-    let Ok(change) = v1::Change::decode(entry) else {
-        return;
-    };
-    let Some(v1::change::Subject::Allocation(edit)) = change.subject else {
-        return;
-    };
-    for end in [edit.before, edit.after].into_iter().flatten() {
-        let space = hex(end.address_space.as_bytes());
-        for text in &end.addresses {
-            if let Some(address) = FieldErrors::new().address("address", text) {
-                let address = hex(&address.to_bytes());
-                keys.push(format!("[\"{space}\",\"{address}\",{revision}]"));
-            }
-        }
-    }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}

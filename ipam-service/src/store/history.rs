@@ -87,9 +87,11 @@ impl ChangeFilter {
         !self.actor.is_empty() || !self.request_id.is_empty()
     }
 
-    /// Whether the owner alone says which rows to read.
-    fn is_found_by_owner(&self) -> bool {
-        self.address.is_none() && self.cluster.is_empty() && self.kind.is_none()
+    /// Whether the address alone, or the owner alone, says which rows to read.
+    fn is_found_by_allocation(&self) -> bool {
+        (self.address.is_none() || self.owner.is_none())
+            && self.cluster.is_empty()
+            && self.kind.is_none()
     }
 }
 

@@ -59,6 +59,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "sole_holders",
         include_str!("../../migrations/sqlite/0008_sole_holders.sql"),
     ),
+    (
+        9,
+        "fewer_pages",
+        include_str!("../../migrations/sqlite/0009_fewer_pages.sql"),
+    ),
 ];
 
 /// Of the last of them.

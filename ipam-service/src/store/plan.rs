@@ -238,7 +238,7 @@ impl Plan {
             self.row(Statement::InsertSole, &held);
         } else {
             self.row(Statement::InsertHeld, &held);
-            self.row(Statement::InsertAddress, &cells);
+            self.row(Statement::InsertAddress, &cells[..3]);
         }
     }
 }
@@ -489,11 +489,11 @@ impl Plan {
             let id = allocation.map_or(0, |edit| edit.subject().id);
             let cells = log_cells(context, &subject, &entry, id);
             self.row(Statement::InsertLog, &cells);
-            self.log_addresses(revision, &logged.change);
             if allocation.is_some_and(|edit| edit.after.is_none()) {
                 let owner = [subject.cluster, subject.namespace, subject.name].map(Cell::Text);
                 let [cluster, namespace, name] = owner;
-                let cells = [cluster, namespace, name, Cell::number(id)];
+                let [id, end] = [id, revision].map(Cell::number);
+                let cells = [cluster, namespace, name, id, end];
                 self.row(Statement::InsertFormerOwner, &cells);
             }
         }
@@ -510,17 +510,6 @@ impl Plan {
         let (updates, inserts) = intervals.into_rows();
         self.rows_of(Statement::UpdateHolding, updates);
         self.rows_of(Statement::InsertHolding, inserts);
-    }
-
-    fn log_addresses(&mut self, revision: u64, change: &Change) {
-        for (space, address) in addresses_of(change) {
-            let cells = [
-                Cell::Text(space),
-                Cell::bytes(&address),
-                Cell::number(revision),
-            ];
-            self.row(Statement::InsertLogAddress, &cells);
-        }
     }
 }
 

@@ -7,7 +7,8 @@ macro_rules! address_holders {
             cluster, group_key
         from held_address where group_key like 'a%'
         union all
-        select space, address, allocation_id, cluster, group_key from allocation_address)"
+        select space, address, allocation_id, cluster, group_key
+        from allocation_address join held_address using (space, address))"
     };
 }
 pub(super) use address_holders;
@@ -54,7 +55,6 @@ pub(super) enum Statement {
     DeletePlacement,
     UpsertPlacement,
     InsertLog,
-    InsertLogAddress,
     InsertFormerOwner,
     /// Before `InsertHolding`: an interval may end and another of the same name begin in one batch.
     UpdateHolding,
@@ -100,7 +100,6 @@ impl Statement {
         Self::DeletePlacement,
         Self::UpsertPlacement,
         Self::InsertLog,
-        Self::InsertLogAddress,
         Self::InsertFormerOwner,
         Self::UpdateHolding,
         Self::InsertHolding,
@@ -144,7 +143,6 @@ impl Statement {
             Self::DeletePlacement => DELETE_PLACEMENT,
             Self::UpsertPlacement => UPSERT_PLACEMENT,
             Self::InsertLog => INSERT_LOG,
-            Self::InsertLogAddress => INSERT_LOG_ADDRESS,
             Self::InsertFormerOwner => INSERT_FORMER_OWNER,
             Self::UpdateHolding => UPDATE_HOLDING,
             Self::InsertHolding => INSERT_HOLDING,
@@ -183,15 +181,18 @@ const INSERT_SOLE: &str = "
 insert into held_address (space, address, cluster, group_key, backend_key)
 values (?1, ?2, ?3, ?4, ?5)";
 
-/// Fails with `INSERT_ADDRESS` where others than those of the group hold the address.
+/// Fails where others than those of the group hold the address: no column may be null.
 const INSERT_HELD: &str = "
 insert into held_address (space, address, cluster, group_key, backend_key)
 values (?1, ?2, ?3, ?4, ?5)
-on conflict (space, address) do nothing";
+on conflict (space, address) do update set cluster = case
+    when (cluster, group_key, backend_key)
+        = (excluded.cluster, excluded.group_key, excluded.backend_key)
+    then cluster end";
 
 const INSERT_ADDRESS: &str = "
-insert into allocation_address (space, address, allocation_id, cluster, group_key, backend_key)
-values (?1, ?2, ?3, ?4, ?5, ?6)";
+insert into allocation_address (space, address, allocation_id)
+values (?1, ?2, ?3)";
 
 const INSERT_PORT: &str = "
 insert into allocation_port (space, address, protocol, port, allocation_id)
@@ -300,13 +301,9 @@ insert into change_log (revision, time, actor, request_id, kind, subject, cluste
     name, min_reader, entry, allocation_id)
 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
 
-const INSERT_LOG_ADDRESS: &str = "
-insert into change_address (space, address, revision)
-values (?1, ?2, ?3)";
-
 const INSERT_FORMER_OWNER: &str = "
-insert into former_owner (cluster, namespace, name, allocation_id)
-values (?1, ?2, ?3, ?4)";
+insert into former_owner (cluster, namespace, name, allocation_id, end_revision)
+values (?1, ?2, ?3, ?4, ?5)";
 
 /// Of the intervals with one name the newest goes on, if any.
 const UPDATE_HOLDING: &str = "

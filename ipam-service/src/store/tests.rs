@@ -191,6 +191,14 @@ async fn execute(path: &std::path::Path, create: bool, sql: &'static str) {
     sqlx::query(sql).execute(&mut connection).await.expect(sql);
 }
 
+/// Makes a database what schema 8 had. (Rows of `change_address` are told by others, so nobody misses
+/// them.)
+fn to_schema_8(path: &std::path::Path) {
+    let database = rusqlite::Connection::open(path).expect("a database");
+    let older = include_str!("tests/to_schema_8.sql");
+    database.execute_batch(older).expect("good SQL");
+}
+
 /// A connection that only reads.
 async fn reading(folder: &Folder) -> SqliteConnection {
     let connection = reader_options(&folder.file()).connect().await;
@@ -325,13 +333,17 @@ async fn no_query_of_the_history_reads_the_whole_log() {
         allocations_only: true,
     };
     let mut cases = vec![
-        (changes(held()), "change_address USING PRIMARY KEY"),
+        (changes(held()), "holding_address (space=? AND address=?"),
+        (
+            changes(held()),
+            "change_log_allocation (allocation_id=? AND rowid>? AND rowid<?",
+        ),
         (
             changes(ChangeFilter {
                 owner: owner("east", None, None),
                 ..held()
             }),
-            "change_address",
+            "holding_address",
         ),
         (
             changes(of(Some("ns"), Some("web"))),
@@ -352,7 +364,8 @@ async fn no_query_of_the_history_reads_the_whole_log() {
         (changes(named), "change_log_other (subject=? AND name=?"),
         (changes(any()), by_key),
         (log(LogFilter::default()), by_key),
-        (log(watched), by_key),
+        (log(watched.clone()), by_key),
+        (log(watched), "holding_allocation (allocation_id=?"),
         (holdings(at), "holding_address (space=? AND address=?"),
         (
             holdings(by_owner(Some("ns"), Some("web"))),
@@ -382,6 +395,7 @@ async fn no_query_of_the_history_reads_the_whole_log() {
             "former_owner",
             "change_log_allocation",
             "holding_allocation",
+            "holding_address",
         ];
         let may_sort = by_owner.iter().any(|index| expected.contains(index))
             || expected.contains("change_log_other");
@@ -390,5 +404,6 @@ async fn no_query_of_the_history_reads_the_whole_log() {
 }
 
 fn is_scan(step: &str) -> bool {
-    step.starts_with("SCAN") && step != "SCAN CONSTANT ROW"
+    let few = ["SCAN CONSTANT ROW", "SCAN span"];
+    step.starts_with("SCAN") && !few.contains(&step)
 }

@@ -16,45 +16,29 @@ pub(in crate::store) fn changes_query(
     let mut query = QueryBuilder::<Sqlite>::new(
         "select change_log.revision, min_reader, entry, actor, request_id from change_log",
     );
-    // Named by its table, so that the planner reads in this order instead of sorting.
-    let revision = if let Some((space, address)) = &filter.address {
-        query.push(" join change_address using (revision) where space = ");
+    query.push(" where revision >= ").push_bind(first);
+    query.push(" and revision < ").push_bind(end);
+    // Those of a page, where nothing else says which they are.
+    let at_most = filter.is_found_by_allocation().then_some(limit);
+    if let Some((space, address)) = &filter.address {
+        query.push(" and subject = 1 and revision in (with span(id, first, last) as (");
+        query.push(
+            "select allocation_id, start_revision,
+                case end_revision when 0 then 9223372036854775807 else end_revision end
+            from holding where space = ",
+        );
         query.push_bind(space).push(" and address = ");
         query.push_bind(address.to_bytes().to_vec());
-        "change_address.revision"
-    } else {
-        query.push(" where true");
-        "change_log.revision"
-    };
-    query.push(format!(" and {revision} >= ")).push_bind(first);
-    query.push(format!(" and {revision} < ")).push_bind(end);
+        query.push(")");
+        push_decisions(&mut query, first, end, at_most);
+    }
     match &filter.owner {
         None => {}
-        // Their decisions are together in the index, but not in order: they are sorted there, and
-        // only those of the page are read. (`cross join` keeps the order of the tables.)
         Some(owner) if owner.namespace.is_some() => {
-            query.push(" and subject = 1");
-            query.push(format!(" and {revision} in (with mine(id) as ("));
-            push_allocations(&mut query, owner);
-            query.push(
-                ") select past.revision from mine
-                cross join change_log past indexed by change_log_allocation
-                where past.allocation_id = mine.id and past.subject = 1 and past.kind <> 1
-                    and past.revision >= ",
-            );
-            query
-                .push_bind(first)
-                .push(" and past.revision < ")
-                .push_bind(end)
-                .push(" union all select id from mine where id >= ")
-                .push_bind(first)
-                .push(" and id < ")
-                .push_bind(end);
-            if filter.is_found_by_owner() {
-                query.push(" order by 1 desc limit ");
-                query.push_bind(i64::from(limit) + 1);
-            }
+            query.push(" and subject = 1 and revision in (with span(id, first, last) as (");
+            push_spans(&mut query, owner);
             query.push(")");
+            push_decisions(&mut query, first, end, at_most);
         }
         Some(owner) => {
             query.push(" and subject = 1");
@@ -77,9 +61,33 @@ pub(in crate::store) fn changes_query(
             }
         }
     }
-    query.push(format!(" order by {revision} desc limit "));
+    query.push(" order by revision desc limit ");
     query.push_bind(i64::from(limit) + 1);
     query
+}
+
+/// The decisions about the allocations of `span`, each from one revision to another, between two
+/// revisions; and the end of the subselect. They are together in the index, but not in order: they are
+/// sorted there, and only those of a page are read. (`cross join` keeps the order of the tables.)
+fn push_decisions(query: &mut QueryBuilder<Sqlite>, first: i64, end: i64, at_most: Option<u32>) {
+    query.push(
+        " select past.revision from span
+        cross join change_log past indexed by change_log_allocation
+        where past.allocation_id = span.id and past.subject = 1 and past.kind = 2
+            and past.revision between max(first, ",
+    );
+    query.push_bind(first).push(") and min(last, ");
+    query.push_bind(end - 1).push(")");
+    // The creation has the id as its revision, and the end is told by who ended.
+    query.push(" union select first from span where first >= ");
+    query.push_bind(first).push(" and first < ").push_bind(end);
+    query.push(" union select last from span where last >= ");
+    query.push_bind(first).push(" and last < ").push_bind(end);
+    if let Some(limit) = at_most {
+        query.push(" order by 1 desc limit ");
+        query.push_bind(i64::from(limit) + 1);
+    }
+    query.push(")");
 }
 
 /// Intervals before the one named `end`.
@@ -134,6 +142,17 @@ fn push_allocations(query: &mut QueryBuilder<Sqlite>, owner: &OwnerFilter) {
     push_owner(query, owner);
 }
 
+/// The same, with the decisions that made and ended each of them. (One whose end the log does not have
+/// any more has no decision in it.)
+fn push_spans(query: &mut QueryBuilder<Sqlite>, owner: &OwnerFilter) {
+    query.push("select id, id, 9223372036854775807 from allocation where true");
+    push_owner(query, owner);
+    query.push(
+        " union all select allocation_id, allocation_id, end_revision from former_owner where true",
+    );
+    push_owner(query, owner);
+}
+
 fn push_owner(query: &mut QueryBuilder<Sqlite>, owner: &OwnerFilter) {
     query.push(" and cluster = ").push_bind(&owner.cluster);
     if let Some(namespace) = &owner.namespace {
@@ -176,11 +195,17 @@ pub(in crate::store) fn log_query(
     }
     if let Some((space, address)) = &filter.address {
         query
-            .push(" and exists (select 1 from change_address where space = ")
+            .push(
+                " and exists (select 1 from holding indexed by holding_allocation
+                where holding.allocation_id = change_log.allocation_id and space = ",
+            )
             .push_bind(space)
             .push(" and address = ")
             .push_bind(address.to_bytes().to_vec())
-            .push(" and change_address.revision = change_log.revision)");
+            .push(
+                " and change_log.revision >= start_revision
+                and (end_revision = 0 or change_log.revision <= end_revision))",
+            );
     }
     query
         .push(" order by revision limit ")

@@ -6,8 +6,12 @@ use std::sync::Arc;
 use pharos_proto::v1;
 use proptest::prelude::*;
 
-use super::super::{Batch, HoldingFilter, Logged, Origin, OwnerFilter, Reader, check};
-use super::execute;
+use super::super::plan::addresses_of;
+use super::super::{
+    Batch, ChangeFilter, HoldingFilter, LogFilter, Logged, Origin, OwnerFilter, Reader, check,
+};
+use super::compaction::changes_of;
+use super::{execute, to_schema_8};
 use crate::state::address::Address;
 use crate::state::command::Command;
 use crate::state::model::Timestamp;
@@ -77,7 +81,12 @@ struct Book {
     store: Store,
     model: Model,
     time: i64,
+    /// Which decisions tell of an address.
+    touched: BTreeMap<Touched, Vec<u64>>,
 }
+
+/// Space and address.
+type Touched = (String, [u8; 16]);
 
 impl Book {
     async fn open(folder: &Folder) -> Self {
@@ -88,6 +97,7 @@ impl Book {
             store,
             model: Model::default(),
             time: 100,
+            touched: BTreeMap::new(),
         }
     }
 
@@ -106,6 +116,10 @@ impl Book {
                     let revision = change.is_decision().then(|| self.state.revision());
                     if let Some(revision) = revision {
                         self.model.see(&self.state, revision, batch.time);
+                        for (space, address) in addresses_of(&change) {
+                            let touched = self.touched.entry((space.to_string(), address));
+                            touched.or_default().push(revision);
+                        }
                     }
                     batch.changes.push(Logged {
                         revision,
@@ -117,6 +131,28 @@ impl Book {
             }
         }
         self.store.writer.commit(&batch).await.expect("committed");
+    }
+
+    /// The history of each address is that of the decisions that tell of it.
+    async fn check_touched(&self) {
+        for ((space, address), revisions) in &self.touched {
+            let address = Some((space.clone(), Address::from_bytes(*address)));
+            let listed = ChangeFilter {
+                address: address.clone(),
+                ..ChangeFilter::default()
+            };
+            let mut found = changes_of(&self.store, &listed).await;
+            found.reverse();
+            assert_eq!(&found, revisions, "{space} {address:?}");
+            let watched = LogFilter {
+                address,
+                ..LogFilter::default()
+            };
+            let part = self.store.reader.log_part(0, &watched, 1000).await;
+            let part = part.expect("readable").entries.into_iter();
+            let found: Vec<u64> = part.map(|(revision, _)| revision).collect();
+            assert_eq!(&found, revisions, "{space} watched");
+        }
     }
 
     async fn held_by(&self, filter: HoldingFilter) -> Vec<String> {
@@ -223,6 +259,7 @@ proptest! {
             assert!(starts.is_sorted_by(|a, b| a >= b), "newest first: {starts:?}");
             sort(&mut found);
             assert_eq!(found, book.model.sorted());
+            book.check_touched().await;
             for time in (100..book.time + 20).step_by(5) {
                 let mut then = list(&book.store.reader, &at(time), 100).await;
                 sort(&mut then);
@@ -239,6 +276,7 @@ proptest! {
             drop(book.store);
 
             // The same, out of what a version without the table left.
+            to_schema_8(&folder.file());
             execute(&folder.file(), false, "drop table holding").await;
             execute(&folder.file(), false, "drop table history_meta").await;
             execute(&folder.file(), false, "drop index change_log_cluster").await;

@@ -179,7 +179,7 @@ async fn check_names_what_does_not_agree() {
     execute(
         &folder.file(),
         false,
-        "insert into allocation_address select space, address, 2, cluster, group_key, backend_key
+        "insert into allocation_address select space, address, 2
         from held_address where cluster = 'west'",
     )
     .await;

@@ -2,9 +2,11 @@
 
 use sqlx::{Row as _, SqliteConnection};
 
-use super::super::{AllocationFilter, Location, Missing, Store, check};
+use super::super::{AllocationFilter, ChangeFilter, Location, Missing, Store, check};
 use super::backups::Book;
-use super::{execute, reading};
+use super::compaction::changes_of;
+use super::{execute, owner, reading, to_schema_8};
+use crate::state::address::Address;
 use crate::state::model::Timestamp;
 use crate::testing::{Folder, allocate, apply_pool};
 
@@ -97,15 +99,15 @@ fn migrations_only_add() {
             let adds = match words.as_slice() {
                 // An index holds nothing that its table does not.
                 ["create", "table" | "index", ..] | ["drop", "index", ..] | [] => true,
-                ["alter", "table", _, "add", "column", ..] => true,
+                ["alter", "table", _, "add" | "rename", ..] => true,
                 ["insert", "into", ..] => true,
                 // Guards repeat what `allocation` has.
-                [
-                    "delete",
-                    "from",
-                    "allocation_port" | "allocation_address",
-                    ..,
-                ] => true,
+                ["delete", "from", table, ..] | ["drop", "table", table] => matches!(
+                    *table,
+                    "allocation_port" | "allocation_address" | "held_address" | "change_address"
+                ),
+                // What a new column is filled with.
+                ["update", "former_owner", "set", "end_revision", ..] => true,
                 _ => false,
             };
             assert!(adds, "{statement}");
@@ -205,9 +207,10 @@ async fn nothing_is_made_where_a_database_was_expected() {
     assert!(!there.expect("it is there").created);
 }
 
-/// Version 7 had a row per holder and per port also where somebody holds an address alone.
+/// Version 7 had a row per holder and per port also where somebody holds an address alone; version 8 said
+/// of which addresses each decision tells, and did not say which one ended an allocation.
 #[tokio::test]
-async fn a_database_that_guards_sole_holders_twice_is_brought_up() {
+async fn a_database_of_an_older_version_is_brought_up() {
     let folder = Folder::new();
     let mut book = Book::open(&folder.location()).await;
     book.commit(&apply_pool("pool", &["192.0.2.0/24", "2001:db8::/64"]))
@@ -223,8 +226,20 @@ async fn a_database_that_guards_sole_holders_twice_is_brought_up() {
         });
         book.commit(&shares).await;
     }
+    for owner in ["east/ns/gone", "east/ns/gone"] {
+        book.commit(&allocate(owner, |_| {})).await;
+        book.commit(&allocate(owner, |wire| wire.ports[0].port = 8080))
+            .await;
+        book.commit(&crate::testing::release(owner)).await;
+    }
     let held = book.held();
+    let history = histories(&book.store).await;
+    assert!(
+        history.iter().all(|revisions| revisions.len() > 1),
+        "{history:?}"
+    );
     book.close().await;
+    to_schema_8(&folder.file());
     for older in [
         "insert into allocation_address select space, address,
             cast(substr(group_key, 2) as integer), cluster, group_key, backend_key
@@ -237,8 +252,26 @@ async fn a_database_that_guards_sole_holders_twice_is_brought_up() {
     }
     let mut book = Book::open(&folder.location()).await;
     assert_eq!(book.held(), held);
+    assert_eq!(histories(&book.store).await, history);
     book.commit(&crate::testing::release("east/ns/alone")).await;
     book.close().await;
     let problems = super::super::check(&folder.location()).await;
     assert_eq!(problems.expect("checked"), [""; 0]);
+}
+
+/// Of what an owner and an address went through.
+async fn histories(store: &Store) -> [Vec<u64>; 2] {
+    let address = Address::from(std::net::Ipv4Addr::new(192, 0, 2, 2));
+    let of_address = ChangeFilter {
+        address: Some(("default".to_owned(), address)),
+        ..ChangeFilter::default()
+    };
+    let of_owner = ChangeFilter {
+        owner: owner("east", Some("ns"), Some("gone")),
+        ..ChangeFilter::default()
+    };
+    [
+        changes_of(store, &of_address).await,
+        changes_of(store, &of_owner).await,
+    ]
 }

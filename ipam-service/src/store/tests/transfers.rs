@@ -216,9 +216,10 @@ async fn a_bad_line_is_told_by_its_number_and_nothing_is_written() {
         .expect_err("no lines");
 }
 
-/// An older version had a row per holder and per port also where somebody holds an address alone.
+/// An older version had a row per holder and per port also where somebody holds an address alone, said
+/// of which addresses each decision tells, and not which one ended an allocation.
 #[tokio::test]
-async fn an_export_that_guards_sole_holders_twice_is_taken_in() {
+async fn an_export_of_an_older_version_is_taken_in() {
     let (_folder, file, text) = whole_export().await;
     let read = |line| serde_json::from_str::<Value>(line).expect("JSON");
     let mut lines: Vec<Value> = text.lines().map(read).collect();
@@ -245,6 +246,16 @@ async fn an_export_that_guards_sole_holders_twice_is_taken_in() {
         sole += 1;
     }
     assert!(sole > 0);
+    let mut ended = Vec::new();
+    for line in &mut lines {
+        if line["type"] == "former_owner" {
+            let fields = line.as_object_mut().expect("an object");
+            ended.extend(fields.remove("end_revision"));
+        }
+    }
+    lines.push(serde_json::json!({
+        "type": "change_address", "space": "default", "address": "192.0.2.1", "revision": 2,
+    }));
     end["rows"] = (lines.len() - 1).into();
     lines.push(end);
     let lines: Vec<String> = lines.iter().map(ToString::to_string).collect();
@@ -252,4 +263,13 @@ async fn an_export_that_guards_sole_holders_twice_is_taken_in() {
     let other = Folder::new();
     import(&file, &other.location()).await.expect("imported");
     assert_eq!(check(&other.location()).await.expect("checked"), [""; 0]);
+    let database = rusqlite::Connection::open(other.file()).expect("a database");
+    let ends = "select end_revision from former_owner order by 1";
+    let mut statement = database.prepare(ends).expect("good SQL");
+    let rows = statement.query_map((), |row| row.get::<_, i64>(0));
+    let found = rows.expect("rows").map(|row| row.expect("a row"));
+    let found: Vec<Value> = found.map(Value::from).collect();
+    assert!(!found.is_empty());
+    ended.sort_by_key(Value::as_i64);
+    assert_eq!(found, ended);
 }
