@@ -22,7 +22,9 @@ use std::ops::Bound::{Excluded, Unbounded};
 
 use self::again::Again;
 use self::cluster_list::{ByFamily, ClusterList, families_waited_for};
-use self::lists::{Ids, Lists, WaitsFor, lacks_second_family, take_out, waits_for};
+use self::lists::{
+    Ids, Lists, WaitsFor, lacks_second_family, pools_of_a_half, take_out, waits_for,
+};
 use super::State;
 use super::address::{Address, AddressRange, Family};
 use super::choice::Asking;
@@ -454,7 +456,7 @@ impl State {
         let view = self.pools.view(&claim.space, &owner.cluster);
         let mut pools = view.containing(address).filter(|pool| {
             let is_open = pool.auto_assign || claim.reservation.is_some();
-            let is_its_own = lacks_second_family(one) == Some(&pool.key);
+            let is_its_own = pools_of_a_half(one).any(|own| *own == pool.key);
             let is_meant = match (&one.standing, &claim.pool) {
                 (Standing::Assigned, _) => is_its_own || (claim.allows_two_pools() && is_open),
                 (_, Some(name)) => pool.key.name == *name,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::by_owner::ByOwner;
 use super::cluster_list::{ClusterList, families_of};
-use super::{Ids, lacks_second_family, take_out, waits_for};
+use super::{Ids, pools_of_a_half, take_out, waits_for};
 use crate::state::State;
 use crate::state::address::{Address, AddressRange};
 use crate::state::model::{Allocation, AllocationId, Quota, ReservationKey};
@@ -62,11 +62,16 @@ fn wishes(one: &Allocation) -> Wishes<'_> {
         name: name.clone(),
     });
     let is_open = claim.addresses.is_empty() && reservation.is_none();
-    let half = lacks_second_family(one).map(|pool| &pool.name);
+    let halves = pools_of_a_half(one).map(|pool| &pool.name);
     Wishes {
         addresses,
         any_pool: is_open && claim.pool.is_none(),
-        pools: claim.pool.iter().chain(half).filter(|_| is_open).collect(),
+        pools: claim
+            .pool
+            .iter()
+            .chain(halves)
+            .filter(|_| is_open)
+            .collect(),
         reservation,
     }
 }

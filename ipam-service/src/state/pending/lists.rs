@@ -46,8 +46,8 @@ pub(super) struct WaitsFor<'a> {
 pub(super) fn waits_for(allocation: &Allocation) -> Option<WaitsFor<'_>> {
     let claim = &allocation.claim;
     let is_content = allocation.standing == Standing::Assigned;
-    let half = lacks_second_family(allocation);
-    if is_content && half.is_none() {
+    let mut halves = pools_of_a_half(allocation).peekable();
+    if is_content && halves.peek().is_none() {
         return None;
     }
     let mut addresses = claim.addresses.clone();
@@ -59,15 +59,14 @@ pub(super) fn waits_for(allocation: &Allocation) -> Option<WaitsFor<'_>> {
         addresses.extend(held.map_or(&[][..], |_| &allocation.addresses));
     }
     let named = claim.pool.as_ref().filter(|_| !is_content);
-    let half = half
-        .map(|pool| &pool.name)
-        .filter(|name| Some(*name) != named);
+    let halves = halves.map(|pool| &pool.name);
+    let halves = halves.filter(|name| Some(*name) != named);
     let share_key = ShareKey::of(&allocation.owner.key, claim);
     let open = claim.pool.is_none() && claim.reservation.is_none() && claim.addresses.is_empty();
     Some(WaitsFor {
         addresses,
         any_pool: open && (!is_content || claim.allows_two_pools()),
-        pools: named.into_iter().chain(half).collect(),
+        pools: named.into_iter().chain(halves).collect(),
         share_key: share_key.filter(|_| claim.addresses.is_empty()),
         reservation: claim.reservation.as_ref().map(|name| ReservationKey {
             space: claim.space.clone(),
@@ -91,6 +90,24 @@ pub(super) fn lacks_second_family(allocation: &Allocation) -> Option<&PoolKey> {
             && claim.addresses.is_empty()
             && allocation.addresses.len() == 1
     })
+}
+
+/// The pools of which a claim for both families may keep one address and take another beside it: that of
+/// the only one, and those of two that it holds under an earlier claim.
+pub(super) fn pools_of_a_half(allocation: &Allocation) -> impl Iterator<Item = &PoolKey> {
+    let claim = &allocation.claim;
+    let is_stale = matches!(allocation.standing, Standing::Stale { .. });
+    let wants_two = matches!(claim.families, Families::Both | Families::PreferBoth { .. });
+    let of_two = is_stale && wants_two && claim.addresses.is_empty();
+    let pools = [&allocation.pool, &allocation.second_pool];
+    let of_two = pools
+        .into_iter()
+        .flatten()
+        .filter(move |pool| of_two && pool.space == claim.space);
+    let of_one = lacks_second_family(allocation);
+    of_one
+        .into_iter()
+        .chain(of_two.filter(move |pool| Some(*pool) != of_one))
 }
 
 impl Lists {

@@ -1,5 +1,5 @@
 use crate::state::address::Family;
-use crate::state::command::{Allocate, Command, InUse};
+use crate::state::command::{Allocate, Command, IfRefused, InUse};
 use crate::state::model::{Claim, Families, Pool};
 use crate::state::refusal::{Reason, Rejection};
 use crate::state::testing::*;
@@ -667,4 +667,37 @@ fn a_restart_decides_of_those_who_would_like_both_families_only_whom_a_pool_can_
     book.state = State::restore(book.state.revision(), rows(&book.state));
     assert_eq!(book.settle(&mut Vec::new()), 1);
     assert_eq!(book.held("east/x/likes"), "10.1.0.1 2001:db8::");
+}
+
+#[test]
+fn who_may_keep_one_of_two_addresses_waits_for_the_other_in_their_own_pool() {
+    let closed = Pool {
+        auto_assign: false,
+        ..pool("p", &["10.0.0.0/31", "2001:db8::/127"])
+    };
+    let mut book = Book::with_pools(&[closed]);
+    let from_p = |claim: Claim| Claim {
+        pool: Some(name("p")),
+        ..claim
+    };
+    let sharing = |port, families| {
+        from_p(Claim {
+            families,
+            ..shared("k", port)
+        })
+    };
+    assert_eq!(
+        book.take("east/red/a", sharing(80, Families::Both)),
+        "10.0.0.0 2001:db8::"
+    );
+    book.take("east/red/c", sharing(81, Families::One(Family::V6)));
+    let other = from_p(families(Families::One(Family::V6)));
+    assert_eq!(book.take("east/red/b", other), "2001:db8::1");
+    // Its IPv6 address is shared with another one under the key that it gives up.
+    let mut alone = allocate("east/red/a", families(Families::Both));
+    alone.if_refused = IfRefused::Queue;
+    book.run(alone).expect("waits");
+    assert!(book.held("east/red/a").starts_with("10.0.0.0 2001:db8:: ("));
+    book.run(release("east/red/b")).expect("released");
+    assert_eq!(book.held("east/red/a"), "10.0.0.0 2001:db8::1");
 }
