@@ -17,7 +17,7 @@ use crate::ipam::Ipam;
 pub enum Moment {
     /// At any moment under load.
     UnderLoad,
-    /// Under load, when the database file begins to change: a checkpoint is under way.
+    /// Under load, when the log's index says that a checkpoint copies.
     Checkpoint,
     /// While it starts, on a log that another kill has left.
     StartUp,
@@ -33,18 +33,18 @@ const SOME_LOAD: u64 = 128;
 /// Far more than so many allocations take.
 const LONGEST_WAIT_FOR_LOAD: Duration = Duration::from_secs(20);
 
-/// A checkpoint is looked for every half second.
+/// A checkpoint comes with every 4 MiB of the log, which is some thousand calls.
 const LONGEST_WAIT_FOR_CHECKPOINT: Duration = Duration::from_secs(10);
 
-/// A checkpoint of some MiB takes a few milliseconds.
-const LONGEST_CHECKPOINT: Duration = Duration::from_millis(3);
+/// A checkpoint of 4 MiB takes a few milliseconds, of which the copying is a part.
+const LONGEST_CHECKPOINT: Duration = Duration::from_millis(1);
 
 /// What the rounds of a run have seen.
 #[derive(Debug, Default)]
 pub struct Kills {
     pub under_load: u32,
     pub starting: u32,
-    /// Kills that met a checkpoint half done, as the log's index says.
+    /// Kills under load that met a checkpoint half done, as the log's index says.
     pub in_checkpoint: u32,
     /// From the start of the process until it was ready, of every start that was not cut short.
     pub restarts: Vec<Duration>,
@@ -96,8 +96,8 @@ impl Kills {
             while let Some(client) = clients.join_next().await {
                 client?;
             }
+            self.in_checkpoint += u32::from(wal::in_checkpoint(&ipam.database())?);
         }
-        self.in_checkpoint += u32::from(wal::in_checkpoint(&ipam.database())?);
         between(ipam);
         let started = wait::now();
         ipam.restart()?;
@@ -116,14 +116,13 @@ async fn wait_for_load(load: &Load, allocations: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until the database file changes, which only a checkpoint does, and then a little more.
+/// Waits until a checkpoint copies, and then a little more.
 async fn wait_for_checkpoint(database: &Path, random: &mut StdRng) -> anyhow::Result<()> {
     let database = database.to_owned();
     let more = random.random_range(Duration::ZERO..LONGEST_CHECKPOINT);
     let watch = tokio::task::spawn_blocking(move || {
-        let modified = || std::fs::metadata(&database).and_then(|file| file.modified());
-        let (before, from) = (modified()?, wait::now());
-        while modified()? == before {
+        let from = wait::now();
+        while !wal::in_checkpoint(&database)? {
             anyhow::ensure!(
                 from.elapsed() < LONGEST_WAIT_FOR_CHECKPOINT,
                 "no checkpoint under load"
@@ -134,5 +133,5 @@ async fn wait_for_checkpoint(database: &Path, random: &mut StdRng) -> anyhow::Re
         std::thread::sleep(more);
         Ok(())
     });
-    watch.await.context("the watch of the database file")?
+    watch.await.context("the watch of the log's index")?
 }

@@ -3,9 +3,12 @@
 //!
 //! [`lose_transactions`] is a disk that loses its last writes: it cuts the log off some transactions
 //! before its end. This is what a power cut can do under `synchronous=OFF`, and what `kill -9` never
-//! does. [`in_checkpoint`] says whether the kill met a checkpoint.
+//! does. [`in_checkpoint`] says whether the kill met a checkpoint that copied; the sync
+//! behind that makes no difference to a kill.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
+use std::io::ErrorKind;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -16,8 +19,8 @@ const FRAME_HEADER: usize = 24;
 
 /// Where the index of the log says how many of its frames surely are in the database file, and how
 /// many a checkpoint has begun to copy there.
-const BACKFILLED: usize = 96;
-const BACKFILL_BEGUN: usize = 128;
+const BACKFILLED: u64 = 96;
+const BACKFILL_BEGUN: u64 = 128;
 
 /// Cuts the last `transactions` off the log of a database that nobody has open. Says how many were
 /// there to be cut off: what a checkpoint has begun to copy stays, since without the log the database
@@ -41,19 +44,24 @@ pub fn lose_transactions(database: &Path, transactions: usize) -> anyhow::Result
     Ok(commits.len() - kept)
 }
 
-/// Whether a checkpoint had begun, and had not ended, when the last user of the database was killed.
+/// Whether a checkpoint had begun to copy, and had not ended, when the last user of the database was
+/// killed. If that was while it opened a log that another kill had left, the index says so, too, and it
+/// is not true.
 pub fn in_checkpoint(database: &Path) -> anyhow::Result<bool> {
     Ok(index_entry(database, BACKFILL_BEGUN)? > index_entry(database, BACKFILLED)?)
 }
 
 /// A number of the index, which is in the byte order of the machine. No index: nothing was copied.
-fn index_entry(database: &Path, at: usize) -> anyhow::Result<u32> {
-    let index = match std::fs::read(beside(database, "-shm")) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(0),
+fn index_entry(database: &Path, at: u64) -> anyhow::Result<u32> {
+    let index = match File::open(beside(database, "-shm")) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
         index => index?,
     };
-    let bytes = index.get(at..).and_then(|rest| rest.first_chunk());
-    Ok(bytes.map_or(0, |bytes| u32::from_ne_bytes(*bytes)))
+    let mut bytes = [0; 4];
+    match index.read_exact_at(&mut bytes, at) {
+        Err(error) if error.kind() == ErrorKind::UnexpectedEof => Ok(0),
+        read => read.map(|()| u32::from_ne_bytes(bytes)).map_err(Into::into),
+    }
 }
 
 fn beside(database: &Path, suffix: &str) -> PathBuf {
