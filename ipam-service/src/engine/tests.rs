@@ -340,14 +340,21 @@ async fn an_error_of_a_checkpoint_ends_writing_although_nobody_asks_for_anything
     let running = Running::start(&folder).await;
     let pool = apply_pool("pool", &["192.0.2.1-192.0.2.9"]);
     running.submit(pool).await.expect("pool");
-    // When the metrics know of it, nothing is left for the writer to wake up for.
-    while running.metric("pharos_ipam_revision ") == 0 {
+    // A checkpoint is due, and does not find its file.
+    let log = folder.file().with_extension("db-wal");
+    while std::fs::metadata(&log).expect("a log").len() < 5 << 20 {
+        for command in [
+            allocate("east/default/a", |_| {}),
+            release("east/default/a"),
+        ] {
+            running.submit(command).await.expect("decided");
+        }
+    }
+    // When the metrics know of all of it, nothing is left for the writer to wake up for.
+    let store = running.reader.log_span().await.expect("read");
+    while u64::from(running.metric("pharos_ipam_revision ")) != store.revision {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    // A checkpoint is due, and does not find its file. (Frames of zeros are no frames.)
-    let log = folder.file().with_extension("db-wal");
-    let log = std::fs::OpenOptions::new().write(true).open(log);
-    log.expect("a log").set_len(5 << 20).expect("longer");
     let away = folder.file().with_extension("away");
     std::fs::rename(folder.file(), &away).expect("moved");
     let checkpoints = tokio::spawn(running.checkpointer.clone().run());

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use sqlx::{ConnectOptions as _, Connection as _, Row as _, SqliteConnection};
 
-use super::checkpoint::Gate;
-use super::sqlite::{checkpoint_options, code_of};
+use super::checkpoint::{Gate, LOG_SIZE, size_of};
+use super::sqlite::{code_of, compactor_options};
 use super::write::Failure;
 use super::{CommitError, ReadError, Reader};
 use crate::state::model::{Revision, Timestamp};
@@ -108,7 +108,7 @@ impl Compactor {
     /// A new one for each step. The last connection that is closed moves the write-ahead log into the
     /// database, and that is for the writer to decide; and another file may have the name by now.
     async fn connected(&self) -> Result<SqliteConnection, CommitError> {
-        let connection = checkpoint_options(&self.database).connect().await;
+        let connection = compactor_options(&self.database).connect().await;
         connection.map_err(|error| self.not_connected(&error))
     }
 
@@ -138,14 +138,24 @@ impl Compactor {
                 Err(Failure::of(code_of(&error)).of_statement(error.to_string()))
             }
         };
-        if let Err(failed) = &settled {
-            self.gate.heed(failed);
+        match &settled {
+            Ok(_) => self.tell_length(&mut connection).await,
+            Err(failed) => self.gate.heed(failed),
         }
         // It ends a transaction that was not committed, too.
         if let Err(error) = connection.close().await {
             tracing::debug!(%error, "a connection was not closed in good order");
         }
         settled
+    }
+
+    /// For checkpoints: where nobody writes, this is all that makes the log longer.
+    async fn tell_length(&self, connection: &mut SqliteConnection) {
+        let length = sqlx::query_as::<_, (i64, i64, i64)>(LOG_SIZE);
+        match length.fetch_one(connection).await {
+            Ok((_, frames, copied)) => self.gate.written(size_of(frames, copied), true),
+            Err(error) => tracing::warn!(%error, "the length of the log is not known"),
+        }
     }
 }
 

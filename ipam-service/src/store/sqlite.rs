@@ -12,9 +12,13 @@ pub(super) const APPLICATION_ID: i32 = 0x5048_4152;
 /// How long a statement waits for a lock of SQLite. Only backups and checkpoints take any.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Size of the log at which the writer itself moves it into the database file, in pages of 4 KiB.
-/// The [`Checkpointer`] does so long before, beside the writer.
-pub(super) const WRITER_CHECKPOINT_PAGES: u32 = 16_384;
+/// Length of the log at which the writer copies it into the database file although nobody asked it to,
+/// in frames of one page: 128 MiB. The [`Checkpointer`](super::Checkpointer) does so long before,
+/// beside the writer.
+pub(super) const WRITER_CHECKPOINT_FRAMES: u32 = 32_768;
+
+/// Size that the log's file is cut to when it is begun anew after it was longer, in bytes.
+pub(super) const LOG_LIMIT: u32 = WRITER_CHECKPOINT_FRAMES * (4096 + 24);
 
 /// SQLite's result code (sqlite.org/rescode.html).
 pub(super) fn code_of(error: &sqlx::Error) -> Option<i32> {
@@ -43,11 +47,11 @@ pub(super) fn reader_options(path: &Path) -> SqliteConnectOptions {
         .thread_name(|id| format!("store-reader-{id}"))
 }
 
-pub(super) fn checkpoint_options(path: &Path) -> SqliteConnectOptions {
+pub(super) fn compactor_options(path: &Path) -> SqliteConnectOptions {
     options(path)
         .synchronous(SqliteSynchronous::Full)
         .pragma("wal_autocheckpoint", "0")
-        .thread_name(|_| "store-checkpoint".to_owned())
+        .thread_name(|_| "store-compactor".to_owned())
 }
 
 /// The application that a database belongs to, and how many tables and indexes it has.

@@ -1,6 +1,7 @@
 //! The store on real SQLite files.
 
 mod backups;
+mod checkpoints;
 mod closing;
 mod compaction;
 mod damage;

@@ -4,13 +4,12 @@ use std::path::{Path, PathBuf};
 
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags, Statement};
-use sqlx::Connection as _;
 
-use super::checkpoint::{Gate, Paused};
+use super::checkpoint::{Gate, LogSize, Paused, copy_log, log_size};
 use super::lock::Lock;
 use super::plan::Plan;
 use super::rows::Cell;
-use super::sqlite::{BUSY_TIMEOUT, WRITER_CHECKPOINT_PAGES};
+use super::sqlite::{BUSY_TIMEOUT, LOG_LIMIT};
 use super::{Batch, OpenError, Reader};
 use crate::state::model::Revision;
 
@@ -139,6 +138,8 @@ impl Writer {
 
     /// Moves the whole log into the database file for who has to know how it went, and keeps the lock.
     pub(super) async fn into_one_file(mut self) -> Result<Lock, CommitError> {
+        let mut checkpoints = self.gate.pause().await;
+        drop(checkpoints.take());
         let emptied = self.with_connection(empty_log).await;
         if let Some(connection) = self.connection.take() {
             let close = move || connection.close().map_err(|(_, error)| error.to_string());
@@ -161,11 +162,7 @@ impl Writer {
             None => self.gate.pause().await,
         };
         // The connection that is closed last would move the log; so the one that knows better is last.
-        if let Some(connection) = checkpoints.take()
-            && let Err(error) = connection.close().await
-        {
-            tracing::debug!(%error, "a connection was not closed in good order");
-        }
+        drop(checkpoints.take());
         let leave = |connection: &Connection| {
             connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
         };
@@ -187,10 +184,18 @@ impl Writer {
             revision,
             fact_seq,
         };
-        let done = self.with_connection(move |connection| transaction(connection, &plan, step));
+        let finish = self.gate.must_finish();
+        let done = self.with_connection(move |connection| {
+            if finish {
+                finish_checkpoint(connection)?;
+            }
+            transaction(connection, &plan, step)?;
+            Ok(length_of_log(connection))
+        });
         let gone = || Err(CommitError::Unknown(GONE.to_owned()));
         let done = done.await.unwrap_or_else(gone);
-        done.inspect_err(|error| self.gate.heed(error))?;
+        let size = done.inspect_err(|error| self.gate.heed(error))?;
+        self.gate.written(size, finish);
         self.revision = revision;
         self.fact_seq = fact_seq;
         Ok(())
@@ -228,8 +233,33 @@ pub(super) fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
     connection.pragma_update(None, "foreign_keys", true)?;
     // Negative: KiB instead of pages.
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
-    connection.pragma_update(None, "wal_autocheckpoint", WRITER_CHECKPOINT_PAGES)?;
+    // SQLite would not tell of an error of its own checkpoints; see [`finish_checkpoint`].
+    connection.pragma_update(None, "wal_autocheckpoint", 0)?;
+    connection.pragma_update(None, "journal_size_limit", LOG_LIMIT)?;
     Ok(connection)
+}
+
+/// Copies what the passes beside the writer have left of the log, so that the next commit begins it anew
+/// (if nobody reads). A sync that fails is none that SQLite would repeat: pages that others have copied
+/// may be lost with it.
+fn finish_checkpoint(connection: &Connection) -> Result<(), CommitError> {
+    let Err(error) = copy_log(connection) else {
+        return Ok(());
+    };
+    if classify(&error) == Failure::Storage {
+        return Err(CommitError::Unknown(error.to_string()));
+    }
+    // The disk is full, for example. There may be room in the log.
+    tracing::warn!(%error, "a checkpoint of the database failed");
+    Ok(())
+}
+
+/// After a commit, which nothing that fails here takes back.
+fn length_of_log(connection: &Connection) -> LogSize {
+    log_size(connection).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the length of the log is not known");
+        LogSize::default()
+    })
 }
 
 /// Writes a batch into a database without a file, whose log ends at `from`.
@@ -381,7 +411,7 @@ fn statement_error(error: &rusqlite::Error) -> CommitError {
     classify(error).of_statement(error.to_string())
 }
 
-fn classify(error: &rusqlite::Error) -> Failure {
+pub(super) fn classify(error: &rusqlite::Error) -> Failure {
     let rusqlite::Error::SqliteFailure(failure, _) = error else {
         // Not of the database: a parameter that does not fit the statement, for example.
         return Failure::Refused;

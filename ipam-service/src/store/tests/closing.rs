@@ -32,7 +32,7 @@ async fn a_log_that_somebody_reads_is_not_said_to_be_in_the_file() {
 async fn the_log_of_a_file_that_is_not_to_be_trusted_is_left_as_it_is() {
     let folder = Folder::new();
     let mut book = some_book(&folder).await;
-    book.store.checkpointer.checkpoint().await.expect("done");
+    book.store.checkpointer.pass().await.expect("done");
     book.commit(&allocate("east/ns/late", |_| ())).await;
     let files = ["", "-wal"].map(|suffix| beside(&folder.file(), suffix));
     let before = files
