@@ -4,6 +4,8 @@
 -- That all holders of an address are of one group is seen to when a holder is entered: an index over
 -- whole rows for foreign keys to refer to is not needed. So only the key is referred to, and what
 -- held_address has is not repeated by the holders.
+-- Every address that is held, and by which group. An address belongs to one cluster and one sharing
+-- group: a second one cannot be inserted.
 create table held_address_9 (
     space text not null,
     address blob not null check (length(address) = 16),
@@ -16,6 +18,7 @@ create table held_address_9 (
 insert into held_address_9 (space, address, cluster, group_key, backend_key)
     select space, address, cluster, group_key, backend_key from held_address;
 
+-- Who holds an address that several allocations of one group may hold.
 create table allocation_address_9 (
     space text not null,
     address blob not null,
@@ -26,6 +29,7 @@ create table allocation_address_9 (
 insert into allocation_address_9 (space, address, allocation_id)
     select space, address, allocation_id from allocation_address;
 
+-- Ports in use on such an address: no two holders have one in common.
 create table allocation_port_9 (
     space text not null,
     address blob not null,

@@ -228,7 +228,8 @@ async fn check_owners(
             "select log.revision from change_log log where subject = 1 and kind = 3
                 and not exists (select 1 from former_owner former
                     where former.cluster = log.cluster and former.namespace = log.namespace
-                        and former.name = log.name and former.allocation_id = log.allocation_id)",
+                        and former.name = log.name and former.allocation_id = log.allocation_id
+                        and former.end_revision = log.revision)",
             "former_owner: none for what ended at revision",
         ),
         (
@@ -273,15 +274,16 @@ async fn check_children(
     }
     let mut found = Guard::new();
     let addresses = sqlx::query(concat!(
-        "select space, address, allocation_id, cluster, group_key from ",
+        "select space, address, allocation_id, cluster, group_key, backend_key from ",
         address_holders!()
     ));
     for row in addresses.fetch_all(&mut *connection).await? {
         let (space, id): (String, i64) = (row.try_get(0)?, row.try_get(2)?);
         let (cluster, group): (String, String) = (row.try_get(3)?, row.try_get(4)?);
+        let backends: String = row.try_get(5)?;
         let address = address_text(row.try_get(1)?)?;
         found.insert(format!(
-            "address {address} in {space} by {id} of {cluster}, group {group}"
+            "address {address} in {space} by {id} of {cluster}, group {group}, backends {backends:?}"
         ));
     }
     let ports =
@@ -368,12 +370,13 @@ fn expect_allocation(
     let addresses = address_rows(Some(&allocation));
     for row in &addresses {
         expected.insert(format!(
-            "address {} in {} by {} of {}, group {}",
+            "address {} in {} by {} of {}, group {}, backends {:?}",
             Address::from_bytes(row.address),
             row.space,
             row.id,
             row.cluster,
-            row.group_key
+            row.group_key,
+            row.backend_key
         ));
     }
     for (row, protocol, port) in port_rows(&addresses, Some(&allocation)) {

@@ -236,7 +236,7 @@ async fn delete_oldest(
 }
 
 /// Of allocations whose end goes from the log now, and that no interval tells of.
-pub(super) const DELETE_FORMER_OWNERS: &str = "
+const DELETE_FORMER_OWNERS: &str = "
 delete from former_owner where (cluster, namespace, name, allocation_id) in (
     select cluster, namespace, name, allocation_id from change_log
     where revision <= ?1 and subject = 1 and kind = 3)

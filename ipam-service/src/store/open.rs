@@ -17,7 +17,7 @@ use super::sqlite::{OWNER, is_foreign, schema_options};
 use super::{Checkpointer, Compactor, ReadError, Reader, Writer, fill};
 use crate::state::model::Timestamp;
 
-/// Schema, in order. Never edited after a release; later ones only add.
+/// Schema, in order. Never edited after a release; later ones take away only what others repeat.
 const MIGRATIONS: &[(i64, &str, &str)] = &[
     (
         1,

@@ -4,10 +4,10 @@
 macro_rules! address_holders {
     () => {
         "(select space, address, cast(substr(group_key, 2) as integer) as allocation_id,
-            cluster, group_key
+            cluster, group_key, backend_key
         from held_address where group_key like 'a%'
         union all
-        select space, address, allocation_id, cluster, group_key
+        select space, address, allocation_id, cluster, group_key, backend_key
         from allocation_address join held_address using (space, address))"
     };
 }
@@ -185,10 +185,9 @@ values (?1, ?2, ?3, ?4, ?5)";
 const INSERT_HELD: &str = "
 insert into held_address (space, address, cluster, group_key, backend_key)
 values (?1, ?2, ?3, ?4, ?5)
-on conflict (space, address) do update set cluster = case
-    when (cluster, group_key, backend_key)
-        = (excluded.cluster, excluded.group_key, excluded.backend_key)
-    then cluster end";
+on conflict (space, address) do update set cluster = null
+where (held_address.cluster, held_address.group_key, held_address.backend_key)
+    <> (excluded.cluster, excluded.group_key, excluded.backend_key)";
 
 const INSERT_ADDRESS: &str = "
 insert into allocation_address (space, address, allocation_id)

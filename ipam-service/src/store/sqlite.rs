@@ -20,6 +20,10 @@ pub(super) const WRITER_CHECKPOINT_FRAMES: u32 = 32_768;
 /// Size that the log's file is cut to when it is begun anew after it was longer, in bytes.
 pub(super) const LOG_LIMIT: u32 = WRITER_CHECKPOINT_FRAMES * (4096 + 24);
 
+/// What a statement needs for itself (its journal, a sort) lies in memory: where the database is the only
+/// thing that may be written, as in a container, there is no directory for temporary files.
+pub(super) const TEMP_STORE: &str = "memory";
+
 /// SQLite's result code (sqlite.org/rescode.html).
 pub(super) fn code_of(error: &sqlx::Error) -> Option<i32> {
     error.as_database_error()?.code()?.parse().ok()
@@ -32,6 +36,7 @@ fn options(path: &Path) -> SqliteConnectOptions {
         .create_if_missing(false)
         .busy_timeout(BUSY_TIMEOUT)
         .foreign_keys(true)
+        .pragma("temp_store", TEMP_STORE)
         .disable_statement_logging()
 }
 

@@ -9,7 +9,7 @@ use super::checkpoint::{Gate, LogSize, Paused, copy_log, log_size};
 use super::lock::Lock;
 use super::plan::Plan;
 use super::rows::Cell;
-use super::sqlite::{BUSY_TIMEOUT, LOG_LIMIT};
+use super::sqlite::{BUSY_TIMEOUT, LOG_LIMIT, TEMP_STORE};
 use super::{Batch, OpenError, Reader};
 use crate::state::model::Revision;
 
@@ -231,6 +231,7 @@ pub(super) fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
     connection.set_prepared_statement_cache_capacity(PREPARED);
     connection.pragma_update(None, "synchronous", "full")?;
     connection.pragma_update(None, "foreign_keys", true)?;
+    connection.pragma_update(None, "temp_store", TEMP_STORE)?;
     // Negative: KiB instead of pages.
     connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
     // SQLite would not tell of an error of its own checkpoints; see [`finish_checkpoint`].

@@ -29,7 +29,9 @@ pub(in crate::store) fn changes_query(
         );
         query.push_bind(space).push(" and address = ");
         query.push_bind(address.to_bytes().to_vec());
-        query.push(")");
+        query.push(" and start_revision < ").push_bind(end);
+        query.push(" and (end_revision = 0 or end_revision >= ");
+        query.push_bind(first).push("))");
         push_decisions(&mut query, first, end, at_most);
     }
     match &filter.owner {
@@ -78,11 +80,16 @@ fn push_decisions(query: &mut QueryBuilder<Sqlite>, first: i64, end: i64, at_mos
     );
     query.push_bind(first).push(") and min(last, ");
     query.push_bind(end - 1).push(")");
-    // The creation has the id as its revision, and the end is told by who ended.
-    query.push(" union select first from span where first >= ");
-    query.push_bind(first).push(" and first < ").push_bind(end);
-    query.push(" union select last from span where last >= ");
-    query.push_bind(first).push(" and last < ").push_bind(end);
+    // The first and the last, which need not be in that index.
+    for edge in ["first", "last"] {
+        query.push(format!(
+            " union select past.revision from span
+            cross join change_log past on past.revision = {edge} and past.allocation_id = span.id
+            where {edge} >= "
+        ));
+        query.push_bind(first);
+        query.push(format!(" and {edge} < ")).push_bind(end);
+    }
     if let Some(limit) = at_most {
         query.push(" order by 1 desc limit ");
         query.push_bind(i64::from(limit) + 1);

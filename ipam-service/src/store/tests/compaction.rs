@@ -6,7 +6,7 @@ use sqlx::ConnectOptions as _;
 
 use super::super::{
     Batch, ChangeFilter, CommitError, Compaction, HoldingFilter, LogError, LogFilter, Logged,
-    OpenError, Origin, Store, check,
+    OpenError, Origin, Reader, Store, check,
 };
 use super::execute;
 use crate::state::command::Command;
@@ -122,11 +122,11 @@ async fn the_log_begins_later_and_everything_else_stays() {
 }
 
 /// Every decision about the owners that a filter names, read one by one.
-pub(super) async fn changes_of(store: &Store, filter: &ChangeFilter) -> Vec<u64> {
+pub(super) async fn changes_of(reader: &Reader, filter: &ChangeFilter) -> Vec<u64> {
     let mut found = Vec::new();
     let mut before = None;
     loop {
-        let page = store.reader.changes(filter, before, 2).await;
+        let page = reader.changes(filter, before, 2).await;
         let page = page.expect("readable");
         found.extend(page.items.iter().map(|change| change.revision));
         before = page.next;
@@ -161,7 +161,7 @@ async fn an_owner_has_its_whole_history() {
         batches.push(vec![release("east/other/web")]);
     }
     fill(&mut store, &batches).await;
-    let all = changes_of(&store, &ChangeFilter::default()).await;
+    let all = changes_of(&store.reader, &ChangeFilter::default()).await;
     let rows = store
         .reader
         .changes(&ChangeFilter::default(), None, 100)
@@ -213,7 +213,7 @@ async fn an_owner_has_its_whole_history() {
                 .filter(|change| change.revision > compacted && is_of(change, namespace, name))
                 .map(|change| change.revision)
                 .collect();
-            let found = changes_of(&store, &filter).await;
+            let found = changes_of(&store.reader, &filter).await;
             assert_eq!(found, expected, "{namespace} {name:?}: {sql}");
         }
         let held = store.reader.holdings(&intervals("ns", None), None, 9).await;

@@ -133,31 +133,31 @@ impl Book {
         self.store.writer.commit(&batch).await.expect("committed");
     }
 
-    /// The history of each address is that of the decisions that tell of it.
-    async fn check_touched(&self) {
-        for ((space, address), revisions) in &self.touched {
-            let address = Some((space.clone(), Address::from_bytes(*address)));
-            let listed = ChangeFilter {
-                address: address.clone(),
-                ..ChangeFilter::default()
-            };
-            let mut found = changes_of(&self.store, &listed).await;
-            found.reverse();
-            assert_eq!(&found, revisions, "{space} {address:?}");
-            let watched = LogFilter {
-                address,
-                ..LogFilter::default()
-            };
-            let part = self.store.reader.log_part(0, &watched, 1000).await;
-            let part = part.expect("readable").entries.into_iter();
-            let found: Vec<u64> = part.map(|(revision, _)| revision).collect();
-            assert_eq!(&found, revisions, "{space} watched");
-        }
-    }
-
     async fn held_by(&self, filter: HoldingFilter) -> Vec<String> {
         let found = list(&self.store.reader, &filter, 100).await;
         found.iter().map(name).collect()
+    }
+}
+
+/// The history of each address is that of the decisions that tell of it.
+async fn check_touched(reader: &Reader, touched: &BTreeMap<Touched, Vec<u64>>) {
+    for ((space, address), revisions) in touched {
+        let address = Some((space.clone(), Address::from_bytes(*address)));
+        let listed = ChangeFilter {
+            address: address.clone(),
+            ..ChangeFilter::default()
+        };
+        let mut found = changes_of(reader, &listed).await;
+        found.reverse();
+        assert_eq!(&found, revisions, "{space} {address:?}");
+        let watched = LogFilter {
+            address,
+            ..LogFilter::default()
+        };
+        let part = reader.log_part(0, &watched, 1000).await;
+        let part = part.expect("readable").entries.into_iter();
+        let found: Vec<u64> = part.map(|(revision, _)| revision).collect();
+        assert_eq!(&found, revisions, "{space} watched");
     }
 }
 
@@ -259,7 +259,7 @@ proptest! {
             assert!(starts.is_sorted_by(|a, b| a >= b), "newest first: {starts:?}");
             sort(&mut found);
             assert_eq!(found, book.model.sorted());
-            book.check_touched().await;
+            check_touched(&book.store.reader, &book.touched).await;
             for time in (100..book.time + 20).step_by(5) {
                 let mut then = list(&book.store.reader, &at(time), 100).await;
                 sort(&mut then);
@@ -292,6 +292,7 @@ proptest! {
             let mut filled = list(&again.reader, &HoldingFilter::default(), 1000).await;
             sort(&mut filled);
             assert_eq!(filled, book.model.sorted());
+            check_touched(&again.reader, &book.touched).await;
             drop(again);
             assert_eq!(check(&folder.location()).await.expect("checked"), Vec::<String>::new());
         });

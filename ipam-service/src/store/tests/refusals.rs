@@ -113,11 +113,17 @@ async fn one_address_cannot_have_two_owners_and_one_port_cannot_either() {
     assert!(matches!(clash, Err(CommitError::Refused(_))), "{clash:?}");
     let mut stranger = sharer("d", 8080);
     Arc::make_mut(&mut stranger.claim).sharing_key = "other key".to_owned();
-    let mismatch = commit(&mut store.writer, vec![created(4, stranger)]).await;
-    assert!(
-        matches!(mismatch, Err(CommitError::Refused(_))),
-        "{mismatch:?}"
-    );
+    let mut elsewhere = sharer("d", 8080);
+    elsewhere.owner.key.cluster = east.owner.key.cluster.clone();
+    let mut other_backends = sharer("d", 8080);
+    Arc::make_mut(&mut other_backends.claim).backend_key = "other".to_owned();
+    for joining in [stranger, elsewhere, other_backends] {
+        let mismatch = commit(&mut store.writer, vec![created(4, joining)]).await;
+        assert!(
+            matches!(mismatch, Err(CommitError::Refused(_))),
+            "{mismatch:?}"
+        );
+    }
 
     let mut alone = sharer("d", 8080);
     Arc::make_mut(&mut alone.claim).sharing_key.clear();
