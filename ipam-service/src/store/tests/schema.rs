@@ -2,7 +2,7 @@
 
 use sqlx::{ConnectOptions as _, Row as _, SqliteConnection};
 
-use super::super::sqlite::{checkpoint_options, reader_options, schema_options};
+use super::super::sqlite::{compactor_options, reader_options, schema_options};
 use super::super::write::connect;
 use super::super::{AllocationFilter, ChangeFilter, Location, Missing, Store, check};
 use super::backups::Book;
@@ -93,7 +93,7 @@ async fn no_connection_needs_a_folder_for_temporary_files() {
     for options in [
         schema_options(&file),
         reader_options(&file),
-        checkpoint_options(&file),
+        compactor_options(&file),
     ] {
         let mut connection = options.connect().await.expect("a connection");
         let stored: i64 = sqlx::query_scalar("pragma temp_store")
