@@ -98,16 +98,11 @@ pub(super) fn pools_of_a_half(allocation: &Allocation) -> impl Iterator<Item = &
     let claim = &allocation.claim;
     let is_stale = matches!(allocation.standing, Standing::Stale { .. });
     let wants_two = matches!(claim.families, Families::Both | Families::PreferBoth { .. });
-    let of_two = is_stale && wants_two && claim.addresses.is_empty();
+    let keeps_one_of_two = is_stale && wants_two && claim.addresses.is_empty();
+    let takes_another = keeps_one_of_two || lacks_second_family(allocation).is_some();
     let pools = [&allocation.pool, &allocation.second_pool];
-    let of_two = pools
-        .into_iter()
-        .flatten()
-        .filter(move |pool| of_two && pool.space == claim.space);
-    let of_one = lacks_second_family(allocation);
-    of_one
-        .into_iter()
-        .chain(of_two.filter(move |pool| Some(*pool) != of_one))
+    let pools = pools.into_iter().flatten();
+    pools.filter(move |pool| takes_another && pool.space == claim.space)
 }
 
 impl Lists {
