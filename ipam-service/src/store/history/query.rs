@@ -21,26 +21,25 @@ pub(in crate::store) fn changes_query(
     // Those of a page, where nothing else says which they are.
     let at_most = filter.is_found_by_allocation().then_some(limit);
     if let Some((space, address)) = &filter.address {
-        query.push(" and subject = 1 and revision in (with span(id, first, last) as (");
-        query.push(
-            "select allocation_id, start_revision,
-                case end_revision when 0 then 9223372036854775807 else end_revision end
-            from holding where space = ",
-        );
-        query.push_bind(space).push(" and address = ");
-        query.push_bind(address.to_bytes().to_vec());
-        query.push(" and start_revision < ").push_bind(end);
-        query.push(" and (end_revision = 0 or end_revision >= ");
-        query.push_bind(first).push("))");
-        push_decisions(&mut query, first, end, at_most);
+        let spans = |query: &mut QueryBuilder<Sqlite>| {
+            query.push(
+                "select allocation_id, start_revision,
+                    case end_revision when 0 then 9223372036854775807 else end_revision end
+                from holding where space = ",
+            );
+            query.push_bind(space).push(" and address = ");
+            query.push_bind(address.to_bytes().to_vec());
+            query.push(" and start_revision < ").push_bind(end);
+            query.push(" and (end_revision = 0 or end_revision >= ");
+            query.push_bind(first).push(")");
+        };
+        push_decisions(&mut query, spans, (first, end), at_most);
     }
     match &filter.owner {
         None => {}
         Some(owner) if owner.namespace.is_some() => {
-            query.push(" and subject = 1 and revision in (with span(id, first, last) as (");
-            push_spans(&mut query, owner);
-            query.push(")");
-            push_decisions(&mut query, first, end, at_most);
+            let spans = |query: &mut QueryBuilder<Sqlite>| push_spans(query, owner);
+            push_decisions(&mut query, spans, (first, end), at_most);
         }
         Some(owner) => {
             query.push(" and subject = 1");
@@ -68,12 +67,19 @@ pub(in crate::store) fn changes_query(
     query
 }
 
-/// The decisions about the allocations of `span`, each from one revision to another, between two
-/// revisions; and the end of the subselect. They are together in the index, but not in order: they are
-/// sorted there, and only those of a page are read. (`cross join` keeps the order of the tables.)
-fn push_decisions(query: &mut QueryBuilder<Sqlite>, first: i64, end: i64, at_most: Option<u32>) {
+/// Only the decisions about the allocations of a select, each from one revision to another, between two
+/// revisions. They are together in the index, but not in order: they are sorted there, and only those
+/// of a page are read. (`cross join` keeps the order of the tables.)
+fn push_decisions(
+    query: &mut QueryBuilder<Sqlite>,
+    push_spans: impl FnOnce(&mut QueryBuilder<Sqlite>),
+    (first, end): (i64, i64),
+    at_most: Option<u32>,
+) {
+    query.push(" and subject = 1 and revision in (with span(id, first, last) as (");
+    push_spans(query);
     query.push(
-        " select past.revision from span
+        ") select past.revision from span
         cross join change_log past indexed by change_log_allocation
         where past.allocation_id = span.id and past.subject = 1 and past.kind = 2
             and past.revision between max(first, ",
