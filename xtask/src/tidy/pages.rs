@@ -8,7 +8,11 @@ use std::path::Path;
 use super::{Finding, source};
 
 /// Pages whose tables name tests.
-pub(super) const PAGES: [&str; 2] = ["docs/allocation-rules.md", "docs/service-rules.md"];
+pub(super) const PAGES: [&str; 3] = [
+    "docs/allocation-rules.md",
+    "docs/layer2-rules.md",
+    "docs/service-rules.md",
+];
 
 /// Looks at every row of the page. `read` is the text of a file of this tree, if there is one.
 pub(super) fn check(
