@@ -66,7 +66,8 @@ pub enum Ignored {
     OtherDestination,
     /// Its sender is no single station, or none at all.
     BadSender,
-    /// From this interface itself: seen through a loop or a mirror port.
+    /// From this interface itself, seen through a loop or a mirror port; or from another one of this
+    /// node on the same segment, which announces the same address.
     OwnFrame,
     /// Somebody announces an address for itself that is not ours.
     Gratuitous,
@@ -118,13 +119,15 @@ impl Ignored {
     }
 }
 
-/// Decides about a frame that an interface with this MAC address received.
+/// Decides about a frame that an interface with this MAC address received. `is_own` knows the MAC
+/// addresses of all interfaces of this node: two of them may lie on one segment.
 pub fn decide(
     frame: &[u8],
     own_mac: MacAddr,
+    is_own: impl Fn(MacAddr) -> bool,
     duty: impl Fn(Ipv4Addr) -> Option<AddressDuty>,
 ) -> Decision {
-    match decide_parsed(frame, own_mac, duty) {
+    match decide_parsed(frame, own_mac, is_own, duty) {
         Ok(decision) => decision,
         Err(ignored) => Decision::Ignore(ignored),
     }
@@ -133,6 +136,7 @@ pub fn decide(
 fn decide_parsed(
     frame: &[u8],
     own_mac: MacAddr,
+    is_own: impl Fn(MacAddr) -> bool,
     duty: impl Fn(Ipv4Addr) -> Option<AddressDuty>,
 ) -> Result<Decision, Ignored> {
     let arp = Arp::parse(frame).map_err(Ignored::Malformed)?;
@@ -144,6 +148,9 @@ fn decide_parsed(
         return Err(Ignored::BadSender);
     }
     match duty(arp.sender_ip) {
+        Some(AddressDuty::Answer | AddressDuty::Record) if is_own(arp.sender_mac) => {
+            return Err(Ignored::OwnFrame);
+        }
         Some(AddressDuty::Answer | AddressDuty::Record) => return Err(Ignored::Conflict),
         // The owner, which is about to hand over, uses it still.
         Some(AddressDuty::Hold) | None => {}
@@ -179,6 +186,8 @@ mod tests {
 
     const CLIENT: MacAddr = MacAddr(2, 0, 0, 0, 0, 1);
     const NODE: MacAddr = MacAddr(2, 0, 0, 0, 0, 2);
+    /// Of another interface of this node.
+    const OWN_OTHER: MacAddr = MacAddr(2, 0, 0, 0, 0, 4);
     const OTHER: MacAddr = MacAddr(2, 0, 0, 0, 0, 3);
     const ASKER: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
     const OURS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
@@ -193,6 +202,10 @@ mod tests {
             PASSING => Some(AddressDuty::Record),
             _ => None,
         }
+    }
+
+    fn is_own(mac: MacAddr) -> bool {
+        [NODE, OWN_OTHER].contains(&mac)
     }
 
     fn request(change: impl Fn(&mut Arp)) -> Arp {
@@ -211,7 +224,7 @@ mod tests {
 
     #[test]
     fn requests_for_our_addresses_are_answered_however_they_are_asked() {
-        let asked: [fn(&mut Arp); 6] = [
+        let asked: [fn(&mut Arp); 7] = [
             |_| {},
             // A neighbour that checks whether its entry still holds.
             |arp| arp.destination = NODE,
@@ -222,10 +235,12 @@ mod tests {
             // Whatever lies in the target field of a request.
             |arp| arp.target_mac = MacAddr::broadcast(),
             |arp| arp.source = OTHER,
+            // This node itself, by another interface on the same segment.
+            |arp| (arp.source, arp.sender_mac) = (OWN_OTHER, OWN_OTHER),
         ];
         for change in asked {
             let arp = request(change);
-            let decision = decide(&arp.emit(), NODE, duty);
+            let decision = decide(&arp.emit(), NODE, is_own, duty);
             assert_eq!(decision, Decision::Answer(arp, false), "{arp:?}");
         }
     }
@@ -233,7 +248,7 @@ mod tests {
     #[test]
     fn what_is_not_answered_has_a_reason() {
         type Change = fn(&mut Arp);
-        let cases: [(Change, Ignored); 14] = [
+        let cases: [(Change, Ignored); 15] = [
             (|arp| arp.operation = Operation::Reply, Ignored::Reply),
             (|arp| arp.destination = OTHER, Ignored::OtherDestination),
             (
@@ -263,6 +278,10 @@ mod tests {
                 |arp| (arp.sender_ip, arp.target_ip) = (HELD, HELD),
                 Ignored::Gratuitous,
             ),
+            (
+                |arp| (arp.sender_ip, arp.sender_mac) = (OURS, OWN_OTHER),
+                Ignored::OwnFrame,
+            ),
             (|arp| arp.sender_ip = OURS, Ignored::Conflict),
             (
                 |arp| (arp.sender_ip, arp.operation) = (OURS, Operation::Reply),
@@ -272,10 +291,10 @@ mod tests {
         ];
         for (change, reason) in cases {
             let arp = request(change);
-            let decision = decide(&arp.emit(), NODE, duty);
+            let decision = decide(&arp.emit(), NODE, is_own, duty);
             assert_eq!(decision, Decision::Ignore(reason), "{arp:?}");
         }
-        let short = decide(&[0; 20], NODE, duty);
+        let short = decide(&[0; 20], NODE, is_own, duty);
         assert_eq!(
             short,
             Decision::Ignore(Ignored::Malformed(Malformed::NotArp))
@@ -285,10 +304,13 @@ mod tests {
     #[test]
     fn the_duty_of_the_address_decides_what_becomes_of_a_request() {
         let held = request(|arp| arp.target_ip = HELD);
-        assert_eq!(decide(&held.emit(), NODE, duty), Decision::Hold(held));
+        assert_eq!(
+            decide(&held.emit(), NODE, is_own, duty),
+            Decision::Hold(held)
+        );
         let passing = request(|arp| arp.target_ip = PASSING);
         let noted = Decision::Answer(passing, true);
-        assert_eq!(decide(&passing.emit(), NODE, duty), noted);
+        assert_eq!(decide(&passing.emit(), NODE, is_own, duty), noted);
     }
 
     #[test]
@@ -330,7 +352,7 @@ mod tests {
             if ours && bytes.len() >= 42 {
                 bytes[38..42].copy_from_slice(&OURS.octets());
             }
-            if let Decision::Answer(..) | Decision::Hold(_) = decide(&bytes, NODE, duty) {
+            if let Decision::Answer(..) | Decision::Hold(_) = decide(&bytes, NODE, is_own, duty) {
                 prop_assert_eq!(&bytes[12..22], [8, 6, 0, 1, 8, 0, 6, 4, 0, 1]);
                 prop_assert!(bytes[..6] == [255; 6] || bytes[..6] == NODE.octets());
                 prop_assert!(duty(Ipv4Addr::new(bytes[38], bytes[39], bytes[40], bytes[41])).is_some());

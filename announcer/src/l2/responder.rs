@@ -344,8 +344,9 @@ impl Shared {
             return;
         };
         let duty = |address: Ipv4Addr| open.duties.get(&address).map(|entry| entry.duty);
+        let is_own = |mac| table.ports.values().any(|own| own.port.mac == mac);
         let decision = if table.freshness.allows(at, clock::now()) {
-            decide(frame, open.port.mac, duty)
+            decide(frame, open.port.mac, is_own, duty)
         } else {
             Decision::Ignore(Ignored::Stale)
         };
