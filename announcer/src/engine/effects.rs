@@ -73,14 +73,7 @@ impl Engine {
                 .copied()
                 .collect();
             self.responder.silence(&gone);
-            match applied.duty {
-                AddressDuty::Answer => self.responder.answer(&spots, &Report::default()),
-                AddressDuty::Hold => self.responder.set(&spots, AddressDuty::Hold),
-                AddressDuty::Record => {
-                    self.responder.answer(&spots, &Report::default());
-                    self.responder.set(&spots, AddressDuty::Record);
-                }
-            }
+            self.responder.resume(&spots, applied.duty);
             applied.spots = spots;
         }
         if self.shown.contains_key(&group) {

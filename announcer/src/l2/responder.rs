@@ -197,6 +197,23 @@ impl Responder {
         }
     }
 
+    /// Goes on with a duty on these: where it is there already nothing changes, not even since when
+    /// requests are held, or which answers were noted; elsewhere it begins.
+    pub fn resume(&self, spots: &[Spot], duty: AddressDuty) {
+        let table = self.shared.lock();
+        let begins = |spot: &&Spot| table.duty(**spot) != Some(duty);
+        let begun: Vec<Spot> = spots.iter().filter(begins).copied().collect();
+        drop(table);
+        match duty {
+            AddressDuty::Hold => self.set(&begun, duty),
+            AddressDuty::Answer => self.answer(&begun, &Report::default()),
+            AddressDuty::Record => {
+                self.answer(&begun, &Report::default());
+                self.set(&begun, duty);
+            }
+        }
+    }
+
     /// Answers these: first the requests that are held, except those that the former owner reports
     /// as answered; then announces what was not answered here before.
     pub fn answer(&self, spots: &[Spot], report: &Report) {
@@ -232,9 +249,7 @@ impl Responder {
         let now = clock::now();
         let mut table = self.shared.lock();
         for spot in spots {
-            let open = table.ports.get(&spot.interface);
-            let entry = open.and_then(|open| open.duties.get(&spot.address));
-            match entry.map(|entry| entry.duty) {
+            match table.duty(*spot) {
                 Some(AddressDuty::Answer | AddressDuty::Record) => table.bursts.start(*spot, now),
                 Some(AddressDuty::Hold) | None => {}
             }
@@ -407,6 +422,11 @@ fn timeout_until(deadline: Instant) -> PollTimeout {
 }
 
 impl Table {
+    fn duty(&self, spot: Spot) -> Option<AddressDuty> {
+        let open = self.ports.get(&spot.interface)?;
+        Some(open.duties.get(&spot.address)?.duty)
+    }
+
     /// Gives the duty before, and since when it was.
     fn assign(
         &mut self,
@@ -504,3 +524,6 @@ impl OpenPort {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
