@@ -221,6 +221,13 @@ impl Engine {
                     tracing::warn!(node = &*node, "member does not answer");
                     self.ownership.set_standing(&node, Standing::Dead, now);
                 }
+                peers::Event::Forgotten(node) => {
+                    tracing::info!(
+                        node = &*node,
+                        "a dead member that the list does not name is forgotten"
+                    );
+                    self.ownership.forget(&node, now);
+                }
                 peers::Event::Killed(node) => {
                     tracing::warn!(node = &*node, "the host of a member refuses: it is gone");
                     let events = self.swim.declare_dead(&node, now);

@@ -2,7 +2,8 @@
 //!
 //! SWIM probes only members that it has heard of. Here are the others: members that the stream or
 //! the disk named and that are presumed to live until they were greeted in vain; members believed
-//! dead, which are greeted twice a second so that a heal is noticed; and bare addresses to join.
+//! dead, which are greeted twice a second so that a heal is noticed, for as long as they are named;
+//! and bare addresses to join.
 //! Also: a member whose host refuses datagrams is greeted once more, and only if that fails too it
 //! is dead. Pure.
 
@@ -31,6 +32,9 @@ const REFUSAL_PAUSE: Duration = Duration::from_millis(10);
 const REFUSAL_TIMEOUT: Duration = Duration::from_millis(60);
 /// How often it is told at most that a node which lives goes on under a new epoch.
 const TELL_AGAIN: Duration = Duration::from_secs(10);
+/// How long a dead node is greeted that the list does not name: the list of a service that is
+/// behind may lack a node which is about to be in it, and one that is out of it stays away.
+const FORGET_UNNAMED: Duration = Duration::from_secs(60);
 /// Most greetings sent at once: half of them to dead nodes of a large cluster would be a storm.
 const BATCH: usize = 64;
 
@@ -43,6 +47,8 @@ pub enum Event {
     Failed(NodeName),
     /// A member refused two datagrams, or one and did not answer the next.
     Killed(NodeName),
+    /// A dead node that the list does not name is no member any more.
+    Forgotten(NodeName),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +63,9 @@ enum Phase {
     Doubted {
         greeted: bool,
     },
-    Dead,
+    Dead {
+        since: Instant,
+    },
 }
 
 #[derive(Debug)]
@@ -67,6 +75,8 @@ struct Entry {
     next: Option<Instant>,
     /// When it was last told that it lives.
     told: Option<Instant>,
+    /// Whether the last list named it; `true` also before there is one.
+    named: bool,
 }
 
 /// All nodes that were ever named.
@@ -74,6 +84,8 @@ struct Entry {
 pub struct Peers {
     nodes: BTreeMap<NodeName, Entry>,
     joins: BTreeMap<SocketAddr, Instant>,
+    /// Whether there ever was a list.
+    is_listed: bool,
 }
 
 impl Peers {
@@ -119,31 +131,40 @@ impl Peers {
                 },
                 next: Some(now),
                 told: None,
+                named: true,
             };
             self.nodes.insert(node.clone(), entry);
             return true;
         };
+        entry.named = true;
         match entry.phase {
-            Phase::Presumed { .. } | Phase::Dead if entry.endpoint != endpoint => {
+            Phase::Presumed { .. } | Phase::Dead { .. } if entry.endpoint != endpoint => {
                 entry.endpoint = endpoint;
                 entry.next = Some(now);
             }
             // A live member knows best where it is.
-            Phase::Presumed { .. } | Phase::Dead | Phase::Live | Phase::Doubted { .. } => {}
+            Phase::Presumed { .. } | Phase::Dead { .. } | Phase::Live | Phase::Doubted { .. } => {}
         }
         false
     }
 
-    /// Keeps only members that are in this list or live; gives those that are forgotten.
+    /// Keeps only members that are in this list or live; gives those that are forgotten. Who lives
+    /// is kept until some time after its death.
     pub fn keep_only(&mut self, named: impl Fn(&str) -> bool) -> Vec<NodeName> {
-        let gone: Vec<NodeName> = self
-            .nodes
-            .iter()
-            .filter(|(node, entry)| {
-                matches!(entry.phase, Phase::Presumed { .. } | Phase::Dead) && !named(node)
-            })
-            .map(|(node, _)| node.clone())
-            .collect();
+        self.is_listed = true;
+        let mut gone = Vec::new();
+        for (node, entry) in &mut self.nodes {
+            entry.named = named(node);
+            match entry.phase {
+                Phase::Presumed { .. } | Phase::Dead { .. } if !entry.named => {
+                    gone.push(node.clone());
+                }
+                Phase::Presumed { .. }
+                | Phase::Dead { .. }
+                | Phase::Live
+                | Phase::Doubted { .. } => {}
+            }
+        }
         for node in &gone {
             self.nodes.remove(node);
         }
@@ -162,7 +183,8 @@ impl Peers {
     /// name take each other's place many times a second.
     pub fn up(&mut self, node: &NodeName, endpoint: SocketAddr, now: Instant) -> bool {
         let before = self.nodes.get(node);
-        let lived = before.is_some_and(|entry| entry.phase != Phase::Dead);
+        let lived = before.is_some_and(|entry| !matches!(entry.phase, Phase::Dead { .. }));
+        let named = before.map_or(!self.is_listed, |entry| entry.named);
         let told = before.and_then(|entry| entry.told);
         let tells = !lived || told.is_none_or(|at| now >= at + TELL_AGAIN);
         let entry = Entry {
@@ -170,6 +192,7 @@ impl Peers {
             phase: Phase::Live,
             next: None,
             told: if tells { Some(now) } else { told },
+            named,
         };
         self.nodes.insert(node.clone(), entry);
         tells
@@ -178,8 +201,7 @@ impl Peers {
     /// SWIM says that a node is dead.
     pub fn down(&mut self, node: &NodeName, now: Instant) {
         if let Some(entry) = self.nodes.get_mut(node) {
-            entry.phase = Phase::Dead;
-            entry.next = Some(now + LATER_GREETINGS);
+            entry.die(now);
         }
     }
 
@@ -206,8 +228,7 @@ impl Peers {
                     entry.next = Some(now + REFUSAL_PAUSE);
                 }
                 Phase::Doubted { greeted: true } => {
-                    entry.phase = Phase::Dead;
-                    entry.next = Some(now + LATER_GREETINGS);
+                    entry.die(now);
                     events.push(Event::Killed(node.clone()));
                 }
                 Phase::Presumed {
@@ -220,11 +241,10 @@ impl Peers {
                     };
                 }
                 Phase::Presumed { .. } => {
-                    entry.phase = Phase::Dead;
-                    entry.next = Some(now + LATER_GREETINGS);
+                    entry.die(now);
                     events.push(Event::Failed(node.clone()));
                 }
-                Phase::Doubted { greeted: false } | Phase::Dead => {}
+                Phase::Doubted { greeted: false } | Phase::Dead { .. } => {}
             }
         }
         events
@@ -241,12 +261,17 @@ impl Peers {
         let mut events = Vec::new();
         for (node, entry) in &mut self.nodes {
             if events.len() >= BATCH {
-                return events;
+                break;
             }
             if entry.next.is_none_or(|next| next > now) {
                 continue;
             }
             entry.tick(node, now, &mut events);
+        }
+        for event in &events {
+            if let Event::Forgotten(node) = event {
+                self.nodes.remove(node);
+            }
         }
         let live: Vec<SocketAddr> = self.live().map(|(_, endpoint)| endpoint).collect();
         for (address, next) in &mut self.joins {
@@ -262,6 +287,11 @@ impl Peers {
 }
 
 impl Entry {
+    fn die(&mut self, now: Instant) {
+        self.phase = Phase::Dead { since: now };
+        self.next = Some(now + LATER_GREETINGS);
+    }
+
     fn tick(&mut self, node: &NodeName, now: Instant, events: &mut Vec<Event>) {
         match self.phase {
             Phase::Presumed {
@@ -269,8 +299,7 @@ impl Entry {
                 refusals,
             } => {
                 if greetings > FIRST_GREETINGS.len() {
-                    self.phase = Phase::Dead;
-                    self.next = Some(now + LATER_GREETINGS);
+                    self.die(now);
                     events.push(Event::Failed(node.clone()));
                     return;
                 }
@@ -290,11 +319,13 @@ impl Entry {
                 events.push(Event::Greet(self.endpoint));
             }
             Phase::Doubted { greeted: true } => {
-                self.phase = Phase::Dead;
-                self.next = Some(now + LATER_GREETINGS);
+                self.die(now);
                 events.push(Event::Killed(node.clone()));
             }
-            Phase::Dead => {
+            Phase::Dead { since } if !self.named && now >= since + FORGET_UNNAMED => {
+                events.push(Event::Forgotten(node.clone()));
+            }
+            Phase::Dead { .. } => {
                 self.next = Some(now + LATER_GREETINGS);
                 events.push(Event::Greet(self.endpoint));
             }

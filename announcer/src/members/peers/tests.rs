@@ -142,3 +142,36 @@ fn a_node_that_goes_on_under_new_epochs_is_told_of_seldom() {
     peers.down(&node(), start);
     assert!(told(&mut peers, 11), "one that was dead is news");
 }
+
+#[test]
+fn a_member_that_dies_after_it_left_the_list_is_forgotten_a_minute_later() {
+    let start = start();
+    let mut peers = Peers::default();
+    peers.name(&node(), ENDPOINT, start);
+    peers.up(&node(), ENDPOINT, start);
+    assert_eq!(peers.keep_only(|_| false), [], "it lives");
+    peers.down(&node(), start);
+    let seen = run(&mut peers, start, 100_000);
+    let greeted = seen.len() - 1;
+    assert_eq!(greeted, 119, "twice a second: the list may be behind");
+    assert_eq!(seen[greeted], (60_000, Event::Forgotten(node())));
+    assert!(peers.is_empty());
+    assert_eq!(peers.next_deadline(), None);
+}
+
+#[test]
+fn a_dead_member_is_greeted_for_ever_if_a_list_names_it_or_there_is_none() {
+    let start = start();
+    for has_list in [false, true] {
+        let mut peers = Peers::default();
+        peers.up(&node(), ENDPOINT, start);
+        if has_list {
+            assert_eq!(peers.keep_only(|_| false), []);
+            peers.name(&node(), ENDPOINT, start);
+        }
+        peers.down(&node(), start);
+        let seen = run(&mut peers, start, 100_000);
+        assert_eq!(seen.len(), 200, "{has_list}");
+        assert_eq!(peers.len(), 1);
+    }
+}
