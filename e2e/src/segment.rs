@@ -33,12 +33,14 @@ use tonic::{Request, Response, Status, Streaming};
 pub const CLUSTER: &str = "east";
 /// Longest wait for anything that should happen soon; machines that run tests are busy.
 pub const SOON: Duration = Duration::from_secs(20);
-/// How long is looked for a moment at which every request has been answered.
+/// How long after a request a second answer may still come, from a handover under way.
 const STEADY: Duration = Duration::from_millis(400);
+/// How long a request may wait for its answer on a busy machine.
+const SETTLED: Duration = Duration::from_secs(3);
 /// Frames that may wait for one announcer: more than any scenario sends.
 const FRAMES: usize = 1024;
 /// How many requests a scenario of one or two moves may have answered twice.
-const TWICE: i64 = 2;
+const TWICE: usize = 2;
 const SPACE: &str = "default";
 
 /// What the peer says, and what it heard.
@@ -412,14 +414,11 @@ impl Segment {
     ) -> anyhow::Result<Duration> {
         let mac = self.lan.host(node)?.mac;
         let since = prober.now();
-        wait::until(&format!("{node} answers for {address}"), SOON, || {
-            let record = prober.record();
-            let mut found = record.of(address).filter(|answer| answer.at >= since);
-            found
-                .find(|answer| answer.mac == mac)
-                .map(|answer| answer.at)
-        })
-        .with_context(|| self.log_tails())
+        let what = format!("{node} answers for {address}");
+        let answer = prober.wait_for_answer(&what, SOON, |answer| {
+            answer.address == address && answer.at >= since && answer.mac == mac
+        });
+        Ok(answer.with_context(|| self.log_tails())?.at)
     }
 
     /// What the announcers wrote last, for a failure that is to be understood.
@@ -432,38 +431,44 @@ impl Segment {
         tails.collect::<Vec<_>>().join("\n")
     }
 
-    /// How many requests for an address have not been answered so far; negative when some have been
-    /// answered twice. The least of a while, so that answers under way do not count.
-    pub fn unanswered(&self, prober: &Prober, address: Ipv4Addr) -> anyhow::Result<i64> {
-        let until = prober.now() + STEADY;
-        let mut least = i64::MAX;
-        wait::until("a while", SOON, || {
-            // Its answers are read before its requests are counted.
-            let record = prober.record();
-            let answers = i64::try_from(record.of(address).count()).unwrap_or(i64::MAX);
-            let asked = i64::try_from(record.asked.len()).unwrap_or(i64::MAX);
-            least = least.min(asked - answers);
-            (prober.now() > until).then_some(())
-        })?;
-        Ok(least)
-    }
-
-    /// Since `before` (of [`Self::unanswered`]) no request was lost, and no two nodes answered at the
-    /// same time.
+    /// Every request for an address since `since` has exactly one answer, and no two nodes answered at
+    /// the same time. What is being asked now is waited for.
     ///
-    /// One request may have two answers: when the old owner's report of what it answered takes longer
-    /// than is allowed for, as it may on a busy machine, the new one answers once more rather than not.
+    /// A few requests may have two answers: when the old owner's report of what it answered takes
+    /// longer than is allowed for, as it may on a busy machine, the new one answers once more rather
+    /// than not.
     pub fn check_moves(
         &self,
         prober: &Prober,
         address: Ipv4Addr,
-        before: i64,
+        since: Duration,
     ) -> anyhow::Result<()> {
-        let lost = self.unanswered(prober, address)? - before;
-        anyhow::ensure!(lost <= 0, "{address}: {lost} requests were lost");
-        anyhow::ensure!(lost >= -TWICE, "{address}: {} answers too many", -lost);
-        let overlaps = prober.record().overlaps(address);
-        anyhow::ensure!(overlaps.is_empty(), "two at once: {overlaps:?}");
+        let until = prober.now();
+        let settled = wait::until("every request is answered", SETTLED, || {
+            let late = prober.now() > until + STEADY;
+            let record = late.then(|| prober.record());
+            record.filter(|record| record.lost(address, since, until).is_empty())
+        });
+        let record = settled.unwrap_or_else(|_| prober.record());
+        let told = || {
+            let pause = record.longest_unasked(since, until);
+            let timeline = record.timeline(address);
+            format!("(the machine paused for up to {pause:?}; began at {since:?})\n{timeline}")
+        };
+        let lost = record.lost(address, since, until);
+        anyhow::ensure!(
+            lost.is_empty(),
+            "{address}: requests of {lost:?} were lost {}",
+            told()
+        );
+        let doubled = record.doubled(address, since, until);
+        anyhow::ensure!(
+            doubled.len() <= TWICE,
+            "{address}: answered twice: {doubled:?} {}",
+            told()
+        );
+        let overlaps = record.overlaps(address);
+        anyhow::ensure!(overlaps.is_empty(), "two at once: {overlaps:?} {}", told());
         Ok(())
     }
 

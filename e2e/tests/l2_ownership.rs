@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use e2e::segment::{SOON, Segment};
 use nix::sys::signal::Signal;
-use pharos_testbed::arp::Answer;
+use pharos_testbed::record::Answer;
 use pharos_testbed::{skip, wait};
 
 const FIRST: Ipv4Addr = Ipv4Addr::new(192, 168, 12, 100);
@@ -97,7 +97,7 @@ fn a_stopped_owner_hands_over_and_takes_back_after_its_hold_down() -> anyhow::Re
     let prober = segment.probe(&[FIRST])?;
     segment.peer.assign(FIRST, 1, &["n1", "n2", "n3"]);
     segment.wait_owner(&prober, FIRST, "n1")?;
-    let before = segment.unanswered(&prober, FIRST)?;
+    let before = prober.now();
     let stopped = prober.now();
     let status = segment.announcer("n1")?.terminate(SOON)?;
     let took = prober.now() - stopped;
@@ -169,7 +169,7 @@ fn a_new_list_moves_an_address_and_a_removed_one_falls_silent() -> anyhow::Resul
     let prober = segment.probe(&[FIRST])?;
     segment.peer.assign(FIRST, 1, &["n1", "n2", "n3"]);
     segment.wait_owner(&prober, FIRST, "n1")?;
-    let before = segment.unanswered(&prober, FIRST)?;
+    let before = prober.now();
     segment.peer.assign(FIRST, 1, &["n3", "n2"]);
     segment.wait_owner(&prober, FIRST, "n3")?;
     segment.peer.assign(FIRST, 1, &["n2", "n3", "n1"]);
@@ -233,7 +233,7 @@ fn an_address_that_joins_and_leaves_groups_of_its_owner_is_answered_all_the_time
     segment.peer.assign(SECOND, 5, &NODES);
     segment.peer.assign(FIRST, 7, &NODES);
     segment.wait_owner(&prober, FIRST, "n1")?;
-    let before = segment.unanswered(&prober, FIRST)?;
+    let before = prober.now();
     // It joins a group and parts from it, and its own gets a higher and a lower number.
     for group in [5, 9, 3, 5, 7] {
         segment.peer.assign(FIRST, group, &NODES);
@@ -256,7 +256,7 @@ fn an_address_whose_group_is_renumbered_moves_without_a_lost_answer() -> anyhow:
     let prober = segment.probe(&[FIRST])?;
     segment.peer.assign(FIRST, 7, &["n1", "n2", "n3"]);
     segment.wait_owner(&prober, FIRST, "n1")?;
-    let before = segment.unanswered(&prober, FIRST)?;
+    let before = prober.now();
     for (group, nodes) in [(5, ["n2", "n3", "n1"]), (9, ["n3", "n1", "n2"])] {
         segment.peer.assign(FIRST, group, &nodes);
         segment.wait_owner(&prober, FIRST, nodes[0])?;

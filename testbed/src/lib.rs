@@ -5,7 +5,8 @@
 //!   when dropped.
 //! - [`Namespace`] and [`Lan`]: network namespaces, and hosts joined by a switch whose links can be
 //!   cut.
-//! - [`arp`]: asks every 10 ms who has an address, and tells gaps and double answers.
+//! - [`arp`]: asks every 10 ms who has an address; [`record`]: which requests were lost or answered
+//!   twice, by whom, and the gaps between.
 //! - [`http`]: a server and a client of a few lines.
 //! - [`kube`]: a real etcd and kube-apiserver, with kubectl.
 //! - [`skip`]: says loudly what a machine cannot run; in CI that is a failure.
@@ -19,6 +20,7 @@ mod namespace;
 mod packet;
 mod ports;
 mod program;
+pub mod record;
 pub mod skip;
 pub mod wait;
 

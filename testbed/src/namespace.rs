@@ -39,6 +39,8 @@ impl Namespace {
         namespace.exec(&["ip", "link", "set", "lo", "up"])?;
         for scope in ["all", "default"] {
             namespace.write_sysctl(&format!("net/ipv6/conf/{scope}/accept_dad"), "0")?;
+            // A prober asks from addresses that nobody has a route to.
+            namespace.write_sysctl(&format!("net/ipv4/conf/{scope}/rp_filter"), "0")?;
         }
         Ok(namespace)
     }

@@ -52,6 +52,13 @@ fn the_prober_hears_the_host_that_has_the_address_and_no_other() {
     .unwrap();
     let (record, _) = prober.stop().unwrap();
     assert!(record.answers.iter().all(|answer| answer.mac == a.mac));
+    // A port of a bridge takes a moment before it forwards.
+    let own = Ipv4Addr::new(10, 9, 0, 1);
+    let from = record.asked[record.answers[0].round];
+    let to = record.asked[record.answers[49].round];
+    let lost = record.lost(own, from, to);
+    assert!(lost.is_empty(), "{lost:?}");
+    assert_eq!(record.doubled(own, from, to), []);
     assert_eq!(record.of(SHARED).count(), 0);
     assert_eq!(lan.host_by_mac(a.mac).unwrap().name, "a");
 }
@@ -92,6 +99,10 @@ fn two_hosts_with_one_address_are_seen_as_an_overlap() {
     let (record, _) = prober.stop().unwrap();
     assert_eq!(record.answerers(SHARED, Duration::ZERO, now).len(), 2);
     assert!(!record.overlaps(SHARED).is_empty());
+    let both = record.doubled(SHARED, Duration::ZERO, now);
+    assert!(both.len() >= 24, "{}", both.len());
+    let macs = record.answered_by(SHARED, record.answers[49].round - 1);
+    assert!(macs.len() == 2 && macs[0] != macs[1], "{macs:?}");
 }
 
 #[test]
