@@ -26,7 +26,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::book::{Difference, Member};
 use crate::clock;
 use crate::election::{Condition, GroupId, NodeName};
-use crate::l2::hold::Noted;
+use crate::l2::hold::Notes;
 use crate::l2::responder::{Port, Responder};
 use crate::members::namesake::Namesake;
 use crate::members::peers::Peers;
@@ -174,7 +174,7 @@ struct Engine {
     drain: Option<Drain>,
     output: effects::Output,
     applied: BTreeMap<GroupId, effects::Applied>,
-    noted: BTreeMap<GroupId, Vec<Noted>>,
+    noted: BTreeMap<GroupId, Notes>,
     shown: BTreeMap<GroupId, Vec<crate::plan::Used>>,
     told_ipv6: bool,
     /// Of the last assignments that were taken in.

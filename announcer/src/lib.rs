@@ -8,7 +8,7 @@
 //!                                        responder (thread) <--AF_PACKET--> the segment
 //! ```
 //!
-//! A request is answered: [`l2::socket`] -> [`l2::reply`] -> socket. An address is announced:
+//! A request is answered: [`l2::socket`] -> [`l2::table`] ([`l2::reply`]) -> socket. An address is announced:
 //! [`assignments`] -> [`book`] -> [`plan`] -> [`ownership`] ([`election`], [`handover`]) ->
 //! [`engine`] -> [`l2::responder`].
 //!

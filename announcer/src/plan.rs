@@ -118,7 +118,7 @@ impl Plan {
                 .filter(|port| address.wanted.includes(&port.name));
             spots.extend(ports.map(|port| Spot {
                 interface: port.index,
-                address: ip,
+                address: IpAddr::V4(ip),
             }));
         }
         spots.into_iter().collect()

@@ -1,7 +1,7 @@
 //! Performing what [`crate::ownership`] asks for, and telling the others.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use super::Engine;
@@ -9,7 +9,7 @@ use crate::clock;
 use crate::election::{Claim, GroupId, NodeName, Standing, Statement};
 use crate::handover::{Action, Duty, Gained, Lost, Message};
 use crate::l2::burst::Spot;
-use crate::l2::hold::Report;
+use crate::l2::hold::Notes;
 use crate::l2::reply::AddressDuty;
 use crate::members::wire::{Body, Datagram, Step, pack_steps};
 use crate::ownership::Effect;
@@ -98,7 +98,7 @@ impl Engine {
         for group in touched {
             if let Some(applied) = self.applied.get_mut(group) {
                 applied.spots.retain(|spot| {
-                    let new = new_home(*group, IpAddr::V4(spot.address));
+                    let new = new_home(*group, spot.address);
                     moved.extend(new.map(|new| (new, *spot)));
                     new.is_none()
                 });
@@ -125,7 +125,7 @@ impl Engine {
         });
         let unused: Vec<Spot> = unused.map(|(_, spot)| *spot).collect();
         self.responder.silence(&unused);
-        let addresses: BTreeSet<Ipv4Addr> = unused.iter().map(|spot| spot.address).collect();
+        let addresses: BTreeSet<IpAddr> = unused.iter().map(|spot| spot.address).collect();
         for address in addresses {
             tracing::info!(%address, reason = "group_changed", "stopped answering an address");
         }
@@ -156,16 +156,16 @@ impl Engine {
         self.applied.insert(group, Applied { duty, spots });
     }
 
-    fn silence(&mut self, group: GroupId) -> Vec<crate::l2::hold::Noted> {
+    fn silence(&mut self, group: GroupId) -> Notes {
         match self.applied.remove(&group) {
             Some(applied) => self.responder.silence(&applied.spots),
-            None => Vec::new(),
+            None => Notes::default(),
         }
     }
 
     fn send_go(&mut self, to: NodeName, group: GroupId, claim: Claim) {
-        let noted = self.noted.get(&group).map_or([].as_slice(), Vec::as_slice);
-        let message = Message::Go(claim, Report::new(noted));
+        let report = self.noted.get(&group).map(Notes::report);
+        let message = Message::Go(claim, report.unwrap_or_default());
         self.step(to, group, message);
     }
 
