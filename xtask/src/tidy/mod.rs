@@ -19,7 +19,7 @@ use anyhow::{Context as _, bail};
 use crate::cargo::{capture, cargo, root};
 
 /// Modules that decide and never act: a file, and what lies in the folder of its name.
-const PURE: [&str; 27] = [
+const PURE: [&str; 28] = [
     "announcer/src/election",
     "announcer/src/handover",
     "announcer/src/l2/arp",
@@ -34,6 +34,7 @@ const PURE: [&str; 27] = [
     "announcer/src/ownership",
     "announcer/src/plan",
     "announcer/src/progress",
+    "announcer/src/talk",
     "checker/src",
     "ipam-service/src/retention/rule",
     "ipam-service/src/state",
