@@ -12,9 +12,10 @@ use std::sync::Arc;
 use pharos_proto::digest::{BUCKETS, Digests, assignment_digest, bucket_of};
 use pharos_proto::net::parse_address;
 use pharos_proto::v1;
+use pharos_proto::v1::assignment::L2;
 use pharos_proto::v1::assignment_update::{Bucket, Changes, Header, Update};
 
-use crate::election::{GroupId, NodeName, Wanted};
+use crate::election::{GroupId, NodeName, Wanted, WantedBy};
 
 #[cfg(test)]
 mod tests;
@@ -34,7 +35,7 @@ pub struct Assigned {
     pub listed: Vec<NodeName>,
     pub candidates: Arc<[NodeName]>,
     /// `None`: not by layer 2.
-    pub wanted: Option<Wanted>,
+    pub wanted: Option<WantedBy>,
     /// `cluster/namespace/name` of who uses it.
     pub owners: Vec<String>,
 }
@@ -440,7 +441,7 @@ impl Book {
         let used: BTreeSet<u64> = self
             .buckets
             .iter()
-            .flat_map(|bucket| bucket.values().map(|assignment| assignment.candidates))
+            .flat_map(|bucket| bucket.values().flat_map(sets_of))
             .collect();
         self.node_sets.retain(|id, _| used.contains(id));
     }
@@ -457,16 +458,25 @@ impl Book {
             group: GroupId(assignment.group),
             candidates: candidates.unwrap_or_else(|| listed.as_slice().into()),
             listed,
-            wanted: assignment.l2.as_ref().map(|l2| {
-                if l2.interfaces.is_empty() {
-                    Wanted::Any
-                } else {
-                    Wanted::Named(l2.interfaces.iter().cloned().collect())
-                }
-            }),
+            wanted: assignment.l2.as_ref().map(|l2| self.wanted(l2)),
             owners: assignment.owners.clone(),
         }
     }
+
+    /// A server that refers to a set has told it; without it the nodes are not told apart.
+    fn wanted(&self, l2: &L2) -> WantedBy {
+        let by_nodes = l2.by_nodes.iter().filter_map(|entry| {
+            let nodes = Arc::clone(self.node_sets.get(&entry.nodes)?);
+            Some((nodes, Wanted::named(&entry.interfaces)))
+        });
+        WantedBy::new(Wanted::named(&l2.interfaces), by_nodes.collect())
+    }
+}
+
+/// The sets of nodes that an assignment refers to.
+fn sets_of(assignment: &v1::Assignment) -> impl Iterator<Item = u64> {
+    let by_nodes = assignment.l2.iter().flat_map(|l2| &l2.by_nodes);
+    std::iter::once(assignment.candidates).chain(by_nodes.map(|entry| entry.nodes))
 }
 
 fn place(assignment: &v1::Assignment) -> Result<(usize, Key), BadAddress> {

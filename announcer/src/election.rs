@@ -15,8 +15,10 @@ use pharos_proto::digest::rendezvous_rank;
 mod roster;
 #[cfg(test)]
 mod tests;
+mod wanted;
 
 pub use roster::{Roster, Statement};
+pub use wanted::{Wanted, WantedBy};
 
 /// Name of a node of the cluster.
 pub type NodeName = Arc<str>;
@@ -37,33 +39,6 @@ impl Claim {
     }
 }
 
-/// The interfaces on which a group may be answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Wanted {
-    /// Every interface that the announcer may use.
-    Any,
-    /// These, by exact name.
-    Named(BTreeSet<String>),
-}
-
-impl Wanted {
-    /// Whether an interface of this name is wanted.
-    pub fn includes(&self, interface: &str) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Named(names) => names.contains(interface),
-        }
-    }
-
-    /// Both together: sharers of a group each bring their own (MetalLB ors them as well).
-    pub fn union(&self, other: &Self) -> Self {
-        match (self, other) {
-            (Self::Any, Self::Any | Self::Named(_)) | (Self::Named(_), Self::Any) => Self::Any,
-            (Self::Named(a), Self::Named(b)) => Self::Named(a.union(b).cloned().collect()),
-        }
-    }
-}
-
 /// Which nodes may own a group, in the order in which they are wanted: first the list, then the
 /// other candidates by rendezvous hash.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +49,7 @@ pub struct Candidacy {
     /// Every node that may own the group.
     pub candidates: Arc<[NodeName]>,
     /// Where the group may be answered.
-    pub wanted: Wanted,
+    pub wanted: WantedBy,
 }
 
 impl Candidacy {
@@ -271,13 +246,13 @@ impl Roster {
     /// Whom an owned group should go to, other than the nodes that have been tried in vain;
     /// `None`: this node keeps it.
     pub fn heir(&self, candidacy: &Candidacy, tried: &BTreeSet<NodeName>) -> Option<NodeName> {
-        let wanted = &candidacy.wanted;
         let fit = self.can_serve(candidacy);
         let accepts = |node: &NodeName, although_held_down: bool| {
             if *node == self.me {
                 return fit;
             }
             let standing = self.others.get(node);
+            let wanted = candidacy.wanted.of(node);
             !tried.contains(node)
                 && standing.is_some_and(|one| one.may_receive(wanted, although_held_down))
         };
@@ -296,7 +271,7 @@ impl Roster {
         if !candidacy.includes(&self.me) {
             return Verdict::Leave(Leave::NotCandidate);
         }
-        if !self.own.can_serve(&candidacy.wanted) {
+        if !self.own.can_serve(candidacy.wanted.of(&self.me)) {
             return Verdict::Leave(Leave::Unfit);
         }
         // Whoever lives may be the owner, also a node that is no candidate any more.
@@ -309,7 +284,7 @@ impl Roster {
         }
         let ahead = candidacy.ahead_of(&self.me, |node| {
             let standing = self.others.get(node);
-            standing.is_some_and(|one| one.may_take(&candidacy.wanted))
+            standing.is_some_and(|one| one.may_take(candidacy.wanted.of(node)))
         });
         match ahead {
             0 => Verdict::Take,

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::book::{Assigned, Key};
-use crate::election::{Candidacy, GroupId, Wanted};
+use crate::election::{Candidacy, GroupId, NodeName, WantedBy};
 use crate::l2::burst::Spot;
 use crate::l2::responder::Port;
 
@@ -18,13 +18,14 @@ mod tests;
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Address {
     ip: IpAddr,
-    wanted: Wanted,
+    wanted: WantedBy,
     owners: Vec<String>,
 }
 
 /// What is to be announced by layer 2, by group.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Plan {
+    me: NodeName,
     groups: BTreeMap<GroupId, Group>,
     group_of: BTreeMap<Key, GroupId>,
     ports: Vec<Port>,
@@ -56,6 +57,16 @@ pub struct Used {
 }
 
 impl Plan {
+    /// A plan of this node.
+    pub fn new(me: NodeName) -> Self {
+        Self {
+            me,
+            groups: BTreeMap::new(),
+            group_of: BTreeMap::new(),
+            ports: Vec::new(),
+        }
+    }
+
     /// Answers on these interfaces from now on.
     pub fn set_ports(&mut self, ports: Vec<Port>) {
         self.ports = ports;
@@ -112,13 +123,12 @@ impl Plan {
         let mut spots = BTreeSet::new();
         for (_, address) in &group.addresses {
             let IpAddr::V4(ip) = address.ip else { continue };
-            let ports = self
-                .ports
-                .iter()
-                .filter(|port| address.wanted.includes(&port.name));
+            let wanted = address.wanted.of(&self.me);
+            let ports = self.ports.iter();
+            let ports = ports.filter(|port| wanted.includes(&port.name));
             spots.extend(ports.map(|port| Spot {
                 interface: port.index,
-                address: IpAddr::V4(ip),
+                address: ip,
             }));
         }
         spots.into_iter().collect()

@@ -1,4 +1,4 @@
-use pharos_proto::v1::assignment::L2;
+use pharos_proto::v1::assignment::{ByNodes, L2};
 use pharos_proto::v1::assignment_update::Synced;
 
 use super::*;
@@ -279,6 +279,49 @@ fn node_sets_that_nothing_refers_to_any_more_go_while_the_stream_lives() {
         assert_eq!(candidate, format!("n{}", 1000 + id));
         assert!(book.contents().node_sets.len() <= 3, "{id}");
     }
+}
+
+#[test]
+fn each_node_has_the_interfaces_of_its_set_and_else_those_of_all() {
+    let of_set = |id: u64, node: &str| {
+        Update::NodeSet(v1::NodeSet {
+            id,
+            nodes: vec![node.to_owned()],
+        })
+    };
+    let entry = |nodes: u64, interfaces: &[&str]| ByNodes {
+        nodes,
+        interfaces: interfaces.iter().map(ToString::to_string).collect(),
+    };
+    let told = v1::Assignment {
+        l2: Some(L2 {
+            interfaces: vec!["eth0".to_owned()],
+            by_nodes: vec![entry(1, &["eth1"]), entry(2, &[]), entry(3, &["eth3"])],
+        }),
+        ..assignment(A, &["a", "b", "c"])
+    };
+    let mut book = Book::new("east");
+    let sets = [of_set(99, "a"), of_set(1, "a"), of_set(2, "b")];
+    let end = [bucket(&[told]), synced()];
+    let begin = std::iter::once(header(true));
+    apply_all(&mut book, begin.chain(sets).chain(end));
+    let named = |name: &str| Wanted::Named(BTreeSet::from([name.to_owned()]));
+    let check = |book: &Book| {
+        let assigned = &book.assigned()[0];
+        let wanted = assigned.wanted.as_ref().expect("by layer 2");
+        assert_eq!(*wanted.of("a"), named("eth1"));
+        assert_eq!(*wanted.of("b"), Wanted::Any);
+        // The set of c was never told.
+        assert_eq!(*wanted.of("c"), named("eth0"));
+    };
+    check(&book);
+    // Sets that only interfaces refer to are kept, also on disk.
+    apply_all(
+        &mut book,
+        [changes(&[assignment(B, &["a"])], &[]), of_set(5, "d")],
+    );
+    check(&book);
+    check(&Book::restore("east", book.contents()));
 }
 
 #[test]

@@ -161,13 +161,14 @@ impl Roster {
 
     /// Whether this node may own a group and could answer for it.
     pub fn can_serve(&self, candidacy: &Candidacy) -> bool {
-        candidacy.includes(&self.me) && self.own.can_serve(&candidacy.wanted)
+        candidacy.includes(&self.me) && self.own.can_serve(candidacy.wanted.of(&self.me))
     }
 
     /// Whether another node said that it could answer for a group that it may own.
     pub fn could_serve(&self, node: &str, candidacy: &Candidacy) -> bool {
         let standing = self.others.get(node);
-        candidacy.includes(node) && standing.is_some_and(|one| one.is_fit(&candidacy.wanted))
+        candidacy.includes(node)
+            && standing.is_some_and(|one| one.is_fit(candidacy.wanted.of(node)))
     }
 
     /// The highest claim ever heard of.

@@ -21,7 +21,7 @@ fn candidacy(listed: &[&str], others: &[&str]) -> Candidacy {
         id: GroupId(7),
         listed: listed.iter().map(|node| name(node)).collect(),
         candidates: all.into(),
-        wanted: Wanted::Any,
+        wanted: Wanted::Any.into(),
     }
 }
 
@@ -219,6 +219,49 @@ fn interfaces_of_sharers_are_taken_together() {
     let both = named("eth0").union(&named("eth1"));
     assert!(both.includes("eth0") && both.includes("eth1") && !both.includes("eth2"));
     assert_eq!(named("eth0").union(&Wanted::Any), Wanted::Any);
+}
+
+#[test]
+fn interfaces_of_sharers_are_taken_together_node_by_node() {
+    let named = |text: &str| Wanted::Named(BTreeSet::from([text.to_owned()]));
+    let only = |nodes: &[&str], rest: Wanted, theirs: Wanted| {
+        let nodes = nodes.iter().map(|node| name(node)).collect();
+        WantedBy::new(rest, vec![(nodes, theirs)])
+    };
+    let one = only(&["a", "b"], named("eth0"), named("eth1"));
+    let two = only(&["b", "c"], named("eth0"), named("eth2"));
+    let both = one.union(&two);
+    let wanted = |node: &str| both.of(node).clone();
+    assert_eq!(wanted("a"), named("eth1").union(&named("eth0")));
+    assert_eq!(wanted("b"), named("eth1").union(&named("eth2")));
+    assert_eq!(wanted("c"), named("eth0").union(&named("eth2")));
+    assert_eq!(wanted("d"), named("eth0"));
+    assert_eq!(both, two.union(&one));
+    // Nodes that end up with what all have are not told apart.
+    assert_eq!(one.union(&Wanted::Any.into()), Wanted::Any.into());
+}
+
+#[test]
+fn a_node_is_judged_by_the_interfaces_that_are_wanted_of_it() {
+    let eth1 = Wanted::Named(BTreeSet::from(["eth1".to_owned()]));
+    // Everybody has eth0 only.
+    let roster = roster("b", &[("a", known()), ("c", known())]);
+    let of_a = WantedBy::new(Wanted::Any, vec![([name("a")].into(), eth1.clone())]);
+    let candidacy = Candidacy {
+        wanted: of_a,
+        ..candidacy(&["a", "b", "c"], &[])
+    };
+    assert_eq!(roster.judge_unowned(&candidacy), Verdict::Take);
+    let of_b = WantedBy::new(Wanted::Any, vec![([name("b")].into(), eth1)]);
+    let candidacy = Candidacy {
+        wanted: of_b,
+        ..candidacy
+    };
+    let unfit = Verdict::Leave(Leave::Unfit);
+    assert_eq!(roster.judge_unowned(&candidacy), unfit);
+    // It owns it still: the first that can answer gets it.
+    let handed = Verdict::HandTo(name("a"));
+    assert_eq!(roster.judge_owned(&candidacy, Claim(1)), handed);
 }
 
 #[test]

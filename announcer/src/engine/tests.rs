@@ -19,7 +19,7 @@ fn assigned(nodes: &[&str]) -> Difference {
             group: GroupId(1),
             listed: nodes.clone(),
             candidates: nodes.into(),
-            wanted: Some(Wanted::Any),
+            wanted: Some(Wanted::Any.into()),
             owners: Vec::new(),
         }],
         ..Difference::default()

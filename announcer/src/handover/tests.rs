@@ -43,7 +43,7 @@ impl Bench {
                 id: GROUP,
                 listed: nodes.clone(),
                 candidates: nodes.into(),
-                wanted: Wanted::Any,
+                wanted: Wanted::Any.into(),
             },
             roster,
             now: Instant::now(),

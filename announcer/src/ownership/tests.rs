@@ -2,7 +2,7 @@
 //! each request is seen by every node, and every answer is counted.
 
 use std::collections::BinaryHeap;
-use std::net::IpAddr;
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use rand::{RngExt as _, SeedableRng as _};
 use super::*;
 use crate::election::Wanted;
 use crate::handover::{Duty, Gained, Message};
+use crate::l2::arp::{Arp, Operation};
 use crate::l2::hold::{Held, Noted, Report};
-use crate::l2::question::Question;
 
 const GROUP: GroupId = GroupId(7);
 const STEP: Duration = Duration::from_micros(100);
@@ -39,7 +39,7 @@ fn candidacy(order: &[usize]) -> Candidacy {
         id: GROUP,
         listed: nodes.clone(),
         candidates: nodes.into(),
-        wanted: Wanted::Any,
+        wanted: Wanted::Any.into(),
     }
 }
 
@@ -101,12 +101,17 @@ struct World {
     answers: BTreeMap<u32, Vec<usize>>,
 }
 
-fn question(number: u32) -> Question {
-    Question {
-        asker: MacAddr(2, 0, 0, 0, 0, 99),
+fn request(number: u32) -> Arp {
+    let asker = MacAddr(2, 0, 0, 0, 0, 99);
+    Arp {
+        destination: MacAddr::broadcast(),
+        source: asker,
+        operation: Operation::Request,
+        sender_mac: asker,
         // The number of the request, so that answers can be counted; the nodes do not look at it.
-        from: IpAddr::V4(number.into()),
-        target: IpAddr::from([192, 0, 2, 1]),
+        sender_ip: Ipv4Addr::from(number),
+        target_mac: MacAddr::zero(),
+        target_ip: Ipv4Addr::new(192, 0, 2, 1),
     }
 }
 
@@ -195,10 +200,8 @@ impl World {
             Duty::Answer(report) => {
                 let held = std::mem::take(&mut node.held);
                 for one in report.unanswered(held, node.since) {
-                    if let IpAddr::V4(number) = one.question.from {
-                        let answers = self.answers.entry(number.into()).or_default();
-                        answers.push(index);
-                    }
+                    let number = u32::from(one.request.sender_ip);
+                    self.answers.entry(number).or_default().push(index);
                 }
             }
             Duty::Hold => {
@@ -328,13 +331,13 @@ impl World {
             Some(Duty::Hold) => node.held.push(Held {
                 at,
                 interface: 2,
-                question: question(number),
+                request: request(number),
             }),
             Some(Duty::Answer(_)) => self.answers.entry(number).or_default().push(to),
             Some(Duty::Record) => {
                 node.noted.push(Noted {
                     at,
-                    question: question(number),
+                    request: request(number),
                 });
                 self.answers.entry(number).or_default().push(to);
             }

@@ -1,7 +1,9 @@
+use std::net::Ipv4Addr;
+
 use pnet_base::MacAddr;
 
 use super::*;
-use crate::election::NodeName;
+use crate::election::Wanted;
 
 fn key(address: &str) -> Key {
     Key {
@@ -10,20 +12,18 @@ fn key(address: &str) -> Key {
     }
 }
 
+fn wanted(interfaces: &[&str]) -> Wanted {
+    let names: Vec<String> = interfaces.iter().map(ToString::to_string).collect();
+    Wanted::named(&names)
+}
+
 fn assigned(address: &str, group: u64, interfaces: Option<&[&str]>) -> Assigned {
-    let names = |interfaces: &[&str]| {
-        if interfaces.is_empty() {
-            Wanted::Any
-        } else {
-            Wanted::Named(interfaces.iter().map(ToString::to_string).collect())
-        }
-    };
     Assigned {
         key: key(address),
         group: GroupId(group),
         listed: vec![NodeName::from("a")],
         candidates: [NodeName::from("a")].into(),
-        wanted: interfaces.map(names),
+        wanted: interfaces.map(|names| wanted(names).into()),
         owners: vec!["east/default/web".to_owned()],
     }
 }
@@ -39,12 +39,12 @@ fn port(index: u32, name: &str) -> Port {
 fn spot(interface: u32, last: u8) -> Spot {
     Spot {
         interface,
-        address: IpAddr::from([192, 0, 2, last]),
+        address: Ipv4Addr::new(192, 0, 2, last),
     }
 }
 
 fn plan() -> Plan {
-    let mut plan = Plan::default();
+    let mut plan = Plan::new(NodeName::from("a"));
     plan.set_ports(vec![port(2, "eth0"), port(3, "eth1")]);
     plan
 }
@@ -64,6 +64,19 @@ fn each_address_is_answered_on_the_interfaces_where_it_is_wanted() {
 }
 
 #[test]
+fn where_nodes_have_interfaces_of_their_own_this_nodes_are_answered_on() {
+    let mut plan = plan();
+    let by_nodes = |node: &str, names: &[&str]| ([NodeName::from(node)].into(), wanted(names));
+    let nodes = vec![by_nodes("a", &["eth1"]), by_nodes("b", &["eth0"])];
+    let assigned = Assigned {
+        wanted: Some(WantedBy::new(Wanted::Any, nodes)),
+        ..assigned("192.0.2.1", 7, None)
+    };
+    plan.apply(&[assigned], &[]);
+    assert_eq!(plan.spots(GroupId(7)), [spot(3, 1)]);
+}
+
+#[test]
 fn the_candidacy_wants_what_any_address_wants() {
     let mut plan = plan();
     plan.apply(&[assigned("192.0.2.1", 7, Some(&["eth0"]))], &[]);
@@ -72,7 +85,7 @@ fn the_candidacy_wants_what_any_address_wants() {
         .candidacy(GroupId(7))
         .map(|candidacy| candidacy.wanted.clone());
     let both = BTreeSet::from(["eth0".to_owned(), "eth1".to_owned()]);
-    assert_eq!(wanted, Some(Wanted::Named(both)));
+    assert_eq!(wanted, Some(Wanted::Named(both).into()));
 }
 
 #[test]

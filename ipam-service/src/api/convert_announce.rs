@@ -1,4 +1,6 @@
-//! Advertisements, facts and assignments: wire <-> domain.
+//! Advertisements and facts: wire <-> domain.
+
+pub mod assignments;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -11,7 +13,6 @@ use pharos_proto::v1::sync_facts_request as wire_facts;
 
 use super::convert::owner_from_wire;
 use super::fields::{FieldErrors, selector_to_wire, selectors_to_wire};
-use crate::state::announce::{Assignment, AssignmentKey, Member, NodeSet};
 use crate::state::model::{
     Advertisement, AdvertisementKey, AdvertisementProtocol, Announcer, EntryNodes, NodeKey,
     OwnerKey, PreferredNodes, ReportedNode,
@@ -439,53 +440,6 @@ fn endpoint(errors: &mut FieldErrors, field: &str, wire: &str) -> Option<String>
             errors.add(field, "must be address:port, for example 192.0.2.7:7946");
             None
         }
-    }
-}
-
-// === Assignments ===
-
-/// An assignment. Equal assignments have equal encodings, on which digests rest.
-pub fn assignment_to_wire(assignment: &Assignment) -> v1::Assignment {
-    let key = key_to_wire(&assignment.key);
-    let mut owners: Vec<_> = assignment.owners.iter().map(OwnerKey::to_string).collect();
-    owners.sort();
-    v1::Assignment {
-        address_space: key.address_space,
-        address: key.address,
-        group: assignment.group,
-        nodes: assignment.nodes.iter().map(Name::to_string).collect(),
-        candidates: assignment.candidates,
-        l2: Some(v1::assignment::L2 {
-            interfaces: assignment.interfaces.clone(),
-        }),
-        owners,
-    }
-}
-
-/// What an assignment is about.
-pub fn key_to_wire(key: &AssignmentKey) -> v1::AssignmentKey {
-    v1::AssignmentKey {
-        address_space: key.space.to_string(),
-        address: pharos_proto::net::format_address(key.address.to_ip()),
-    }
-}
-
-/// A set of nodes.
-pub fn node_set_to_wire(set: &NodeSet) -> v1::NodeSet {
-    v1::NodeSet {
-        id: set.id,
-        nodes: set.nodes.iter().map(Name::to_string).collect(),
-    }
-}
-
-/// All nodes of a cluster that run an announcer.
-pub fn members_to_wire(members: &[Member]) -> v1::Members {
-    let members = members.iter().map(|member| v1::members::Member {
-        node: member.node.to_string(),
-        endpoint: member.endpoint.clone(),
-    });
-    v1::Members {
-        members: members.collect(),
     }
 }
 

@@ -13,11 +13,12 @@
 //!   allocation ([`policy`]); reduced to those that can serve every owner ([`group`]).
 //! - Each group has an ordered list of up to three of them ([`super::placement`]). The list is
 //!   stored, and stays with the addresses when the id of their group changes.
-//! - Interfaces: the union over the advertisements of the address's owners; one that names none
-//!   means all.
+//! - Interfaces: per node, the union over the advertisements of the address's owners that select
+//!   the node; one that names none means all ([`interfaces`]).
 
 mod cluster;
 mod group;
+mod interfaces;
 mod nodes;
 mod policy;
 
@@ -25,6 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use self::group::Component;
+pub use self::interfaces::{ByNodes, Interfaces};
 pub use self::nodes::Member;
 use self::nodes::Nodes;
 use self::policy::{Memory, Offer};
@@ -51,10 +53,18 @@ pub struct Assignment {
     pub nodes: Vec<Name>,
     /// Id of the [`NodeSet`] of all candidates.
     pub candidates: u64,
-    /// Sorted; empty: every interface.
-    pub interfaces: Vec<String>,
+    /// Shared by all addresses with the same answer.
+    pub interfaces: Arc<Interfaces>,
     /// All who hold the address, sorted.
     pub owners: Vec<OwnerKey>,
+}
+
+impl Assignment {
+    /// Ids of the sets that it refers to; one may come twice.
+    fn node_sets(&self) -> impl Iterator<Item = u64> {
+        let by_nodes = self.interfaces.by_nodes.iter().map(|entry| entry.nodes.id);
+        std::iter::once(self.candidates).chain(by_nodes)
+    }
 }
 
 /// A set of nodes, named by its content.
@@ -133,7 +143,7 @@ pub struct ClusterAssignments {
     memory: Memory,
     groups: BTreeMap<AllocationId, Group>,
     assignments: BTreeMap<AssignmentKey, Arc<Assignment>>,
-    /// With the number of assignments that refer to each.
+    /// With the number of references to each.
     node_sets: BTreeMap<u64, (Arc<NodeSet>, usize)>,
     authoritative: bool,
 }

@@ -8,7 +8,7 @@ use pharos_proto::digest::{BUCKETS, Digests, assignment_digest, bucket_of};
 use pharos_proto::v1;
 
 use super::{Frame, frames};
-use crate::api::convert_announce::{
+use crate::api::convert_announce::assignments::{
     assignment_to_wire, key_to_wire, members_to_wire, node_set_to_wire,
 };
 use crate::state::announce::{Assignment, AssignmentKey, ClusterDelta, NodeSet};

@@ -40,7 +40,7 @@ fn assignment(number: u16, nodes: &[&str]) -> Arc<Assignment> {
         group: u64::from(number),
         nodes: nodes.iter().take(3).map(|node| name(node)).collect(),
         candidates: set(nodes).id,
-        interfaces: Vec::new(),
+        interfaces: Arc::default(),
         owners: Vec::new(),
     })
 }

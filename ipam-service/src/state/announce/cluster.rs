@@ -240,7 +240,7 @@ impl ClusterAssignments {
         }
         for key in gone.into_keys() {
             if let Some(before) = self.assignments.remove(&key) {
-                self.release_set(before.candidates, delta);
+                self.release_sets(&before, delta);
                 delta.removals.push(key);
             }
         }
@@ -256,7 +256,21 @@ impl ClusterAssignments {
         if before.is_some_and(|before| **before == assignment) {
             return;
         }
-        let before = before.map(|before| before.candidates);
+        self.retain_set(set, delta);
+        for entry in &assignment.interfaces.by_nodes {
+            self.retain_set(&entry.nodes, delta);
+        }
+        let assignment = Arc::new(assignment);
+        let before = self
+            .assignments
+            .insert(assignment.key.clone(), Arc::clone(&assignment));
+        if let Some(before) = before {
+            self.release_sets(&before, delta);
+        }
+        delta.upserts.push(assignment);
+    }
+
+    fn retain_set(&mut self, set: &Arc<NodeSet>, delta: &mut ClusterDelta) {
         match self.node_sets.entry(set.id) {
             Entry::Occupied(mut entry) => entry.get_mut().1 += 1,
             Entry::Vacant(entry) => {
@@ -264,21 +278,16 @@ impl ClusterAssignments {
                 delta.node_sets.push(Arc::clone(set));
             }
         }
-        if let Some(before) = before {
-            self.release_set(before, delta);
-        }
-        let assignment = Arc::new(assignment);
-        self.assignments
-            .insert(assignment.key.clone(), Arc::clone(&assignment));
-        delta.upserts.push(assignment);
     }
 
-    fn release_set(&mut self, id: u64, delta: &mut ClusterDelta) {
-        if let Entry::Occupied(mut entry) = self.node_sets.entry(id) {
-            entry.get_mut().1 -= 1;
-            if entry.get().1 == 0 {
-                entry.remove();
-                delta.unused_node_sets.push(id);
+    fn release_sets(&mut self, assignment: &Assignment, delta: &mut ClusterDelta) {
+        for id in assignment.node_sets() {
+            if let Entry::Occupied(mut entry) = self.node_sets.entry(id) {
+                entry.get_mut().1 -= 1;
+                if entry.get().1 == 0 {
+                    entry.remove();
+                    delta.unused_node_sets.push(id);
+                }
             }
         }
     }

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::nodes::Nodes;
-use super::policy::{self, Memory, Offer, Policy};
-use super::{Assignment, AssignmentKey};
+use super::policy::{Memory, Offer, Policy};
+use super::{Assignment, AssignmentKey, Interfaces};
 use crate::state::State;
 use crate::state::address::Address;
 use crate::state::model::{
@@ -113,44 +113,43 @@ impl Component {
         let offer = if common.is_empty() {
             memory.offer(nodes, &oldest.policy, Arc::clone(&oldest.nodes))
         } else {
-            let policy = union(&participants);
+            let policy = union(&participants).unwrap_or_default();
             memory.offer(nodes, &policy, common)
         };
         let addresses = self.addresses.iter();
         let assignments = addresses
-            .filter_map(|key| self.assignment(key, &participants, offer.set.id))
+            .filter_map(|key| {
+                let own = participants
+                    .iter()
+                    .filter(|it| it.allocation.pool_of(key.address) == Some(it.pool));
+                let interfaces = memory.interfaces(nodes, &*union(own)?, &offer);
+                Some(self.assignment(key, offer.set.id, interfaces))
+            })
             .collect();
         Some(Announced { offer, assignments })
     }
 
-    /// `None` where none of the address's own holders takes part: nobody could serve it.
     fn assignment(
         &self,
         key: &AssignmentKey,
-        participants: &[Participant<'_>],
         candidates: u64,
-    ) -> Option<Assignment> {
+        interfaces: Arc<Interfaces>,
+    ) -> Assignment {
         let holds = |allocation: &Allocation| allocation.addresses.contains(&key.address);
-        let mut own = participants
-            .iter()
-            .filter(|it| it.allocation.pool_of(key.address) == Some(it.pool))
-            .map(|participant| &*participant.policy)
-            .peekable();
-        own.peek()?;
         let owners: BTreeSet<OwnerKey> = self
             .allocations
             .values()
             .filter(|allocation| holds(allocation))
             .map(|allocation| allocation.owner.key.clone())
             .collect();
-        Some(Assignment {
+        Assignment {
             key: key.clone(),
             group: self.id(),
             nodes: Vec::new(),
             candidates,
-            interfaces: policy::interfaces(own).into_iter().collect(),
+            interfaces,
             owners: owners.into_iter().collect(),
-        })
+        }
     }
 }
 
@@ -203,21 +202,20 @@ fn intersection(participants: &[Participant<'_>]) -> Arc<[NodeNo]> {
     oldest.nodes.iter().copied().filter(in_all).collect()
 }
 
-/// The advertisements of all who take part, each once.
-fn union(participants: &[Participant<'_>]) -> Arc<Policy> {
-    let Some((oldest, others)) = participants.split_first() else {
-        return Arc::default();
-    };
-    if others
-        .iter()
-        .all(|other| Arc::ptr_eq(&other.policy, &oldest.policy))
-    {
-        return Arc::clone(&oldest.policy);
+/// The advertisements of some who take part, each once; `None`: nobody does, and so nobody could
+/// serve what they hold.
+fn union<'a>(
+    participants: impl IntoIterator<Item = &'a Participant<'a>, IntoIter: Clone>,
+) -> Option<Arc<Policy>> {
+    let participants = participants.into_iter();
+    let mut others = participants.clone();
+    let oldest = others.next()?;
+    if others.all(|other| Arc::ptr_eq(&other.policy, &oldest.policy)) {
+        return Some(Arc::clone(&oldest.policy));
     }
     let by_key: BTreeMap<_, _> = participants
-        .iter()
         .flat_map(|participant| participant.policy.iter())
         .map(|advertisement| (&advertisement.key, advertisement))
         .collect();
-    Arc::new(by_key.into_values().cloned().collect())
+    Some(Arc::new(by_key.into_values().cloned().collect()))
 }

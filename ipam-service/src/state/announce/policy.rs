@@ -6,8 +6,8 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::NodeSet;
 use super::nodes::Nodes;
+use super::{Interfaces, NodeSet, interfaces};
 use crate::state::State;
 use crate::state::model::{
     Advertisement, AdvertisementKey, AdvertisementProtocol, Allocation, Labels, Pool, PoolKey,
@@ -30,6 +30,9 @@ pub(super) struct Offer {
 /// The candidates, and the advertisements that weigh them.
 type OfferKey = (Arc<[NodeNo]>, Vec<AdvertisementKey>);
 
+/// The advertisements, and the candidates where those make a difference.
+type InterfacesKey = (Vec<AdvertisementKey>, Option<u64>);
+
 /// What was found out since the last change of an advertisement, a pool or a node of the cluster.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
@@ -40,6 +43,7 @@ pub(super) struct Memory {
     whole: HashMap<Vec<AdvertisementKey>, Arc<Offer>>,
     /// Of fewer.
     offers: HashMap<OfferKey, Arc<Offer>>,
+    interfaces: HashMap<InterfacesKey, Arc<Interfaces>>,
 }
 
 /// Most remembered offers. Groups whose owners have few endpoints each have an offer of their own,
@@ -93,7 +97,7 @@ impl Memory {
             .available()
             .filter(|(_, labels)| {
                 let mut policy = policy.iter();
-                policy.any(|advertisement| none_or_any(&advertisement.node_selectors, labels))
+                policy.any(|advertisement| selects_node(advertisement, labels))
             })
             .map(|(number, _)| number)
             .collect();
@@ -125,6 +129,28 @@ impl Memory {
         self.offers.insert(key, Arc::clone(&offer));
         offer
     }
+
+    /// Where an address is announced for which these advertisements stand, on the nodes that it is
+    /// offered.
+    pub(super) fn interfaces(
+        &mut self,
+        nodes: &Nodes,
+        policy: &Policy,
+        offer: &Offer,
+    ) -> Arc<Interfaces> {
+        let of_whom = (!interfaces::are_alike(policy)).then_some(offer.set.id);
+        let key = (keys(policy), of_whom);
+        if let Some(interfaces) = self.interfaces.get(&key) {
+            return Arc::clone(interfaces);
+        }
+        let candidates = offer.candidates.nodes();
+        let made = Arc::new(interfaces::of(nodes, policy, candidates));
+        if self.interfaces.len() >= MAX_OFFERS {
+            self.interfaces.clear();
+        }
+        self.interfaces.insert(key, Arc::clone(&made));
+        made
+    }
 }
 
 fn make_offer(nodes: &Nodes, policy: &Policy, candidates: &[NodeNo]) -> Arc<Offer> {
@@ -138,32 +164,26 @@ fn make_offer(nodes: &Nodes, policy: &Policy, candidates: &[NodeNo]) -> Arc<Offe
     })
 }
 
-/// Interfaces on which the advertisements together announce; empty: every one.
-pub(super) fn interfaces<'a>(policies: impl IntoIterator<Item = &'a Policy>) -> BTreeSet<String> {
-    let mut union = BTreeSet::new();
-    for advertisement in policies.into_iter().flatten() {
-        let (interfaces, _) = l2(advertisement);
-        if interfaces.is_empty() {
-            return BTreeSet::new();
-        }
-        union.extend(interfaces.iter().cloned());
-    }
-    union
-}
-
-/// The sum of the preferences that match a node; an advertisement that has selected a group by
-/// two ways counts once.
+/// The sum of the preferences that match a node, of the advertisements that select it; one that has
+/// selected a group by two ways counts once.
 fn weight(labels: Option<&Labels>, policy: &Policy) -> u32 {
     let Some(labels) = labels else { return 0 };
-    let preferences = policy.iter().flat_map(|advertisement| l2(advertisement).1);
-    preferences
+    let selecting = policy.iter().filter(|one| selects_node(one, labels));
+    selecting
+        .flat_map(|advertisement| l2(advertisement).1)
         .filter(|preference| preference.selector.matches(labels))
         .fold(0, |sum: u32, preference| {
             sum.saturating_add(preference.weight)
         })
 }
 
-fn l2(advertisement: &Advertisement) -> (&BTreeSet<String>, &[PreferredNodes]) {
+/// Whether an advertisement selects a node of these labels.
+pub(super) fn selects_node(advertisement: &Advertisement, labels: &Labels) -> bool {
+    none_or_any(&advertisement.node_selectors, labels)
+}
+
+/// The interfaces that an advertisement names, and the nodes that it prefers.
+pub(super) fn l2(advertisement: &Advertisement) -> (&BTreeSet<String>, &[PreferredNodes]) {
     match &advertisement.protocol {
         AdvertisementProtocol::L2 {
             interfaces,

@@ -1,5 +1,6 @@
 //! A small world in which the tests make facts and look at assignments.
 
+mod by_node;
 mod groups;
 mod properties;
 mod table;
@@ -237,7 +238,11 @@ impl World {
             assert_eq!(now, read(&rebuilt), "incremental and from scratch");
             let empty = Follower::default();
             assert_eq!(&now, self.followed.get(name).unwrap_or(&empty));
-            let used: BTreeSet<_> = now.assignments.values().map(|one| one.candidates).collect();
+            let used: BTreeSet<_> = now
+                .assignments
+                .values()
+                .flat_map(|one| one.node_sets())
+                .collect();
             assert!(
                 used.iter().eq(now.node_sets.keys()),
                 "sets are those in use"
@@ -467,6 +472,16 @@ impl World {
             .find(|set| set.id == assignment.candidates)
             .expect("a set that is referred to is there");
         set.nodes.iter().map(Name::as_str).collect()
+    }
+
+    /// The interfaces of a node.
+    fn interfaces(&self, cluster: &str, text: &str, node: &str) -> Vec<String> {
+        let assignment = self.assignment(cluster, text).expect("announced");
+        let interfaces = &assignment.interfaces;
+        let mut by_nodes = interfaces.by_nodes.iter();
+        let own = by_nodes.find(|entry| entry.nodes.nodes.contains(&name(node)));
+        own.map_or(&interfaces.names, |entry| &entry.interfaces)
+            .clone()
     }
 
     fn id(&self, cluster: &str, owner: &str) -> AllocationId {

@@ -30,7 +30,7 @@ fn all_to(set: &Arc<NodeSet>) -> ClusterDelta {
         group: u64::from(number),
         nodes: Vec::new(),
         candidates: set.id,
-        interfaces: Vec::new(),
+        interfaces: Arc::default(),
         owners: Vec::new(),
     };
     ClusterDelta {

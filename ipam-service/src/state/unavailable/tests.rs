@@ -56,7 +56,7 @@ impl Book {
                 group: 1,
                 nodes: set.nodes.clone(),
                 candidates: set.id,
-                interfaces: Vec::new(),
+                interfaces: Arc::default(),
                 owners: Vec::new(),
             }));
             delta.node_sets.push(set);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use prost::Message as _;
 
 use super::{Cell, Plan, Statement};
-use crate::api::convert_announce::node_set_to_wire;
+use crate::api::convert_announce::assignments::node_set_to_wire;
 use crate::api::convert_reservation::reservation_to_wire;
 use crate::api::convert_unavailable::unavailable_to_wire;
 use crate::state::address::AddressRange;

@@ -34,7 +34,8 @@ struct Policy {
     by_label: bool,
     node: Option<usize>,
     services: bool,
-    interfaces: bool,
+    /// 0: none is named.
+    interfaces: usize,
     preferred: Option<usize>,
 }
 
@@ -45,7 +46,7 @@ fn batches() -> impl Strategy<Value = Vec<Vec<Step>>> {
 
 fn policy() -> impl Strategy<Value = Policy> {
     let number = || proptest::option::of(0..NODES);
-    let flags = (any::<bool>(), any::<bool>(), any::<bool>());
+    let flags = (any::<bool>(), any::<bool>(), 0..3_usize);
     (flags, number(), number()).prop_map(|((by_label, services, interfaces), node, preferred)| {
         Policy {
             by_label,
@@ -127,7 +128,8 @@ fn policy_of(number: usize, policy: &Policy) -> Advertisement {
     let preferred = policy.preferred;
     let preferred = preferred.map(|number| (10, selector("host", &node(number))));
     let preferred: Vec<_> = preferred.into_iter().collect();
-    with_l2(base, &some_if(policy.interfaces, &["eth0"]), &preferred)
+    let interfaces: [&[&str]; 3] = [&[], &["eth0"], &["eth1", "eth2"]];
+    with_l2(base, interfaces[policy.interfaces], &preferred)
 }
 
 /// `None`: the step does nothing in this state.
@@ -264,6 +266,7 @@ fn check_assignments(world: &World) {
             let reported = node.reported.as_ref();
             assert!(reported.is_none_or(|one| one.unavailable_reason.is_empty()));
         }
+        check_nodes(world, assignment, &set);
         let (space, address) = (&assignment.key.space, assignment.key.address);
         let holders: Vec<_> = world.state.holders(space, address).collect();
         assert_eq!(holders.len(), assignment.owners.len());
@@ -281,6 +284,68 @@ fn check_assignments(world: &World) {
     assert!(all.values().all(|one| stored.contains(&one.group)));
     let held = |group| world.state.allocation_by_id(group).is_some();
     assert!(stored.into_iter().all(held));
+}
+
+/// The advertisements that select a node for one of these allocations. (There is one pool, and one
+/// cluster.)
+fn policy_of_node<'a>(
+    world: &'a World,
+    holders: &[&Arc<Allocation>],
+    node: &Name,
+) -> Vec<&'a Advertisement> {
+    let key = NodeKey {
+        cluster: name("east"),
+        node: node.clone(),
+    };
+    let node = world.state.node(&key).expect("known").labels();
+    let pool = &world
+        .state
+        .pool(&pool_key(None, "pool"))
+        .expect("made")
+        .labels;
+    let none_or_any = |selectors: &[LabelSelector], labels: &Labels| {
+        selectors.is_empty() || selectors.iter().any(|selector| selector.matches(labels))
+    };
+    let selects = |one: &&Arc<Advertisement>| {
+        let mut holders = holders.iter();
+        none_or_any(&one.pool_selectors, pool)
+            && none_or_any(&one.node_selectors, &node)
+            && holders.any(|holder| none_or_any(&one.service_selectors, &holder.claim.labels))
+    };
+    let all = world.state.advertisements().filter(selects);
+    all.map(|advertisement| &**advertisement).collect()
+}
+
+/// Where one owner holds the address and that is all of its group: what each candidate weighs, and
+/// where it answers.
+fn check_nodes(world: &World, assignment: &Assignment, candidates: &BTreeSet<Name>) {
+    let (space, address) = (&assignment.key.space, assignment.key.address);
+    let holders: Vec<_> = world.state.holders(space, address).collect();
+    if holders.len() != 1 || holders[0].addresses.len() != 1 {
+        return;
+    }
+    let mut weights = BTreeMap::new();
+    for node in candidates {
+        let (mut weight, mut named, mut every) = (0, BTreeSet::new(), false);
+        for advertisement in policy_of_node(world, &holders, node) {
+            let AdvertisementProtocol::L2 {
+                interfaces,
+                preferred_nodes,
+            } = &advertisement.protocol;
+            every |= interfaces.is_empty();
+            named.extend(interfaces.iter().cloned());
+            for preference in preferred_nodes {
+                let of_whom = selector("host", node.as_str());
+                weight += u32::from(preference.selector == of_whom) * preference.weight;
+            }
+        }
+        let named: Vec<String> = named.into_iter().filter(|_| !every).collect();
+        let text = address.to_ip().to_string();
+        assert_eq!(world.interfaces("east", &text, node.as_str()), named);
+        weights.insert(node, weight);
+    }
+    let first = assignment.nodes.first().expect("never empty");
+    assert_eq!(weights.get(first), weights.values().max());
 }
 
 /// The owners whom a batch concerns; `None` if it concerns more than owners.

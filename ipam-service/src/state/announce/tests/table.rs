@@ -13,7 +13,7 @@ fn an_unmanaged_allocation_goes_to_every_selected_node() {
     let assignment = world.assignment("east", A1).expect("announced");
     assert_eq!(assignment.group, world.id("east", "web"));
     assert_eq!(assignment.owners, [owner_key("east", "web")]);
-    assert!(assignment.interfaces.is_empty());
+    assert_eq!(*assignment.interfaces, Interfaces::default());
 }
 
 #[test]
@@ -181,7 +181,8 @@ fn of_two_pools_each_is_announced_by_the_advertisements_that_select_it() {
     for (at, interface) in [(A1, "eth4"), (V6, "eth6")] {
         assert_eq!(world.candidates("east", at), ["a", "b"]);
         let assignment = world.assignment("east", at).expect("announced");
-        assert_eq!(assignment.interfaces, [interface]);
+        assert_eq!(assignment.interfaces.names, [interface]);
+        assert_eq!(assignment.interfaces.by_nodes, []);
         assert_eq!(assignment.group, world.id("east", "web"));
     }
     world.drop_advertisement(Some("east"), "six");
@@ -293,13 +294,9 @@ fn interfaces_add_up_and_one_advertisement_that_names_none_means_all() {
     world.advertise(with_l2(all.clone(), &["eth1", "eth0"], &[]));
     world.advertise(with_l2(advertisement(None, "more"), &["eth2"], &[]));
     world.hold("east", "web", held(&[A1]));
-    let interfaces = |world: &World| {
-        let assignment = world.assignment("east", A1).expect("announced");
-        assignment.interfaces.clone()
-    };
-    assert_eq!(interfaces(&world), ["eth0", "eth1", "eth2"]);
+    assert_eq!(world.interfaces("east", A1, "a"), ["eth0", "eth1", "eth2"]);
     world.advertise(all);
-    assert!(interfaces(&world).is_empty());
+    assert!(world.interfaces("east", A1, "a").is_empty());
 }
 
 #[test]
