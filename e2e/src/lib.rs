@@ -6,6 +6,7 @@
 pub mod adapters;
 pub mod crash;
 pub mod disk;
+pub mod fleet;
 pub mod how_to;
 pub mod ipam;
 pub mod seed;
