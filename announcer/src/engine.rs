@@ -1,17 +1,16 @@
 //! The thread that decides: who lives, what this node owns, and what it tells the others.
 //!
-//! It owns the membership socket and drives the pure parts: `swim`, `peers` and `reports` say who
-//! lives and what they say; `plan` says what there is to announce; `ownership` says what is to be
-//! done; [`effects`] does it by way of the responder. It is a thread of its own with a runtime of
-//! its own, so that nothing else that this process does delays a probe or a handover.
+//! It owns the membership socket and drives the pure parts: `plan` says what there is to announce,
+//! `talk` who lives, what they say, and what is to be done; [`effects`] does it by way of the
+//! responder. It is a thread of its own with a runtime of its own, so that nothing else that this
+//! process does delays a probe or a handover.
 //!
 //! Commands come in by one bounded channel. What each may do when it is dropped: nothing is lost
 //! but the thread, which then ends, and with it the process.
 
 mod effects;
-mod talk;
+mod socket;
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -19,26 +18,20 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use pharos_process::Readiness;
-use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::book::{Difference, Member};
 use crate::clock;
 use crate::election::{Condition, GroupId, NodeName};
-use crate::l2::hold::Noted;
+use crate::l2::hold::Notes;
 use crate::l2::responder::{Port, Responder};
-use crate::members::namesake::Namesake;
-use crate::members::peers::Peers;
+use crate::members::Peer;
 use crate::members::replay::Seen;
-use crate::members::reports::{OwnReport, Reports};
 use crate::members::seal::Seal;
-use crate::members::swim::Swim;
-use crate::members::{Peer, errors};
 use crate::metrics::Metrics;
-use crate::ownership::Ownership;
 use crate::plan::Plan;
-use crate::stamped;
+use crate::talk::Talk;
 
 /// Commands that may wait: a synchronisation is one, so this is far more than a burst of events.
 const COMMANDS: usize = 256;
@@ -46,13 +39,6 @@ const COMMANDS: usize = 256;
 const RETRY: Duration = Duration::from_secs(1);
 /// A timer that fires so much later than planned means that this process did not run.
 const STALL: Duration = Duration::from_millis(60);
-/// Datagrams read before anything else gets its turn.
-const READ_BATCH: usize = 256;
-/// Ours fit into an Ethernet frame, unless a node has very many interfaces.
-const LARGEST_DATAGRAM: usize = 16 << 10;
-/// Room for a burst of datagrams while the thread does not run.
-const RECEIVE_BUFFER: usize = 1 << 20;
-
 /// What the engine is told.
 #[derive(Debug)]
 pub enum Command {
@@ -157,24 +143,18 @@ struct Engine {
 
     socket: Option<Arc<UdpSocket>>,
     bind_again: Option<Instant>,
-    swim: Swim,
-    peers: Peers,
-    namesake: Namesake,
     seen: Seen,
     /// Datagrams sent so far.
-    sent: Cell<u64>,
-    reports: Reports,
-    own_report: OwnReport,
-    ownership: Ownership,
+    sent: u64,
+    talk: Talk,
     plan: Plan,
 
     own: Condition,
     hold_down_until: Option<Instant>,
     ports_again: Option<(Instant, Vec<Port>)>,
     drain: Option<Drain>,
-    output: effects::Output,
     applied: BTreeMap<GroupId, effects::Applied>,
-    noted: BTreeMap<GroupId, Vec<Noted>>,
+    noted: BTreeMap<GroupId, Notes>,
     shown: BTreeMap<GroupId, Vec<crate::plan::Used>>,
     told_ipv6: bool,
     /// Of the last assignments that were taken in.
@@ -195,7 +175,6 @@ impl Engine {
             draining: false,
             interfaces: BTreeSet::new(),
         };
-        let me = settings.me.node.clone();
         Self {
             listen: settings.listen,
             seal: settings.seal,
@@ -205,20 +184,14 @@ impl Engine {
             responder: settings.responder,
             socket: None,
             bind_again: Some(now),
-            own_report: OwnReport::new(me.clone(), settings.me.epoch),
-            ownership: Ownership::new(me.clone(), own.clone()),
-            swim: Swim::new(settings.me, rand::random(), now),
-            peers: Peers::default(),
-            namesake: Namesake::default(),
             seen: Seen::default(),
-            sent: Cell::new(0),
-            reports: Reports::default(),
-            plan: Plan::new(me),
+            sent: 0,
+            plan: Plan::new(settings.me.node.clone()),
+            talk: Talk::new(settings.me, own.clone(), rand::random(), now),
             hold_down_until: own.hold_down.then_some(now + settings.hold_down),
             own,
             ports_again: None,
             drain: None,
-            output: effects::Output::default(),
             applied: BTreeMap::new(),
             noted: BTreeMap::new(),
             shown: BTreeMap::new(),
@@ -244,7 +217,7 @@ impl Engine {
                     Some(command) => self.on_command(command, clock::now()),
                     None => return,
                 },
-                () = readable(self.socket.as_deref()) => {}
+                () = socket::readable(self.socket.as_deref()) => {}
                 () = tokio::time::sleep_until(planned.into()) => {}
             }
             let now = clock::now();
@@ -254,7 +227,7 @@ impl Engine {
                     late_ms = late.as_millis(),
                     "this process did not run for a while"
                 );
-                self.swim.postpone(late);
+                self.talk.postpone(late);
             }
             self.read(now);
         }
@@ -263,11 +236,7 @@ impl Engine {
     fn next_deadline(&self) -> Option<Instant> {
         [
             self.bind_again,
-            self.swim.next_deadline(),
-            self.peers.next_deadline(),
-            self.namesake.next_deadline(),
-            self.reports.next_deadline(),
-            self.ownership.next_deadline(),
+            self.talk.next_deadline(),
             self.hold_down_until,
             self.ports_again.as_ref().map(|(at, _)| *at),
         ]
@@ -280,16 +249,6 @@ impl Engine {
         if self.bind_again.is_some_and(|at| at <= now) {
             self.bind(now);
         }
-        let events = self.swim.tick(now);
-        self.on_swim(events, now);
-        let events = self.peers.tick(now);
-        self.on_peers(events, now);
-        for event in self.namesake.tick(now) {
-            self.on_namesake(&event);
-        }
-        for due in self.reports.tick(now) {
-            self.on_report_due(due, now);
-        }
         if self.hold_down_until.is_some_and(|at| at <= now) {
             self.hold_down_until = None;
             self.own.hold_down = false;
@@ -297,21 +256,21 @@ impl Engine {
         if let Some((_, ports)) = self.ports_again.take_if(|(at, _)| *at <= now) {
             self.on_ports(ports, now);
         }
-        self.ownership.tick(now);
+        self.talk.tick(now);
     }
 
     /// Performs what follows, until nothing follows any more; then sends.
     fn settle(&mut self, now: Instant) {
-        if self.ownership.roster().own != self.own {
-            self.ownership.set_own(self.own.clone(), now);
-            self.output.condition_changed = true;
-        }
+        self.talk.set_own(&self.own, now);
         self.perform();
-        self.publish(now);
-        self.flush();
+        self.pack_steps();
+        self.talk.publish(now);
+        self.perform();
+        self.pack_steps();
+        self.send();
         self.observe();
         // A node that is no candidate any more may answer until another one does.
-        if *self.done.borrow() < self.mark && !self.ownership.answers_unlisted() {
+        if *self.done.borrow() < self.mark && !self.talk.ownership.answers_unlisted() {
             self.done.send_replace(self.mark);
         }
     }
@@ -324,13 +283,8 @@ impl Engine {
             }
             Command::Ready => self.own.ready = true,
             Command::Ports(ports) => self.on_ports(ports, now),
-            Command::Joins(addresses) => self.peers.set_joins(&addresses, now),
-            Command::Endpoint(endpoint) => {
-                if self.swim.me().endpoint != endpoint {
-                    let events = self.swim.set_endpoint(endpoint, now);
-                    self.on_swim(events, now);
-                }
-            }
+            Command::Joins(addresses) => self.talk.set_joins(&addresses, now),
+            Command::Endpoint(endpoint) => self.talk.set_endpoint(endpoint, now),
             Command::Drain(done) => {
                 self.own.draining = true;
                 self.drain = Some(Drain { done });
@@ -351,14 +305,14 @@ impl Engine {
         let moved = self.detach_moved(&touched.groups);
         for (group, before) in touched.successors {
             if let Some(candidacy) = self.plan.candidacy(group) {
-                self.ownership.succeed(before, candidacy.clone(), now);
+                self.talk.ownership.succeed(before, candidacy.clone(), now);
             }
         }
         self.perform();
         for group in touched.groups {
             match self.plan.candidacy(group) {
-                Some(candidacy) => self.ownership.set_group(candidacy.clone(), now),
-                None => self.ownership.remove_group(group),
+                Some(candidacy) => self.talk.ownership.set_group(candidacy.clone(), now),
+                None => self.talk.ownership.remove_group(group),
             }
             // Effects first: they need the spots as they were.
             self.perform();
@@ -368,30 +322,18 @@ impl Engine {
     }
 
     fn on_members(&mut self, members: &[Member], now: Instant) {
-        let mut named = BTreeSet::new();
-        for member in members {
-            named.insert(member.node.clone());
-            let node = NodeName::from(member.node.as_str());
-            let is_me = node == self.swim.me().node;
-            let Ok(endpoint) = member.endpoint.parse() else {
+        let read = members.iter().map(|member| {
+            let endpoint = member.endpoint.parse().ok();
+            if endpoint.is_none() {
                 tracing::warn!(
                     node = member.node,
                     endpoint = member.endpoint,
                     "not an endpoint"
                 );
-                continue;
-            };
-            if is_me {
-                if endpoint != self.swim.me().endpoint {
-                    self.namesake.suspect(endpoint, now);
-                }
-            } else if self.peers.name(&node, endpoint, now) {
-                self.presume(&node, now);
             }
-        }
-        for node in self.peers.keep_only(|node| named.contains(node)) {
-            self.ownership.forget(&node, now);
-        }
+            (NodeName::from(member.node.as_str()), endpoint)
+        });
+        self.talk.set_members(&read.collect::<Vec<_>>(), now);
     }
 
     fn on_ports(&mut self, ports: Vec<Port>, now: Instant) {
@@ -427,87 +369,21 @@ impl Engine {
         }
     }
 
-    fn bind(&mut self, now: Instant) {
-        match open(self.listen) {
-            Ok(socket) => {
-                tracing::info!(listen = %self.listen, me = ?self.swim.me(), "watching other members");
-                self.socket = Some(Arc::new(socket));
-                self.bind_again = None;
-                self.readiness.ready("members-listen");
-            }
-            Err(error) => {
-                let reason = format!("cannot listen on {}: {error}", self.listen);
-                tracing::warn!(listen = %self.listen, %error, "cannot watch members, trying again");
-                self.readiness.not_ready("members-listen", reason);
-                self.bind_again = Some(now + RETRY);
-            }
-        }
-    }
-
-    fn read(&mut self, now: Instant) {
-        let Some(socket) = self.socket.clone() else {
-            return;
-        };
-        let mut buffer = vec![0; LARGEST_DATAGRAM];
-        for _ in 0..READ_BATCH {
-            let received = socket.try_io(Interest::READABLE, || {
-                stamped::receive(&*socket, &mut buffer)
-            });
-            match received {
-                Ok(received) => self.on_datagram(&buffer[..received.length], received, now),
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
-                // An error of an earlier datagram: it is in the queue that is read below.
-                Err(_) => {}
-            }
-        }
-        let refused = errors::take_refused(&*socket);
-        // Tells the runtime that the errors have been taken.
-        let _ = socket.try_io(Interest::ERROR, || {
-            Err::<(), _>(std::io::Error::from(std::io::ErrorKind::WouldBlock))
-        });
-        for endpoint in refused {
-            // Whoever refuses lives next to a network that works.
-            self.ownership.set_reached(now);
-            let events = self.peers.refused(endpoint, now);
-            self.on_peers(events, now);
-        }
-    }
-
     fn is_drained(&self, now: Instant) -> bool {
-        self.drain.is_some() && self.ownership.is_settled(now)
+        self.drain.is_some() && self.talk.ownership.is_settled(now)
     }
 
     fn leave(&mut self) {
         let now = clock::now();
-        let events = self.swim.leave(now);
-        self.on_swim(events, now);
-        self.flush();
+        self.talk.leave(now);
+        self.perform();
+        self.pack_steps();
+        self.send();
         if let Some(drain) = self.drain.take() {
             // Nobody waits any more if the time for a drain is over.
             let _ = drain.done.send(());
         }
     }
-}
-
-/// Resolves when the socket has something to read, or an error; never without a socket. Cancel
-/// safe.
-async fn readable(socket: Option<&UdpSocket>) {
-    match socket {
-        Some(socket) => {
-            // An error here is an error of the runtime's driver, which ends with the process.
-            let _ = socket.ready(Interest::READABLE | Interest::ERROR).await;
-        }
-        None => std::future::pending().await,
-    }
-}
-
-fn open(listen: SocketAddr) -> std::io::Result<UdpSocket> {
-    let socket = std::net::UdpSocket::bind(listen)?;
-    socket.set_nonblocking(true)?;
-    errors::enable(&socket, listen)?;
-    stamped::enable(&socket)?;
-    socket2::SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER)?;
-    UdpSocket::from_std(socket)
 }
 
 #[cfg(test)]

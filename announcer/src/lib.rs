@@ -8,9 +8,9 @@
 //!                                        responder (thread) <--AF_PACKET--> the segment
 //! ```
 //!
-//! A request is answered: [`l2::socket`] -> [`l2::reply`] -> socket. An address is announced:
-//! [`assignments`] -> [`book`] -> [`plan`] -> [`ownership`] ([`election`], [`handover`]) ->
-//! [`engine`] -> [`l2::responder`].
+//! A request is answered: [`l2::socket`] -> [`l2::table`] ([`l2::reply`]) -> socket. An address is announced:
+//! [`assignments`] -> [`book`] -> [`plan`] -> [`talk`]: [`ownership`] ([`election`],
+//! [`handover`]) -> [`engine`] -> [`l2::responder`].
 //!
 //! Losing ipam-service withdraws nothing. This program never talks to Kubernetes.
 
@@ -31,6 +31,7 @@ pub mod ownership;
 pub mod plan;
 pub mod progress;
 pub mod stamped;
+pub mod talk;
 
 use std::net::SocketAddr;
 use std::time::Duration;

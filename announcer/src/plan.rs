@@ -128,7 +128,7 @@ impl Plan {
             let ports = ports.filter(|port| wanted.includes(&port.name));
             spots.extend(ports.map(|port| Spot {
                 interface: port.index,
-                address: ip,
+                address: IpAddr::V4(ip),
             }));
         }
         spots.into_iter().collect()

@@ -1,21 +1,16 @@
 //! Performing what [`crate::ownership`] asks for, and telling the others.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, Ipv4Addr};
-use std::time::Instant;
+use std::net::IpAddr;
 
 use super::Engine;
-use crate::clock;
-use crate::election::{Claim, GroupId, NodeName, Standing, Statement};
+use crate::election::{Claim, GroupId, NodeName, Standing};
 use crate::handover::{Action, Duty, Gained, Lost, Message};
 use crate::l2::burst::Spot;
-use crate::l2::hold::Report;
+use crate::l2::hold::Notes;
 use crate::l2::reply::AddressDuty;
-use crate::members::wire::{Body, Datagram, Step, pack_steps};
 use crate::ownership::Effect;
-
-/// Steps of a handover that are packed together: about a datagram of them.
-const STEPS_AT_ONCE: usize = 50;
+use crate::talk::Note;
 
 /// What the responder does for a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,27 +19,18 @@ pub(super) struct Applied {
     spots: Vec<Spot>,
 }
 
-/// What is to be sent once everything has been performed.
-#[derive(Debug, Default)]
-pub(super) struct Output {
-    steps: BTreeMap<NodeName, Vec<(GroupId, Message)>>,
-    statements: BTreeMap<GroupId, Statement>,
-    inform: BTreeSet<NodeName>,
-    pub(super) condition_changed: bool,
-}
-
 impl Engine {
     /// Performs all effects that are there.
     pub(super) fn perform(&mut self) {
-        for Effect { group, action } in self.ownership.take_effects() {
+        for Effect { group, action } in self.talk.ownership.take_effects() {
             match action {
-                Action::Send(to, message) => self.step(to, group, message),
+                Action::Send(to, message) => self.talk.step(to, group, message),
                 Action::Duty(duty) => self.set_duty(group, duty),
                 Action::Release(to, claim) => {
                     // From here on nothing is answered any more: only now may the other begin.
                     let noted = self.silence(group);
                     self.noted.insert(group, noted);
-                    self.state(group, Some(to.clone()), Some(claim));
+                    self.talk.say(group, Some(to.clone()), Some(claim));
                     self.send_go(to, group, claim);
                 }
                 Action::RepeatGo(to, claim) => self.send_go(to, group, claim),
@@ -55,9 +41,35 @@ impl Engine {
                         self.responder.announce(&applied.spots);
                     }
                 }
-                Action::Inform(node) => {
-                    self.output.inform.insert(node);
-                }
+                Action::Inform(node) => self.talk.inform(node),
+            }
+        }
+        for note in self.talk.take_notes() {
+            self.on_note(note);
+        }
+    }
+
+    fn on_note(&self, note: Note) {
+        match note {
+            Note::Rejected => {
+                self.metrics.members_rejected.inc();
+            }
+            Note::Namesake(endpoint) => {
+                let node = &*self.talk.me().node;
+                tracing::error!(
+                    node,
+                    %endpoint,
+                    "another announcer runs under this node's name: both answer for the same \
+                     addresses until one gets another --node"
+                );
+                let reason = format!("another announcer, at {endpoint}, is named {node:?} too");
+                self.readiness.not_ready("node", reason);
+                self.metrics.namesakes.set(1);
+            }
+            Note::NoNamesake => {
+                tracing::info!("no other announcer runs under this node's name any more");
+                self.readiness.ready("node");
+                self.metrics.namesakes.set(0);
             }
         }
     }
@@ -93,12 +105,12 @@ impl Engine {
             let found = home.get(&address).copied();
             found.filter(|new| *new != group)
         };
-        let node = self.swim.me().node.clone();
+        let node = self.talk.me().node.clone();
         let mut moved = Vec::new();
         for group in touched {
             if let Some(applied) = self.applied.get_mut(group) {
                 applied.spots.retain(|spot| {
-                    let new = new_home(*group, IpAddr::V4(spot.address));
+                    let new = new_home(*group, spot.address);
                     moved.extend(new.map(|new| (new, *spot)));
                     new.is_none()
                 });
@@ -125,7 +137,7 @@ impl Engine {
         });
         let unused: Vec<Spot> = unused.map(|(_, spot)| *spot).collect();
         self.responder.silence(&unused);
-        let addresses: BTreeSet<Ipv4Addr> = unused.iter().map(|spot| spot.address).collect();
+        let addresses: BTreeSet<IpAddr> = unused.iter().map(|spot| spot.address).collect();
         for address in addresses {
             tracing::info!(%address, reason = "group_changed", "stopped answering an address");
         }
@@ -156,35 +168,21 @@ impl Engine {
         self.applied.insert(group, Applied { duty, spots });
     }
 
-    fn silence(&mut self, group: GroupId) -> Vec<crate::l2::hold::Noted> {
+    fn silence(&mut self, group: GroupId) -> Notes {
         match self.applied.remove(&group) {
             Some(applied) => self.responder.silence(&applied.spots),
-            None => Vec::new(),
+            None => Notes::default(),
         }
     }
 
     fn send_go(&mut self, to: NodeName, group: GroupId, claim: Claim) {
-        let noted = self.noted.get(&group).map_or([].as_slice(), Vec::as_slice);
-        let message = Message::Go(claim, Report::new(noted));
-        self.step(to, group, message);
-    }
-
-    fn step(&mut self, to: NodeName, group: GroupId, message: Message) {
-        let steps = self.output.steps.entry(to).or_default();
-        steps.push((group, message));
-    }
-
-    fn state(&mut self, group: GroupId, holder: Option<NodeName>, claim: Option<Claim>) {
-        let statement = Statement {
-            group,
-            holder,
-            claim,
-        };
-        self.output.statements.insert(group, statement);
+        let report = self.noted.get(&group).map(Notes::report);
+        let message = Message::Go(claim, report.unwrap_or_default());
+        self.talk.step(to, group, message);
     }
 
     fn on_gained(&mut self, group: GroupId, claim: Claim, why: &Gained) {
-        self.state(group, None, Some(claim));
+        self.talk.say(group, None, Some(claim));
         let (reason, from) = match why {
             Gained::Unowned => ("unowned", None),
             Gained::Inherited => ("group_changed", None),
@@ -212,7 +210,7 @@ impl Engine {
     }
 
     fn on_lost(&mut self, group: GroupId, why: &Lost) {
-        self.state(group, None, None);
+        self.talk.say(group, None, None);
         self.noted.remove(&group);
         let (reason, to) = match why {
             Lost::HandedOver(to) => {
@@ -238,7 +236,7 @@ impl Engine {
 
     /// Keeps `metallb_speaker_announced` in step.
     fn show(&mut self, group: GroupId, owned: bool) {
-        let node = self.swim.me().node.clone();
+        let node = self.talk.me().node.clone();
         for used in self.shown.remove(&group).unwrap_or_default() {
             self.metrics
                 .set_announced(&node, used.address, &used.owners, false);
@@ -253,70 +251,24 @@ impl Engine {
         }
     }
 
-    /// Tells everybody what changed.
-    pub(super) fn publish(&mut self, now: Instant) {
-        let statements: Vec<Statement> = std::mem::take(&mut self.output.statements)
-            .into_values()
-            .collect();
-        let condition_changed = std::mem::take(&mut self.output.condition_changed);
-        if statements.is_empty() && !condition_changed {
-            return;
-        }
-        // The handshake goes first: its receiver holds requests.
-        self.flush_steps();
-        for delta in self.own_report.changes(&self.own, &statements) {
-            let datagram = Datagram {
-                body: Some(Body::Delta(delta)),
-            };
-            self.send_to_all(&datagram);
-        }
-        let events = self.swim.announce_version(self.own_report.version(), now);
-        self.on_swim(events, now);
-    }
-
-    /// Sends everything that waits.
-    pub(super) fn flush(&mut self) {
-        self.flush_steps();
-        for node in std::mem::take(&mut self.output.inform) {
-            if let Some(endpoint) = self.peers.endpoint(&node) {
-                self.send_state(endpoint);
-            }
-        }
-    }
-
-    fn flush_steps(&mut self) {
-        let me = self.swim.me().clone();
-        for (to, steps) in std::mem::take(&mut self.output.steps) {
-            let Some(to) = self.swim.active(&to) else {
-                continue;
-            };
-            // A few at a time, so that the ages in them are those at which they are sent.
-            for some in steps.chunks(STEPS_AT_ONCE) {
-                let now = clock::now();
-                let step = |(group, message): &(GroupId, Message)| Step::new(*group, message, now);
-                for datagram in pack_steps(&me, &to, some.iter().map(step).collect()) {
-                    self.send(to.endpoint, &datagram);
-                }
-            }
-        }
-    }
-
     /// Keeps metrics and readiness in step.
     pub(super) fn observe(&self) {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         self.metrics.owned.set(count(self.shown.len()));
-        self.metrics.members_known.set(count(self.peers.len()));
+        self.metrics
+            .members_known
+            .set(count(self.talk.peers().len()));
         self.metrics
             .members_alive
-            .set(count(self.peers.live().count()));
-        let roster = self.ownership.roster();
+            .set(count(self.talk.peers().live().count()));
+        let roster = self.talk.ownership.roster();
         let all_dead = roster
             .others()
             .all(|(_, standing)| *standing == Standing::Dead);
-        if !roster.reached_anyone && !self.peers.is_empty() && all_dead {
+        if !roster.reached_anyone && !self.talk.peers().is_empty() && all_dead {
             let reason = format!(
                 "members_unreachable: none of {} members answers since the start",
-                self.peers.len()
+                self.talk.peers().len()
             );
             self.readiness.not_ready("members", reason);
         } else {

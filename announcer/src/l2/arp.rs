@@ -116,16 +116,17 @@ impl Arp {
         frame
     }
 
-    /// The answer to a request: the address is at `mac`.
-    pub fn answer(request: &Self, mac: MacAddr) -> Self {
+    /// Tells `asker`, who has this address itself, that `address` is at `mac`.
+    pub fn answer(asker: (MacAddr, Ipv4Addr), address: Ipv4Addr, mac: MacAddr) -> Self {
+        let (asker_mac, asker_ip) = asker;
         Self {
-            destination: request.sender_mac,
+            destination: asker_mac,
             source: mac,
             operation: Operation::Reply,
             sender_mac: mac,
-            sender_ip: request.target_ip,
-            target_mac: request.sender_mac,
-            target_ip: request.sender_ip,
+            sender_ip: address,
+            target_mac: asker_mac,
+            target_ip: asker_ip,
         }
     }
 
@@ -176,7 +177,8 @@ mod tests {
 
     #[test]
     fn an_answer_has_these_bytes() {
-        let frame = Arp::answer(&request(), NODE).emit();
+        let asker = (CLIENT, Ipv4Addr::new(192, 0, 2, 1));
+        let frame = Arp::answer(asker, Ipv4Addr::new(192, 0, 2, 100), NODE).emit();
         let expected = [
             2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 6, // Ethernet
             0, 1, 8, 0, 6, 4, 0, 2, // Ethernet, IPv4, 6, 4, reply

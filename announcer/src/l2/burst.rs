@@ -8,7 +8,7 @@
 //! share a cap, so that thousands of addresses do not flood a segment.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::arp::Operation;
@@ -30,7 +30,7 @@ const BATCH: usize = 64;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Spot {
     pub interface: u32,
-    pub address: Ipv4Addr,
+    pub address: IpAddr,
 }
 
 /// A gratuitous frame that is to be sent now.
@@ -187,7 +187,7 @@ mod tests {
     fn spot(number: u32) -> Spot {
         Spot {
             interface: 2,
-            address: Ipv4Addr::from(0xc000_0200 + number),
+            address: IpAddr::V4((0xc000_0200 + number).into()),
         }
     }
 

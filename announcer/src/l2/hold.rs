@@ -5,16 +5,13 @@
 //! Pure.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use pnet_base::MacAddr;
 
-use super::arp::Arp;
+use super::question::Question;
 
-/// Most requests that are held: more than a busy segment asks for within a handover of a few
-/// milliseconds; what does not fit is asked again by its sender.
-pub const HELD_LIMIT: usize = 1024;
 /// Most answers that are reported per group: as many as fit into one datagram.
 pub const ANSWERED_LIMIT: usize = 32;
 /// An answer belongs to a held request that arrived up to this much before it: the old owner tells
@@ -24,27 +21,27 @@ const REPORT_DELAY: Duration = Duration::from_millis(9);
 /// And up to this much after it: one frame is stamped by two kernels at almost the same time.
 const STAMPS_APART: Duration = Duration::from_millis(2);
 
-/// A request that waits for its answer.
+/// A question that waits for its answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Held {
     pub at: Instant,
     /// Index of the interface that it came in by.
     pub interface: u32,
-    pub request: Arp,
+    pub question: Question,
 }
 
-/// A request that was answered at some time.
+/// A question that was answered at some time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Noted {
     pub at: Instant,
-    pub request: Arp,
+    pub question: Question,
 }
 
 /// A request that the old owner answered, as it tells the new one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answered {
     pub asker: MacAddr,
-    pub target: Ipv4Addr,
+    pub target: IpAddr,
     /// When, by the clock of whoever holds this value.
     pub at: Instant,
 }
@@ -58,13 +55,42 @@ pub struct Report {
     pub truncated: bool,
 }
 
+/// What an owner noted while it recorded.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Notes {
+    /// Oldest first.
+    noted: Vec<Noted>,
+    /// More were given and not noted, the newest of them then.
+    dropped: Option<Instant>,
+}
+
+impl Notes {
+    /// These, in any order.
+    pub fn new(mut noted: Vec<Noted>, dropped: Option<Instant>) -> Self {
+        noted.sort_by_key(|one| one.at);
+        Self { noted, dropped }
+    }
+
+    /// What the new owner is told. Nothing from before an answer that is not known: all that was
+    /// asked before the first that is told counts as answered.
+    pub fn report(&self) -> Report {
+        let is_unknown = |one: &Noted| self.dropped.is_some_and(|dropped| one.at <= dropped);
+        let known = self.noted.partition_point(is_unknown);
+        let report = Report::new(&self.noted[known..]);
+        Report {
+            truncated: report.truncated || self.dropped.is_some(),
+            ..report
+        }
+    }
+}
+
 impl Report {
-    /// What it noted.
+    /// What it noted, oldest first.
     pub fn new(noted: &[Noted]) -> Self {
         let newest = noted.iter().rev().take(ANSWERED_LIMIT);
         let answered = newest.map(|one| Answered {
-            asker: one.request.sender_mac,
-            target: one.request.target_ip,
+            asker: one.question.asker,
+            target: one.question.target,
             at: one.at,
         });
         Self {
@@ -82,8 +108,8 @@ impl Report {
             for (answer, answered) in self.answered.iter().enumerate() {
                 let late = answered.at.saturating_duration_since(one.at);
                 let early = one.at.saturating_duration_since(answered.at);
-                let same = answered.asker == one.request.sender_mac
-                    && answered.target == one.request.target_ip
+                let same = answered.asker == one.question.asker
+                    && answered.target == one.question.target
                     && answered.at >= holding_since;
                 if same && late < REPORT_DELAY && early < STAMPS_APART {
                     pairs.push((late.max(early), index, answer));
@@ -113,19 +139,13 @@ impl Report {
 
 #[cfg(test)]
 mod tests {
-    use super::super::arp::Operation;
     use super::*;
 
-    fn request(asker: u8, target: u8) -> Arp {
-        let mac = MacAddr(2, 0, 0, 0, 0, asker);
-        Arp {
-            destination: MacAddr::broadcast(),
-            source: mac,
-            operation: Operation::Request,
-            sender_mac: mac,
-            sender_ip: Ipv4Addr::new(192, 0, 2, asker),
-            target_mac: MacAddr::zero(),
-            target_ip: Ipv4Addr::new(192, 0, 2, target),
+    fn question(asker: u8, target: u8) -> Question {
+        Question {
+            asker: MacAddr(2, 0, 0, 0, 0, asker),
+            from: IpAddr::from([192, 0, 2, asker]),
+            target: IpAddr::from([192, 0, 2, target]),
         }
     }
 
@@ -144,11 +164,11 @@ mod tests {
         let held = |ms, asker, target| Held {
             at: at(ms),
             interface: 1,
-            request: request(asker, target),
+            question: question(asker, target),
         };
         let noted = |ms, asker, target| Noted {
             at: at(ms),
-            request: request(asker, target),
+            question: question(asker, target),
         };
         // The old owner answered the first and the third; the second came after it had stopped,
         // the fourth is for an address that it did not answer.
@@ -170,12 +190,12 @@ mod tests {
         let held = |ms: u64| Held {
             at: at(ms),
             interface: 1,
-            request: request(1, 100),
+            question: question(1, 100),
         };
         // The request of 50 was answered; the report of it took 7 ms.
         let told = Report::new(&[Noted {
             at: at(57),
-            request: request(1, 100),
+            question: question(1, 100),
         }]);
         assert_eq!(told.unanswered(vec![held(50), held(60)], start), [held(60)]);
     }
@@ -186,12 +206,12 @@ mod tests {
         let one = Held {
             at: start,
             interface: 1,
-            request: request(1, 100),
+            question: question(1, 100),
         };
         let told = Report {
             answered: vec![Answered {
                 asker: MacAddr(2, 0, 0, 0, 0, 1),
-                target: Ipv4Addr::new(192, 0, 2, 100),
+                target: IpAddr::from([192, 0, 2, 100]),
                 at: start,
             }],
             truncated: false,
@@ -210,12 +230,12 @@ mod tests {
         // A client that asks again after 3 ms: the first request came before the holding began.
         let noted = [Noted {
             at: at(1),
-            request: request(1, 100),
+            question: question(1, 100),
         }];
         let held = Held {
             at: at(4),
             interface: 1,
-            request: request(1, 100),
+            question: question(1, 100),
         };
         let told = Report::new(&noted);
         assert_eq!(told.unanswered(vec![held], at(2)), [held]);
@@ -230,7 +250,7 @@ mod tests {
         let noted: Vec<Noted> = (0..100)
             .map(|number| Noted {
                 at: at(number * 10),
-                request: request(1, 100),
+                question: question(1, 100),
             })
             .collect();
         let told = Report::new(&noted);
@@ -240,7 +260,7 @@ mod tests {
             .map(|number| Held {
                 at: at(number * 10),
                 interface: 1,
-                request: request(1, 100),
+                question: question(1, 100),
             })
             .collect();
         let newest = held[100];

@@ -1,12 +1,16 @@
 //! Layer 2: answering and announcing addresses by ARP.
 //!
-//! [`arp`], [`reply`], [`hold`] and [`burst`] decide and are pure; [`socket`] and [`responder`] act.
+//! [`table`] decides and is pure, with what it is made of: [`arp`], [`reply`], [`question`], [`hold`],
+//! [`waiting`] and [`burst`]. [`socket`] and [`responder`] act.
 //! Nothing here knows of assignments, of other nodes or of gRPC: it is told which address has which
 //! duty on which interface.
 
 pub mod arp;
 pub mod burst;
 pub mod hold;
+pub mod question;
 pub mod reply;
 pub mod responder;
 pub mod socket;
+pub mod table;
+pub mod waiting;

@@ -4,12 +4,13 @@
 //! answered has a named reason. Frames with a VLAN tag and frames that this host sent do not get
 //! here: the kernel filter of [`super::socket`] drops them.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use pnet_base::MacAddr;
 
 use super::arp::{Arp, Malformed, Operation};
+use super::question::Question;
 
 /// A frame that waited longer shows that this process did not run for a while, and in half a second
 /// another node takes over.
@@ -47,10 +48,10 @@ pub enum AddressDuty {
 /// What to do with a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Decision {
-    /// Send the answer to this request; with `true`, note it.
-    Answer(Arp, bool),
-    /// Keep this request.
-    Hold(Arp),
+    /// Send the answer to this question; with `true`, note it.
+    Answer(Question, bool),
+    /// Keep this question.
+    Hold(Question),
     /// Nothing.
     Ignore(Ignored),
 }
@@ -165,11 +166,16 @@ fn decide_parsed(
     if arp.sender_ip == arp.target_ip {
         return Err(Ignored::Gratuitous);
     }
+    let question = Question {
+        asker: arp.sender_mac,
+        from: IpAddr::V4(arp.sender_ip),
+        target: IpAddr::V4(arp.target_ip),
+    };
     match duty(arp.target_ip) {
         None => Err(Ignored::NotOwned),
-        Some(AddressDuty::Hold) => Ok(Decision::Hold(arp)),
-        Some(AddressDuty::Answer) => Ok(Decision::Answer(arp, false)),
-        Some(AddressDuty::Record) => Ok(Decision::Answer(arp, true)),
+        Some(AddressDuty::Hold) => Ok(Decision::Hold(question)),
+        Some(AddressDuty::Answer) => Ok(Decision::Answer(question, false)),
+        Some(AddressDuty::Record) => Ok(Decision::Answer(question, true)),
     }
 }
 
@@ -208,6 +214,14 @@ mod tests {
         [NODE, OWN_OTHER].contains(&mac)
     }
 
+    fn question(arp: &Arp) -> Question {
+        Question {
+            asker: arp.sender_mac,
+            from: IpAddr::V4(arp.sender_ip),
+            target: IpAddr::V4(arp.target_ip),
+        }
+    }
+
     fn request(change: impl Fn(&mut Arp)) -> Arp {
         let mut arp = Arp {
             destination: MacAddr::broadcast(),
@@ -241,7 +255,7 @@ mod tests {
         for change in asked {
             let arp = request(change);
             let decision = decide(&arp.emit(), NODE, is_own, duty);
-            assert_eq!(decision, Decision::Answer(arp, false), "{arp:?}");
+            assert_eq!(decision, Decision::Answer(question(&arp), false), "{arp:?}");
         }
     }
 
@@ -306,10 +320,10 @@ mod tests {
         let held = request(|arp| arp.target_ip = HELD);
         assert_eq!(
             decide(&held.emit(), NODE, is_own, duty),
-            Decision::Hold(held)
+            Decision::Hold(question(&held))
         );
         let passing = request(|arp| arp.target_ip = PASSING);
-        let noted = Decision::Answer(passing, true);
+        let noted = Decision::Answer(question(&passing), true);
         assert_eq!(decide(&passing.emit(), NODE, is_own, duty), noted);
     }
 

@@ -7,7 +7,7 @@
 //! - [`namesake`]: another announcer under this node's name.
 //! - [`errors`]: datagrams that a host refused, which only shortens suspicion.
 //!
-//! All of them are driven by [`crate::engine`].
+//! [`crate::talk`] joins all of them but the socket, which is [`crate::engine`]'s.
 
 pub mod errors;
 pub mod namesake;

@@ -4,7 +4,7 @@
 //! Field numbers are kept for ever: during an upgrade old and new announcers talk to each other.
 
 use std::collections::BTreeSet;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::{Duration, Instant};
 
 use pnet_base::MacAddr;
@@ -171,15 +171,19 @@ pub enum StepKind {
     Go = 3,
 }
 
-#[derive(Clone, Copy, PartialEq, Message)]
+#[derive(Clone, PartialEq, Message)]
 pub struct WireAnswered {
     /// The 48 bits of the asker's MAC address.
     #[prost(uint64, tag = "1")]
     pub asker: u64,
+    /// An IPv4 address.
     #[prost(fixed32, tag = "2")]
     pub target: u32,
     #[prost(uint32, tag = "3")]
     pub age_micros: u32,
+    /// An IPv6 address in 16 bytes; empty for an IPv4 address.
+    #[prost(bytes, tag = "4")]
+    pub target6: Vec<u8>,
 }
 
 impl From<&Peer> for WirePeer {
@@ -319,21 +323,31 @@ impl WireAnswered {
     fn new(answered: &Answered, now: Instant) -> Self {
         let asker = answered.asker.octets();
         let age = now.saturating_duration_since(answered.at);
+        let (target, target6) = match answered.target {
+            IpAddr::V4(target) => (target.into(), Vec::new()),
+            IpAddr::V6(target) => (0, target.octets().to_vec()),
+        };
         Self {
             asker: asker
                 .iter()
                 .fold(0, |bits, octet| bits << 8 | u64::from(*octet)),
-            target: answered.target.into(),
+            target,
             age_micros: u32::try_from(age.as_micros()).unwrap_or(u32::MAX),
+            target6,
         }
     }
 
     fn read(&self, arrived: Instant) -> Answered {
         let [_, _, a, b, c, d, e, f] = self.asker.to_be_bytes();
         let age = Duration::from_micros(self.age_micros.into());
+        // What is no address of either family is no answer to a question that anybody holds.
+        let target = match <[u8; 16]>::try_from(self.target6.as_slice()) {
+            Ok(octets) => IpAddr::V6(Ipv6Addr::from(octets)),
+            Err(_) => IpAddr::V4(self.target.into()),
+        };
         Answered {
             asker: MacAddr(a, b, c, d, e, f),
-            target: Ipv4Addr::from(self.target),
+            target,
             at: arrived.checked_sub(age).unwrap_or(arrived),
         }
     }
@@ -375,116 +389,4 @@ fn handover_datagram(from: &Peer, to: &Peer, steps: Vec<Step>) -> Datagram {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "any instant serves as the start of a test"
-    )]
-    fn steps_survive_the_wire_and_every_datagram_fits() {
-        let now = Instant::now();
-        let answered = Answered {
-            asker: MacAddr(2, 0, 0xff, 0, 0, 9),
-            target: Ipv4Addr::new(192, 0, 2, 1),
-            at: now - Duration::from_micros(1234),
-        };
-        let messages: Vec<(GroupId, handover::Message)> = (0..300)
-            .map(|number| {
-                let claim = Claim(u64::MAX - number);
-                let message = match number % 3 {
-                    0 => handover::Message::Prepare(claim),
-                    1 => handover::Message::Ack(claim),
-                    _ => {
-                        let report = Report {
-                            answered: vec![answered; 32],
-                            truncated: true,
-                        };
-                        handover::Message::Go(claim, report)
-                    }
-                };
-                (GroupId(u64::MAX - number), message)
-            })
-            .collect();
-        let steps = messages
-            .iter()
-            .map(|(group, message)| Step::new(*group, message, now))
-            .collect();
-        let mut read = Vec::new();
-        let [from, to] = ["node-with-a-name", "another-node-with-a-name"].map(|node| Peer {
-            node: node.into(),
-            endpoint: std::net::SocketAddr::from(([192, 0, 2, 1], 7946)),
-            epoch: u64::MAX,
-        });
-        for datagram in pack_steps(&from, &to, steps) {
-            let bytes = datagram.encode_to_vec();
-            assert!(bytes.len() <= MAX_DATAGRAM, "{} bytes", bytes.len());
-            let back = Datagram::decode(bytes.as_slice()).expect("decodes");
-            if let Some(Body::Handover(handover)) = back.body {
-                read.extend(handover.steps.into_iter().filter_map(|step| step.read(now)));
-            }
-        }
-        assert_eq!(read, messages);
-    }
-
-    #[test]
-    fn every_part_of_a_state_fits() {
-        let statements: Vec<Statement> = (0..300)
-            .map(|number| Statement {
-                group: GroupId(u64::MAX),
-                holder: (number % 7 == 0).then(|| "h".repeat(number).into()),
-                claim: Some(Claim(u64::MAX)),
-            })
-            .collect();
-        let mut read = Vec::new();
-        for part in cut(&statements) {
-            read.extend(part.iter().cloned().map(Statement::from));
-            let state = State {
-                version: Version {
-                    node: "n".repeat(253),
-                    epoch: u64::MAX,
-                    version: u64::MAX,
-                },
-                part: u32::MAX,
-                parts: u32::MAX,
-                condition: WireCondition {
-                    interfaces: vec!["interface-name1".to_owned(); 10],
-                    ..WireCondition::default()
-                },
-                statements: part,
-            };
-            let datagram = Datagram {
-                body: Some(Body::State(state)),
-            };
-            let length = datagram.encoded_len();
-            assert!(length <= MAX_DATAGRAM, "{length} bytes");
-        }
-        let named = |one: &Statement| one.holder.as_deref().unwrap_or_default().len();
-        assert_eq!(read.len(), 300);
-        assert!(
-            read.iter()
-                .zip(&statements)
-                .all(|(a, b)| named(a) == named(b))
-        );
-        assert_eq!(cut(&[]).len(), 1);
-    }
-
-    #[test]
-    fn a_peer_without_a_usable_endpoint_is_refused() {
-        for endpoint in ["", "192.0.2.1", "name:7946", "192.0.2.1:70000"] {
-            let wire = WirePeer {
-                node: "a".to_owned(),
-                endpoint: endpoint.to_owned(),
-                epoch: 1,
-            };
-            assert_eq!(Peer::try_from(wire), Err(BadPeer), "{endpoint}");
-        }
-        let beyond = WirePeer {
-            node: "a".to_owned(),
-            endpoint: "192.0.2.1:7946".to_owned(),
-            epoch: u64::MAX,
-        };
-        assert_eq!(Peer::try_from(beyond), Err(BadPeer));
-    }
-}
+mod tests;

@@ -2,7 +2,7 @@
 //! each request is seen by every node, and every answer is counted.
 
 use std::collections::BinaryHeap;
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,8 +13,8 @@ use rand::{RngExt as _, SeedableRng as _};
 use super::*;
 use crate::election::Wanted;
 use crate::handover::{Duty, Gained, Message};
-use crate::l2::arp::{Arp, Operation};
 use crate::l2::hold::{Held, Noted, Report};
+use crate::l2::question::Question;
 
 const GROUP: GroupId = GroupId(7);
 const STEP: Duration = Duration::from_micros(100);
@@ -101,17 +101,12 @@ struct World {
     answers: BTreeMap<u32, Vec<usize>>,
 }
 
-fn request(number: u32) -> Arp {
-    let asker = MacAddr(2, 0, 0, 0, 0, 99);
-    Arp {
-        destination: MacAddr::broadcast(),
-        source: asker,
-        operation: Operation::Request,
-        sender_mac: asker,
+fn question(number: u32) -> Question {
+    Question {
+        asker: MacAddr(2, 0, 0, 0, 0, 99),
         // The number of the request, so that answers can be counted; the nodes do not look at it.
-        sender_ip: Ipv4Addr::from(number),
-        target_mac: MacAddr::zero(),
-        target_ip: Ipv4Addr::new(192, 0, 2, 1),
+        from: IpAddr::V4(number.into()),
+        target: IpAddr::from([192, 0, 2, 1]),
     }
 }
 
@@ -200,8 +195,10 @@ impl World {
             Duty::Answer(report) => {
                 let held = std::mem::take(&mut node.held);
                 for one in report.unanswered(held, node.since) {
-                    let number = u32::from(one.request.sender_ip);
-                    self.answers.entry(number).or_default().push(index);
+                    if let IpAddr::V4(number) = one.question.from {
+                        let answers = self.answers.entry(number.into()).or_default();
+                        answers.push(index);
+                    }
                 }
             }
             Duty::Hold => {
@@ -331,13 +328,13 @@ impl World {
             Some(Duty::Hold) => node.held.push(Held {
                 at,
                 interface: 2,
-                request: request(number),
+                question: question(number),
             }),
             Some(Duty::Answer(_)) => self.answers.entry(number).or_default().push(to),
             Some(Duty::Record) => {
                 node.noted.push(Noted {
                     at,
-                    request: request(number),
+                    question: question(number),
                 });
                 self.answers.entry(number).or_default().push(to);
             }

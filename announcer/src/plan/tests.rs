@@ -1,5 +1,3 @@
-use std::net::Ipv4Addr;
-
 use pnet_base::MacAddr;
 
 use super::*;
@@ -39,7 +37,7 @@ fn port(index: u32, name: &str) -> Port {
 fn spot(interface: u32, last: u8) -> Spot {
     Spot {
         interface,
-        address: Ipv4Addr::new(192, 0, 2, last),
+        address: IpAddr::from([192, 0, 2, last]),
     }
 }
 

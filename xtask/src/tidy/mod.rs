@@ -19,18 +19,22 @@ use anyhow::{Context as _, bail};
 use crate::cargo::{capture, cargo, root};
 
 /// Modules that decide and never act: a file, and what lies in the folder of its name.
-const PURE: [&str; 24] = [
+const PURE: [&str; 28] = [
     "announcer/src/election",
     "announcer/src/handover",
     "announcer/src/l2/arp",
     "announcer/src/l2/burst",
     "announcer/src/l2/hold",
+    "announcer/src/l2/question",
     "announcer/src/l2/reply",
+    "announcer/src/l2/table",
+    "announcer/src/l2/waiting",
     "announcer/src/members/peers",
     "announcer/src/members/reports",
     "announcer/src/ownership",
     "announcer/src/plan",
     "announcer/src/progress",
+    "announcer/src/talk",
     "checker/src",
     "ipam-service/src/retention/rule",
     "ipam-service/src/state",

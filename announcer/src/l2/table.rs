@@ -1,0 +1,313 @@
+//! What each interface does with questions for each address, and what follows from a frame, from a
+//! change and from time.
+//!
+//! Pure: [`super::responder`] hands in frames and the time, and sends what is asked for, in order.
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Instant;
+
+use pnet_base::MacAddr;
+
+use super::arp::{Arp, Operation};
+use super::burst::{Bursts, Gratuitous, Spot};
+use super::hold::{Held, Noted, Notes, Report};
+use super::question::Question;
+use super::reply::{AddressDuty, Decision, Freshness, Ignored, decide};
+use super::waiting::Waiting;
+use crate::metrics::{AddressCounters, Metrics, PlainCounter};
+
+#[cfg(test)]
+mod tests;
+
+/// An interface to answer on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Port {
+    pub index: u32,
+    pub name: String,
+    pub mac: MacAddr,
+}
+
+/// A frame to be sent.
+#[derive(Debug)]
+pub struct Sending {
+    /// Index of the interface.
+    pub interface: u32,
+    pub packet: Packet,
+    /// To be increased when it has been sent.
+    pub counter: PlainCounter,
+}
+
+/// What a frame says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Packet {
+    Arp(Arp),
+}
+
+/// What follows from a frame.
+#[derive(Debug)]
+pub enum Outcome {
+    Send(Sending),
+    /// It is held, or came by an interface that is not answered on any more.
+    Nothing,
+    Ignored(Ignored),
+}
+
+/// All duties.
+#[derive(Debug)]
+pub struct Table {
+    ports: BTreeMap<u32, OpenPort>,
+    bursts: Bursts,
+    waiting: Waiting,
+    freshness: Freshness,
+    metrics: Metrics,
+}
+
+#[derive(Debug)]
+struct OpenPort {
+    port: Port,
+    duties: HashMap<IpAddr, Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    duty: AddressDuty,
+    since: Instant,
+    counters: AddressCounters,
+}
+
+impl Table {
+    /// No interfaces, and no duties.
+    pub fn new(metrics: Metrics, now: Instant) -> Self {
+        Self {
+            ports: BTreeMap::new(),
+            bursts: Bursts::new(now),
+            waiting: Waiting::default(),
+            freshness: Freshness::default(),
+            metrics,
+        }
+    }
+
+    /// The interfaces that are answered on.
+    pub fn ports(&self) -> impl Iterator<Item = &Port> {
+        self.ports.values().map(|open| &open.port)
+    }
+
+    /// Answers on one more interface, without duties yet.
+    pub fn open(&mut self, port: Port) {
+        let duties = HashMap::new();
+        self.ports.insert(port.index, OpenPort { port, duties });
+    }
+
+    /// Does nothing on an interface any more.
+    pub fn close(&mut self, interface: u32) {
+        if let Some(open) = self.ports.remove(&interface) {
+            for address in open.duties.into_keys() {
+                self.bursts.stop(Spot { interface, address });
+            }
+            self.waiting.close(interface);
+        }
+    }
+
+    /// Holds questions for these, or goes on answering them while noting which.
+    pub fn set(&mut self, spots: &[Spot], duty: AddressDuty, now: Instant) {
+        // What was noted before belongs to an earlier attempt.
+        self.waiting.take_noted(addresses(spots));
+        for spot in spots {
+            self.assign(*spot, duty, now);
+        }
+    }
+
+    /// Goes on with a duty on these: where it is there already nothing changes, not even since when
+    /// questions are held, or which answers were noted; elsewhere it begins.
+    pub fn resume(&mut self, spots: &[Spot], duty: AddressDuty, now: Instant) -> Vec<Sending> {
+        let begins = |spot: &&Spot| self.duty(**spot) != Some(duty);
+        let begun: Vec<Spot> = spots.iter().filter(begins).copied().collect();
+        match duty {
+            AddressDuty::Hold => {
+                self.set(&begun, duty, now);
+                Vec::new()
+            }
+            AddressDuty::Answer => self.answer(&begun, &Report::default(), now),
+            AddressDuty::Record => {
+                let answers = self.answer(&begun, &Report::default(), now);
+                self.set(&begun, duty, now);
+                answers
+            }
+        }
+    }
+
+    /// Answers these: first the questions that are held, except those that the former owner reports
+    /// as answered; then announces what was not answered here before.
+    pub fn answer(&mut self, spots: &[Spot], report: &Report, now: Instant) -> Vec<Sending> {
+        let mut new = Vec::new();
+        let mut holding_since = now;
+        for spot in spots {
+            match self.assign(*spot, AddressDuty::Answer, now) {
+                Some((AddressDuty::Answer | AddressDuty::Record, _)) => {}
+                Some((AddressDuty::Hold, since)) => {
+                    holding_since = holding_since.min(since);
+                    new.push(*spot);
+                }
+                None => new.push(*spot),
+            }
+        }
+        self.waiting.take_noted(addresses(spots));
+        let held = self.waiting.take_held(addresses(spots));
+        let unanswered = report.unanswered(held, holding_since).into_iter();
+        let answers = unanswered.filter_map(|one| self.reply(one.interface, &one.question));
+        let answers = answers.collect();
+        for spot in new {
+            self.bursts.start(spot, now);
+        }
+        answers
+    }
+
+    /// Announces these again, as far as they are answered.
+    pub fn announce(&mut self, spots: &[Spot], now: Instant) {
+        for spot in spots {
+            match self.duty(*spot) {
+                Some(AddressDuty::Answer | AddressDuty::Record) => self.bursts.start(*spot, now),
+                Some(AddressDuty::Hold) | None => {}
+            }
+        }
+    }
+
+    /// Stops answering these, and gives what was noted.
+    pub fn silence(&mut self, spots: &[Spot]) -> Notes {
+        for spot in spots {
+            self.bursts.stop(*spot);
+            if let Some(open) = self.ports.get_mut(&spot.interface) {
+                open.duties.remove(&spot.address);
+            }
+        }
+        self.waiting.take_held(addresses(spots));
+        self.waiting.take_noted(addresses(spots))
+    }
+
+    /// A frame arrived `at` an interface.
+    pub fn on_frame(&mut self, interface: u32, frame: &[u8], at: Instant, now: Instant) -> Outcome {
+        let Some(open) = self.ports.get(&interface) else {
+            return Outcome::Nothing;
+        };
+        if !self.freshness.allows(at, now) {
+            return Outcome::Ignored(Ignored::Stale);
+        }
+        let is_own = |mac| self.ports.values().any(|own| own.port.mac == mac);
+        let duty = |address: Ipv4Addr| open.duty(IpAddr::V4(address));
+        match decide(frame, open.port.mac, is_own, duty) {
+            Decision::Answer(question, note) => {
+                open.count_request(question.target);
+                if note {
+                    self.waiting.note(Noted { at, question });
+                }
+                let reply = self.reply(interface, &question);
+                reply.map_or(Outcome::Nothing, Outcome::Send)
+            }
+            Decision::Hold(question) => {
+                open.count_request(question.target);
+                self.waiting.hold(Held {
+                    at,
+                    interface,
+                    question,
+                });
+                Outcome::Nothing
+            }
+            Decision::Ignore(reason) => Outcome::Ignored(reason),
+        }
+    }
+
+    /// When [`Self::due`] is to be called next.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.bursts.next_deadline()
+    }
+
+    /// The gratuitous frames that are due. `jitter` gives a number from 0 to 1.
+    pub fn due(&mut self, now: Instant, jitter: impl FnMut() -> f64) -> Vec<Sending> {
+        let frames = self.bursts.due(now, jitter).into_iter();
+        frames.filter_map(|frame| self.gratuitous(&frame)).collect()
+    }
+
+    fn duty(&self, spot: Spot) -> Option<AddressDuty> {
+        self.ports.get(&spot.interface)?.duty(spot.address)
+    }
+
+    /// Gives the duty before, and since when it was.
+    fn assign(
+        &mut self,
+        spot: Spot,
+        duty: AddressDuty,
+        since: Instant,
+    ) -> Option<(AddressDuty, Instant)> {
+        let open = self.ports.get_mut(&spot.interface)?;
+        match open.duties.get_mut(&spot.address) {
+            Some(entry) => {
+                let before = (entry.duty, entry.since);
+                (entry.duty, entry.since) = (duty, since);
+                Some(before)
+            }
+            None => {
+                let entry = Entry {
+                    duty,
+                    since,
+                    counters: self.metrics.of_address(spot.address),
+                };
+                open.duties.insert(spot.address, entry);
+                None
+            }
+        }
+    }
+
+    fn reply(&self, interface: u32, question: &Question) -> Option<Sending> {
+        let open = self.ports.get(&interface)?;
+        let entry = open.duties.get(&question.target)?;
+        let packet = match (question.target, question.from) {
+            (IpAddr::V4(target), IpAddr::V4(from)) => {
+                Packet::Arp(Arp::answer((question.asker, from), target, open.port.mac))
+            }
+            (IpAddr::V4(_) | IpAddr::V6(_), _) => return None,
+        };
+        Some(Sending {
+            interface,
+            packet,
+            counter: entry.counters.responses.clone(),
+        })
+    }
+
+    fn gratuitous(&self, frame: &Gratuitous) -> Option<Sending> {
+        let Gratuitous { spot, form } = frame;
+        let open = self.ports.get(&spot.interface)?;
+        let entry = open.duties.get(&spot.address)?;
+        let mac = open.port.mac;
+        let packet = match (spot.address, form) {
+            (IpAddr::V4(address), Operation::Request) => {
+                Packet::Arp(Arp::gratuitous_request(address, mac))
+            }
+            (IpAddr::V4(address), Operation::Reply) => {
+                Packet::Arp(Arp::gratuitous_reply(address, mac))
+            }
+            (IpAddr::V6(_), _) => return None,
+        };
+        Some(Sending {
+            interface: spot.interface,
+            packet,
+            counter: entry.counters.gratuitous.clone(),
+        })
+    }
+}
+
+impl OpenPort {
+    fn duty(&self, address: IpAddr) -> Option<AddressDuty> {
+        self.duties.get(&address).map(|entry| entry.duty)
+    }
+
+    fn count_request(&self, address: IpAddr) {
+        if let Some(entry) = self.duties.get(&address) {
+            entry.counters.requests.inc();
+        }
+    }
+}
+
+fn addresses(spots: &[Spot]) -> impl Iterator<Item = IpAddr> {
+    spots.iter().map(|spot| spot.address)
+}

@@ -1,0 +1,206 @@
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+
+use super::*;
+
+const CLIENT: MacAddr = MacAddr(2, 0, 0, 0, 0, 1);
+const NODE: MacAddr = MacAddr(2, 0, 0, 0, 0, 2);
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
+const SPOT: Spot = spot(ADDRESS);
+
+const fn spot(address: Ipv4Addr) -> Spot {
+    Spot {
+        interface: 2,
+        address: IpAddr::V4(address),
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "any instant serves as the start of a test"
+)]
+fn start() -> Instant {
+    Instant::now()
+}
+
+/// A table with one port, and the time at which it began.
+fn table() -> (Table, Instant) {
+    let start = start();
+    let metrics = Metrics::register(&mut Registry::default());
+    let mut table = Table::new(metrics, start);
+    table.open(Port {
+        index: 2,
+        name: "eth0".to_owned(),
+        mac: NODE,
+    });
+    (table, start)
+}
+
+fn ms(ms: u64) -> Duration {
+    Duration::from_millis(ms)
+}
+
+fn request(from: Ipv4Addr, target: Ipv4Addr) -> Arp {
+    Arp {
+        sender_ip: from,
+        ..Arp::gratuitous_request(target, CLIENT)
+    }
+}
+
+fn client(last: u8) -> Ipv4Addr {
+    Ipv4Addr::new(192, 0, 2, last)
+}
+
+/// The client with this last octet asks for the address.
+fn ask(table: &mut Table, last: u8, at: Instant) -> Outcome {
+    let frame = request(client(last), ADDRESS).emit();
+    table.on_frame(2, &frame, at, at)
+}
+
+fn is_answered(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Send(_))
+}
+
+/// Who is answered by these.
+fn answered(sendings: &[Sending]) -> Vec<Ipv4Addr> {
+    let to = |sending: &Sending| match sending.packet {
+        Packet::Arp(arp) => arp.target_ip,
+    };
+    sendings.iter().map(to).collect()
+}
+
+#[test]
+fn a_question_is_answered_from_the_moment_of_the_duty_to_its_end() {
+    let (mut table, start) = table();
+    assert!(matches!(
+        ask(&mut table, 1, start),
+        Outcome::Ignored(Ignored::NotOwned)
+    ));
+    assert!(table.answer(&[SPOT], &Report::default(), start).is_empty());
+    let Outcome::Send(sending) = ask(&mut table, 1, start) else {
+        panic!("not answered");
+    };
+    let expected = Arp::answer((CLIENT, client(1)), ADDRESS, NODE);
+    assert_eq!(
+        (sending.interface, sending.packet),
+        (2, Packet::Arp(expected))
+    );
+    assert_eq!(table.silence(&[SPOT]), Notes::default());
+    assert!(!is_answered(&ask(&mut table, 1, start)));
+}
+
+#[test]
+fn what_is_held_is_answered_on_the_take_over_except_what_the_former_owner_answered() {
+    let (mut table, start) = table();
+    table.set(&[SPOT], AddressDuty::Hold, start);
+    for last in 1..=3 {
+        let at = start + ms(20 * u64::from(last));
+        assert!(matches!(ask(&mut table, last, at), Outcome::Nothing));
+    }
+    // All of them share one MAC address, so the time tells which was answered.
+    let question = Question {
+        asker: CLIENT,
+        from: client(2).into(),
+        target: ADDRESS.into(),
+    };
+    let at = start + ms(40);
+    let report = Notes::new(vec![Noted { at, question }], None).report();
+    let sent = table.answer(&[SPOT], &report, start + ms(70));
+    assert_eq!(answered(&sent), [client(1), client(3)]);
+}
+
+#[test]
+fn a_held_address_that_is_mentioned_again_remembers_since_when_it_is_held() {
+    let (mut table, start) = table();
+    table.set(&[SPOT], AddressDuty::Hold, start);
+    ask(&mut table, 1, start + ms(10));
+    let question = Question {
+        asker: CLIENT,
+        from: client(1).into(),
+        target: ADDRESS.into(),
+    };
+    // The answer of the former owner was given before the second mention.
+    table.resume(&[SPOT], AddressDuty::Hold, start + ms(20));
+    let at = start + ms(10);
+    let report = Notes::new(vec![Noted { at, question }], None).report();
+    let sent = table.answer(&[SPOT], &report, start + ms(30));
+    assert_eq!(answered(&sent), [Ipv4Addr::UNSPECIFIED; 0]);
+}
+
+#[test]
+fn a_recorded_address_that_is_mentioned_again_keeps_what_was_noted() {
+    let (mut table, start) = table();
+    table.answer(&[SPOT], &Report::default(), start);
+    table.set(&[SPOT], AddressDuty::Record, start);
+    assert!(is_answered(&ask(&mut table, 1, start)));
+    table.resume(&[SPOT], AddressDuty::Record, start + ms(10));
+    assert_eq!(table.silence(&[SPOT]).report().answered.len(), 1);
+    assert_eq!(table.silence(&[SPOT]), Notes::default());
+}
+
+#[test]
+fn a_duty_that_is_new_to_an_interface_begins_there() {
+    for (duty, announces) in [
+        (AddressDuty::Hold, false),
+        (AddressDuty::Answer, true),
+        (AddressDuty::Record, true),
+    ] {
+        let (mut table, start) = table();
+        table.resume(&[SPOT], duty, start);
+        assert_eq!(table.duty(SPOT), Some(duty));
+        assert_eq!(table.next_deadline().is_some(), announces, "{duty:?}");
+        // An interface that comes back knows nothing of its duties.
+        let port = table.ports().next().cloned();
+        table.close(2);
+        port.into_iter().for_each(|port| table.open(port));
+        assert_eq!(table.duty(SPOT), None);
+    }
+}
+
+#[test]
+fn what_is_announced_stops_with_the_duty_and_with_the_interface() {
+    let (mut table, start) = table();
+    table.answer(&[SPOT], &Report::default(), start);
+    assert_eq!(table.due(start, || 0.5).len(), 1);
+    table.close(2);
+    assert_eq!(table.due(start + ms(2000), || 0.5).len(), 0);
+    assert_eq!(table.next_deadline(), None);
+}
+
+#[test]
+fn a_drain_of_a_thousand_busy_addresses_answers_every_question_once() {
+    const ADDRESSES: u16 = 1000;
+    let (mut old, start) = table();
+    let (mut new, _) = table();
+    let addresses: Vec<Ipv4Addr> = (0..ADDRESSES)
+        .map(|number| Ipv4Addr::from(0x0a00_0000 + u32::from(number)))
+        .collect();
+    for address in &addresses {
+        let spots = [spot(*address)];
+        old.answer(&spots, &Report::default(), start);
+        old.set(&spots, AddressDuty::Record, start);
+        new.set(&spots, AddressDuty::Hold, start);
+    }
+    let mut answers = 0;
+    let mut asked = 0;
+    // Each is asked for every 10 ms; they are handed over one after the other, 5 in a ms.
+    for tick in 0..200 {
+        let now = start + ms(tick);
+        for (index, address) in addresses.iter().enumerate() {
+            if (index as u64 + tick).is_multiple_of(10) {
+                let frame = request(client(1), *address).emit();
+                asked += 1;
+                answers += usize::from(is_answered(&old.on_frame(2, &frame, now, now)));
+                answers += usize::from(is_answered(&new.on_frame(2, &frame, now, now)));
+            }
+        }
+        let first = usize::try_from(tick * 5).expect("small");
+        for address in &addresses[first..first + 5] {
+            let spots = [spot(*address)];
+            let report = old.silence(&spots).report();
+            answers += new.answer(&spots, &report, now).len();
+        }
+    }
+    assert_eq!(answers, asked);
+}
