@@ -1,21 +1,26 @@
 //! Flags, and what they mean. Every mistake is one clear line, and exit code 2.
 
 use std::collections::BTreeMap;
+use std::io::Read as _;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use pharos_process::{Flags, LogOptions, UsageError};
 use tonic::transport::{Endpoint, Uri};
 
-use crate::links::InterfaceRules;
+use crate::links::rules::{ExclusionsError, InterfaceRules};
 use crate::members::seal::Seal;
 
 /// Port of the membership protocol where none is given.
 const MEMBERS_PORT: u16 = 7946;
 /// A Kubernetes node name is at most this long (RFC 1123 subdomain).
 const MAX_NAME: usize = 253;
+/// Where MetalLB mounts its list of interfaces not to answer on.
+const METALLB_EXCLUSIONS: &str = "/etc/metallb/excludel2.yaml";
+/// A list of interfaces is no longer than this, in bytes.
+const MAX_EXCLUSIONS: u64 = 1 << 20;
 
 /// Announces the addresses that this node owns: answers ARP for them, and watches the other nodes.
 #[derive(Debug, Clone, clap::Parser)]
@@ -43,7 +48,7 @@ pub struct Args {
     #[arg(long, env = "PHAROS_ADMIN", default_value = "127.0.0.1:7473")]
     pub admin: SocketAddr,
     /// Interfaces that may answer, as a regular expression for the whole name; repeatable
-    /// [default: all but those that MetalLB excludes, among them lo and ^veth.*]
+    /// [default: all but the excluded ones]
     #[arg(
         long,
         env = "PHAROS_INTERFACE",
@@ -51,6 +56,11 @@ pub struct Args {
         value_delimiter = ','
     )]
     pub interface: Vec<String>,
+    /// File like MetalLB's excludel2.yaml, read at the start, that names the interfaces that may
+    /// not answer; --interface goes before it [default: /etc/metallb/excludel2.yaml if it is
+    /// there, else what MetalLB excludes, among them lo and ^veth.*]
+    #[arg(long, env = "PHAROS_EXCLUDE_INTERFACES_FILE", value_name = "FILE")]
+    pub exclude_interfaces_file: Option<PathBuf>,
     /// Address (UDP) on which other announcers reach this one
     #[arg(long, env = "PHAROS_MEMBERS_LISTEN", default_value = "0.0.0.0:7946")]
     pub members_listen: SocketAddr,
@@ -140,6 +150,7 @@ impl Config {
             state_dir,
             admin,
             interface,
+            exclude_interfaces_file,
             members_listen,
             members_join,
             members_key_file,
@@ -174,12 +185,7 @@ impl Config {
             cluster,
             state_dir,
             admin,
-            interfaces: InterfaceRules::new(&interface).map_err(|error| {
-                UsageError(format!(
-                    "--interface: not a regular expression for a name: {}",
-                    one_line(&error)
-                ))
-            })?,
+            interfaces: interfaces(&interface, exclude_interfaces_file.as_deref())?,
             members_listen,
             members_join: members_join
                 .iter()
@@ -195,6 +201,44 @@ impl Config {
             announce_after_boot: seconds("--announce-after-boot", announce_after_boot)?,
         })
     }
+}
+
+/// Named interfaces go before a file, and a file before the list that MetalLB has built in.
+fn interfaces(names: &[String], file: Option<&Path>) -> Result<InterfaceRules, UsageError> {
+    if !names.is_empty() {
+        return InterfaceRules::only(names).map_err(|error| {
+            UsageError(format!(
+                "--interface: not a regular expression for a name: {}",
+                one_line(&error)
+            ))
+        });
+    }
+    let usual = Path::new(METALLB_EXCLUSIONS);
+    let Some(path) = file.or_else(|| usual.exists().then_some(usual)) else {
+        return InterfaceRules::metallb().map_err(|error| UsageError(one_line(&error)));
+    };
+    let bad = |why: String| {
+        let path = path.display();
+        UsageError(format!("--exclude-interfaces-file {path}: {why}"))
+    };
+    let yaml = read_bounded(path).map_err(|error| bad(error.to_string()))?;
+    InterfaceRules::from_exclusions(&yaml).map_err(|error| match error {
+        ExclusionsError::Yaml(_) => bad(error.to_string()),
+        ExclusionsError::Pattern(error) => {
+            bad(format!("not a regular expression: {}", one_line(&error)))
+        }
+    })
+}
+
+/// The text of a file; an error if it is too long to be what it should be.
+fn read_bounded(path: &Path) -> std::io::Result<String> {
+    let mut text = String::new();
+    let mut file = std::fs::File::open(path)?.take(MAX_EXCLUSIONS + 1);
+    file.read_to_string(&mut text)?;
+    if u64::try_from(text.len()).is_ok_and(|length| length > MAX_EXCLUSIONS) {
+        return Err(std::io::Error::other("longer than 1 MiB"));
+    }
+    Ok(text)
 }
 
 fn name(flag: &str, text: String) -> Result<String, UsageError> {
@@ -332,6 +376,23 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_metallb_says_which_interfaces_may_not_answer_unless_some_are_named() {
+        let mut file = tempfile::NamedTempFile::new().expect("a file");
+        let text = "announcedInterfacesToExclude: [^eth]";
+        std::io::Write::write_all(&mut file, text.as_bytes()).expect("writes");
+        let flag = format!("--exclude-interfaces-file={}", file.path().display());
+        let excluding = config(&[&flag]).expect("valid").interfaces;
+        assert!(!excluding.allows("eth0") && excluding.allows("veth0"));
+        let named = config(&[&flag, "--interface=eth0"])
+            .expect("valid")
+            .interfaces;
+        assert!(named.allows("eth0") && !named.allows("veth0"));
+        std::io::Write::write_all(&mut file, b", bad").expect("writes");
+        let error = config(&[&flag]).expect_err("not YAML any more");
+        assert_eq!(error.lines().count(), 1, "{error}");
+    }
+
+    #[test]
     fn every_mistake_is_one_line_that_names_its_flag() {
         let cases = [
             "--ipam=https://a:1",
@@ -341,6 +402,9 @@ mod tests {
             "--node=a b",
             "--cluster=",
             "--interface=(",
+            "--exclude-interfaces-file=/nonexistent",
+            "--exclude-interfaces-file=/dev/zero",
+            "--exclude-interfaces-file=/proc/self/comm",
             "--members-join=a b",
             "--members-join=a:99999",
             "--members-key-file=/nonexistent",

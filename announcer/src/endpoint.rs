@@ -2,14 +2,80 @@
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 
+use tokio::sync::watch;
 use tonic::transport::Endpoint;
 
-use crate::links::InterfaceRules;
+use crate::links::rules::InterfaceRules;
+
+/// What others are told, kept true while addresses come and go.
+#[derive(Debug)]
+pub struct Advertised {
+    listen: SocketAddr,
+    /// Somebody said what others are to be told.
+    fixed: bool,
+    ipam: Vec<Endpoint>,
+    rules: InterfaceRules,
+    told: watch::Sender<SocketAddr>,
+}
+
+impl Advertised {
+    /// `named` is what others are to be told; else it is found.
+    pub fn new(
+        named: Option<SocketAddr>,
+        listen: SocketAddr,
+        ipam: &[Endpoint],
+        rules: &InterfaceRules,
+    ) -> Self {
+        let told = named.unwrap_or_else(|| advertised(listen, ipam, rules));
+        Self {
+            listen,
+            fixed: named.is_some() || !listen.ip().is_unspecified(),
+            ipam: ipam.to_vec(),
+            rules: rules.clone(),
+            told: watch::Sender::new(told),
+        }
+    }
+
+    /// What others are told now.
+    pub fn told(&self) -> watch::Receiver<SocketAddr> {
+        self.told.subscribe()
+    }
+
+    /// Looks again, to be called when addresses changed. Gives what others are to be told from now
+    /// on, if that is another address: because the one before is not this node's any more, and
+    /// there is one that is.
+    pub fn look_again(&self) -> Option<SocketAddr> {
+        let told = *self.told.borrow();
+        if self.fixed || (!told.ip().is_loopback() && is_local(told.ip())) {
+            return None;
+        }
+        let found = advertised(self.listen, &self.ipam, &self.rules);
+        let is_better = found != told && !found.ip().is_loopback();
+        is_better.then(|| {
+            tracing::info!(endpoint = %found, before = %told, "other announcers reach this one elsewhere");
+            self.told.send_replace(found);
+            found
+        })
+    }
+}
+
+/// Whether this node has the address. If that cannot be read: yes, nothing is to change.
+fn is_local(ip: IpAddr) -> bool {
+    let Ok(addresses) = nix::ifaddrs::getifaddrs() else {
+        return true;
+    };
+    let mut storages = addresses.filter_map(|one| one.address);
+    storages.any(|storage| {
+        let v4 = storage.as_sockaddr_in().map(|it| IpAddr::V4(it.ip()));
+        let v6 = storage.as_sockaddr_in6().map(|it| IpAddr::V6(it.ip()));
+        v4.or(v6) == Some(ip)
+    })
+}
 
 /// The address that others are told: of the listener if it names one, else the one from which
 /// ipam-service is reached, else the first of an interface that may answer; loopback if there is
 /// no other yet.
-pub fn advertised(listen: SocketAddr, ipam: &[Endpoint], rules: &InterfaceRules) -> SocketAddr {
+fn advertised(listen: SocketAddr, ipam: &[Endpoint], rules: &InterfaceRules) -> SocketAddr {
     if !listen.ip().is_unspecified() {
         return listen;
     }
@@ -56,16 +122,42 @@ mod tests {
     #[test]
     fn a_listener_that_names_an_address_is_what_others_are_told() {
         let listen = SocketAddr::from(([192, 0, 2, 1], 7946));
-        let rules = InterfaceRules::new(&[]).expect("valid");
+        let rules = InterfaceRules::metallb().expect("valid");
         assert_eq!(advertised(listen, &[], &rules), listen);
     }
 
     #[test]
     fn without_any_interface_the_loopback_address_is_told() {
         let listen = SocketAddr::from(([0, 0, 0, 0], 7946));
-        let rules = InterfaceRules::new(&["no-such-interface".to_owned()]).expect("valid");
+        let rules = InterfaceRules::only(&["no-such-interface".to_owned()]).expect("valid");
         let local = Endpoint::from_static("http://127.0.0.1:7471");
         let expected = SocketAddr::from(([127, 0, 0, 1], 7946));
         assert_eq!(advertised(listen, &[local], &rules), expected);
+    }
+
+    /// An address that no machine has (RFC 5737).
+    const FOREIGN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 7946);
+
+    fn nowhere() -> InterfaceRules {
+        InterfaceRules::only(&["no-such-interface".to_owned()]).expect("valid")
+    }
+
+    #[test]
+    fn what_is_named_stays_whatever_addresses_there_are() {
+        let any = SocketAddr::from(([0, 0, 0, 0], 7946));
+        for (named, listen) in [(Some(FOREIGN), any), (None, FOREIGN)] {
+            let advertised = Advertised::new(named, listen, &[], &nowhere());
+            assert_eq!(*advertised.told().borrow(), FOREIGN);
+            assert_eq!(advertised.look_again(), None);
+        }
+    }
+
+    #[test]
+    fn without_a_better_address_others_are_told_the_same() {
+        let any = SocketAddr::from(([0, 0, 0, 0], 7946));
+        let advertised = Advertised::new(None, any, &[], &nowhere());
+        advertised.told.send_replace(FOREIGN);
+        assert_eq!(advertised.look_again(), None);
+        assert_eq!(*advertised.told().borrow(), FOREIGN);
     }
 }

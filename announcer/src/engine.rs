@@ -9,6 +9,7 @@
 //! but the thread, which then ends, and with it the process.
 
 mod effects;
+mod ports;
 mod socket;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +26,8 @@ use crate::book::{Difference, Member};
 use crate::clock;
 use crate::election::{Condition, GroupId, NodeName};
 use crate::l2::hold::Notes;
-use crate::l2::responder::{Port, Responder};
+use crate::l2::responder::Responder;
+use crate::links::table::Uplink;
 use crate::members::Peer;
 use crate::members::replay::Seen;
 use crate::members::seal::Seal;
@@ -47,8 +49,8 @@ pub enum Command {
     Assignments { difference: Difference, mark: u64 },
     /// The assignments may be acted on.
     Ready,
-    /// The interfaces that can answer changed.
-    Ports(Vec<Port>),
+    /// The interfaces that can answer, or something about them, changed.
+    Uplinks(Vec<Uplink>),
     /// Bare addresses of members.
     Joins(Vec<SocketAddr>),
     /// Where this node is reached changed.
@@ -151,7 +153,7 @@ struct Engine {
 
     own: Condition,
     hold_down_until: Option<Instant>,
-    ports_again: Option<(Instant, Vec<Port>)>,
+    uplinks: ports::Uplinks,
     drain: Option<Drain>,
     applied: BTreeMap<GroupId, effects::Applied>,
     noted: BTreeMap<GroupId, Notes>,
@@ -190,7 +192,7 @@ impl Engine {
             talk: Talk::new(settings.me, own.clone(), rand::random(), now),
             hold_down_until: own.hold_down.then_some(now + settings.hold_down),
             own,
-            ports_again: None,
+            uplinks: ports::Uplinks::default(),
             drain: None,
             applied: BTreeMap::new(),
             noted: BTreeMap::new(),
@@ -238,7 +240,7 @@ impl Engine {
             self.bind_again,
             self.talk.next_deadline(),
             self.hold_down_until,
-            self.ports_again.as_ref().map(|(at, _)| *at),
+            self.uplinks.again,
         ]
         .into_iter()
         .flatten()
@@ -253,8 +255,8 @@ impl Engine {
             self.hold_down_until = None;
             self.own.hold_down = false;
         }
-        if let Some((_, ports)) = self.ports_again.take_if(|(at, _)| *at <= now) {
-            self.on_ports(ports, now);
+        if self.uplinks.again.is_some_and(|at| at <= now) {
+            self.open_again(now);
         }
         self.talk.tick(now);
     }
@@ -282,7 +284,7 @@ impl Engine {
                 self.mark = mark;
             }
             Command::Ready => self.own.ready = true,
-            Command::Ports(ports) => self.on_ports(ports, now),
+            Command::Uplinks(uplinks) => self.on_uplinks(uplinks, now),
             Command::Joins(addresses) => self.talk.set_joins(&addresses, now),
             Command::Endpoint(endpoint) => self.talk.set_endpoint(endpoint, now),
             Command::Drain(done) => {
@@ -334,39 +336,6 @@ impl Engine {
             (NodeName::from(member.node.as_str()), endpoint)
         });
         self.talk.set_members(&read.collect::<Vec<_>>(), now);
-    }
-
-    fn on_ports(&mut self, ports: Vec<Port>, now: Instant) {
-        let failed = self.responder.set_ports(&ports);
-        for (port, error) in &failed {
-            tracing::error!(interface = port.name, %error, "cannot answer on an interface");
-        }
-        let retry = (!failed.is_empty()).then(|| (now + RETRY, ports.clone()));
-        self.ports_again = retry;
-        let opened: Vec<Port> = ports
-            .into_iter()
-            .filter(|port| !failed.iter().any(|(bad, _)| bad == port))
-            .collect();
-        let names: BTreeSet<String> = opened.iter().map(|port| port.name.clone()).collect();
-        let came_back = names.difference(&self.own.interfaces).next().is_some();
-        if names != self.own.interfaces {
-            tracing::info!(interfaces = ?names, "usable interfaces changed");
-            if came_back && !self.hold_down.is_zero() {
-                self.own.hold_down = true;
-                self.hold_down_until = Some(now + self.hold_down);
-            }
-        }
-        if names.is_empty() {
-            self.readiness.not_ready("interfaces", "none is usable");
-        } else {
-            self.readiness.ready("interfaces");
-        }
-        self.own.interfaces = names;
-        self.plan.set_ports(opened);
-        let groups: Vec<GroupId> = self.applied.keys().copied().collect();
-        for group in groups {
-            self.reapply(group);
-        }
     }
 
     fn is_drained(&self, now: Instant) -> bool {

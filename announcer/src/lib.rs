@@ -47,9 +47,11 @@ use assignments::{Complaints, Follower, SharedBook};
 use book::{Book, Difference};
 use cache::{Cache, Identity};
 use config::{Args, Config};
+use endpoint::Advertised;
 use engine::{Command, EngineThread};
 use l2::responder::Responder;
-use links::{InterfaceRules, Links};
+use links::Network;
+use links::rules::InterfaceRules;
 use members::Peer;
 use metrics::Metrics;
 
@@ -83,23 +85,31 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let kept = load(&cache);
     let (responder, responder_thread) =
         l2::responder::start(&metrics).context("cannot start the arp thread")?;
-    let advertised = config.members_advertise.unwrap_or_else(|| {
-        endpoint::advertised(config.members_listen, &config.ipam, &config.interfaces)
-    });
+    let advertised = Advertised::new(
+        config.members_advertise,
+        config.members_listen,
+        &config.ipam,
+        &config.interfaces,
+    );
+    let member_endpoint = advertised.told();
     let parts = (responder, metrics.clone(), readiness.clone());
-    let mut engine = start_engine(&config, advertised, parts)?;
+    let mut engine = start_engine(&config, *member_endpoint.borrow(), parts)?;
     let commands = engine
         .commands()
         .context("the engine has just been started")?;
 
     let (synced, is_synced) = watch::channel(false);
     let (book, waits) = begin(&config.cluster, kept, &commands, &readiness, &synced).await?;
-    let (links, links_seen) = watch::channel(None);
-    let (moved, member_endpoint) = watch::channel(advertised);
+    let (network, network_seen) = watch::channel(None);
     let mut tasks = JoinSet::new();
-    tasks.spawn(links::follow(links));
-    let place = Place::new(&config, moved);
-    tasks.spawn(pass_links(links_seen, place, commands.clone()));
+    tasks.spawn(links::follow(network));
+    let rules = config.interfaces;
+    tasks.spawn(pass_network(
+        network_seen,
+        rules,
+        advertised,
+        commands.clone(),
+    ));
     tasks.spawn(pass_joins(config.members_join, commands.clone()));
     if waits {
         tasks.spawn(act_after_boot(
@@ -282,67 +292,30 @@ async fn act_after_boot(
     Ok(())
 }
 
-/// How the place is found where others reach this node.
-struct Place {
-    listen: SocketAddr,
-    fixed: bool,
-    ipam: Vec<tonic::transport::Endpoint>,
+/// Tells the engine which interfaces can answer, and where others reach this node.
+async fn pass_network(
+    mut network: watch::Receiver<Option<Network>>,
     rules: InterfaceRules,
-    moved: watch::Sender<SocketAddr>,
-}
-
-/// Tells the engine which interfaces can answer. While others are told a loopback address, because
-/// there was no other yet, a better one is looked for with each change.
-async fn pass_links(
-    mut links: watch::Receiver<Option<Links>>,
-    place: Place,
+    advertised: Advertised,
     commands: mpsc::Sender<Command>,
 ) -> anyhow::Result<()> {
     let mut told = None;
+    let mut addresses = None;
     loop {
-        let current = links.borrow_and_update().clone();
+        let current = network.borrow_and_update().clone();
         if let Some(current) = current {
-            let ports = place.rules.usable(&current);
-            if told.as_ref() != Some(&ports) {
-                told = Some(ports.clone());
-                commands.send(Command::Ports(ports)).await?;
+            let uplinks = rules.usable(&current.links);
+            if told.as_ref() != Some(&uplinks) {
+                told = Some(uplinks.clone());
+                commands.send(Command::Uplinks(uplinks)).await?;
+            }
+            if addresses.replace(current.addresses_changed) != Some(current.addresses_changed)
+                && let Some(endpoint) = advertised.look_again()
+            {
+                commands.send(Command::Endpoint(endpoint)).await?;
             }
         }
-        let waits_for_address =
-            !place.fixed && place.listen.ip().is_unspecified() && place.is_loopback();
-        if waits_for_address {
-            place.look_again(&commands).await?;
-        }
-        tokio::select! {
-            changed = links.changed() => changed?,
-            // Addresses come without an event of the interface.
-            () = tokio::time::sleep(RETRY), if waits_for_address => {}
-        }
-    }
-}
-
-impl Place {
-    fn new(config: &Config, moved: watch::Sender<SocketAddr>) -> Self {
-        Self {
-            listen: config.members_listen,
-            fixed: config.members_advertise.is_some(),
-            ipam: config.ipam.clone(),
-            rules: config.interfaces.clone(),
-            moved,
-        }
-    }
-
-    fn is_loopback(&self) -> bool {
-        self.moved.borrow().ip().is_loopback()
-    }
-
-    async fn look_again(&self, commands: &mpsc::Sender<Command>) -> anyhow::Result<()> {
-        let found = endpoint::advertised(self.listen, &self.ipam, &self.rules);
-        if !found.ip().is_loopback() {
-            self.moved.send_replace(found);
-            commands.send(Command::Endpoint(found)).await?;
-        }
-        Ok(())
+        network.changed().await?;
     }
 }
 

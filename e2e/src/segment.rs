@@ -115,6 +115,11 @@ impl Peer {
 
     /// Says that an address is to be announced: by the first living of `nodes`.
     pub fn assign(&self, address: Ipv4Addr, group: u64, nodes: &[&str]) {
+        self.assign_on(address, group, nodes, &[]);
+    }
+
+    /// The same, on interfaces of these names only; none: on all.
+    pub fn assign_on(&self, address: Ipv4Addr, group: u64, nodes: &[&str], interfaces: &[&str]) {
         let mut feed = self.feed.lock();
         let mut sorted: Vec<String> = nodes.iter().map(ToString::to_string).collect();
         sorted.sort();
@@ -128,7 +133,10 @@ impl Peer {
             group,
             nodes: nodes.iter().map(ToString::to_string).collect(),
             candidates: id,
-            l2: Some(v1::assignment::L2::default()),
+            l2: Some(v1::assignment::L2 {
+                interfaces: interfaces.iter().map(ToString::to_string).collect(),
+                ..v1::assignment::L2::default()
+            }),
             owners: vec![format!("{CLUSTER}/default/web-{group}")],
         };
         feed.assignments.insert(address, assignment.clone());
@@ -365,7 +373,18 @@ impl Segment {
         self.start_launch(launch, node, node)
     }
 
-    fn start_launch(&mut self, launch: Launch, node: &str, name: &str) -> anyhow::Result<()> {
+    /// Makes the state directory of a node, for an announcer that runs as this user.
+    pub fn make_state_directory(&mut self, node: &str, user: u32) -> anyhow::Result<PathBuf> {
+        let state = match self.states.entry(node.to_owned()) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(tempfile::tempdir()?),
+        };
+        std::os::unix::fs::chown(state.path(), Some(user), Some(user))?;
+        Ok(state.path().to_owned())
+    }
+
+    /// Starts what is to become the announcer of a node; its usual flags are added.
+    pub fn start_launch(&mut self, launch: Launch, node: &str, name: &str) -> anyhow::Result<()> {
         let state = match self.states.entry(node.to_owned()) {
             Entry::Occupied(entry) => entry.into_mut(),
             Entry::Vacant(entry) => entry.insert(tempfile::tempdir()?),

@@ -19,6 +19,13 @@ pub(super) struct Applied {
     spots: Vec<Spot>,
 }
 
+impl Applied {
+    /// Where.
+    pub(super) fn spots(&self) -> &[Spot] {
+        &self.spots
+    }
+}
+
 impl Engine {
     /// Performs all effects that are there.
     pub(super) fn perform(&mut self) {

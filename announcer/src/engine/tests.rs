@@ -6,6 +6,7 @@ use prometheus_client::registry::Registry;
 use super::*;
 use crate::book::{Assigned, Key};
 use crate::election::Wanted;
+use crate::l2::responder::Port;
 
 /// An address that these nodes may announce.
 fn assigned(nodes: &[&str]) -> Difference {
@@ -50,12 +51,16 @@ async fn a_mark_is_told_when_nothing_is_answered_any_more_that_was_taken_away() 
     let engine = engine.expect("starts");
     let mut applied = engine.applied();
     let tell = async |command| engine.commands().expect("runs").send(command).await;
-    let loopback = Port {
-        index: 1,
-        name: "lo".to_owned(),
-        mac: MacAddr::zero(),
+    let loopback = Uplink {
+        port: Port {
+            index: 1,
+            name: "lo".to_owned(),
+            mac: MacAddr::zero(),
+        },
+        life: 1,
+        turns: 0,
     };
-    tell(Command::Ports(vec![loopback])).await.expect("told");
+    tell(Command::Uplinks(vec![loopback])).await.expect("told");
     tell(Command::Ready).await.expect("told");
     for (mark, nodes, owned) in [(1, "a", 1), (2, "b", 0)] {
         let difference = assigned(&[nodes]);

@@ -19,7 +19,7 @@ use anyhow::{Context as _, bail};
 use crate::cargo::{capture, cargo, root};
 
 /// Modules that decide and never act: a file, and what lies in the folder of its name.
-const PURE: [&str; 28] = [
+const PURE: [&str; 30] = [
     "announcer/src/election",
     "announcer/src/handover",
     "announcer/src/l2/arp",
@@ -29,6 +29,8 @@ const PURE: [&str; 28] = [
     "announcer/src/l2/reply",
     "announcer/src/l2/table",
     "announcer/src/l2/waiting",
+    "announcer/src/links/rules",
+    "announcer/src/links/table",
     "announcer/src/members/peers",
     "announcer/src/members/reports",
     "announcer/src/ownership",
