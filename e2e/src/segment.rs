@@ -3,31 +3,26 @@
 //!
 //! ```text
 //!   ipam     192.168.12.1     the peer in place of ipam-service
-//!   n1..n3   192.168.12.11+   announcers
+//!   n1..n7   192.168.12.11+   announcers; n1, n2 and n3 are always there
 //!   client   192.168.12.200   asks, and sees every ARP frame
 //! ```
 
+mod peer;
+
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use futures::Stream;
-use pharos_proto::digest::{BUCKETS, Digests, assignment_digest, bucket_of, node_set_id};
-use pharos_proto::v1;
-use pharos_proto::v1::announcer_report::{Hello, Report};
-use pharos_proto::v1::announcer_service_server::{AnnouncerService, AnnouncerServiceServer};
-use pharos_proto::v1::assignment_update::{Bucket, Changes, Header, Synced, Update};
 use pharos_testbed::arp::Prober;
-use pharos_testbed::{Host, Lan, Launch, Program, http, wait, workspace_binary};
+use pharos_testbed::record::Recorder;
+use pharos_testbed::warm::{Echo, Warm};
+use pharos_testbed::{Lan, Launch, Program, http, wait, workspace_binary};
 use tempfile::TempDir;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
-use tonic::{Request, Response, Status, Streaming};
+
+pub use self::peer::Peer;
 
 /// Cluster of every announcer here.
 pub const CLUSTER: &str = "east";
@@ -35,277 +30,21 @@ pub const CLUSTER: &str = "east";
 pub const SOON: Duration = Duration::from_secs(20);
 /// How long after a request a second answer may still come, from a handover under way.
 const STEADY: Duration = Duration::from_millis(400);
+/// How long a node must have answered without another to be the only one.
+const ALONE: Duration = Duration::from_millis(500);
 /// How long a request may wait for its answer on a busy machine.
 const SETTLED: Duration = Duration::from_secs(3);
-/// Frames that may wait for one announcer: more than any scenario sends.
-const FRAMES: usize = 1024;
-/// How many requests a scenario of one or two moves may have answered twice.
-const TWICE: usize = 2;
-const SPACE: &str = "default";
 
-/// What the peer says, and what it heard.
-#[derive(Debug, Default)]
-struct Feed {
-    assignments: BTreeMap<Ipv4Addr, v1::Assignment>,
-    node_sets: BTreeMap<u64, v1::NodeSet>,
-    members: BTreeMap<String, String>,
-    streams: Vec<mpsc::Sender<Result<v1::AssignmentUpdate, Status>>>,
-    hellos: Vec<Hello>,
-    applied: BTreeMap<String, u64>,
-    position: u64,
-    not_authoritative: bool,
-}
-
-#[derive(Debug, Clone, Default)]
-struct SharedFeed(Arc<Mutex<Feed>>);
-
-/// A gRPC server of `AnnouncerService` in a namespace, which can be stopped and started again.
-#[derive(Debug)]
-pub struct Peer {
-    feed: SharedFeed,
-    address: SocketAddr,
-    runtime: Option<tokio::runtime::Runtime>,
-}
-
-impl Peer {
-    fn start(host: &Host) -> anyhow::Result<Self> {
-        let mut peer = Self {
-            feed: SharedFeed::default(),
-            address: SocketAddr::new(host.address, 7471),
-            runtime: None,
-        };
-        peer.start_again(host)?;
-        Ok(peer)
-    }
-
-    /// Starts it again after [`Self::stop`], with what it knew.
-    pub fn start_again(&mut self, host: &Host) -> anyhow::Result<()> {
-        // The former one may be closing still.
-        let listener = wait::until_ok("the port of the peer is free", SOON, || {
-            Ok(host.namespace.run(|| TcpListener::bind(self.address))??)
-        })?;
-        listener.set_nonblocking(true)?;
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()?;
-        let service = AnnouncerServiceServer::new(self.feed.clone());
-        let incoming = runtime.block_on(async {
-            anyhow::Ok(TcpListenerStream::new(tokio::net::TcpListener::from_std(
-                listener,
-            )?))
-        })?;
-        runtime.spawn(async move {
-            let server = tonic::transport::Server::builder().add_service(service);
-            if let Err(error) = server.serve_with_incoming(incoming).await {
-                eprintln!("the peer failed: {error}");
-            }
-        });
-        self.runtime = Some(runtime);
-        Ok(())
-    }
-
-    /// Ends it and every connection, as if it was killed.
-    pub fn stop(&mut self) {
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-        self.feed.lock().streams.clear();
-    }
-
-    /// Says that an address is to be announced: by the first living of `nodes`.
-    pub fn assign(&self, address: Ipv4Addr, group: u64, nodes: &[&str]) {
-        self.assign_on(address, group, nodes, &[]);
-    }
-
-    /// The same, on interfaces of these names only; none: on all.
-    pub fn assign_on(&self, address: Ipv4Addr, group: u64, nodes: &[&str], interfaces: &[&str]) {
-        let mut feed = self.feed.lock();
-        let mut sorted: Vec<String> = nodes.iter().map(ToString::to_string).collect();
-        sorted.sort();
-        let id = node_set_id(sorted.iter().map(String::as_str));
-        let set = v1::NodeSet { id, nodes: sorted };
-        feed.node_sets.insert(id, set.clone());
-        feed.say(Update::NodeSet(set));
-        let assignment = v1::Assignment {
-            address_space: SPACE.to_owned(),
-            address: address.to_string(),
-            group,
-            nodes: nodes.iter().map(ToString::to_string).collect(),
-            candidates: id,
-            l2: Some(v1::assignment::L2 {
-                interfaces: interfaces.iter().map(ToString::to_string).collect(),
-                ..v1::assignment::L2::default()
-            }),
-            owners: vec![format!("{CLUSTER}/default/web-{group}")],
-        };
-        feed.assignments.insert(address, assignment.clone());
-        feed.change(vec![assignment], Vec::new());
-    }
-
-    /// Says that an address is not to be announced any more.
-    pub fn unassign(&self, address: Ipv4Addr) {
-        let mut feed = self.feed.lock();
-        feed.assignments.remove(&address);
-        let key = v1::AssignmentKey {
-            address_space: SPACE.to_owned(),
-            address: address.to_string(),
-        };
-        feed.change(Vec::new(), vec![key]);
-    }
-
-    /// Says this to everybody who listens now, and forgets it.
-    pub fn say(&self, upserts: Vec<v1::Assignment>) {
-        self.feed.lock().change(upserts, Vec::new());
-    }
-
-    /// Forgets everything and says that it does not know everything, like a restored store.
-    pub fn forget(&self) {
-        let mut feed = self.feed.lock();
-        feed.assignments.clear();
-        feed.not_authoritative = true;
-    }
-
-    /// Waits until an announcer has applied everything.
-    pub fn wait_applied(&self, node: &str) -> anyhow::Result<()> {
-        wait::until(&format!("{node} applied everything"), SOON, || {
-            let feed = self.feed.lock();
-            (feed.applied.get(node) == Some(&feed.position)).then_some(())
-        })
-    }
-
-    /// What announcers said at the begin of their streams.
-    pub fn hellos(&self) -> Vec<Hello> {
-        self.feed.lock().hellos.clone()
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        self.stop();
-    }
-}
-
-impl SharedFeed {
-    fn lock(&self) -> MutexGuard<'_, Feed> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Feed {
-    fn change(&mut self, upserts: Vec<v1::Assignment>, removals: Vec<v1::AssignmentKey>) {
-        self.position += 1;
-        self.say(Update::Changes(Changes {
-            position: self.position,
-            upserts,
-            removals,
-        }));
-    }
-
-    fn say(&mut self, update: Update) {
-        let frame = v1::AssignmentUpdate {
-            update: Some(update),
-        };
-        self.streams
-            .retain(|stream| stream.try_send(Ok(frame.clone())).is_ok());
-    }
-
-    fn say_members(&mut self) {
-        let members = self.members();
-        self.say(members);
-    }
-
-    fn members(&self) -> Update {
-        let members = self.members.iter();
-        Update::Members(v1::Members {
-            members: members
-                .map(|(node, endpoint)| v1::members::Member {
-                    node: node.clone(),
-                    endpoint: endpoint.clone(),
-                })
-                .collect(),
-        })
-    }
-
-    /// The frames of a synchronisation: buckets that differ from the client's.
-    fn synchronisation(&self, theirs: &Digests) -> Vec<Update> {
-        let mut ours = Digests::default();
-        let mut buckets = vec![Vec::new(); BUCKETS];
-        for assignment in self.assignments.values() {
-            if let Ok(index) = bucket_of(SPACE, &assignment.address) {
-                ours.toggle(index, assignment_digest(assignment));
-                buckets[index].push(assignment.clone());
-            }
-        }
-        let header = Update::Header(Header {
-            store_id: "a-store".to_owned(),
-            authoritative: !self.not_authoritative,
-            cluster: CLUSTER.to_owned(),
-        });
-        let mut frames = vec![header, self.members()];
-        frames.extend(self.node_sets.values().cloned().map(Update::NodeSet));
-        for index in ours.differing(theirs) {
-            frames.push(Update::Bucket(Bucket {
-                index: u32::try_from(index).unwrap_or_default(),
-                assignments: buckets[index].clone(),
-            }));
-        }
-        let position = self.position;
-        frames.push(Update::Synced(Synced { position }));
-        frames
-    }
-}
-
-#[tonic::async_trait]
-impl AnnouncerService for SharedFeed {
-    type AnnounceStream = Pin<Box<dyn Stream<Item = Result<v1::AssignmentUpdate, Status>> + Send>>;
-
-    async fn announce(
-        &self,
-        request: Request<Streaming<v1::AnnouncerReport>>,
-    ) -> Result<Response<Self::AnnounceStream>, Status> {
-        let mut reports = request.into_inner();
-        let first = reports.message().await?.and_then(|report| report.report);
-        let Some(Report::Hello(hello)) = first else {
-            return Err(Status::invalid_argument("no hello"));
-        };
-        let theirs = Digests::from_wire(&hello.digests)
-            .ok_or_else(|| Status::invalid_argument("digests"))?;
-        let (sender, receiver) = mpsc::channel(FRAMES);
-        let node = hello.node.clone();
-        {
-            let mut feed = self.lock();
-            feed.members
-                .insert(node.clone(), hello.member_endpoint.clone());
-            feed.hellos.push(hello);
-            feed.say_members();
-            for update in feed.synchronisation(&theirs) {
-                let update = Some(update);
-                let _ = sender.try_send(Ok(v1::AssignmentUpdate { update }));
-            }
-            feed.streams.push(sender);
-        }
-        let feed = self.clone();
-        tokio::spawn(async move {
-            while let Ok(Some(report)) = reports.message().await {
-                if let Some(Report::AppliedPosition(position)) = report.report {
-                    feed.lock().applied.insert(node.clone(), position);
-                }
-            }
-        });
-        Ok(Response::new(Box::pin(ReceiverStream::new(receiver))))
-    }
-
-    async fn list_assignments(
-        &self,
-        _request: Request<v1::ListAssignmentsRequest>,
-    ) -> Result<Response<v1::ListAssignmentsResponse>, Status> {
-        let assignments = self.lock().assignments.values().cloned().collect();
-        Ok(Response::new(v1::ListAssignmentsResponse {
-            assignments,
-            ..v1::ListAssignmentsResponse::default()
-        }))
-    }
+/// So many addresses, each with the number of its group, from 192.168.20.0 on.
+pub fn many(count: u16) -> Vec<(Ipv4Addr, u64)> {
+    let numbers = (0..count).map(|number| {
+        let [high, low] = number.to_be_bytes();
+        (
+            Ipv4Addr::new(192, 168, 20 + high, low),
+            u64::from(number) + 1,
+        )
+    });
+    numbers.collect()
 }
 
 /// The segment. Dropping it stops everything.
@@ -324,30 +63,61 @@ impl Segment {
     /// Starts announcers on these nodes (of n1, n2, n3), each with these flags besides the usual
     /// ones, and waits until they have met.
     pub fn start(nodes: &[&str], flags: &[&str]) -> anyhow::Result<Self> {
-        let lan = Lan::new(&[
-            ("ipam", "192.168.12.1/24"),
-            ("n1", "192.168.12.11/24"),
-            ("n2", "192.168.12.12/24"),
-            ("n3", "192.168.12.13/24"),
-            ("client", "192.168.12.200/24"),
-        ])?;
+        let mut segment = Self::without_announcers(3, flags)?;
+        segment.start_announcers(nodes)?;
+        Ok(segment)
+    }
+
+    /// The same with nodes n1, n2 and so on, all of which run an announcer.
+    pub fn with_nodes(count: u8, flags: &[&str]) -> anyhow::Result<Self> {
+        let mut segment = Self::without_announcers(count, flags)?;
+        let names: Vec<String> = (1..=count).map(|number| format!("n{number}")).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        segment.start_announcers(&names)?;
+        Ok(segment)
+    }
+
+    /// The peer, a client and so many hosts on which announcers may be started.
+    pub fn without_announcers(nodes: u8, flags: &[&str]) -> anyhow::Result<Self> {
+        let mut lan = Lan::new(&[("ipam", "192.168.12.1/24"), ("client", "192.168.12.200/24")])?;
+        for number in 1..=nodes {
+            let address = format!("192.168.12.{}/24", 10 + number);
+            lan.add(&format!("n{number}"), &address)?;
+        }
         let peer = Peer::start(lan.host("ipam")?)?;
-        let mut segment = Self {
+        Ok(Self {
             announcers: BTreeMap::new(),
             states: BTreeMap::new(),
             peer,
             lan,
             flags: flags.iter().map(ToString::to_string).collect(),
-        };
+        })
+    }
+
+    /// Starts the announcers of these nodes, and waits until they have met.
+    pub fn start_announcers(&mut self, nodes: &[&str]) -> anyhow::Result<()> {
         for node in nodes {
-            segment.start_announcer(node)?;
+            self.start_announcer(node)?;
         }
         for node in nodes {
             let others = (nodes.len() - 1).to_string();
-            segment.wait_metric(node, "pharos_announcer_members_alive", &others)?;
-            segment.wait_metric(node, "pharos_announcer_stream_connected", "1")?;
+            self.wait_metric(node, "pharos_announcer_members_alive", &others)?;
+            self.wait_metric(node, "pharos_announcer_stream_connected", "1")?;
         }
-        Ok(segment)
+        Ok(())
+    }
+
+    /// Servers on every node that echo what comes for these addresses.
+    pub fn echo(&self, addresses: &[Ipv4Addr]) -> anyhow::Result<Vec<Echo>> {
+        let hosts = self.lan.hosts().iter();
+        let nodes = hosts.filter(|host| host.name.starts_with('n'));
+        nodes.map(|host| Echo::start(host, addresses)).collect()
+    }
+
+    /// A client that has a neighbour entry for an address, and sends to it every 10 ms. Some node
+    /// answers for it, and [`Self::echo`] serves it.
+    pub fn warm(&self, address: Ipv4Addr) -> anyhow::Result<Warm> {
+        Warm::start(self.lan.host("client")?, address, SOON)
     }
 
     /// Starts the announcer of a node, with the state directory that it had.
@@ -440,6 +210,40 @@ impl Segment {
         Ok(answer.with_context(|| self.log_tails())?.at)
     }
 
+    /// Waits until a node, and no other, has answered for an address for a while; gives the begin of
+    /// that time.
+    pub fn wait_alone(
+        &self,
+        prober: &Prober,
+        address: Ipv4Addr,
+        node: &str,
+    ) -> anyhow::Result<Duration> {
+        let mac = self.lan.host(node)?.mac;
+        let since = prober.now();
+        let found = wait::until(&format!("only {node} answers for {address}"), SOON, || {
+            let record = prober.record();
+            let answers: Vec<_> = record.of(address).filter(|one| one.at >= since).collect();
+            let other = answers.iter().rposition(|answer| answer.mac != mac);
+            let alone = &answers[other.map_or(0, |index| index + 1)..];
+            let (first, last) = (alone.first()?, alone.last()?);
+            (last.at >= first.at + ALONE).then_some(first.at)
+        });
+        found.with_context(|| self.log_tails())
+    }
+
+    /// Waits until a node has an assignment on its disk.
+    pub fn wait_on_disk(&self, node: &str, address: Ipv4Addr) -> anyhow::Result<()> {
+        let file = self.state_directory(node)?.join("assignments.bin");
+        let text = address.to_string();
+        wait::until(&format!("{address} is on the disk of {node}"), SOON, || {
+            let bytes = std::fs::read(&file).ok()?;
+            let mut windows = bytes.windows(text.len());
+            windows
+                .any(|window| window == text.as_bytes())
+                .then_some(())
+        })
+    }
+
     /// What the announcers wrote last, for a failure that is to be understood.
     fn log_tails(&self) -> String {
         let announcers = self.announcers.iter();
@@ -452,13 +256,9 @@ impl Segment {
 
     /// Every request for an address since `since` has exactly one answer, and no two nodes answered at
     /// the same time. What is being asked now is waited for.
-    ///
-    /// A few requests may have two answers: when the old owner's report of what it answered takes
-    /// longer than is allowed for, as it may on a busy machine, the new one answers once more rather
-    /// than not.
     pub fn check_moves(
         &self,
-        prober: &Prober,
+        prober: &impl Recorder,
         address: Ipv4Addr,
         since: Duration,
     ) -> anyhow::Result<()> {
@@ -482,7 +282,7 @@ impl Segment {
         );
         let doubled = record.doubled(address, since, until);
         anyhow::ensure!(
-            doubled.len() <= TWICE,
+            doubled.is_empty(),
             "{address}: answered twice: {doubled:?} {}",
             told()
         );

@@ -71,15 +71,7 @@ fn an_announcer_that_starts_without_the_server_answers_from_its_disk() -> anyhow
     let prober = segment.probe(&[FIRST])?;
     segment.peer.assign(FIRST, 1, &["n1"]);
     segment.wait_owner(&prober, FIRST, "n1")?;
-    let file = segment.state_directory("n1")?.join("assignments.bin");
-    wait::until("the assignment is on the disk", SOON, || {
-        let bytes = std::fs::read(&file).ok()?;
-        let text = FIRST.to_string();
-        bytes
-            .windows(text.len())
-            .any(|window| window == text.as_bytes())
-            .then_some(())
-    })?;
+    segment.wait_on_disk("n1", FIRST)?;
     segment.peer.stop();
     segment.announcer("n1")?.kill()?;
     let started = prober.now();
@@ -93,6 +85,7 @@ fn an_announcer_that_starts_without_the_server_answers_from_its_disk() -> anyhow
     assert!(answer.at - started <= limit, "{:?}", answer.at - started);
 
     segment.announcer("n1")?.kill()?;
+    let file = segment.state_directory("n1")?.join("assignments.bin");
     let mut bytes = std::fs::read(&file)?;
     let middle = bytes.len() / 2;
     bytes[middle] ^= 0x10;
@@ -122,15 +115,7 @@ fn an_announcer_that_starts_without_the_server_answers_from_its_disk() -> anyhow
 fn with_an_address_on_the_disk(flags: &[&str]) -> anyhow::Result<Segment> {
     let segment = Segment::start(&["n1"], flags)?;
     segment.peer.assign(FIRST, 1, &["n1"]);
-    let file = segment.state_directory("n1")?.join("assignments.bin");
-    wait::until("the assignment is on the disk", SOON, || {
-        let bytes = std::fs::read(&file).ok()?;
-        let text = FIRST.to_string();
-        let mut windows = bytes.windows(text.len());
-        windows
-            .any(|window| window == text.as_bytes())
-            .then_some(())
-    })?;
+    segment.wait_on_disk("n1", FIRST)?;
     Ok(segment)
 }
 

@@ -9,30 +9,12 @@
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use e2e::fleet::{Fleet, SOON};
 use pharos_testbed::arp::Prober;
 use pharos_testbed::wait;
 use pnet_base::MacAddr;
 
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 12, 100);
-
-/// Plugs a second interface in.
-fn add_interface(fleet: &Fleet, node: &str) -> anyhow::Result<MacAddr> {
-    let switch = fleet.lan.switch();
-    let port = format!("{node}x");
-    let namespace = &fleet.lan.host(node)?.namespace;
-    let peer = ["peer", "name", &port, "netns", switch.name()];
-    let add = ["ip", "link", "add", "eth1", "type", "veth"];
-    namespace.exec(&[&add[..], &peer].concat())?;
-    switch.exec(&["ip", "link", "set", "dev", &port, "master", "br0", "up"])?;
-    namespace.exec(&["ip", "link", "set", "eth1", "up"])?;
-    let shown = namespace.exec(&["ip", "-o", "link", "show", "eth1"])?;
-    let mut words = shown.split_whitespace();
-    let mac = words.by_ref().find(|word| *word == "link/ether");
-    mac.and_then(|_| words.next()?.parse().ok())
-        .with_context(|| format!("no address in {shown}"))
-}
 
 /// Waits for an answer from here.
 fn wait_answer_from(prober: &Prober, mac: MacAddr) -> anyhow::Result<Duration> {
@@ -59,11 +41,11 @@ fn check_alone(prober: &Prober, mac: MacAddr) -> anyhow::Result<()> {
 #[test]
 fn each_node_answers_on_the_interfaces_of_the_advertisements_that_select_it() -> anyhow::Result<()>
 {
-    let Some(fleet) = Fleet::start(&["n1", "n2"])? else {
+    let Some(mut fleet) = Fleet::start(&["n1", "n2"])? else {
         return Ok(());
     };
-    let eth1_of_n1 = add_interface(&fleet, "n1")?;
-    add_interface(&fleet, "n2")?;
+    let eth1_of_n1 = fleet.lan.add_interface("n1")?;
+    fleet.lan.add_interface("n2")?;
     fleet.apply_pool("192.168.12.100-192.168.12.120")?;
     fleet.advertise("first", &["n1"], &["eth1"])?;
     fleet.allocate("web", ADDRESS)?;

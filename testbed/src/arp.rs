@@ -20,11 +20,9 @@ use pnet_packet::arp::{
 use pnet_packet::ethernet::{EtherTypes, EthernetPacket, MutableEthernetPacket};
 use socket2::Socket;
 
-use crate::record::{Answer, Record};
+pub use crate::record::INTERVAL;
+use crate::record::{Answer, Record, Recorder};
 use crate::{Host, packet, wait};
-
-/// Time between two requests for one address: the resolution of every figure.
-pub const INTERVAL: Duration = Duration::from_millis(10);
 
 /// Askers are this address and those after it, one for each round.
 const FIRST_ASKER: u32 = u32::from_be_bytes([198, 18, 0, 0]);
@@ -175,6 +173,16 @@ impl Prober {
             // A panic in the thread was printed by it.
             let _ = thread.join();
         }
+    }
+}
+
+impl Recorder for Prober {
+    fn now(&self) -> Duration {
+        self.now()
+    }
+
+    fn record(&self) -> Record {
+        self.record()
     }
 }
 

@@ -1,9 +1,9 @@
 //! Hosts on one Ethernet segment: namespaces joined by a bridge in a namespace of its own.
 //!
 //! ```text
-//!   host a: eth0 ---- a \
-//!   host b: eth0 ---- b  > br0   (namespace "switch")
-//!   host c: eth0 ---- c /
+//!   host a: eth0 ---- a   \
+//!   host b: eth0 ---- b    > br0   (namespace "switch")
+//!           eth1 ---- b.1 /
 //! ```
 
 use std::collections::BTreeSet;
@@ -16,7 +16,7 @@ use pnet_base::MacAddr;
 use crate::namespace::{Namespace, wait_for_carrier};
 use crate::packet;
 
-/// A host of a [`Lan`], with one interface `eth0`.
+/// A host of a [`Lan`], with an interface `eth0`, and more if they are added.
 #[derive(Debug)]
 pub struct Host {
     /// Name on the LAN; also the name of its port on the switch.
@@ -27,6 +27,33 @@ pub struct Host {
     pub address: IpAddr,
     /// Hardware address of eth0.
     pub mac: MacAddr,
+    /// Hardware addresses of eth1 and so on.
+    pub more: Vec<MacAddr>,
+}
+
+impl Host {
+    /// The kernel answers ARP only for addresses of the interface that is asked: not for those on
+    /// `lo`, which are there for servers to listen on.
+    pub fn keep_quiet_about_local_addresses(&self) -> anyhow::Result<()> {
+        for (key, value) in [("arp_ignore", "1"), ("arp_announce", "2")] {
+            self.namespace
+                .write_sysctl(&format!("net/ipv4/conf/all/{key}"), value)?;
+        }
+        Ok(())
+    }
+
+    /// Its ports on the switch: of eth0, eth1 and so on.
+    fn ports(&self) -> impl Iterator<Item = String> {
+        (0..=self.more.len()).map(|number| port(&self.name, number))
+    }
+}
+
+/// The switch's name of a host's interface `ethNUMBER`.
+fn port(host: &str, number: usize) -> String {
+    match number {
+        0 => host.to_owned(),
+        more => format!("{host}.{more}"),
+    }
 }
 
 /// Hosts on one segment. Dropping it removes all namespaces.
@@ -34,7 +61,7 @@ pub struct Host {
 pub struct Lan {
     switch: Namespace,
     hosts: Vec<Host>,
-    /// Pairs of ports between which the switch forwards nothing, in both directions.
+    /// Pairs of hosts between which the switch forwards nothing, in both directions.
     cut: BTreeSet<(String, String)>,
 }
 
@@ -71,33 +98,48 @@ impl Lan {
     /// Plugs one more host in.
     pub fn add(&mut self, name: &str, address: &str) -> anyhow::Result<&Host> {
         let namespace = Namespace::new(name)?;
-        namespace.exec(&[
-            "ip",
-            "link",
-            "add",
-            "eth0",
-            "type",
-            "veth",
-            "peer",
-            "name",
-            name,
-            "netns",
-            self.switch.name(),
-        ])?;
-        self.switch
-            .exec(&["ip", "link", "set", "dev", name, "master", "br0", "up"])?;
+        let mac = self.connect(&namespace, "eth0", name)?;
         namespace.exec(&["ip", "addr", "add", address, "dev", "eth0"])?;
-        namespace.exec(&["ip", "link", "set", "eth0", "up"])?;
-        wait_for_carrier(&namespace, "eth0")?;
-        let mac = namespace.run(|| packet::interface("eth0"))??.mac;
         let ip = address.split('/').next().unwrap_or(address);
         self.hosts.push(Host {
             name: name.to_owned(),
             address: ip.parse().with_context(|| format!("address {ip}"))?,
             namespace,
             mac,
+            more: Vec::new(),
         });
         self.host(name)
+    }
+
+    /// Plugs one more interface of a host into the switch: eth1, then eth2 and so on, without an
+    /// address.
+    pub fn add_interface(&mut self, name: &str) -> anyhow::Result<MacAddr> {
+        let host = self.host(name)?;
+        let number = host.more.len() + 1;
+        let interface = format!("eth{number}");
+        let mac = self.connect(&host.namespace, &interface, &port(name, number))?;
+        for host in self.hosts.iter_mut().filter(|host| host.name == name) {
+            host.more.push(mac);
+        }
+        Ok(mac)
+    }
+
+    /// A cable between an interface, which is made, and a port of the switch.
+    fn connect(
+        &self,
+        namespace: &Namespace,
+        interface: &str,
+        port: &str,
+    ) -> anyhow::Result<MacAddr> {
+        let switch = self.switch.name();
+        namespace.exec(&[
+            "ip", "link", "add", interface, "type", "veth", "peer", "name", port, "netns", switch,
+        ])?;
+        self.switch
+            .exec(&["ip", "link", "set", "dev", port, "master", "br0", "up"])?;
+        namespace.exec(&["ip", "link", "set", interface, "up"])?;
+        wait_for_carrier(namespace, interface)?;
+        Ok(namespace.run(|| packet::interface(interface))??.mac)
     }
 
     /// All hosts, in the order in which they were added.
@@ -113,9 +155,11 @@ impl Lan {
             .with_context(|| format!("no host {name} on this LAN"))
     }
 
-    /// The host with this hardware address.
+    /// The host with an interface of this hardware address.
     pub fn host_by_mac(&self, mac: MacAddr) -> Option<&Host> {
-        self.hosts.iter().find(|host| host.mac == mac)
+        self.hosts
+            .iter()
+            .find(|host| host.mac == mac || host.more.contains(&mac))
     }
 
     /// The namespace of the bridge, for rules of one's own.
@@ -123,7 +167,7 @@ impl Lan {
         &self.switch
     }
 
-    /// Pulls the cable of a host: both ends lose carrier.
+    /// Pulls the cable of a host's eth0: both ends lose carrier.
     pub fn unplug(&self, name: &str) -> anyhow::Result<()> {
         self.switch
             .exec(&["ip", "link", "set", "dev", name, "down"])?;
@@ -164,8 +208,14 @@ impl Lan {
              chain forward { type filter hook forward priority 0;\n",
         );
         for (a, b) in &self.cut {
+            let (a, b) = (self.host(a)?, self.host(b)?);
             for (from, to) in [(a, b), (b, a)] {
-                writeln!(rules, "iifname \"{from}\" oifname \"{to}\" drop")?;
+                let pairs = from
+                    .ports()
+                    .flat_map(|from| to.ports().map(move |to| (from.clone(), to)));
+                for (from, to) in pairs {
+                    writeln!(rules, "iifname \"{from}\" oifname \"{to}\" drop")?;
+                }
             }
         }
         rules.push_str("}\n}\n");

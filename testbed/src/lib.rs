@@ -7,6 +7,7 @@
 //!   cut.
 //! - [`arp`]: asks every 10 ms who has an address; [`record`]: which requests were lost or answered
 //!   twice, by whom, and the gaps between.
+//! - [`warm`]: a client that has a neighbour entry and sends, and servers that echo.
 //! - [`http`]: a server and a client of a few lines.
 //! - [`kube`]: a real etcd and kube-apiserver, with kubectl.
 //! - [`skip`]: says loudly what a machine cannot run; in CI that is a failure.
@@ -23,6 +24,7 @@ mod program;
 pub mod record;
 pub mod skip;
 pub mod wait;
+pub mod warm;
 
 pub use lan::{Host, Lan};
 pub use namespace::{Namespace, run};

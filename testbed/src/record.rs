@@ -7,6 +7,9 @@ use std::time::Duration;
 
 use pnet_base::MacAddr;
 
+/// Time between two requests for one address: the resolution of every figure.
+pub const INTERVAL: Duration = Duration::from_millis(10);
+
 /// Answers of an old owner up to this long after the first of a new one count as overlap.
 const OVERLAP_WITHIN: Duration = Duration::from_secs(1);
 
@@ -31,6 +34,14 @@ pub struct Record {
     pub answers: Vec<Answer>,
     /// When each round of requests, one for each address, went out.
     pub asked: Vec<Duration>,
+}
+
+/// Who asks, and writes down who answers.
+pub trait Recorder {
+    /// Position of this moment on the recording's clock.
+    fn now(&self) -> Duration;
+    /// What was asked and answered so far.
+    fn record(&self) -> Record;
 }
 
 /// A request for one address, with all its answers.

@@ -5,6 +5,9 @@
 //! 2. An unplugged or isolated host falls silent, and answers again when it is back.
 //! 3. Two hosts with one address are seen as an overlap.
 //! 4. Gratuitous frames are recorded.
+//! 5. A client with a neighbour entry reaches the host that has an address, and no other; each
+//!    datagram that is lost is told.
+//! 6. A host may have several interfaces, and is cut off with all of them.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -12,6 +15,8 @@ use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use pharos_testbed::arp::Prober;
+use pharos_testbed::record::Recorder as _;
+use pharos_testbed::warm::{Echo, Warm};
 use pharos_testbed::{Lan, http, skip, wait};
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -133,6 +138,85 @@ fn gratuitous_frames_are_recorded() {
             .find(|frame| frame.is_gratuitous() && frame.sender == SHARED)
     });
     assert_eq!(seen.unwrap().sender_mac, lan.host("a").unwrap().mac);
+}
+
+#[test]
+fn a_warm_client_tells_which_host_it_reaches_and_what_was_lost() {
+    let Some(mut lan) = lan() else { return };
+    let echo = |host| Echo::start(lan.host(host).unwrap(), &[SHARED]).unwrap();
+    let _servers = [echo("a"), echo("b")];
+    // Nobody answers for the address, so the client's kernel is told where it is.
+    let mac = lan.host("b").unwrap().mac.to_string();
+    let client = lan.host("client").unwrap();
+    client
+        .namespace
+        .exec(&[
+            "ip",
+            "neigh",
+            "add",
+            "10.9.0.100",
+            "lladdr",
+            &mac,
+            "dev",
+            "eth0",
+        ])
+        .unwrap();
+    let warm = Warm::start(client, SHARED, DEADLINE).unwrap();
+    let begin = warm.now();
+    let answered = |since: Duration| {
+        wait::until("20 echoes", DEADLINE, || {
+            let record = warm.record();
+            let late = record.answers.iter().filter(|answer| answer.at > since);
+            (late.count() >= 20).then_some(())
+        })
+        .unwrap();
+    };
+    answered(begin);
+    let cut = warm.now();
+    lan.isolate("b").unwrap();
+    wait::until("20 datagrams into the void", DEADLINE, || {
+        (warm.now() > cut + Duration::from_millis(200)).then_some(())
+    })
+    .unwrap();
+    lan.heal().unwrap();
+    let healed = warm.now();
+    answered(healed);
+    let record = warm.record();
+    let answerers = record.answerers(SHARED, Duration::ZERO, warm.now());
+    assert!(answerers.iter().eq([&lan.host("b").unwrap().mac]));
+    assert_eq!(record.doubled(SHARED, begin, warm.now()), []);
+    let lost = record.lost(SHARED, begin, healed);
+    assert!(lost.len() >= 10, "{lost:?}");
+    assert!(lost.iter().all(|at| *at >= cut), "{lost:?}");
+    let last = record.asked[record.answers.last().unwrap().round];
+    assert!(record.lost(SHARED, healed, last).is_empty());
+}
+
+#[test]
+fn a_host_with_two_interfaces_is_cut_off_with_both() {
+    let Some(mut lan) = lan() else { return };
+    let mac = lan.add_interface("a").unwrap();
+    assert_eq!(lan.host_by_mac(mac).unwrap().name, "a");
+    // The address moves to eth1, which alone answers for it then.
+    let a = &lan.host("a").unwrap().namespace;
+    a.exec(&["ip", "addr", "add", "10.9.0.100/32", "dev", "eth1"])
+        .unwrap();
+    a.write_sysctl("net/ipv4/conf/all/arp_ignore", "1").unwrap();
+    let prober = Prober::start(lan.host("client").unwrap(), &[SHARED]).unwrap();
+    let answer = prober.wait_answer(SHARED, Duration::ZERO, None, DEADLINE);
+    assert_eq!(answer.unwrap().mac, mac);
+    lan.isolate("a").unwrap();
+    let gone = prober.now() + Duration::from_millis(20);
+    wait::until("a while without answers", DEADLINE, || {
+        (prober.now() > gone + Duration::from_millis(200)).then_some(())
+    })
+    .unwrap();
+    assert!(
+        prober
+            .record()
+            .answerers(SHARED, gone, prober.now())
+            .is_empty()
+    );
 }
 
 #[test]

@@ -123,10 +123,7 @@ async fn timed_allocate(channel: Channel) -> Result<(Allocation, Duration), toni
 fn serve_on_nodes(scene: &Scene, address: Ipv4Addr) -> anyhow::Result<Vec<http::Server>> {
     let serve = |index: usize| {
         let host = scene.node(index)?;
-        for (key, value) in [("arp_ignore", "1"), ("arp_announce", "2")] {
-            host.namespace
-                .write_sysctl(&format!("net/ipv4/conf/all/{key}"), value)?;
-        }
+        host.keep_quiet_about_local_addresses()?;
         let local = format!("{address}/32");
         host.namespace
             .exec(&["ip", "addr", "add", &local, "dev", "lo"])?;
