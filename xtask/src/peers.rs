@@ -12,7 +12,7 @@ use crate::cargo::{Outcome, capture};
 use crate::steps::Steps;
 
 /// Programs that tests look for, and the Debian package of each.
-const PACKAGES: [(&str, &str); 15] = [
+const PACKAGES: [(&str, &str); 17] = [
     ("aardvark-dns", "aardvark-dns"),
     ("arping", "arping"),
     ("buildah", "buildah"),
@@ -26,7 +26,9 @@ const PACKAGES: [(&str, &str); 15] = [
     ("podman", "podman"),
     ("promtool", "prometheus"),
     ("runc", "runc"),
+    ("setpriv", "util-linux"),
     ("sqlite3", "sqlite3"),
+    ("systemd-analyze", "systemd"),
     ("tcpdump", "tcpdump"),
 ];
 
