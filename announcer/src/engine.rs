@@ -321,6 +321,9 @@ impl Engine {
             self.reapply(group);
         }
         self.silence_moved(&moved);
+        for address in touched.gone {
+            self.metrics.forget(address);
+        }
     }
 
     fn on_members(&mut self, members: &[Member], now: Instant) {

@@ -229,6 +229,17 @@ impl Metrics {
         }
     }
 
+    /// An address is not to be announced any more: its series end. Without this, addresses that come
+    /// and go would leave series behind for ever.
+    pub fn forget(&self, address: IpAddr) {
+        let label = IpLabel {
+            ip: address.to_string(),
+        };
+        for family in [&self.requests, &self.responses, &self.gratuitous] {
+            family.remove(&label);
+        }
+    }
+
     /// One handle per reason, so that counting costs no look-up.
     pub fn of_reasons(&self) -> Vec<(Ignored, Counter)> {
         let counter = |reason: Ignored| {
@@ -339,5 +350,23 @@ mod tests {
         text.clear();
         prometheus_client::encoding::text::encode(&mut text, &registry).expect("encodes");
         assert!(!text.contains(announced));
+    }
+
+    #[test]
+    fn addresses_that_come_and_go_leave_no_series_behind() {
+        let mut registry = Registry::default();
+        let metrics = Metrics::register(&mut registry);
+        let stays = IpAddr::from([192, 0, 2, 1]);
+        metrics.of_address(stays).requests.inc();
+        let mut empty = String::new();
+        prometheus_client::encoding::text::encode(&mut empty, &registry).expect("encodes");
+        for last in 2..=200 {
+            let address = IpAddr::from([192, 0, 2, last]);
+            metrics.of_address(address).responses.inc();
+            metrics.forget(address);
+        }
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("encodes");
+        assert_eq!(text, empty);
     }
 }

@@ -4,7 +4,8 @@
 //! on each usable interface on which it is wanted.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
+use std::ops::Bound;
 
 use crate::book::{Assigned, Key};
 use crate::election::{Candidacy, GroupId, NodeName, WantedBy};
@@ -13,6 +14,9 @@ use crate::l2::responder::Port;
 
 #[cfg(test)]
 mod tests;
+
+/// No address of a space is greater.
+const LAST_ADDRESS: IpAddr = IpAddr::V6(Ipv6Addr::from_bits(u128::MAX));
 
 /// An address of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,6 +49,8 @@ pub struct Touched {
     pub groups: BTreeSet<GroupId>,
     /// Groups that came with an address of another one, with that one.
     pub successors: BTreeMap<GroupId, GroupId>,
+    /// Addresses that are not to be announced by layer 2 any more, in any address space.
+    pub gone: BTreeSet<IpAddr>,
     /// One of the addresses that are to be announced by layer 2 and cannot be: NDP is not spoken.
     pub ipv6: Option<IpAddr>,
 }
@@ -137,13 +143,43 @@ impl Plan {
     /// Takes in changes; gives the groups that they touched, also those that are gone.
     pub fn apply(&mut self, upserts: &[Assigned], removals: &[Key]) -> Touched {
         let mut touched = Touched::default();
+        let unwanted = upserts.iter().filter(|assigned| assigned.wanted.is_none());
+        let left = removals
+            .iter()
+            .chain(unwanted.map(|assigned| &assigned.key));
+        let known = left.filter(|key| self.group_of.contains_key(*key));
+        let left: Vec<IpAddr> = known.map(|key| key.address).collect();
         for key in removals {
             touched.groups.extend(self.remove(key));
         }
         for assigned in upserts {
             self.upsert(assigned, &mut touched);
         }
+        touched.gone = left
+            .into_iter()
+            .filter(|address| !self.has(*address))
+            .collect();
         touched
+    }
+
+    /// Whether an address is to be announced, in whichever space.
+    fn has(&self, address: IpAddr) -> bool {
+        let mut next = self.group_of.keys().next();
+        while let Some(Key { space, .. }) = next {
+            let space = space.clone();
+            let key = Key { space, address };
+            if self.group_of.contains_key(&key) {
+                return true;
+            }
+            // There are few spaces, and many addresses in each.
+            let last = Key {
+                address: LAST_ADDRESS,
+                ..key
+            };
+            let behind = (Bound::Excluded(last), Bound::Unbounded);
+            next = self.group_of.range(behind).next().map(|(key, _)| key);
+        }
+        false
     }
 
     fn upsert(&mut self, assigned: &Assigned, touched: &mut Touched) {

@@ -10,7 +10,7 @@ use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -30,6 +30,8 @@ use crate::stamped::Received;
 const READ_BATCH: usize = 64;
 /// ARP frames are at most this long with any padding that is of interest.
 const FRAME_BUFFER: usize = 128;
+/// How often frames are looked for while the kernel refuses to wait for them.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The way to tell the thread what to do. Clones speak to the same thread.
 #[derive(Debug, Clone)]
@@ -219,6 +221,7 @@ impl Shared {
 
     fn run(&self) {
         let mut generation = None;
+        let mut polls = true;
         let mut sockets: Vec<(u32, Arc<ArpSocket>)> = Vec::new();
         while !self.stop.load(Ordering::Relaxed) {
             let current = self.generation.load(Ordering::Acquire);
@@ -227,7 +230,7 @@ impl Shared {
                 // Closing a raw socket waits for the kernel: it must not happen under the lock.
                 sockets = self.sockets();
             }
-            for index in self.wait(&sockets) {
+            for index in self.wait(&sockets, &mut polls) {
                 if let Some((interface, socket)) = sockets.get(index) {
                     self.read(*interface, socket);
                 }
@@ -244,8 +247,9 @@ impl Shared {
             .collect()
     }
 
-    /// Sleeps until a frame, a change or a gratuitous frame is due; gives the sockets to read.
-    fn wait(&self, sockets: &[(u32, Arc<ArpSocket>)]) -> Vec<usize> {
+    /// Sleeps until a frame, a change or a gratuitous frame is due; gives the sockets to read. While
+    /// the kernel refuses to wait (`polls`), each is looked at a hundred times a second.
+    fn wait(&self, sockets: &[(u32, Arc<ArpSocket>)], polls: &mut bool) -> Vec<usize> {
         let deadline = self.lock().table.next_deadline();
         let timeout = deadline.map_or(PollTimeout::NONE, timeout_until);
         let mut waiting = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
@@ -255,11 +259,18 @@ impl Shared {
                 .map(|(_, socket)| PollFd::new(socket.as_fd(), PollFlags::POLLIN)),
         );
         match poll(&mut waiting, timeout) {
-            Ok(_) => {}
+            Ok(_) => {
+                if !std::mem::replace(polls, true) {
+                    tracing::info!("the kernel waits for frames again");
+                }
+            }
             Err(nix::errno::Errno::EINTR) => return Vec::new(),
             Err(error) => {
-                tracing::error!(%error, "poll failed");
-                return Vec::new();
+                if std::mem::replace(polls, false) {
+                    tracing::error!(%error, "cannot wait for frames: looking for them all the time");
+                }
+                std::thread::sleep(LOOK_INTERVAL);
+                return (0..sockets.len()).collect();
             }
         }
         let is_ready = |one: &PollFd<'_>| one.any().unwrap_or(true);

@@ -159,3 +159,27 @@ fn a_removed_address_leaves_its_group_and_the_last_one_ends_it() {
     assert_eq!(plan.apply(&[], &[key("192.0.2.2")]), Touched::default());
     assert!(plan.is_empty());
 }
+
+#[test]
+fn an_address_is_gone_when_no_space_has_it_any_more() {
+    let mut plan = plan();
+    let in_space = |space: &str, wanted: Option<&[&str]>| {
+        let mut assigned = assigned("192.0.2.1", 7, wanted);
+        space.clone_into(&mut assigned.key.space);
+        assigned
+    };
+    let (a, b) = (in_space("a", Some(&[])), in_space("b", Some(&[])));
+    let other = assigned("192.0.2.2", 8, Some(&[]));
+    let touched = plan.apply(&[a.clone(), b.clone(), other.clone()], &[]);
+    assert_eq!(touched.gone, BTreeSet::new());
+    let touched = plan.apply(&[], std::slice::from_ref(&a.key));
+    assert_eq!(touched.gone, BTreeSet::new(), "another space has it");
+    let touched = plan.apply(&[in_space("b", None)], &[]);
+    assert_eq!(touched.gone, [a.key.address].into(), "nobody wants it");
+    // What goes and comes back at once is not gone.
+    let touched = plan.apply(
+        std::slice::from_ref(&other),
+        std::slice::from_ref(&other.key),
+    );
+    assert_eq!(touched.gone, BTreeSet::new());
+}
