@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use futures::stream::BoxStream;
 use pharos_process::Shutdown;
+use pharos_proto::digest::Digests;
 use pharos_proto::v1;
 use pharos_proto::v1::announcer_report::Report;
 use tonic::{Code, Request, Response, Status, Streaming};
@@ -69,6 +70,7 @@ impl AnnouncerApi {
             status::plain(Code::DeadlineExceeded, "NO_HELLO", message)
         })??;
         let hello = announcer_hello(first.as_ref()).map_err(|bad| status::of_rejection(&bad))?;
+        self.notice_loss(&call, &hello).await?;
         self.register(&call, &hello).await?;
         tracing::info!(
             cluster = %hello.key.cluster,
@@ -94,6 +96,33 @@ impl AnnouncerApi {
             }
         });
         Ok(Response::new(Box::pin(frames)))
+    }
+
+    /// A node with assignments of another store is the only sign of a store that was lost and made
+    /// anew: what it sees then must be told before its stream begins, or it would withdraw all.
+    async fn notice_loss(&self, call: &Call, hello: &AnnouncerHello) -> Result<(), Status> {
+        let has_some = hello.digests != Digests::default();
+        if !has_some || hello.store_id.is_empty() || hello.store_id == *self.api.store_id {
+            return Ok(());
+        }
+        let cluster = hello.key.cluster.clone();
+        let lost = self.api.engine.read({
+            let cluster = cluster.clone();
+            move |state| state.may_have_lost(&cluster)
+        });
+        if !lost.await.map_err(|error| status::of_submit(&error))? {
+            return Ok(());
+        }
+        tracing::warn!(
+            %cluster,
+            node = %hello.key.node,
+            other_store = %hello.store_id.escape_debug(),
+            "a node has assignments of another store, and nothing is known here of what its cluster \
+             holds: nothing is withdrawn until its adapter has reported, or FinishRecovery is called"
+        );
+        let command = Command::ReportLoss { cluster };
+        call.submit(&self.api, command, "", false).await?;
+        Ok(())
     }
 
     /// Makes the node a candidate and a member. One that is known needs no write, so that streams

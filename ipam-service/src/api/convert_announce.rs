@@ -380,6 +380,8 @@ pub fn facts_hello(wire: Option<&v1::SyncFactsRequest>) -> Result<FactsHello, Re
 pub struct AnnouncerHello {
     pub key: NodeKey,
     pub announcer: Announcer,
+    /// The store that made the assignments that it has; empty if it has none.
+    pub store_id: String,
     /// Of the assignments that it has.
     pub digests: Digests,
     pub version: String,
@@ -404,7 +406,7 @@ fn hello_from_wire(errors: &mut FieldErrors, wire: &Hello) -> Option<AnnouncerHe
     let node = errors.name("hello.node", &wire.node);
     let labels = errors.labels("hello.labels", &wire.labels);
     let endpoint = endpoint(errors, "hello.member_endpoint", &wire.member_endpoint);
-    errors.text("hello.store_id", &wire.store_id, MAX_NAME_BYTES);
+    let store_id = errors.text("hello.store_id", &wire.store_id, MAX_NAME_BYTES);
     let version = errors.text("hello.version", &wire.version, MAX_NAME_BYTES);
     let digests = Digests::from_wire(&wire.digests);
     if digests.is_none() {
@@ -423,6 +425,7 @@ fn hello_from_wire(errors: &mut FieldErrors, wire: &Hello) -> Option<AnnouncerHe
             labels: labels?,
             member_endpoint: endpoint?,
         },
+        store_id: store_id?,
         digests: digests?,
         version: version?,
     })

@@ -208,6 +208,7 @@ fn owner_of(command: &Command) -> Option<&OwnerKey> {
         | Command::EndUnavailable { .. }
         | Command::ClearUnavailable { .. }
         | Command::ReportConflict { .. }
+        | Command::ReportLoss { .. }
         | Command::Introduce { .. }
         | Command::BeginSync { .. }
         | Command::EndSync { .. }

@@ -66,7 +66,7 @@ fn cluster_of(command: &Command) -> Option<&Name> {
         | Command::DeleteQuota(_)
         | Command::EndUnavailable { .. }
         | Command::ClearUnavailable { .. } => None,
-        Command::ReportConflict { cluster, .. } => Some(cluster),
+        Command::ReportConflict { cluster, .. } | Command::ReportLoss { cluster } => Some(cluster),
     }
 }
 

@@ -76,6 +76,7 @@ pub(super) fn left(state: &State, command: &Command, would: &[Logged]) -> Left {
         | Command::EndUnavailable { .. }
         | Command::ClearUnavailable { .. }
         | Command::ReportConflict { .. }
+        | Command::ReportLoss { .. }
         | Command::Introduce { .. }
         | Command::BeginSync { .. }
         | Command::EndSync { .. }

@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::State;
 use super::draft::Draft;
-use super::model::{Cluster, Inventory};
+use super::model::{Allocation, Cluster, Inventory};
 use super::names::Name;
 use super::refusal::Rejection;
 use super::unavailable;
@@ -45,7 +46,8 @@ pub(super) fn begin_sync(
     cluster.inventory = match cluster.inventory {
         Inventory::Complete => Inventory::Reporting { resync: true },
         Inventory::Expected => Inventory::Reporting { resync: false },
-        reporting @ Inventory::Reporting { .. } => reporting,
+        Inventory::New | Inventory::Missing => Inventory::FirstReport,
+        reporting @ (Inventory::FirstReport | Inventory::Reporting { .. }) => reporting,
     };
     put_if_changed(draft, cluster);
     Ok(())
@@ -58,8 +60,10 @@ pub(super) fn begin_sync(
 pub(super) fn end_sync(draft: &mut Draft<'_>, name: &Name, fence: u64) -> Result<(), Rejection> {
     let mut cluster = seen(draft, name, fence)?;
     match cluster.inventory {
-        Inventory::Reporting { .. } => cluster.inventory = Inventory::Complete,
-        Inventory::Complete | Inventory::Expected => {
+        Inventory::FirstReport | Inventory::Reporting { .. } => {
+            cluster.inventory = Inventory::Complete;
+        }
+        Inventory::New | Inventory::Complete | Inventory::Expected | Inventory::Missing => {
             return Err(Rejection::NotSyncing(name.clone()));
         }
     }
@@ -79,10 +83,14 @@ pub(super) fn finish_recovery(draft: &mut Draft<'_>, name: Option<&Name>) -> Res
     };
     for cluster in clusters {
         let inventory = match cluster.inventory {
-            Inventory::Expected => Inventory::Complete,
+            Inventory::Expected | Inventory::Missing => Inventory::Complete,
             // Its adapter is about to say that it is done, and shall not be told that it never began.
-            Inventory::Reporting { resync: false } => Inventory::Reporting { resync: true },
-            as_it_is @ (Inventory::Complete | Inventory::Reporting { resync: true }) => as_it_is,
+            Inventory::FirstReport | Inventory::Reporting { resync: false } => {
+                Inventory::Reporting { resync: true }
+            }
+            as_it_is @ (Inventory::New
+            | Inventory::Complete
+            | Inventory::Reporting { resync: true }) => as_it_is,
         };
         let finished = Cluster {
             inventory,
@@ -91,6 +99,40 @@ pub(super) fn finish_recovery(draft: &mut Draft<'_>, name: Option<&Name>) -> Res
         put_if_changed(draft, finished);
     }
     Ok(())
+}
+
+/// A node of this cluster has assignments of another store. If this one knows of nothing that the
+/// cluster holds, it was made in place of one that was lost.
+///
+/// Everybody waits then, as in a recovery that was asked for: what the cluster uses must not be given
+/// away. Where others already use this store they do not wait, or a node that was forgotten in a
+/// drawer would stop them.
+pub(super) fn report_loss(draft: &mut Draft<'_>, name: &Name) {
+    if !draft.state.may_have_lost(name) {
+        return;
+    }
+    let Ok(mut cluster) = seen(draft, name, 0) else {
+        return;
+    };
+    let state = draft.state;
+    let mut others = state.clusters().filter(|other| other.name != *name);
+    let in_use =
+        others.any(|other| other.inventory.was_complete()) || state.allocations().any(holds);
+    cluster.inventory = match in_use {
+        true => Inventory::Missing,
+        false => Inventory::Expected,
+    };
+    put_if_changed(draft, cluster);
+}
+
+impl State {
+    /// Whether a cluster may have held something in a store before this one: it holds nothing, and
+    /// nobody has reported what it holds.
+    pub fn may_have_lost(&self, cluster: &Name) -> bool {
+        let known = self.cluster(cluster);
+        known.is_none_or(|known| known.inventory == Inventory::New)
+            && !self.allocations_of(cluster).any(holds)
+    }
 }
 
 /// Another installation takes a cluster over. Its fences are counted by a Lease of its own.
@@ -143,14 +185,19 @@ pub(super) fn delete(draft: &mut Draft<'_>, name: &Name) -> Result<(), Rejection
     Ok(())
 }
 
+fn holds(allocation: &Arc<Allocation>) -> bool {
+    !allocation.addresses.is_empty()
+}
+
 /// The cluster as it is after this contact.
 fn seen(draft: &Draft<'_>, name: &Name, fence: u64) -> Result<Cluster, Rejection> {
     let Some(known) = draft.state.cluster(name) else {
         return Ok(Cluster {
             name: name.clone(),
             uid: String::new(),
-            // Whoever is expected after a loss of the store is in it already.
-            inventory: Inventory::Complete,
+            // Whoever is expected after a loss of the store is in it already, unless it was lost
+            // unnoticed: see [`report_loss`].
+            inventory: Inventory::New,
             fence,
             create_time: draft.now,
             revision: 0,

@@ -54,6 +54,10 @@ pub enum Command {
         space: Name,
         address: Address,
     },
+    /// A node has assignments of this cluster that another store made.
+    ReportLoss {
+        cluster: Name,
+    },
     /// A program of this cluster introduces itself. An empty uid is equal to any.
     Introduce {
         cluster: Name,
@@ -129,6 +133,7 @@ impl Command {
             | Self::EndUnavailable { .. }
             | Self::ClearUnavailable { .. }
             | Self::ReportConflict { .. }
+            | Self::ReportLoss { .. }
             | Self::Redecide(_) => None,
         }
     }

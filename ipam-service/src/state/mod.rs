@@ -35,6 +35,7 @@ pub mod announce;
 pub mod change;
 pub mod command;
 pub mod intern;
+pub mod inventory;
 pub mod model;
 pub mod names;
 pub mod placement;
@@ -158,6 +159,7 @@ pub fn decide(state: &State, command: &Command, now: Timestamp) -> Result<Vec<Ch
             space,
             address,
         } => unavailable::conflict(to, cluster, space, *address),
+        Command::ReportLoss { cluster } => cluster::report_loss(to, cluster),
         Command::Introduce { cluster, uid } => cluster::introduce(to, cluster, uid)?,
         Command::BeginSync {
             cluster,
@@ -357,7 +359,7 @@ impl State {
             Change::Cluster(edit) => {
                 let waits = |cluster: &Option<Arc<Cluster>>| {
                     let cluster = cluster.as_ref();
-                    cluster.is_some_and(|one| !one.inventory.is_authoritative())
+                    cluster.is_some_and(|one| one.inventory.is_awaited())
                 };
                 self.recovering -= usize::from(waits(&edit.before));
                 self.recovering += usize::from(waits(&edit.after));

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::address::{Address, AddressRange, Family};
 use super::announce::NodeSet;
+pub use super::inventory::Inventory;
 use super::names::Name;
 use super::refusal::Refusal;
 use super::selector::LabelSelector;
@@ -524,28 +525,6 @@ pub struct Cluster {
     pub fence: u64,
     pub create_time: Timestamp,
     pub revision: Revision,
-}
-
-/// Whether the store knows all that a cluster holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Inventory {
-    /// It does: the cluster's stream is authoritative.
-    Complete,
-    /// The store was lost or restored, and the cluster has not reported yet.
-    Expected,
-    /// The cluster's adapter is reporting (between BeginSync and EndSync).
-    /// `resync`: the inventory was complete before, so the stream stays authoritative.
-    Reporting { resync: bool },
-}
-
-impl Inventory {
-    /// Whether the cluster's assignment stream may remove addresses.
-    pub fn is_authoritative(self) -> bool {
-        match self {
-            Self::Complete | Self::Reporting { resync: true } => true,
-            Self::Expected | Self::Reporting { resync: false } => false,
-        }
-    }
 }
 
 /// A node's key.

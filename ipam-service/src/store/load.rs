@@ -283,6 +283,9 @@ fn cluster(row: &Row<'_>, names: &mut Names) -> Result<Change, ReadError> {
         1 => Inventory::Expected,
         2 => Inventory::Reporting { resync: false },
         3 => Inventory::Reporting { resync: true },
+        4 => Inventory::New,
+        5 => Inventory::Missing,
+        6 => Inventory::FirstReport,
         other => return Err(corrupt(format!("inventory {other}"))),
     };
     Ok(Change::Cluster(loaded(Cluster {

@@ -64,6 +64,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "fewer_pages",
         include_str!("../../migrations/sqlite/0009_fewer_pages.sql"),
     ),
+    (
+        10,
+        "first_reports",
+        include_str!("../../migrations/sqlite/0010_first_reports.sql"),
+    ),
 ];
 
 /// Of the last of them.

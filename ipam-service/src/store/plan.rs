@@ -389,6 +389,9 @@ pub(super) fn inventory_code(inventory: Inventory) -> i64 {
         Inventory::Expected => 1,
         Inventory::Reporting { resync: false } => 2,
         Inventory::Reporting { resync: true } => 3,
+        Inventory::New => 4,
+        Inventory::Missing => 5,
+        Inventory::FirstReport => 6,
     }
 }
 

@@ -14,6 +14,8 @@ use super::*;
 use crate::api::testing::{TestServer, owner, until, within};
 use crate::feed::assignments::testing::Client;
 
+mod losses;
+
 fn report(report: Report) -> v1::AnnouncerReport {
     v1::AnnouncerReport {
         report: Some(report),

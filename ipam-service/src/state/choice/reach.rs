@@ -41,7 +41,13 @@ impl Asking<'_> {
         let cluster = self.state.cluster(&self.owner.cluster);
         self.state.is_recovering()
             && self.wished.contains(&address)
-            && cluster.is_some_and(|own| own.inventory != Inventory::Complete)
+            && cluster.is_some_and(|own| match own.inventory {
+                Inventory::New | Inventory::Complete => false,
+                Inventory::Expected
+                | Inventory::Missing
+                | Inventory::FirstReport
+                | Inventory::Reporting { .. } => true,
+            })
     }
 
     /// Whether it is known that nobody but the owner, and who shares with it, uses an address that

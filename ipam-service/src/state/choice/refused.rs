@@ -156,7 +156,7 @@ impl<'a> Asking<'a> {
 
     pub(super) fn recovering(&self) -> Refusal {
         let clusters = self.state.clusters();
-        let awaited = clusters.filter(|cluster| !cluster.inventory.is_authoritative());
+        let awaited = clusters.filter(|cluster| cluster.inventory.is_awaited());
         // They are those of all address spaces.
         let reader = Reader {
             cluster: &self.owner.cluster,

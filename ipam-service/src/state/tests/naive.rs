@@ -135,7 +135,8 @@ impl Naive {
             one.inventory == Inventory::Expected || one.inventory == lost
         });
         let own = self.clusters.iter().find(|one| one.name == owner.cluster);
-        let tells = own.is_some_and(|own| own.inventory != Inventory::Complete);
+        let silent = [Inventory::New, Inventory::Complete];
+        let tells = own.is_some_and(|own| !silent.contains(&own.inventory));
         match is_lost {
             true => tells && in_use.contains(&address),
             false => granted,

@@ -84,6 +84,7 @@ fn some_command() -> impl Strategy<Value = Command> {
             fence: 0,
         }),
         3 => cluster().prop_map(|cluster| Command::EndSync { cluster, fence: 0 }),
+        1 => cluster().prop_map(|cluster| Command::ReportLoss { cluster }),
     ]
 }
 
