@@ -61,6 +61,17 @@ pub struct Args {
     /// there, else what MetalLB excludes, among them lo and ^veth.*]
     #[arg(long, env = "PHAROS_EXCLUDE_INTERFACES_FILE", value_name = "FILE")]
     pub exclude_interfaces_file: Option<PathBuf>,
+    /// Keep the addresses that this node answers for on one of its interfaces, so that any program
+    /// here serves them; without a value on lo. Needs the capability NET_ADMIN [default: somebody
+    /// else takes them in, as kube-proxy does]
+    #[arg(
+        long,
+        env = "PHAROS_BIND_ADDRESSES",
+        value_name = "INTERFACE",
+        num_args = 0..=1,
+        default_missing_value = "lo"
+    )]
+    pub bind_addresses: Option<String>,
     /// Address (UDP) on which other announcers reach this one
     #[arg(long, env = "PHAROS_MEMBERS_LISTEN", default_value = "0.0.0.0:7946")]
     pub members_listen: SocketAddr,
@@ -130,6 +141,8 @@ pub struct Config {
     pub state_dir: PathBuf,
     pub admin: SocketAddr,
     pub interfaces: InterfaceRules,
+    /// The interface on which addresses are bound.
+    pub bind_addresses: Option<String>,
     pub members_listen: SocketAddr,
     /// `HOST:PORT` each.
     pub members_join: Vec<String>,
@@ -151,6 +164,7 @@ impl Config {
             admin,
             interface,
             exclude_interfaces_file,
+            bind_addresses,
             members_listen,
             members_join,
             members_key_file,
@@ -186,6 +200,7 @@ impl Config {
             state_dir,
             admin,
             interfaces: interfaces(&interface, exclude_interfaces_file.as_deref())?,
+            bind_addresses,
             members_listen,
             members_join: members_join
                 .iter()
@@ -351,6 +366,7 @@ mod tests {
         );
         assert_eq!(config.hold_down, Duration::from_secs(5));
         assert!(!config.seal.has_keys());
+        assert_eq!(config.bind_addresses, None);
     }
 
     #[test]
@@ -367,12 +383,14 @@ mod tests {
             "--members-join=node-b:7000",
             "--label=rack=1=2",
             "--hold-down=0.5",
+            "--bind-addresses",
         ];
         let config = config(&flags).expect("valid");
         assert_eq!(config.ipam.len(), 2);
         assert_eq!(config.members_join, ["192.0.2.1:7946", "node-b:7000"]);
         assert_eq!(config.labels["rack"], "1=2");
         assert_eq!(config.hold_down, Duration::from_millis(500));
+        assert_eq!(config.bind_addresses.as_deref(), Some("lo"));
     }
 
     #[test]

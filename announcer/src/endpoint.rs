@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use tokio::sync::watch;
 use tonic::transport::Endpoint;
 
+use crate::bind::netlink::is_label;
 use crate::links::rules::InterfaceRules;
 
 /// What others are told, kept true while addresses come and go.
@@ -109,7 +110,7 @@ fn source_towards(uri: &tonic::transport::Uri) -> Option<IpAddr> {
 fn first_of_interfaces(rules: &InterfaceRules) -> Option<IpAddr> {
     nix::ifaddrs::getifaddrs()
         .ok()?
-        .filter(|one| rules.allows(&one.interface_name))
+        .filter(|one| rules.allows(&one.interface_name) && !is_label(&one.interface_name))
         .filter_map(|one| Some(one.address?.as_sockaddr_in()?.ip()))
         .find(|ip| !ip.is_loopback() && !ip.is_link_local())
         .map(IpAddr::V4)

@@ -22,6 +22,7 @@ use pharos_process::Readiness;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::bind::Binder;
 use crate::book::{Difference, Member};
 use crate::clock;
 use crate::election::{Condition, GroupId, NodeName};
@@ -49,6 +50,8 @@ pub enum Command {
     Assignments { difference: Difference, mark: u64 },
     /// The assignments may be acted on.
     Ready,
+    /// Addresses of this host came or went.
+    AddressesChanged,
     /// The interfaces that can answer, or something about them, changed.
     Uplinks(Vec<Uplink>),
     /// Bare addresses of members.
@@ -70,6 +73,8 @@ pub struct Settings {
     pub metrics: Metrics,
     pub readiness: Readiness,
     pub responder: Responder,
+    /// Binds what is answered for; `None`: somebody else takes it in.
+    pub binder: Option<Binder>,
 }
 
 /// The running thread. Dropping it stops the thread.
@@ -142,6 +147,7 @@ struct Engine {
     metrics: Metrics,
     readiness: Readiness,
     responder: Responder,
+    binder: Option<Binder>,
 
     socket: Option<Arc<UdpSocket>>,
     bind_again: Option<Instant>,
@@ -184,6 +190,7 @@ impl Engine {
             metrics: settings.metrics,
             readiness: settings.readiness,
             responder: settings.responder,
+            binder: settings.binder,
             socket: None,
             bind_again: Some(now),
             seen: Seen::default(),
@@ -241,6 +248,7 @@ impl Engine {
             self.talk.next_deadline(),
             self.hold_down_until,
             self.uplinks.again,
+            self.binder.as_ref().and_then(Binder::next_deadline),
         ]
         .into_iter()
         .flatten()
@@ -258,6 +266,9 @@ impl Engine {
         if self.uplinks.again.is_some_and(|at| at <= now) {
             self.open_again(now);
         }
+        if let Some(binder) = &mut self.binder {
+            binder.tick(now);
+        }
         self.talk.tick(now);
     }
 
@@ -269,6 +280,10 @@ impl Engine {
         self.talk.publish(now);
         self.perform();
         self.pack_steps();
+        if let Some(binder) = &mut self.binder {
+            // Nobody is told to go on before it is gone here.
+            binder.unbind();
+        }
         self.send();
         self.observe();
         // A node that is no candidate any more may answer until another one does.
@@ -284,6 +299,11 @@ impl Engine {
                 self.mark = mark;
             }
             Command::Ready => self.own.ready = true,
+            Command::AddressesChanged => {
+                if let Some(binder) = &mut self.binder {
+                    binder.changed(now);
+                }
+            }
             Command::Uplinks(uplinks) => self.on_uplinks(uplinks, now),
             Command::Joins(addresses) => self.talk.set_joins(&addresses, now),
             Command::Endpoint(endpoint) => self.talk.set_endpoint(endpoint, now),
@@ -350,6 +370,9 @@ impl Engine {
         self.talk.leave(now);
         self.perform();
         self.pack_steps();
+        if let Some(binder) = &mut self.binder {
+            binder.unbind_all();
+        }
         self.send();
         if let Some(drain) = self.drain.take() {
             // Nobody waits any more if the time for a drain is over.

@@ -15,6 +15,7 @@
 //! Losing ipam-service withdraws nothing. This program never talks to Kubernetes.
 
 pub mod assignments;
+pub mod bind;
 pub mod book;
 pub mod cache;
 pub mod clock;
@@ -44,6 +45,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
 
 use assignments::{Complaints, Follower, SharedBook};
+use bind::Binder;
 use book::{Book, Difference};
 use cache::{Cache, Identity};
 use config::{Args, Config};
@@ -158,6 +160,9 @@ fn start_engine(
     advertised: SocketAddr,
     (responder, metrics, readiness): (Responder, Metrics, Readiness),
 ) -> anyhow::Result<EngineThread> {
+    let interface = config.bind_addresses.as_deref();
+    let binder = interface.map(|interface| Binder::open(interface, readiness.clone()));
+    let binder = binder.transpose()?;
     engine::start(engine::Settings {
         me: Peer {
             node: config.node.as_str().into(),
@@ -170,6 +175,7 @@ fn start_engine(
         metrics,
         readiness,
         responder,
+        binder,
     })
     .context("cannot start the engine")
 }
@@ -309,10 +315,11 @@ async fn pass_network(
                 told = Some(uplinks.clone());
                 commands.send(Command::Uplinks(uplinks)).await?;
             }
-            if addresses.replace(current.addresses_changed) != Some(current.addresses_changed)
-                && let Some(endpoint) = advertised.look_again()
-            {
-                commands.send(Command::Endpoint(endpoint)).await?;
+            if addresses.replace(current.addresses_changed) != Some(current.addresses_changed) {
+                commands.send(Command::AddressesChanged).await?;
+                if let Some(endpoint) = advertised.look_again() {
+                    commands.send(Command::Endpoint(endpoint)).await?;
+                }
             }
         }
         network.changed().await?;

@@ -176,6 +176,16 @@ fn the_unit_of_systemd_is_valid_and_tight() -> anyhow::Result<()> {
     std::fs::write(&path, unit.replace("/usr/local/bin/announcer", program))?;
     let path = path.to_str().context("a path of text")?;
     pharos_testbed::run(&["systemd-analyze", "verify", path])?;
+    // The same with what is added for bound addresses.
+    let added = repository().join("deploy/systemd/announcer.service.d/bind-addresses.conf");
+    let added = std::fs::read_to_string(added)?;
+    let bind = directory.path().join("announcer-bind.service");
+    std::fs::write(
+        &bind,
+        format!("{}\n{added}", std::fs::read_to_string(path)?),
+    )?;
+    let bind = bind.to_str().context("a path of text")?;
+    pharos_testbed::run(&["systemd-analyze", "verify", bind])?;
     let security = [
         "systemd-analyze",
         "security",

@@ -92,8 +92,10 @@ impl Engine {
                 .copied()
                 .collect();
             self.responder.silence(&gone);
-            self.responder.resume(&spots, applied.duty);
-            applied.spots = spots;
+            let duty = applied.duty;
+            applied.spots.clone_from(&spots);
+            self.bind_addresses(group, duty);
+            self.responder.resume(&spots, duty);
         }
         if self.shown.contains_key(&group) {
             self.show(group, true);
@@ -168,6 +170,8 @@ impl Engine {
                 AddressDuty::Record
             }
             Duty::Answer(report) => {
+                // First: what is attracted is to be taken in.
+                self.bind_addresses(group, AddressDuty::Answer);
                 self.responder.answer(&spots, &report);
                 AddressDuty::Answer
             }
@@ -175,7 +179,21 @@ impl Engine {
         self.applied.insert(group, Applied { duty, spots });
     }
 
+    /// Binds the addresses of a group, if that is asked for and the group is answered for.
+    fn bind_addresses(&mut self, group: GroupId, duty: AddressDuty) {
+        if let Some(binder) = &mut self.binder {
+            let addresses = match duty {
+                AddressDuty::Answer | AddressDuty::Record => self.plan.addresses(group).collect(),
+                AddressDuty::Hold => BTreeSet::new(),
+            };
+            binder.want(group, addresses);
+        }
+    }
+
     fn silence(&mut self, group: GroupId) -> Notes {
+        if let Some(binder) = &mut self.binder {
+            binder.want(group, BTreeSet::new());
+        }
         match self.applied.remove(&group) {
             Some(applied) => self.responder.silence(&applied.spots),
             None => Notes::default(),

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::time::Instant;
 
 use super::{Engine, RETRY};
+use crate::bind;
 use crate::election::GroupId;
 use crate::l2::burst::Spot;
 use crate::l2::responder::Port;
@@ -110,6 +111,11 @@ impl Engine {
         let names: BTreeSet<String> = opened.iter().map(|port| port.name.clone()).collect();
         if names != self.own.interfaces {
             tracing::info!(interfaces = ?names, "usable interfaces changed");
+            for name in names.difference(&self.own.interfaces) {
+                if self.binder.is_some() {
+                    bind::warn_of_answering_kernel(name);
+                }
+            }
         }
         if self.uplinks.comes_back(&self.own.interfaces, &names) && !self.hold_down.is_zero() {
             self.own.hold_down = true;

@@ -47,6 +47,7 @@ async fn a_mark_is_told_when_nothing_is_answered_any_more_that_was_taken_away() 
         metrics: metrics.clone(),
         readiness: Readiness::default(),
         responder,
+        binder: None,
     });
     let engine = engine.expect("starts");
     let mut applied = engine.applied();

@@ -19,7 +19,8 @@ use anyhow::{Context as _, bail};
 use crate::cargo::{capture, cargo, root};
 
 /// Modules that decide and never act: a file, and what lies in the folder of its name.
-const PURE: [&str; 30] = [
+const PURE: [&str; 31] = [
+    "announcer/src/bind/bound",
     "announcer/src/election",
     "announcer/src/handover",
     "announcer/src/l2/arp",
