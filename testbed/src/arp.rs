@@ -265,7 +265,7 @@ fn round_of(asker: Ipv4Addr, asked: usize) -> Option<usize> {
 }
 
 /// A request for `target`, broadcast (RFC 826).
-fn request(mac: MacAddr, asker: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
+pub(crate) fn request(mac: MacAddr, asker: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     let mut bytes = vec![0_u8; MINIMUM];
     let (head, body) = bytes.split_at_mut(ETHERNET);
     let mut ethernet = MutableEthernetPacket::new(head).expect("14 bytes hold the header");
@@ -284,7 +284,7 @@ fn request(mac: MacAddr, asker: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
     bytes
 }
 
-fn parse(bytes: &[u8], at: Duration) -> Option<Frame> {
+pub(crate) fn parse(bytes: &[u8], at: Duration) -> Option<Frame> {
     if bytes.len() < ETHERNET + ARP {
         return None;
     }

@@ -7,6 +7,7 @@
 //!   cut.
 //! - [`arp`]: asks every 10 ms who has an address; [`record`]: which requests were lost or answered
 //!   twice, by whom, and the gaps between.
+//! - [`latency`]: how long an answer takes; [`storm`]: more requests than any segment has.
 //! - [`warm`]: a client that has a neighbour entry and sends, and servers that echo.
 //! - [`http`]: a server and a client of a few lines.
 //! - [`kube`]: a real etcd and kube-apiserver, with kubectl.
@@ -17,12 +18,14 @@ pub mod arp;
 pub mod http;
 pub mod kube;
 mod lan;
+pub mod latency;
 mod namespace;
 mod packet;
 mod ports;
 mod program;
 pub mod record;
 pub mod skip;
+pub mod storm;
 pub mod wait;
 pub mod warm;
 

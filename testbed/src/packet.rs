@@ -42,13 +42,23 @@ pub(crate) fn interface(name: &str) -> anyhow::Result<Interface> {
 
 /// A raw socket bound to ARP on one interface of the calling thread's namespace.
 pub(crate) fn arp_socket(interface: Interface) -> anyhow::Result<Socket> {
+    let socket = bound(interface, ETH_P_ARP)?;
+    socket.set_recv_buffer_size(4 << 20)?;
+    socket.set_read_timeout(Some(Duration::from_millis(20)))?;
+    Ok(socket)
+}
+
+/// A raw socket that sends any frame by one interface, and receives nothing.
+pub(crate) fn sending_socket(interface: Interface) -> anyhow::Result<Socket> {
+    bound(interface, 0)
+}
+
+fn bound(interface: Interface, protocol: u16) -> anyhow::Result<Socket> {
     // Protocol 0 receives nothing until bind names the protocol and the interface together.
     let socket =
         Socket::new(Domain::PACKET, Type::RAW, Some(Protocol::from(0))).context("packet socket")?;
-    socket.set_recv_buffer_size(4 << 20)?;
-    socket.set_read_timeout(Some(Duration::from_millis(20)))?;
     socket
-        .bind(&link_address(interface.index))
+        .bind(&link_address(interface.index, protocol))
         .context("binding to the interface")?;
     Ok(socket)
 }
@@ -74,13 +84,13 @@ pub(crate) fn receive(mut socket: &Socket, buffer: &mut [u8]) -> std::io::Result
 }
 
 #[expect(unsafe_code, reason = "no safe way to build a sockaddr_ll")]
-fn link_address(index: i32) -> SockAddr {
+fn link_address(index: i32, protocol: u16) -> SockAddr {
     let mut storage = SockAddrStorage::zeroed();
     // SAFETY: sockaddr_ll is plain old data and no larger than the storage, which is zeroed and
     // aligned for every socket address.
     let link = unsafe { storage.view_as::<libc::sockaddr_ll>() };
     link.sll_family = libc::AF_PACKET as libc::sa_family_t;
-    link.sll_protocol = ETH_P_ARP.to_be();
+    link.sll_protocol = protocol.to_be();
     link.sll_ifindex = index;
     // SAFETY: the storage holds the sockaddr_ll just written, and the length is its size.
     unsafe { SockAddr::new(storage, size_of::<libc::sockaddr_ll>() as libc::socklen_t) }

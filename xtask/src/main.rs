@@ -43,6 +43,8 @@ enum Command {
     Bench {
         #[arg(value_enum)]
         name: Option<bench::Name>,
+        #[command(flatten)]
+        options: bench::Options,
     },
     /// Bytes that nobody would send, for a while; without a target all of them. Needs a nightly
     /// compiler and cargo-fuzz.
@@ -77,7 +79,9 @@ fn main() -> ExitCode {
     let outcome = match arguments.command {
         Command::Demo => interrupt::until_done(demo::run),
         Command::Test { quick } => test::run(quick),
-        Command::Bench { name } => interrupt::until_done(move || bench::run(name)),
+        Command::Bench { name, options } => {
+            interrupt::until_done(move || bench::run(name, &options))
+        }
         Command::Fuzz { target, seconds } => fuzz::run(target, seconds),
         Command::Explore { minutes, seed } => explore::run(minutes, seed),
         Command::KubeEnv => interrupt::until_done(kube_env::run),

@@ -17,7 +17,7 @@ use pharos_proto::v1::announcer_service_client::AnnouncerServiceClient;
 use pharos_proto::v1::pool_service_client::PoolServiceClient;
 use pharos_proto::v1::{
     Advertisement, AllocateRequest, Allocation, ApplyAdvertisementRequest, ApplyPoolRequest,
-    ListAssignmentsRequest, Owner, Pool, Port, advertisement, port,
+    ListAssignmentsRequest, ListAssignmentsResponse, Owner, Pool, Port, advertisement, port,
 };
 use pharos_testbed::arp::Prober;
 use pharos_testbed::{Host, Lan, Launch, Program, http, wait};
@@ -37,12 +37,18 @@ pub(crate) struct Scene {
     announcers: Vec<Option<Program>>,
     lan: Lan,
     directory: TempDir,
+    flags: Vec<String>,
 }
 
 impl Scene {
     /// Starts everything and waits until it is ready. The nodes have made out one another when
     /// this returns.
     pub(crate) fn start(nodes: usize) -> anyhow::Result<Self> {
+        Self::start_with(nodes, &[])
+    }
+
+    /// The same; the announcers get these flags besides the usual ones.
+    pub(crate) fn start_with(nodes: usize, flags: &[&str]) -> anyhow::Result<Self> {
         let directory = tempfile::Builder::new().prefix("pharos-scene-").tempdir()?;
         let mut lan = Lan::new(&[
             ("service", "192.168.12.2/24"),
@@ -57,6 +63,7 @@ impl Scene {
             announcers: Vec::new(),
             lan,
             directory,
+            flags: flags.iter().map(ToString::to_string).collect(),
         };
         for index in 0..nodes {
             scene.announcers.push(None);
@@ -67,6 +74,21 @@ impl Scene {
 
     pub(crate) fn lan(&self) -> &Lan {
         &self.lan
+    }
+
+    /// Plugs one more host in.
+    pub(crate) fn add_host(&mut self, name: &str, address: &str) -> anyhow::Result<&Host> {
+        self.lan.add(name, address)
+    }
+
+    /// The switch forwards nothing to or from a node.
+    pub(crate) fn isolate(&mut self, index: usize) -> anyhow::Result<()> {
+        self.lan.isolate(&node_name(index))
+    }
+
+    /// The switch forwards everything again.
+    pub(crate) fn heal(&mut self) -> anyhow::Result<()> {
+        self.lan.heal()
     }
 
     pub(crate) fn client(&self) -> anyhow::Result<&Host> {
@@ -107,6 +129,9 @@ impl Scene {
             .args(["--members-listen", &format!("{}:7946", host.address)])
             .arg("--state-dir")
             .arg(self.directory.path().join(&name))
+            .args(&self.flags)
+            // Tells in the log when its timers fire late.
+            .env("RUST_LOG", "info,announcer::engine=debug")
             .start_in(&host.namespace)?;
         announcer.wait_ready(Some(&host.namespace), ADMIN, DEADLINE)?;
         self.announcers[index] = Some(announcer);
@@ -115,17 +140,34 @@ impl Scene {
 
     /// Waits until the announcer of a node follows ipam-service (again).
     pub(crate) fn wait_until_followed(&self, index: usize) -> anyhow::Result<()> {
-        let host = self.node(index)?;
-        let what = format!("the announcer of {} follows ipam-service", host.name);
+        self.wait_metric(index, "pharos_announcer_stream_connected", 1)
+    }
+
+    /// Waits until the announcer of a node has made out so many others.
+    pub(crate) fn wait_until_met(&self, index: usize, others: usize) -> anyhow::Result<()> {
+        self.wait_metric(index, "pharos_announcer_members_alive", others as u64)
+    }
+
+    fn wait_metric(&self, index: usize, name: &str, expected: u64) -> anyhow::Result<()> {
+        let what = format!("{name} is {expected} on {}", node_name(index));
         wait::until_ok(&what, DEADLINE, || {
-            let ask = || http::get(ADMIN, "/metrics", Duration::from_secs(2));
-            let (_, metrics) = host.namespace.run(ask)??;
-            let connected = metrics
-                .lines()
-                .any(|line| line == "pharos_announcer_stream_connected 1");
-            anyhow::ensure!(connected, "it does not yet");
+            let value = self.metric(index, name)?;
+            anyhow::ensure!(value == expected, "it is {value}");
             Ok(())
         })
+    }
+
+    /// A whole number that the announcer of a node shows; `name` with its labels.
+    pub(crate) fn metric(&self, index: usize, name: &str) -> anyhow::Result<u64> {
+        let host = self.node(index)?;
+        let ask = || http::get(ADMIN, "/metrics", Duration::from_secs(2));
+        let (_, metrics) = host.namespace.run(ask)??;
+        let mut lines = metrics.lines().filter_map(|line| line.split_once(' '));
+        let value = lines.find_map(|(found, value)| (found == name).then_some(value));
+        value
+            .with_context(|| format!("no {name}"))?
+            .parse()
+            .context(name.to_owned())
     }
 
     /// Calls ipam-service from the client's namespace.
@@ -143,18 +185,24 @@ impl Scene {
         Ok(())
     }
 
+    /// The addresses that the service streams, in order.
+    pub(crate) fn assigned(&self) -> anyhow::Result<Vec<Ipv4Addr>> {
+        let answer = self.call(list_assignments)?;
+        let texts = answer
+            .assignments
+            .iter()
+            .map(|assignment| &assignment.address);
+        let mut addresses = texts
+            .map(|text| text.parse().with_context(|| format!("address {text:?}")))
+            .collect::<anyhow::Result<Vec<Ipv4Addr>>>()?;
+        addresses.sort_unstable();
+        Ok(addresses)
+    }
+
     /// Waits until the service streams `count` addresses, each with every node as a candidate.
     pub(crate) fn wait_for_assignments(&self, count: usize, nodes: usize) -> anyhow::Result<()> {
         wait::until_ok("the assignments", DEADLINE, || {
-            let answer = self.call(async |channel| {
-                let request = ListAssignmentsRequest {
-                    cluster: CLUSTER.to_owned(),
-                };
-                let answer = AnnouncerServiceClient::new(channel)
-                    .list_assignments(request)
-                    .await?;
-                Ok(answer.into_inner())
-            })?;
+            let answer = self.call(list_assignments)?;
             let complete = answer.assignments.len() == count
                 && answer.assignments.iter().all(|assignment| {
                     let candidates = |set: &&pharos_proto::v1::NodeSet| {
@@ -166,6 +214,14 @@ impl Scene {
             Ok(())
         })
     }
+}
+
+async fn list_assignments(channel: Channel) -> Result<ListAssignmentsResponse, tonic::Status> {
+    let request = ListAssignmentsRequest {
+        cluster: CLUSTER.to_owned(),
+    };
+    let mut client = AnnouncerServiceClient::new(channel);
+    Ok(client.list_assignments(request).await?.into_inner())
 }
 
 /// Creates pool `default-pool` with one range or CIDR, and an L2 advertisement for it.
@@ -223,6 +279,19 @@ pub(crate) async fn allocate(channel: Channel, name: &str) -> Result<Allocation,
         .await?;
     let allocation = answer.into_inner().allocation;
     allocation.ok_or_else(|| tonic::Status::internal("an answer without an allocation"))
+}
+
+/// Takes addresses for `service-0` and so on.
+pub(crate) async fn allocate_many(channel: Channel, count: usize) -> Result<(), tonic::Status> {
+    let mut client = AllocationServiceClient::new(channel);
+    for number in 0..count {
+        let request = AllocateRequest {
+            owner: Some(owner(&format!("service-{number}"))),
+            ..AllocateRequest::default()
+        };
+        client.allocate(request).await?;
+    }
+    Ok(())
 }
 
 /// The one IPv4 address of an allocation.

@@ -3,11 +3,8 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
-use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
-use pharos_proto::v1::{AllocateRequest, Owner};
 use pharos_testbed::kube::{Assets, Kube};
 use pharos_testbed::{Launch, free_port};
-use tonic::transport::Channel;
 
 use super::report_rss;
 use crate::cargo::root;
@@ -31,7 +28,7 @@ fn service_and_announcer() -> anyhow::Result<()> {
     report_rss("memory.ipam_service.empty", scene.service())?;
     report_rss("memory.announcer.empty", scene.announcer(0)?)?;
     scene.call(async |channel| scene::configure(channel, "10.50.0.0/16").await)?;
-    scene.call(allocate_many)?;
+    scene.call(async |channel| scene::allocate_many(channel, ADDRESSES).await)?;
     scene.wait_for_assignments(ADDRESSES, NODES)?;
     scene.wait_until_answered(Ipv4Addr::new(10, 50, 3, 231))?;
     report_rss(
@@ -42,23 +39,6 @@ fn service_and_announcer() -> anyhow::Result<()> {
         &format!("memory.announcer.{ADDRESSES}_addresses"),
         scene.announcer(0)?,
     )
-}
-
-async fn allocate_many(channel: Channel) -> Result<(), tonic::Status> {
-    let mut client = AllocationServiceClient::new(channel);
-    for number in 0..ADDRESSES {
-        let request = AllocateRequest {
-            owner: Some(Owner {
-                cluster: "demo".to_owned(),
-                namespace: "default".to_owned(),
-                name: format!("service-{number}"),
-                uid: String::new(),
-            }),
-            ..AllocateRequest::default()
-        };
-        client.allocate(request).await?;
-    }
-    Ok(())
 }
 
 /// The adapter of a cluster without a single Service, against a real kube-apiserver.

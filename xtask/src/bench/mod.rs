@@ -2,12 +2,15 @@
 //! what limits it where that was measured in the same run.
 
 mod alloc;
+mod arp;
 mod failover;
 mod herd;
 mod load;
 mod memory;
+mod metallb;
 mod million;
 mod next_free;
+mod strain;
 
 use anyhow::{Context as _, bail};
 use pharos_testbed::Program;
@@ -27,24 +30,57 @@ pub(crate) enum Name {
     Herd,
     /// Time to find the next free address in a /12, from 0 to 99 % full.
     NextFree,
-    /// Time until another node answers after kill -9 of the owner's announcer. Needs root.
+    /// How long an address is silent when its owner is lost: killed, cut off, stopped; 3 and 7 nodes,
+    /// 1 and 1,000 addresses; a client that asks and one that has a neighbour entry. Needs root.
     Failover,
+    /// How long an ARP answer takes, beside the kernel's. Needs root.
+    Arp,
+    /// 50,000 ARP requests a second. Needs root.
+    Storm,
+    /// Six busy loops, for ten minutes. Needs root.
+    Spinners,
+    /// MetalLB's speaker beside the announcer, on the same bridge. Needs root and Go.
+    Metallb,
     /// Resident memory of each program.
     Memory,
 }
 
-const ALL: [Name; 6] = [
+/// What to take of the benchmarks that have parts.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Options {
+    /// failover: only this way to lose an owner.
+    #[arg(long, value_enum)]
+    way: Option<failover::Way>,
+    /// failover: only with so many nodes.
+    #[arg(long)]
+    nodes: Option<usize>,
+    /// failover: only with so many addresses.
+    #[arg(long)]
+    addresses: Option<usize>,
+    /// failover: runs of each part.
+    #[arg(long, default_value_t = 20)]
+    runs: usize,
+    /// spinners: how long.
+    #[arg(long, default_value_t = 600)]
+    seconds: u64,
+}
+
+const ALL: [Name; 10] = [
     Name::Alloc,
     Name::Million,
     Name::Herd,
     Name::NextFree,
     Name::Failover,
+    Name::Arp,
+    Name::Storm,
+    Name::Spinners,
+    Name::Metallb,
     Name::Memory,
 ];
 
-pub(crate) fn run(name: Option<Name>) -> anyhow::Result<()> {
+pub(crate) fn run(name: Option<Name>, options: &Options) -> anyhow::Result<()> {
     if cfg!(debug_assertions) {
-        return in_release(name);
+        return in_release();
     }
     let names = name.map_or_else(|| ALL.to_vec(), |name| vec![name]);
     for name in names {
@@ -53,7 +89,11 @@ pub(crate) fn run(name: Option<Name>) -> anyhow::Result<()> {
             Name::Million => million::run(),
             Name::Herd => herd::run(),
             Name::NextFree => next_free::run(),
-            Name::Failover => failover::run(),
+            Name::Failover => failover::run(options),
+            Name::Arp => arp::run(),
+            Name::Storm => strain::storm(),
+            Name::Spinners => strain::spinners(options),
+            Name::Metallb => metallb::run(options),
             Name::Memory => memory::run(),
         }
         .with_context(|| format!("benchmark {name:?}"))?;
@@ -62,7 +102,7 @@ pub(crate) fn run(name: Option<Name>) -> anyhow::Result<()> {
 }
 
 /// Debug builds are not worth measuring: builds the release ones and runs their xtask.
-fn in_release(name: Option<Name>) -> anyhow::Result<()> {
+fn in_release() -> anyhow::Result<()> {
     let packages = ["ipam-service", "announcer", "k8s-adapter"];
     let mut build = cargo(&["build", "--release"]);
     for package in packages {
@@ -72,19 +112,9 @@ fn in_release(name: Option<Name>) -> anyhow::Result<()> {
     if !status.success() {
         bail!("cargo build --release: {status}");
     }
-    let mut again = cargo(&[
-        "run",
-        "--release",
-        "--quiet",
-        "--package",
-        "xtask",
-        "--",
-        "bench",
-    ]);
-    if let Some(name) = name {
-        let value = clap::ValueEnum::to_possible_value(&name).context("a name without a value")?;
-        again.arg(value.get_name());
-    }
+    let mut again = cargo(&["run", "--release", "--quiet", "--package", "xtask", "--"]);
+    // The same command line, whatever it asks for.
+    again.args(std::env::args_os().skip(1));
     let status = again.status().context("starting cargo")?;
     if !status.success() {
         bail!("the release build of the benchmarks: {status}");

@@ -1,0 +1,50 @@
+//! How long an ARP answer takes, as the one who asks sees it: one question at a time.
+
+use std::io::Write as _;
+use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use crate::{Host, arp, packet, wait};
+
+/// Between two questions everybody falls asleep again, as between the questions of a real client.
+const PAUSE: Duration = Duration::from_millis(1);
+/// A question without an answer for so long is given up.
+const GIVEN_UP: Duration = Duration::from_millis(500);
+
+/// Asks from a host's eth0 for each of these addresses in turn, so many times. Gives the times of
+/// the answers for each address; what was given up has none.
+pub fn measure(
+    host: &Host,
+    addresses: &[Ipv4Addr],
+    rounds: usize,
+) -> anyhow::Result<Vec<Vec<Duration>>> {
+    let IpAddr::V4(own) = host.address else {
+        anyhow::bail!("{} has no IPv4 address", host.name);
+    };
+    let (interface, mut socket) = host.namespace.run(|| {
+        let interface = packet::interface("eth0")?;
+        anyhow::Ok((interface, packet::arp_socket(interface)?))
+    })??;
+    let mut buffer = [0; 256];
+    let mut times = vec![Vec::with_capacity(rounds); addresses.len()];
+    for _ in 0..rounds {
+        for (address, times) in addresses.iter().zip(&mut times) {
+            std::thread::sleep(PAUSE);
+            let request = arp::request(interface.mac, own, *address);
+            let asked = wait::now();
+            socket.write(&request).context("asking")?;
+            while asked.elapsed() < GIVEN_UP {
+                let received = packet::receive(&socket, &mut buffer)?;
+                let at = asked.elapsed();
+                let frame = received.and_then(|length| arp::parse(&buffer[..length], at));
+                if frame.is_some_and(|frame| frame.reply && frame.sender == *address) {
+                    times.push(at);
+                    break;
+                }
+            }
+        }
+    }
+    Ok(times)
+}
