@@ -17,7 +17,7 @@ mod roster;
 mod tests;
 mod wanted;
 
-pub use roster::{Roster, Statement};
+pub use roster::{Roster, Statement, TESTIMONY_LIFETIME};
 pub use wanted::{Wanted, WantedBy};
 
 /// Name of a node of the cluster.
@@ -123,8 +123,12 @@ pub struct Condition {
 
 impl Condition {
     fn can_serve(&self, wanted: &Wanted) -> bool {
-        let usable = self.interfaces.iter().any(|name| wanted.includes(name));
-        self.ready && !self.draining && usable
+        !self.draining && self.can_answer(wanted)
+    }
+
+    /// Whether it could go on answering there, if it owned that.
+    pub(crate) fn can_answer(&self, wanted: &Wanted) -> bool {
+        self.ready && self.interfaces.iter().any(|name| wanted.includes(name))
     }
 }
 
@@ -157,10 +161,10 @@ impl Standing {
         }
     }
 
-    /// Whether it said that it can serve.
-    pub(super) fn is_fit(&self, wanted: &Wanted) -> bool {
+    /// Whether it said that it could go on answering there.
+    pub(super) fn can_answer(&self, wanted: &Wanted) -> bool {
         match self {
-            Self::Known(Some(condition)) => condition.can_serve(wanted),
+            Self::Known(Some(condition)) => condition.can_answer(wanted),
             Self::Presumed | Self::Silent | Self::Known(None) | Self::Dead => false,
         }
     }
@@ -213,6 +217,9 @@ pub enum Leave {
     Unfit,
     /// A living node has not told yet what it owns.
     Asking,
+    /// This node came a moment ago, and somebody owns a group that it does not know: perhaps this
+    /// one's address, under another number.
+    Wondering,
     /// This node has reached nobody since it started, and is not the first that is wanted.
     Isolated,
 }
@@ -220,8 +227,7 @@ pub enum Leave {
 impl Roster {
     /// The living node, other than this one, with the strongest claim.
     pub fn strongest_other(&self, candidacy: &Candidacy) -> Option<(&NodeName, Claim)> {
-        self.claims_of(candidacy.id)
-            .chain(self.said_of(candidacy.id))
+        self.claims(candidacy.id)
             .filter(|(node, _)| self.others.get(*node).is_some_and(Standing::lives))
             .reduce(|best, next| {
                 if is_stronger(candidacy, next, best) {
@@ -277,6 +283,9 @@ impl Roster {
         // Whoever lives may be the owner, also a node that is no candidate any more.
         if self.others.values().any(|standing| !standing.is_settled()) {
             return Verdict::Leave(Leave::Asking);
+        }
+        if self.wonders {
+            return Verdict::Leave(Leave::Wondering);
         }
         let first_wanted = candidacy.first(|_| true) == Some(&self.me);
         if !self.reached_anyone && !first_wanted {

@@ -334,7 +334,7 @@ impl Engine {
         for group in touched.groups {
             match self.plan.candidacy(group) {
                 Some(candidacy) => self.talk.ownership.set_group(candidacy.clone(), now),
-                None => self.talk.ownership.remove_group(group),
+                None => self.talk.ownership.remove_group(group, now),
             }
             // Effects first: they need the spots as they were.
             self.perform();

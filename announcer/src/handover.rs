@@ -37,11 +37,14 @@ const PREPARE_REPEAT: Duration = Duration::from_millis(50);
 const GO_REPEAT: Duration = Duration::from_millis(20);
 /// How long a new owner holds requests without hearing from the old one; longer than a resolver
 /// waits before it asks again helps nobody.
-const HOLD_TIMEOUT: Duration = Duration::from_millis(600);
+pub const HOLD_TIMEOUT: Duration = Duration::from_millis(600);
 /// How long an old owner waits to hear that the new one took over.
 const PASSED_TIMEOUT: Duration = Duration::from_secs(1);
 /// After a planned change that nobody acked, when it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// For so long a node keeps what it was handed, unless it must go. While a new list has reached one
+/// of two nodes only, each hands the group to the other: a thousand times a second without this.
+pub const TENURE: Duration = Duration::from_millis(500);
 /// How long each living node gets to take an unowned group before the next one does.
 pub const QUEUE_STEP: Duration = Duration::from_secs(1);
 /// How long an owner that is no candidate any more answers at most.
@@ -92,8 +95,8 @@ enum Role {
 pub struct Seat {
     role: Role,
     unlisted_since: Option<Instant>,
-    /// From whom this node has the group, if by handshake.
-    predecessor: Option<NodeName>,
+    /// From whom this node has the group, if by handshake, and since when.
+    predecessor: Option<(NodeName, Instant)>,
     /// Another node owns the group too, by a weaker claim.
     contested: bool,
     deadline: Option<Instant>,
@@ -131,6 +134,19 @@ impl Seat {
             Role::Owner { .. } | Role::Handing { .. } | Role::Holding { .. } => true,
             Role::Idle { .. } | Role::Passed { .. } => false,
         }
+    }
+
+    /// The seat for a group that gets this one's addresses, if this node holds requests for those.
+    pub fn held_for_successor(&self) -> Option<Self> {
+        matches!(self.role, Role::Holding { .. }).then(|| Self {
+            role: self.role.clone(),
+            ..Self::default()
+        })
+    }
+
+    /// Whether it holds requests for this owner, which has this claim.
+    pub fn holds_for(&self, owner: &str, claim: Claim) -> bool {
+        matches!(&self.role, Role::Holding { from, claim: held, .. } if **from == *owner && *held == claim)
     }
 
     /// What others are told about who owns the group; `None`: nothing.
@@ -172,8 +188,8 @@ impl Seat {
             Role::Idle { .. } => Vec::new(),
             Role::Holding { .. } => vec![Action::Duty(Duty::Silent)],
             Role::Passed { .. } => vec![Action::Unclaim(Lost::Removed)],
-            Role::Owner { .. } | Role::Handing { .. } => {
-                vec![Action::Duty(Duty::Silent), Action::Unclaim(Lost::Removed)]
+            Role::Owner { claim, .. } | Role::Handing { claim, .. } => {
+                vec![Action::Duty(Duty::Silent), Action::Gone(claim)]
             }
         }
     }
@@ -184,7 +200,13 @@ impl Seat {
         match event {
             Event::Look => {}
             Event::Inherited(claim) => {
-                self.own(claim, Report::default(), Gained::Inherited, &mut actions);
+                self.own(
+                    claim,
+                    Report::default(),
+                    Gained::Inherited,
+                    scene,
+                    &mut actions,
+                );
             }
             Event::Heard(from, Message::Prepare(claim)) => {
                 self.on_prepare(from, claim, scene, &mut actions);
@@ -306,14 +328,21 @@ impl Seat {
             Role::Passed { claim: passed, .. } => claim > *passed,
         };
         if accepted {
-            self.own(claim, report, Gained::HandedOver(from), actions);
+            self.own(claim, report, Gained::HandedOver(from), scene, actions);
         }
     }
 
-    fn own(&mut self, claim: Claim, report: Report, why: Gained, actions: &mut Vec<Action>) {
+    fn own(
+        &mut self,
+        claim: Claim,
+        report: Report,
+        why: Gained,
+        scene: &Scene<'_>,
+        actions: &mut Vec<Action>,
+    ) {
         self.end_tenure();
         self.predecessor = match &why {
-            Gained::HandedOver(from) => Some(from.clone()),
+            Gained::HandedOver(from) => Some((from.clone(), scene.now)),
             Gained::Unowned | Gained::Inherited | Gained::Orphaned => None,
         };
         self.role = Role::Owner {
@@ -359,7 +388,12 @@ impl Seat {
             Verdict::Take => (None, true),
             Verdict::Queue(ahead) => (Some(since), queue_end(since, ahead) <= scene.now),
             Verdict::Leave(
-                Leave::Owned | Leave::NotCandidate | Leave::Unfit | Leave::Asking | Leave::Isolated,
+                Leave::Owned
+                | Leave::NotCandidate
+                | Leave::Unfit
+                | Leave::Asking
+                | Leave::Wondering
+                | Leave::Isolated,
             )
             | Verdict::Keep
             | Verdict::HandTo(_)
@@ -373,7 +407,7 @@ impl Seat {
             } else {
                 Gained::Orphaned
             };
-            self.own(peak.next(), Report::default(), why, actions);
+            self.own(peak.next(), Report::default(), why, scene, actions);
         }
     }
 
@@ -418,7 +452,10 @@ impl Seat {
     fn look_contested(&mut self, scene: &Scene<'_>, actions: &mut Vec<Action>) {
         let rival = scene.roster.strongest_other(scene.candidacy);
         // The predecessor has stopped before this node began; its claim is just not taken back yet.
-        let contested = rival.is_some_and(|(node, _)| Some(node) != self.predecessor.as_ref());
+        let contested = rival.is_some_and(|(node, _)| {
+            let predecessor = self.predecessor.as_ref();
+            predecessor.is_none_or(|(predecessor, _)| predecessor != node)
+        });
         if std::mem::replace(&mut self.contested, contested) && !contested {
             actions.push(Action::Announce);
         }
@@ -448,6 +485,11 @@ impl Seat {
             }
             Role::Owner { retry_at, .. } => {
                 if retry_at.is_some_and(|at| now < at) {
+                    return;
+                }
+                let tenure = self.predecessor.as_ref().map(|(_, since)| *since + TENURE);
+                if tenure.is_some_and(|end| now < end) && scene.roster.can_serve(scene.candidacy) {
+                    *retry_at = tenure;
                     return;
                 }
                 (None, BTreeSet::new())

@@ -31,6 +31,8 @@ pub mod metrics;
 pub mod ownership;
 pub mod plan;
 pub mod progress;
+#[cfg(test)]
+mod simulation;
 pub mod stamped;
 pub mod talk;
 

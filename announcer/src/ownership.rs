@@ -3,15 +3,20 @@
 //! Pure. The driver hands in what happened and performs the [`Effect`]s, in order.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::election::{
-    Candidacy, Claim, Condition, GroupId, NodeName, Roster, Standing, Statement,
+    Candidacy, Claim, Condition, GroupId, NodeName, Roster, Standing, Statement, TESTIMONY_LIFETIME,
 };
-use crate::handover::{Action, Event, Message, Scene, Seat};
+use crate::handover::{Action, Duty, Event, HOLD_TIMEOUT, Message, Scene, Seat};
 
 #[cfg(test)]
 mod tests;
+
+/// For so long after its start a node takes no group that nobody owns while others own groups that
+/// it does not know: one of them may have the same address, under the number that it had before or
+/// has now. Streams are not so far apart.
+const NEWCOMER: Duration = Duration::from_secs(2);
 
 /// Something to be done about a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +33,15 @@ pub struct Ownership {
     timers: BTreeSet<(Instant, GroupId)>,
     /// Groups that this node answers for, or is about to, although it is no candidate any more.
     unlisted: BTreeSet<GroupId>,
+    /// Groups that this node owned and that are gone, by which claim, and until when that is said.
+    gone: BTreeMap<GroupId, (Claim, Instant)>,
+    /// Groups that were handed to this node when their addresses went to another one, to that one;
+    /// and until when their former owner may not know it.
+    renumbered: BTreeMap<GroupId, (GroupId, Instant)>,
+    /// Until when this node is a newcomer; from when it may act on what it knows.
+    newcomer_until: Option<Instant>,
+    /// Groups that others claim and that are not to be announced here.
+    unknown: BTreeSet<GroupId>,
     effects: Vec<Effect>,
 }
 
@@ -39,6 +53,10 @@ impl Ownership {
             seats: BTreeMap::new(),
             timers: BTreeSet::new(),
             unlisted: BTreeSet::new(),
+            gone: BTreeMap::new(),
+            renumbered: BTreeMap::new(),
+            newcomer_until: None,
+            unknown: BTreeSet::new(),
             effects: Vec::new(),
         }
     }
@@ -55,7 +73,8 @@ impl Ownership {
 
     /// When [`Self::tick`] is to be called at the latest.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at)
+        let timer = self.timers.first().map(|(at, _)| *at);
+        [timer, self.newcomer_until].into_iter().flatten().min()
     }
 
     /// Whether this node still answers for something that it is no candidate of; it does so for
@@ -66,20 +85,29 @@ impl Ownership {
 
     /// What others are told about who owns what.
     pub fn statements(&self) -> Vec<Statement> {
-        let all = self.seats.iter();
-        all.filter_map(|(group, (_, seat))| seat.statement(*group))
-            .collect()
+        let owned = self.seats.iter();
+        let owned = owned.filter_map(|(group, (_, seat))| seat.statement(*group));
+        let gone = self.gone.iter().map(|(group, (claim, _))| Statement {
+            group: *group,
+            holder: Some(self.roster.me.clone()),
+            claim: Some(*claim),
+        });
+        owned.chain(gone).collect()
     }
 
     /// A group is to be announced, or who may announce it changed.
     pub fn set_group(&mut self, candidacy: Candidacy, now: Instant) {
         let group = candidacy.id;
+        self.gone.remove(&group);
         let (old, seat) = self
             .seats
             .entry(group)
             .or_insert_with(|| (candidacy.clone(), Seat::default()));
         *old = candidacy;
         seat.retry_now();
+        if self.unknown.remove(&group) {
+            self.wonder(now);
+        }
         self.event(group, Event::Look, now);
     }
 
@@ -95,26 +123,46 @@ impl Ownership {
         if has_owner || self.seats.contains_key(&group) {
             return;
         }
-        if let Some(claim) = seat.claim() {
-            if self.roster.can_serve(&candidacy) {
+        if let Some(holding) = seat.held_for_successor() {
+            let until = now + HOLD_TIMEOUT;
+            self.renumbered.insert(before, (group, until));
+            self.timers.insert((until, before));
+            self.seats.insert(group, (candidacy, holding));
+            self.perform(group, vec![Action::Duty(Duty::Hold)]);
+            self.event(group, Event::Look, now);
+        } else if let Some(claim) = seat.claim() {
+            // Also where it may not own the new one, or is about to stop: then it answers until
+            // somebody else has it.
+            if self
+                .roster
+                .own
+                .can_answer(candidacy.wanted.of(&self.roster.me))
+            {
                 let claim = self.roster.peak(group).max(claim).next();
                 self.seats.insert(group, (candidacy, Seat::default()));
                 self.event(group, Event::Inherited(claim), now);
             }
         } else if let Some((owner, claim)) = self.roster.strongest_other(old)
-            && self.roster.could_serve(owner, &candidacy)
+            && self.roster.can_answer(owner, &candidacy)
         {
-            let (owner, claim) = (owner.clone(), claim.next());
-            self.testify(group, owner, claim, now);
+            // By which claim it will own the new one is its own matter, and that it will a guess.
+            let owner = owner.clone();
+            self.testify(group, owner, Claim::default(), now);
+            self.roster.raise_peak(group, claim.next());
         }
     }
 
     /// A group is not to be announced any more.
-    pub fn remove_group(&mut self, group: GroupId) {
+    pub fn remove_group(&mut self, group: GroupId, now: Instant) {
         self.unlisted.remove(&group);
         if let Some((_, seat)) = self.seats.remove(&group) {
             if let Some(at) = seat.deadline() {
                 self.timers.remove(&(at, group));
+            }
+            if let Some(claim) = seat.claim() {
+                let until = now + TESTIMONY_LIFETIME;
+                self.gone.insert(group, (claim, until));
+                self.timers.insert((until, group));
             }
             let actions = seat.dissolve();
             self.perform(group, actions);
@@ -125,6 +173,10 @@ impl Ownership {
     /// This node's own condition changed.
     pub fn set_own(&mut self, own: Condition, now: Instant) {
         if self.roster.own != own {
+            if own.ready && !self.roster.own.ready {
+                self.newcomer_until = Some(now + NEWCOMER);
+                self.wonder(now);
+            }
             self.roster.own = own;
             for (_, seat) in self.seats.values_mut() {
                 seat.retry_now();
@@ -148,6 +200,7 @@ impl Ownership {
             for (_, seat) in self.seats.values_mut() {
                 seat.retry_now();
             }
+            self.wonder(now);
             self.look_at_all(now);
         }
     }
@@ -155,6 +208,7 @@ impl Ownership {
     /// A node is no member any more.
     pub fn forget(&mut self, node: &str, now: Instant) {
         self.roster.forget(node);
+        self.wonder(now);
         self.look_at_all(now);
     }
 
@@ -199,7 +253,12 @@ impl Ownership {
     fn learn(&mut self, node: &NodeName, statement: &Statement, now: Instant) {
         match (&statement.holder, statement.claim) {
             (Some(holder), Some(claim)) => {
+                if holder == node {
+                    // It is gone there. Here the stream is behind, or there never was one.
+                    self.roster.set_claim(statement.group, node.clone(), None);
+                }
                 self.testify(statement.group, holder.clone(), claim, now);
+                self.forget_unknown(statement.group);
             }
             (None, claim) => {
                 self.roster.set_claim(statement.group, node.clone(), claim);
@@ -218,8 +277,26 @@ impl Ownership {
     /// Claims are noted before the group is known here, and may arrive after it is gone: a group that
     /// nobody claims any more, and that is not to be announced, leaves nothing behind.
     fn forget_unknown(&mut self, group: GroupId) {
-        if !self.seats.contains_key(&group) && !self.roster.is_claimed(group) {
+        if self.seats.contains_key(&group) {
+            return;
+        }
+        if self.roster.is_claimed(group) {
+            self.unknown.insert(group);
+        } else {
+            self.unknown.remove(&group);
             self.roster.forget_group(group);
+        }
+    }
+
+    /// Whether this node came a moment ago, and a living node owns a group that it does not know.
+    fn wonder(&mut self, now: Instant) {
+        let is_owned = |group: &GroupId| {
+            let mut claims = self.roster.claims(*group);
+            claims.any(|(node, _)| self.roster.lives(node))
+        };
+        let wonders = self.newcomer_until.is_some() && self.unknown.iter().any(is_owned);
+        if std::mem::replace(&mut self.roster.wonders, wonders) != wonders {
+            self.look_at_all(now);
         }
     }
 
@@ -231,6 +308,7 @@ impl Ownership {
         changed: BTreeSet<GroupId>,
         now: Instant,
     ) {
+        self.wonder(now);
         self.set_standing(node, Standing::Known(Some(condition)), now);
         for group in changed {
             self.event(group, Event::Look, now);
@@ -241,7 +319,7 @@ impl Ownership {
     /// could not answer for them.
     pub fn hear(&mut self, group: GroupId, from: NodeName, message: Message, now: Instant) {
         if !self.seats.contains_key(&group) {
-            return;
+            return self.hear_renumbered(group, from, message, now);
         }
         if let Message::Prepare(claim) | Message::Ack(claim) = &message {
             self.roster.raise_peak(group, *claim);
@@ -249,14 +327,39 @@ impl Ownership {
         self.event(group, Event::Heard(from, message), now);
     }
 
+    /// A node goes on with the handover of a group whose addresses are in another one here.
+    fn hear_renumbered(&mut self, before: GroupId, from: NodeName, message: Message, now: Instant) {
+        let known = self.renumbered.get(&before).copied();
+        let Some((group, _)) = known.filter(|(_, until)| *until > now) else {
+            return;
+        };
+        let seat = self.seats.get(&group).map(|(_, seat)| seat);
+        match message {
+            Message::Prepare(claim) => {
+                if seat.is_some_and(|seat| seat.holds_for(&from, claim)) {
+                    let ack = Action::Send(from, Message::Ack(claim));
+                    self.perform(before, vec![ack]);
+                }
+            }
+            Message::Go(..) => self.event(group, Event::Heard(from, message), now),
+            Message::Ack(_) => {}
+        }
+    }
+
     /// Time passed.
     pub fn tick(&mut self, now: Instant) {
+        if self.newcomer_until.take_if(|until| *until <= now).is_some() {
+            self.wonder(now);
+        }
         while let Some((at, group)) = self.timers.first().copied() {
             if at > now {
                 return;
             }
             self.timers.remove(&(at, group));
             self.roster.forget_testimony(group, now);
+            self.forget_unknown(group);
+            self.renumbered.retain(|_, (_, until)| *until > now);
+            self.gone.retain(|_, (_, until)| *until > now);
             self.event(group, Event::Look, now);
         }
     }
@@ -313,6 +416,7 @@ impl Ownership {
                 | Action::Duty(_)
                 | Action::RepeatGo(..)
                 | Action::Unclaim(_)
+                | Action::Gone(_)
                 | Action::Announce
                 | Action::Inform(_) => {}
             }

@@ -8,14 +8,15 @@ use super::{Candidacy, Claim, Condition, GroupId, NodeName, Standing};
 
 /// How long it is believed that a node got a group by handover, without hearing it from that node.
 /// Several times as long as a lost report takes to be repeated.
-const TESTIMONY_LIFETIME: Duration = Duration::from_secs(2);
+pub const TESTIMONY_LIFETIME: Duration = Duration::from_secs(2);
 
 /// What a node says about who owns a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Statement {
     pub group: GroupId,
     /// `None`: the node itself. It names another one when it has handed the group to that one and
-    /// has not heard from it yet: so nobody believes the group unowned in between.
+    /// has not heard from it yet: so nobody believes the group unowned in between. It names itself
+    /// when the group is gone: so nobody takes it who learns of that later.
     pub holder: Option<NodeName>,
     /// `None`: given up.
     pub claim: Option<Claim>,
@@ -38,6 +39,8 @@ pub struct Roster {
     pub own: Condition,
     /// Whether the network has carried anything from another node since this process started.
     pub reached_anyone: bool,
+    /// Whether others own groups that this node, which came a moment ago, does not know.
+    pub wonders: bool,
     pub(super) others: BTreeMap<NodeName, Standing>,
     claims: BTreeMap<(GroupId, NodeName), Claim>,
     testimonies: BTreeMap<GroupId, Testimony>,
@@ -51,6 +54,7 @@ impl Roster {
             me,
             own,
             reached_anyone: false,
+            wonders: false,
             others: BTreeMap::new(),
             claims: BTreeMap::new(),
             testimonies: BTreeMap::new(),
@@ -164,11 +168,10 @@ impl Roster {
         candidacy.includes(&self.me) && self.own.can_serve(candidacy.wanted.of(&self.me))
     }
 
-    /// Whether another node said that it could answer for a group that it may own.
-    pub fn could_serve(&self, node: &str, candidacy: &Candidacy) -> bool {
+    /// Whether another node said that it could go on answering there.
+    pub fn can_answer(&self, node: &str, candidacy: &Candidacy) -> bool {
         let standing = self.others.get(node);
-        candidacy.includes(node)
-            && standing.is_some_and(|one| one.is_fit(candidacy.wanted.of(node)))
+        standing.is_some_and(|one| one.can_answer(candidacy.wanted.of(node)))
     }
 
     /// The highest claim ever heard of.
@@ -197,20 +200,22 @@ impl Roster {
 
     /// Whether any node claims a group, or is said to.
     pub fn is_claimed(&self, group: GroupId) -> bool {
-        self.claims_of(group)
-            .chain(self.said_of(group))
-            .next()
-            .is_some()
+        self.claims(group).next().is_some()
+    }
+
+    /// All claims on a group, also those that others told of.
+    pub fn claims(&self, group: GroupId) -> impl Iterator<Item = (&NodeName, Claim)> {
+        self.claims_of(group).chain(self.said_of(group))
     }
 
     /// What was said of the owner of a group by its former one.
-    pub(super) fn said_of(&self, group: GroupId) -> Option<(&NodeName, Claim)> {
+    fn said_of(&self, group: GroupId) -> Option<(&NodeName, Claim)> {
         let testimony = self.testimonies.get(&group)?;
         Some((&testimony.holder, testimony.claim))
     }
 
     /// All claims on a group.
-    pub(super) fn claims_of(&self, group: GroupId) -> impl Iterator<Item = (&NodeName, Claim)> {
+    fn claims_of(&self, group: GroupId) -> impl Iterator<Item = (&NodeName, Claim)> {
         let lowest: NodeName = Arc::from("");
         self.claims
             .range((group, lowest)..)

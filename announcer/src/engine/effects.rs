@@ -43,6 +43,11 @@ impl Engine {
                 Action::RepeatGo(to, claim) => self.send_go(to, group, claim),
                 Action::Claim(claim, why) => self.on_gained(group, claim, &why),
                 Action::Unclaim(why) => self.on_lost(group, &why),
+                Action::Gone(claim) => {
+                    self.on_lost(group, &Lost::Removed);
+                    let me = self.talk.me().node.clone();
+                    self.talk.say(group, Some(me), Some(claim));
+                }
                 Action::Announce => {
                     if let Some(applied) = self.applied.get(&group) {
                         self.responder.announce(&applied.spots);
@@ -162,7 +167,8 @@ impl Engine {
             Duty::Hold => {
                 // Interfaces may differ from those that were answered on.
                 self.silence(group);
-                self.responder.set(&spots, AddressDuty::Hold);
+                // What is held for a group that came with the addresses of another one goes on.
+                self.responder.resume(&spots, AddressDuty::Hold);
                 AddressDuty::Hold
             }
             Duty::Record => {

@@ -70,6 +70,9 @@ pub enum Action {
     Claim(Claim, Gained),
     /// Tell everybody that it is given up.
     Unclaim(Lost),
+    /// Tell everybody that the group is gone which this node owned by this claim: whoever has not
+    /// learnt of it from its own stream yet is not to take it.
+    Gone(Claim),
     /// Announce the group once more: another node announced it too.
     Announce,
     /// Tell this node what we own: it seems not to know.

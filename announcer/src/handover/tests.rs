@@ -57,6 +57,7 @@ impl Bench {
         bench.hear("x", Message::Go(Claim(1), Report::default()));
         bench.roster.raise_peak(GROUP, Claim(1));
         assert_eq!(bench.seat.claim(), Some(Claim(1)));
+        bench.wait(TENURE);
         bench
     }
 
@@ -134,7 +135,7 @@ fn a_dead_owner_is_replaced_by_a_higher_claim() {
 fn a_planned_change_goes_prepare_ack_release() {
     let mut bench = Bench::owner("b");
     let actions = bench.look();
-    // It began when b became the owner: a is wanted more.
+    // It began when b had been the owner for long enough: a is wanted more.
     assert_eq!(actions, []);
     assert_eq!(bench.wait(PREPARE_REPEAT), [prepare("a", 1)]);
     let released = [Action::Release(name("a"), Claim(2))];
@@ -149,6 +150,24 @@ fn a_planned_change_goes_prepare_ack_release() {
     bench.roster.set_claim(GROUP, name("a"), Some(Claim(2)));
     assert_eq!(bench.look(), [Action::Unclaim(Lost::HandedOver(name("a")))]);
     assert_eq!(bench.seat, Seat::default());
+}
+
+#[test]
+fn what_was_handed_over_is_kept_for_a_while_unless_the_node_must_go() {
+    let owner = || {
+        let mut bench = Bench::new("b");
+        bench.hear("a", Message::Go(Claim(1), Report::default()));
+        bench
+    };
+    let mut stays = owner();
+    assert_eq!(stays.look(), [], "a is wanted more, and is behind");
+    assert_eq!(stays.seat.deadline(), Some(stays.now + TENURE));
+    let hands_back = [Action::Duty(Duty::Record), prepare("a", 1)];
+    assert_eq!(stays.wait(TENURE), hands_back);
+    let mut goes = owner();
+    goes.roster.own.draining = true;
+    goes.seat.retry_now();
+    assert_eq!(goes.look(), hands_back);
 }
 
 #[test]
@@ -328,7 +347,7 @@ fn an_owner_that_is_no_candidate_any_more_hands_over_or_stops_after_two_seconds(
 #[test]
 fn a_group_that_is_gone_is_not_answered_a_moment_longer() {
     let owner = Bench::owner("a");
-    let stopped = [Action::Duty(Duty::Silent), Action::Unclaim(Lost::Removed)];
+    let stopped = [Action::Duty(Duty::Silent), Action::Gone(Claim(1))];
     assert_eq!(owner.seat.dissolve(), stopped);
     let mut holding = Bench::new("b");
     holding.roster.set_claim(GROUP, name("a"), Some(Claim(4)));

@@ -16,6 +16,8 @@ use crate::handover::{Duty, Gained, Message};
 use crate::l2::hold::{Held, Noted, Report};
 use crate::l2::question::Question;
 
+mod streams;
+
 const GROUP: GroupId = GroupId(7);
 const STEP: Duration = Duration::from_micros(100);
 const NAMES: [&str; 3] = ["a", "b", "c"];
@@ -173,7 +175,9 @@ impl World {
                     let told = Report::new(&node.handed);
                     self.send(index, &to, Packet::Step(Message::Go(claim, told)));
                 }
-                Action::Claim(..) | Action::Unclaim(_) | Action::Inform(_) => spread = true,
+                Action::Claim(..) | Action::Unclaim(_) | Action::Gone(_) | Action::Inform(_) => {
+                    spread = true
+                }
                 Action::Announce => {}
             }
         }
@@ -588,94 +592,4 @@ fn after_a_partition_one_owner_is_left_and_the_group_goes_home() {
         assert_eq!(world.owners(), [0], "{what}");
         world.assert_each_answered_once(from, what);
     });
-}
-
-#[test]
-fn a_group_that_is_gone_is_answered_by_nobody() {
-    let mut world = World::new(1, 0.0);
-    world.run(400);
-    for index in 0..NAMES.len() {
-        world.act(index, |node, _| node.ownership.remove_group(GROUP));
-    }
-    world.run(50);
-    let from = world.asked + 1;
-    world.run(300);
-    let all = world.asked.saturating_sub(2) - from;
-    assert_eq!(world.answered(from, 0).len(), all as usize);
-    assert!(
-        world
-            .nodes
-            .iter()
-            .all(|node| node.ownership.next_deadline().is_none())
-    );
-}
-
-#[test]
-fn a_group_that_succeeds_another_has_its_owner_until_that_one_hands_it_over() {
-    let successor = Candidacy {
-        id: GroupId(9),
-        ..candidacy(&[1, 0, 2])
-    };
-    let mut world = World::new(1, 0.0);
-    world.run(400);
-    let now = world.now;
-    let mut of = |index: usize| {
-        let ownership = &mut world.nodes[index].ownership;
-        ownership.succeed(GROUP, successor.clone(), now);
-        ownership.set_group(successor.clone(), now);
-        ownership.remove_group(GROUP);
-        let effects = ownership.take_effects().into_iter();
-        let of_successor = effects.filter(|effect| effect.group == successor.id);
-        of_successor.map(|effect| effect.action).collect::<Vec<_>>()
-    };
-    let claim = Claim(2);
-    let takes_and_hands_over = [
-        Action::Duty(Duty::Answer(Report::default())),
-        Action::Claim(claim, Gained::Inherited),
-        Action::Duty(Duty::Record),
-        Action::Send(name(1), Message::Prepare(claim)),
-    ];
-    assert_eq!(of(0), takes_and_hands_over);
-    assert_eq!(of(1), [], "the first of the list waits for the owner");
-    assert_eq!(of(2), []);
-    // The owner may have failed to take it up: then it is nobody's.
-    let ownership = &mut world.nodes[1].ownership;
-    ownership.tick(now + Duration::from_secs(2));
-    let taken = ownership.take_effects();
-    assert!(
-        taken
-            .iter()
-            .any(|effect| effect.action == Action::Claim(Claim(3), Gained::Orphaned)),
-        "{taken:?}"
-    );
-}
-
-#[test]
-fn claims_on_groups_that_are_gone_leave_nothing_behind() {
-    let mut world = World::new(1, 0.0);
-    world.run(400);
-    let now = world.now;
-    let ownership = &mut world.nodes[1].ownership;
-    let said = |group: u64, claim: u64| Statement {
-        group: GroupId(group),
-        holder: None,
-        claim: (claim != 0).then_some(Claim(claim)),
-    };
-    for group in 100..110 {
-        let told = [said(group, 5)];
-        ownership.learn_changes(&name(0), condition(), &told, now);
-        assert_eq!(
-            ownership.roster().peak(GroupId(group)),
-            Claim(5),
-            "kept: it may come"
-        );
-        let prepare = Message::Prepare(Claim(5));
-        ownership.hear(GroupId(group + 1000), name(0), prepare, now);
-        assert_eq!(ownership.roster().peak(GroupId(group + 1000)), Claim(0));
-    }
-    ownership.learn_changes(&name(0), condition(), &[said(100, 0)], now);
-    assert_eq!(ownership.roster().peak(GroupId(100)), Claim(0));
-    ownership.learn_whole(&name(0), condition(), &[said(101, 5)], now);
-    assert_eq!(ownership.roster().peak(GroupId(101)), Claim(5));
-    assert_eq!(ownership.roster().peak(GroupId(102)), Claim(0));
 }

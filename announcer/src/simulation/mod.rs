@@ -1,0 +1,82 @@
+//! A deterministic simulation of a cluster: on each node everything that decides (membership, reports,
+//! election, handover, the table of answers) as it is; between them a network that delays, reorders,
+//! doubles and loses, and parts; and steps that people and machines take. All is chosen by a seed.
+//!
+//! | module | what it does |
+//! |---|---|
+//! | `node` | one host: an announcer that starts, stops, is killed, is suspended |
+//! | `world` | the network, the streams, a client that asks for every address every 10 ms, the clock |
+//! | `steps` | what happens to a cluster, at random |
+//!
+//! A failure prints its seed. `PHAROS_SEED=n` runs that one again, with `PHAROS_HISTORY=1` prints what
+//! happened, and `PHAROS_SIMULATIONS=n` runs so many, from `PHAROS_FIRST_SEED` on. The usual run tries
+//! the same ones every time; new ones are tried by `cargo xtask explore`.
+
+mod node;
+mod steps;
+mod world;
+
+use std::time::Duration;
+
+use steps::Kind;
+use world::World;
+
+/// How many seeds the usual run tries of each kind, of which a debug build does two per second.
+const USUAL_SEEDS: u64 = 15;
+/// Steps of one run.
+const STEPS: u32 = 15;
+/// After so long without a step, a cut or a loss everything has settled.
+const QUIET: Duration = Duration::from_secs(3);
+
+fn number(variable: &str) -> Option<u64> {
+    let text = std::env::var(variable).ok()?;
+    Some(text.parse().expect(variable))
+}
+
+/// The seeds of this run: one that is to be repeated, or as many as asked for.
+fn seeds() -> std::ops::Range<u64> {
+    if let Some(seed) = number("PHAROS_SEED") {
+        return seed..seed + 1;
+    }
+    let count = number("PHAROS_SIMULATIONS").unwrap_or(USUAL_SEEDS);
+    let first = number("PHAROS_FIRST_SEED").unwrap_or(1);
+    first..first + count
+}
+
+/// Runs every seed; `judge` says what is wrong with how one of them ended.
+fn with_seeds(kind: Kind, judge: impl Fn(&World) -> Vec<String>) {
+    let seeds = seeds();
+    eprintln!("seeds {seeds:?}");
+    for seed in seeds {
+        let mut world = World::new(seed, kind);
+        for _ in 0..STEPS {
+            world.step();
+        }
+        world.calm_down();
+        world.run(QUIET);
+        world.settled();
+        world.run(Duration::from_secs(1));
+        if std::env::var_os("PHAROS_HISTORY").is_some() {
+            world.print_history();
+        }
+        let wrong = judge(&world);
+        assert!(
+            wrong.is_empty(),
+            "{wrong:#?}, replay with PHAROS_SEED={seed} and PHAROS_HISTORY=1"
+        );
+    }
+}
+
+#[test]
+fn planned_moves_of_any_kind_and_order_lose_no_answer_and_double_none() {
+    with_seeds(Kind::Planned, |world| {
+        world.not_answered_once(world.begun())
+    });
+}
+
+#[test]
+fn after_three_quiet_seconds_exactly_one_node_answers_whatever_happened() {
+    with_seeds(Kind::Faults, |world| {
+        world.not_answered_once(world.settled_at())
+    });
+}

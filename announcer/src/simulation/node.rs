@@ -1,0 +1,326 @@
+//! One host, and the announcer on it: what [`crate::engine`] does, without sockets and threads.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use pnet_base::MacAddr;
+use prometheus_client::registry::Registry;
+
+use crate::book::Assigned;
+use crate::election::{Condition, GroupId, NodeName};
+use crate::handover::{Action, Duty, Message};
+use crate::l2::arp::Arp;
+use crate::l2::burst::Spot;
+use crate::l2::hold::Notes;
+use crate::l2::reply::AddressDuty;
+use crate::l2::table::{Outcome, Packet, Port, Sending, Table};
+use crate::members::Peer;
+use crate::members::wire::Datagram;
+use crate::metrics::Metrics;
+use crate::plan::Plan;
+use crate::talk::Talk;
+
+const INTERFACE: u32 = 2;
+const CLIENT: MacAddr = MacAddr(2, 0, 0, 0, 1, 0);
+/// A timer that fires so much later than planned means that the process did not run.
+const STALL: Duration = Duration::from_millis(60);
+
+pub(super) fn name(index: usize) -> NodeName {
+    NodeName::from(format!("n{index}"))
+}
+
+pub(super) fn endpoint(index: usize) -> SocketAddr {
+    let last = u8::try_from(index + 1).expect("few nodes");
+    SocketAddr::from(([10, 0, 0, last], 7946))
+}
+
+/// The number is carried by the address that asks.
+fn question(number: u32, address: Ipv4Addr) -> Vec<u8> {
+    let request = Arp {
+        sender_ip: Ipv4Addr::from(number),
+        ..Arp::gratuitous_request(address, CLIENT)
+    };
+    request.emit().to_vec()
+}
+
+/// A running announcer.
+pub(super) struct Node {
+    pub(super) talk: Talk,
+    table: Table,
+    plan: Plan,
+    own: Condition,
+    hold_down_until: Instant,
+    applied: BTreeMap<GroupId, (AddressDuty, Vec<Spot>)>,
+    noted: BTreeMap<GroupId, Notes>,
+    /// By address.
+    lists: BTreeMap<Ipv4Addr, Assigned>,
+    /// Numbers of requests that were answered since the last call of [`Self::take_answers`].
+    answers: Vec<u32>,
+    /// What it did since the last call of [`Self::take_notes`], for the history.
+    notes: Vec<String>,
+}
+
+/// What a node starts with.
+pub(super) struct Start {
+    pub(super) index: usize,
+    pub(super) epoch: u64,
+    pub(super) seed: u64,
+    pub(super) hold_down: Duration,
+    pub(super) members: usize,
+    /// From its disk.
+    pub(super) lists: BTreeMap<Ipv4Addr, Assigned>,
+}
+
+impl Node {
+    pub(super) fn new(start: Start, now: Instant) -> Self {
+        let own = Condition {
+            ready: true,
+            hold_down: !start.hold_down.is_zero(),
+            draining: false,
+            interfaces: BTreeSet::from(["eth0".to_owned()]),
+        };
+        let not_ready = Condition {
+            ready: false,
+            ..own.clone()
+        };
+        let me = Peer {
+            node: name(start.index),
+            endpoint: endpoint(start.index),
+            epoch: start.epoch,
+        };
+        let last = u8::try_from(start.index).expect("few nodes");
+        let port = Port {
+            index: INTERFACE,
+            name: "eth0".to_owned(),
+            mac: MacAddr(2, 0, 0, 0, 0, last),
+        };
+        let mut table = Table::new(Metrics::register(&mut Registry::default()), now);
+        table.open(port.clone());
+        let mut plan = Plan::new(me.node.clone());
+        plan.set_ports(vec![port]);
+        let mut node = Self {
+            talk: Talk::new(me, not_ready, start.seed, now),
+            table,
+            plan,
+            own,
+            hold_down_until: now + start.hold_down,
+            applied: BTreeMap::new(),
+            noted: BTreeMap::new(),
+            lists: BTreeMap::new(),
+            answers: Vec::new(),
+            notes: Vec::new(),
+        };
+        let members: Vec<(NodeName, Option<SocketAddr>)> = (0..start.members)
+            .map(|index| (name(index), Some(endpoint(index))))
+            .collect();
+        node.talk.set_members(&members, now);
+        node.assign(start.lists, now);
+        node
+    }
+
+    /// What its disk has.
+    pub(super) fn lists(&self) -> &BTreeMap<Ipv4Addr, Assigned> {
+        &self.lists
+    }
+
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let held_down = self.own.hold_down.then_some(self.hold_down_until);
+        [self.talk.next_deadline(), held_down]
+            .into_iter()
+            .flatten()
+            .min()
+    }
+
+    pub(super) fn tick(&mut self, now: Instant) {
+        if self.own.hold_down && self.hold_down_until <= now {
+            self.own.hold_down = false;
+        }
+        self.talk.tick(now);
+        self.settle(now);
+    }
+
+    /// It did not run since then.
+    pub(super) fn resume(&mut self, since: Instant, now: Instant) {
+        let planned = self.next_deadline().unwrap_or(now).max(since);
+        let late = now.saturating_duration_since(planned);
+        if late > STALL {
+            self.talk.postpone(late);
+        }
+    }
+
+    pub(super) fn drain(&mut self, now: Instant) {
+        self.own.draining = true;
+        self.settle(now);
+    }
+
+    pub(super) fn is_drained(&self, now: Instant) -> bool {
+        self.own.draining && self.talk.ownership.is_settled(now)
+    }
+
+    pub(super) fn leave(&mut self, now: Instant) {
+        self.talk.leave(now);
+        self.perform(now);
+        while self.talk.pack_steps(now) {}
+    }
+
+    pub(super) fn receive(&mut self, datagram: Datagram, at: Instant, now: Instant) {
+        if let Some(body) = datagram.body {
+            self.talk.receive(body, at, now);
+        }
+        self.settle(now);
+    }
+
+    pub(super) fn refused(&mut self, to: SocketAddr, now: Instant) {
+        self.talk.refused(to, now);
+        self.settle(now);
+    }
+
+    pub(super) fn ask(&mut self, number: u32, address: Ipv4Addr, at: Instant, now: Instant) {
+        let frame = question(number, address);
+        match self.table.on_frame(INTERFACE, &frame, at, now) {
+            Outcome::Send(sending) => self.answered(&[sending]),
+            Outcome::Nothing | Outcome::Ignored(_) => {}
+        }
+    }
+
+    pub(super) fn take_answers(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.answers)
+    }
+
+    pub(super) fn take_notes(&mut self) -> Vec<String> {
+        std::mem::take(&mut self.notes)
+    }
+
+    /// The stream has these lists now.
+    pub(super) fn assign(&mut self, lists: BTreeMap<Ipv4Addr, Assigned>, now: Instant) {
+        let changed = lists
+            .iter()
+            .filter(|(address, list)| self.lists.get(address) != Some(*list));
+        let upserts: Vec<Assigned> = changed.map(|(_, list)| list.clone()).collect();
+        self.lists = lists;
+        let touched = self.plan.apply(&upserts, &[]);
+        let moved = self.detach_moved(&touched.groups);
+        for (group, before) in touched.successors {
+            if let Some(candidacy) = self.plan.candidacy(group) {
+                self.talk.ownership.succeed(before, candidacy.clone(), now);
+            }
+        }
+        self.perform(now);
+        for group in touched.groups {
+            match self.plan.candidacy(group) {
+                Some(candidacy) => self.talk.ownership.set_group(candidacy.clone(), now),
+                None => self.talk.ownership.remove_group(group, now),
+            }
+            self.perform(now);
+        }
+        for (group, spot) in moved {
+            let applied = self.applied.get(&group);
+            if !applied.is_some_and(|(_, spots)| spots.contains(&spot)) {
+                self.table.silence(&[spot]);
+            }
+        }
+        self.settle(now);
+    }
+
+    /// Each group has one address here, and no other group takes it over but a new one.
+    fn detach_moved(&mut self, touched: &BTreeSet<GroupId>) -> Vec<(GroupId, Spot)> {
+        let mut moved = Vec::new();
+        for group in touched {
+            for address in self.plan.addresses(*group).collect::<Vec<_>>() {
+                for (other, (_, spots)) in &mut self.applied {
+                    if other != group {
+                        let gone = spots.extract_if(.., |spot| spot.address == address);
+                        moved.extend(gone.map(|spot| (*group, spot)));
+                    }
+                }
+            }
+        }
+        moved
+    }
+
+    fn settle(&mut self, now: Instant) {
+        self.talk.set_own(&self.own, now);
+        self.perform(now);
+        while self.talk.pack_steps(now) {}
+        self.talk.publish(now);
+        self.perform(now);
+        while self.talk.pack_steps(now) {}
+    }
+
+    fn perform(&mut self, now: Instant) {
+        for effect in self.talk.ownership.take_effects() {
+            let group = effect.group;
+            self.notes
+                .push(format!("{:?} {:?}", group.0, effect.action));
+            match effect.action {
+                Action::Send(to, message) => self.talk.step(to, group, message),
+                Action::Duty(duty) => self.set_duty(group, duty, now),
+                Action::Release(to, claim) => {
+                    let noted = self.silence(group);
+                    self.noted.insert(group, noted);
+                    self.talk.say(group, Some(to.clone()), Some(claim));
+                    self.go(to, group, claim);
+                }
+                Action::RepeatGo(to, claim) => self.go(to, group, claim),
+                Action::Claim(claim, _) => self.talk.say(group, None, Some(claim)),
+                Action::Unclaim(_) => {
+                    self.talk.say(group, None, None);
+                    self.noted.remove(&group);
+                }
+                Action::Gone(claim) => {
+                    self.noted.remove(&group);
+                    let me = self.talk.me().node.clone();
+                    self.talk.say(group, Some(me), Some(claim));
+                }
+                Action::Announce => {}
+                Action::Inform(node) => self.talk.inform(node),
+            }
+        }
+    }
+
+    fn go(&mut self, to: NodeName, group: GroupId, claim: crate::election::Claim) {
+        let report = self.noted.get(&group).map(Notes::report);
+        let message = Message::Go(claim, report.unwrap_or_default());
+        self.talk.step(to, group, message);
+    }
+
+    fn set_duty(&mut self, group: GroupId, duty: Duty, now: Instant) {
+        let spots = self.plan.spots(group);
+        let duty = match duty {
+            Duty::Silent => {
+                self.silence(group);
+                return;
+            }
+            Duty::Hold => {
+                self.silence(group);
+                self.table.resume(&spots, AddressDuty::Hold, now);
+                AddressDuty::Hold
+            }
+            Duty::Record => {
+                self.table.set(&spots, AddressDuty::Record, now);
+                AddressDuty::Record
+            }
+            Duty::Answer(report) => {
+                let answers = self.table.answer(&spots, &report, now);
+                self.answered(&answers);
+                AddressDuty::Answer
+            }
+        };
+        self.applied.insert(group, (duty, spots));
+    }
+
+    fn silence(&mut self, group: GroupId) -> Notes {
+        match self.applied.remove(&group) {
+            Some((_, spots)) => self.table.silence(&spots),
+            None => Notes::default(),
+        }
+    }
+
+    fn answered(&mut self, sendings: &[Sending]) {
+        let numbers = sendings.iter().map(|sending| match sending.packet {
+            Packet::Arp(arp) => u32::from(arp.target_ip),
+        });
+        self.answers.extend(numbers);
+    }
+}

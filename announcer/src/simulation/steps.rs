@@ -1,0 +1,178 @@
+//! What happens to a cluster, at random.
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use rand::RngExt as _;
+
+use super::world::World;
+
+/// What may happen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Only what people do on purpose: lists change, addresses get other groups, one announcer at a
+    /// time is stopped and started again.
+    Planned,
+    /// Also: processes and hosts die, are suspended, and cannot hear each other.
+    Faults,
+}
+
+impl Kind {
+    pub(super) fn loss(self) -> f64 {
+        match self {
+            Self::Planned => 0.0,
+            Self::Faults => 0.02,
+        }
+    }
+
+    pub(super) fn lag(self) -> Duration {
+        match self {
+            Self::Planned => Duration::from_millis(300),
+            Self::Faults => Duration::from_secs(2),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Nothing,
+    List,
+    Stop,
+    Kill,
+    PowerOff,
+    Start,
+    Suspend,
+    Cut,
+    CutOneWay,
+    Isolate,
+    Heal,
+    HealAll,
+}
+
+impl World {
+    /// One step, and some time in which more or less of it comes to its end.
+    pub(super) fn step(&mut self) {
+        let steps: &[Step] = match self.kind {
+            Kind::Planned => &[Step::Nothing, Step::List, Step::List, Step::Stop],
+            Kind::Faults => &[
+                Step::List,
+                Step::Stop,
+                Step::Kill,
+                Step::PowerOff,
+                Step::Start,
+                Step::Start,
+                Step::Suspend,
+                Step::Cut,
+                Step::CutOneWay,
+                Step::Isolate,
+                Step::Heal,
+                Step::HealAll,
+            ],
+        };
+        let step = steps[self.chance.random_range(0..steps.len())];
+        self.take(step);
+        let most = if self.chance.random_bool(0.5) {
+            50
+        } else {
+            1500
+        };
+        let pause = self.chance.random_range(0..most * 1000);
+        self.run(Duration::from_micros(pause));
+    }
+
+    fn take(&mut self, step: Step) {
+        let size = self.hosts.len();
+        let index = self.chance.random_range(0..size);
+        let other = (index + self.chance.random_range(1..size)) % size;
+        match step {
+            Step::Nothing => {}
+            Step::List => {
+                let addresses = self.lists[self.lists.len() - 1].len();
+                let last = u8::try_from(self.chance.random_range(1..=addresses)).expect("few");
+                self.list(Ipv4Addr::new(192, 0, 2, last));
+            }
+            Step::Stop => self.stop_one(index),
+            Step::Kill if self.may_fall(index) => {
+                self.note(format!("kill n{index}"));
+                self.end(index, true);
+            }
+            Step::PowerOff if self.may_fall(index) => {
+                self.note(format!("power off n{index}"));
+                self.end(index, false);
+            }
+            Step::Kill | Step::PowerOff => {}
+            Step::Start => self.start(index, Duration::ZERO),
+            Step::Suspend => self.suspend_one(index),
+            Step::Cut => {
+                self.note(format!("cut n{index} n{other}"));
+                self.cut.extend([(index, other), (other, index)]);
+            }
+            Step::CutOneWay => {
+                self.note(format!("cut n{index} to n{other}"));
+                self.cut.insert((index, other));
+            }
+            Step::Isolate => {
+                self.note(format!("isolate n{index}"));
+                for other in (0..size).filter(|other| *other != index) {
+                    self.cut.extend([(index, other), (other, index)]);
+                }
+            }
+            Step::Heal => {
+                if let Some(pair) = self.cut.pop_first() {
+                    self.note(format!("heal {pair:?}"));
+                }
+            }
+            Step::HealAll => {
+                self.note("heal".to_owned());
+                self.cut.clear();
+            }
+        }
+    }
+
+    fn may_fall(&self, index: usize) -> bool {
+        let others = self.hosts.iter().enumerate();
+        self.hosts[index].node.is_some()
+            && others
+                .filter(|(other, host)| *other != index && host.node.is_some())
+                .count()
+                > 0
+    }
+
+    /// One at a time where only planned things happen.
+    fn stop_one(&mut self, index: usize) {
+        let is_away = |host: &super::world::Host| host.node.is_none() || host.stopping.is_some();
+        let is_first = !self.hosts.iter().any(is_away);
+        let runs = !is_away(&self.hosts[index]) && self.hosts[index].suspended.is_none();
+        if runs && (is_first || self.kind == Kind::Faults) {
+            self.note(format!("stop n{index}"));
+            self.stop(index);
+            // Long after it has handed everything over.
+            let away = self.chance.random_range(3100..4000);
+            self.start(index, Duration::from_millis(away));
+        }
+    }
+
+    fn suspend_one(&mut self, index: usize) {
+        if self.hosts[index].node.is_some() && self.hosts[index].suspended.is_none() {
+            let millis = self.chance.random_range(1..1500);
+            self.note(format!("suspend n{index} for {millis} ms"));
+            self.suspend(index, Duration::from_millis(millis));
+        }
+    }
+
+    /// From now on nothing happens, and the network carries everything. Nodes that are away may stay
+    /// away.
+    pub(super) fn calm_down(&mut self) {
+        self.note("calm down".to_owned());
+        self.cut.clear();
+        self.loss = 0.0;
+        for index in 0..self.hosts.len() {
+            if self.kind == Kind::Planned || self.chance.random_bool(0.7) {
+                self.start(index, Duration::ZERO);
+            }
+        }
+        // The last list arrives, who is suspended resumes, and who was stopped is back.
+        self.run(Duration::from_secs(4));
+        self.note("quiet".to_owned());
+    }
+}
