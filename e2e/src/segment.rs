@@ -11,7 +11,7 @@ mod peer;
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -197,10 +197,11 @@ impl Segment {
     /// Waits until an address is answered by a node.
     pub fn wait_owner(
         &self,
-        prober: &Prober,
-        address: Ipv4Addr,
+        prober: &impl Recorder,
+        address: impl Into<IpAddr>,
         node: &str,
     ) -> anyhow::Result<Duration> {
+        let address = address.into();
         let mac = self.lan.host(node)?.mac;
         let since = prober.now();
         let what = format!("{node} answers for {address}");
@@ -259,9 +260,10 @@ impl Segment {
     pub fn check_moves(
         &self,
         prober: &impl Recorder,
-        address: Ipv4Addr,
+        address: impl Into<IpAddr>,
         since: Duration,
     ) -> anyhow::Result<()> {
+        let address = address.into();
         let until = prober.now();
         let settled = wait::until("every request is answered", SETTLED, || {
             let late = prober.now() > until + STEADY;

@@ -184,6 +184,15 @@ impl Recorder for Prober {
     fn record(&self) -> Record {
         self.record()
     }
+
+    fn wait_for_answer(
+        &self,
+        what: &str,
+        deadline: Duration,
+        is_wanted: impl Fn(&Answer) -> bool,
+    ) -> anyhow::Result<Answer> {
+        self.wait_for_answer(what, deadline, is_wanted)
+    }
 }
 
 impl Drop for Prober {

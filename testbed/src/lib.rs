@@ -5,7 +5,7 @@
 //!   when dropped.
 //! - [`Namespace`] and [`Lan`]: network namespaces, and hosts joined by a switch whose links can be
 //!   cut.
-//! - [`arp`]: asks every 10 ms who has an address; [`record`]: which requests were lost or answered
+//! - [`arp`], [`ndp`]: ask every 10 ms who has an address; [`record`]: which requests were lost or answered
 //!   twice, by whom, and the gaps between.
 //! - [`latency`]: how long an answer takes; [`storm`]: more requests than any segment has.
 //! - [`warm`]: a client that has a neighbour entry and sends, and servers that echo.
@@ -20,6 +20,7 @@ pub mod kube;
 mod lan;
 pub mod latency;
 mod namespace;
+pub mod ndp;
 mod packet;
 mod ports;
 mod program;

@@ -1,4 +1,4 @@
-//! An AF_PACKET socket that sees ARP, made safe: the one place of this crate with raw system calls.
+//! An AF_PACKET socket that sees ARP or IPv6, made safe: the one place of this crate with raw system calls.
 
 use std::io::Read as _;
 use std::time::Duration;
@@ -10,6 +10,8 @@ use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, Socket, Type};
 
 /// EtherType of ARP (RFC 826).
 const ETH_P_ARP: u16 = 0x0806;
+/// EtherType of IPv6 (RFC 2464).
+const ETH_P_IPV6: u16 = 0x86dd;
 
 /// An interface of the current thread's namespace.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +44,16 @@ pub(crate) fn interface(name: &str) -> anyhow::Result<Interface> {
 
 /// A raw socket bound to ARP on one interface of the calling thread's namespace.
 pub(crate) fn arp_socket(interface: Interface) -> anyhow::Result<Socket> {
-    let socket = bound(interface, ETH_P_ARP)?;
+    listening(interface, ETH_P_ARP)
+}
+
+/// The same for IPv6.
+pub(crate) fn ipv6_socket(interface: Interface) -> anyhow::Result<Socket> {
+    listening(interface, ETH_P_IPV6)
+}
+
+fn listening(interface: Interface, protocol: u16) -> anyhow::Result<Socket> {
+    let socket = bound(interface, protocol)?;
     socket.set_recv_buffer_size(4 << 20)?;
     socket.set_read_timeout(Some(Duration::from_millis(20)))?;
     Ok(socket)

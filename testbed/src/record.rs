@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use pnet_base::MacAddr;
 
+use crate::wait;
+
 /// Time between two requests for one address: the resolution of every figure.
 pub const INTERVAL: Duration = Duration::from_millis(10);
 
@@ -42,6 +44,18 @@ pub trait Recorder {
     fn now(&self) -> Duration;
     /// What was asked and answered so far.
     fn record(&self) -> Record;
+
+    /// Waits for an answer like this, and gives the first.
+    fn wait_for_answer(
+        &self,
+        what: &str,
+        deadline: Duration,
+        is_wanted: impl Fn(&Answer) -> bool,
+    ) -> anyhow::Result<Answer> {
+        wait::until(what, deadline, || {
+            self.record().answers.into_iter().find(&is_wanted)
+        })
+    }
 }
 
 /// A request for one address, with all its answers.

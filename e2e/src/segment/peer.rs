@@ -1,7 +1,7 @@
 //! A gRPC server of `AnnouncerService` that says exactly what a scenario wants to be said.
 
 use std::collections::BTreeMap;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -25,7 +25,7 @@ const SPACE: &str = "default";
 /// What the peer says, and what it heard.
 #[derive(Debug, Default)]
 struct Feed {
-    assignments: BTreeMap<Ipv4Addr, v1::Assignment>,
+    assignments: BTreeMap<IpAddr, v1::Assignment>,
     node_sets: BTreeMap<u64, v1::NodeSet>,
     members: BTreeMap<String, String>,
     streams: Vec<mpsc::Sender<Result<v1::AssignmentUpdate, Status>>>,
@@ -93,17 +93,31 @@ impl Peer {
     }
 
     /// Says that an address is to be announced: by the first living of `nodes`.
-    pub fn assign(&self, address: Ipv4Addr, group: u64, nodes: &[&str]) {
+    pub fn assign(&self, address: impl Into<IpAddr>, group: u64, nodes: &[&str]) {
         self.assign_on(address, group, nodes, &[]);
     }
 
     /// The same, on interfaces of these names only; none: on all.
-    pub fn assign_on(&self, address: Ipv4Addr, group: u64, nodes: &[&str], interfaces: &[&str]) {
-        self.assign_all(&[(address, group)], nodes, interfaces);
+    pub fn assign_on(
+        &self,
+        address: impl Into<IpAddr>,
+        group: u64,
+        nodes: &[&str],
+        interfaces: &[&str],
+    ) {
+        self.assign_all(&[(address.into(), group)], nodes, interfaces);
     }
 
     /// The same for many at once, each a group of its own.
-    pub fn assign_all(&self, addresses: &[(Ipv4Addr, u64)], nodes: &[&str], interfaces: &[&str]) {
+    pub fn assign_all<A: Copy + Into<IpAddr>>(
+        &self,
+        addresses: &[(A, u64)],
+        nodes: &[&str],
+        interfaces: &[&str],
+    ) {
+        let addresses = addresses.iter();
+        let addresses = addresses.map(|(address, group)| ((*address).into(), *group));
+        let addresses: Vec<(IpAddr, u64)> = addresses.collect();
         let mut feed = self.feed.lock();
         let mut sorted: Vec<String> = nodes.iter().map(ToString::to_string).collect();
         sorted.sort();
@@ -132,7 +146,8 @@ impl Peer {
     }
 
     /// Says that an address is not to be announced any more.
-    pub fn unassign(&self, address: Ipv4Addr) {
+    pub fn unassign(&self, address: impl Into<IpAddr>) {
+        let address = address.into();
         let mut feed = self.feed.lock();
         feed.assignments.remove(&address);
         let key = v1::AssignmentKey {
