@@ -22,7 +22,8 @@ const METALLB_EXCLUSIONS: &str = "/etc/metallb/excludel2.yaml";
 /// A list of interfaces is no longer than this, in bytes.
 const MAX_EXCLUSIONS: u64 = 1 << 20;
 
-/// Announces the addresses that this node owns: answers ARP for them, and watches the other nodes.
+/// Announces the addresses that this node owns: answers ARP and neighbour solicitations
+/// for them, and watches the other nodes.
 #[derive(Debug, Clone, clap::Parser)]
 #[command(name = "announcer", version)]
 pub struct Args {

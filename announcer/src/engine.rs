@@ -164,7 +164,6 @@ struct Engine {
     applied: BTreeMap<GroupId, effects::Applied>,
     noted: BTreeMap<GroupId, Notes>,
     shown: BTreeMap<GroupId, Vec<crate::plan::Used>>,
-    told_ipv6: bool,
     /// Of the last assignments that were taken in.
     mark: u64,
     done: watch::Sender<u64>,
@@ -204,7 +203,6 @@ impl Engine {
             applied: BTreeMap::new(),
             noted: BTreeMap::new(),
             shown: BTreeMap::new(),
-            told_ipv6: false,
             mark: 0,
             done,
         }
@@ -319,11 +317,7 @@ impl Engine {
             self.on_members(members, now);
         }
         let touched = self.plan.apply(&difference.upserts, &difference.removals);
-        if let Some(address) = touched.ipv6
-            && !std::mem::replace(&mut self.told_ipv6, true)
-        {
-            tracing::warn!(%address, "IPv6 addresses are not announced by this version");
-        }
+        self.note_link_local();
         let moved = self.detach_moved(&touched.groups);
         for (group, before) in touched.successors {
             if let Some(candidacy) = self.plan.candidacy(group) {

@@ -1,4 +1,5 @@
-//! The announcer: runs on each node, and answers ARP for the addresses that the node owns.
+//! The announcer: runs on each node, and answers ARP and neighbour
+//! solicitations for the addresses that the node owns.
 //!
 //! ```text
 //!  ipam-service --stream--> assignments --> book --> cache (disk)
@@ -88,7 +89,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let cache = open_cache(&config)?;
     let kept = load(&cache);
     let (responder, responder_thread) =
-        l2::responder::start(&metrics).context("cannot start the arp thread")?;
+        l2::responder::start(&metrics).context("cannot start the thread that answers")?;
     let advertised = Advertised::new(
         config.members_advertise,
         config.members_listen,
@@ -153,7 +154,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         error = first_failure(&mut tasks) => Err(error),
         ended = &mut writer => Err(anyhow::anyhow!("the disk cache ended unexpectedly: {ended:?}")),
         () = engine.ended() => Err(anyhow::anyhow!("the engine ended unexpectedly")),
-        () = responder_thread.ended() => Err(anyhow::anyhow!("the arp thread ended unexpectedly")),
+        () = responder_thread.ended() => Err(anyhow::anyhow!("the thread that answers ended unexpectedly")),
     }
 }
 

@@ -1,8 +1,9 @@
 //! The network interfaces of this node: which there are, and which may answer.
 //!
 //! They are learnt from the kernel by events (rtnetlink), never by polling. Pure: [`table`], what
-//! the events mean; [`rules`], which interfaces may answer. This file drives.
+//! the events mean; [`link_local`], the same for addresses; [`rules`], which interfaces may answer. This file drives.
 
+pub mod link_local;
 pub mod rules;
 pub mod table;
 
@@ -11,6 +12,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use futures::{StreamExt as _, TryStreamExt as _};
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::LinkMessage;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_core::NetlinkPayload;
@@ -41,7 +43,8 @@ pub async fn follow(publish: watch::Sender<Option<Network>>) -> anyhow::Result<(
     let _stop = AbortOnDrop(connection);
     let mut table = Table::default();
     let mut addresses_changed = 0;
-    table.replace(&dump(&handle).await?);
+    let (links, addresses) = dump(&handle).await?;
+    table.replace(&links, &addresses);
     loop {
         publish.send_replace(Some(Network {
             links: Arc::new(table.links().clone()),
@@ -50,16 +53,19 @@ pub async fn follow(publish: watch::Sender<Option<Network>>) -> anyhow::Result<(
         loop {
             let (message, _) = messages.next().await.context("netlink connection ended")?;
             let changed = match message.payload {
-                NetlinkPayload::InnerMessage(
-                    RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_),
-                ) => {
-                    addresses_changed += 1;
-                    true
+                NetlinkPayload::InnerMessage(event) => {
+                    let changed = table.apply(&event);
+                    let is_address = matches!(
+                        event,
+                        RouteNetlinkMessage::NewAddress(_) | RouteNetlinkMessage::DelAddress(_)
+                    );
+                    addresses_changed += u64::from(is_address);
+                    changed || is_address
                 }
-                NetlinkPayload::InnerMessage(event) => table.apply(&event),
                 NetlinkPayload::Overrun(_) => {
                     tracing::warn!("interface events were lost: reading all interfaces again");
-                    table.replace(&dump(&handle).await?);
+                    let (links, addresses) = dump(&handle).await?;
+                    table.replace(&links, &addresses);
                     addresses_changed += 1;
                     true
                 }
@@ -78,9 +84,13 @@ pub async fn follow(publish: watch::Sender<Option<Network>>) -> anyhow::Result<(
     }
 }
 
-async fn dump(handle: &rtnetlink::Handle) -> anyhow::Result<Vec<LinkMessage>> {
-    let messages = handle.link().get().execute().try_collect().await;
-    messages.context("cannot list interfaces")
+async fn dump(
+    handle: &rtnetlink::Handle,
+) -> anyhow::Result<(Vec<LinkMessage>, Vec<AddressMessage>)> {
+    let links = handle.link().get().execute().try_collect().await;
+    let addresses = handle.address().get().execute().try_collect().await;
+    let links = links.context("cannot list interfaces")?;
+    Ok((links, addresses.context("cannot list addresses")?))
 }
 
 /// Stops a task when its owner ends.

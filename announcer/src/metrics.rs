@@ -77,7 +77,8 @@ pub struct Metrics {
     responses: Family<IpLabel, PlainCounter>,
     gratuitous: Family<IpLabel, PlainCounter>,
     announced: Family<AnnouncedLabels, Gauge>,
-    ignored: Family<ReasonLabel, Counter>,
+    ignored_arp: Family<ReasonLabel, Counter>,
+    ignored_ndp: Family<ReasonLabel, Counter>,
     /// Groups taken over because their owner died.
     pub failovers: Counter,
     /// Groups that went from or to this node by handshake.
@@ -123,7 +124,8 @@ impl Metrics {
             responses: Family::default(),
             gratuitous: Family::default(),
             announced: Family::default(),
-            ignored: Family::default(),
+            ignored_arp: Family::default(),
+            ignored_ndp: Family::default(),
             failovers: Counter::default(),
             handovers: Counter::default(),
             owned: Gauge::default(),
@@ -142,17 +144,17 @@ impl Metrics {
     fn register_metallb(&self, registry: &mut Registry) {
         registry.register(
             "metallb_layer2_requests_received",
-            "ARP requests received for an address of this node",
+            "ARP requests and neighbour solicitations received for an address of this node",
             self.requests.clone(),
         );
         registry.register(
             "metallb_layer2_responses_sent",
-            "ARP answers sent",
+            "ARP answers and solicited neighbour advertisements sent",
             self.responses.clone(),
         );
         registry.register(
             "metallb_layer2_gratuitous_sent",
-            "Gratuitous ARP frames sent",
+            "Gratuitous ARP frames and unsolicited neighbour advertisements sent",
             self.gratuitous.clone(),
         );
         registry.register(
@@ -212,7 +214,12 @@ impl Metrics {
         registry.register(
             "pharos_announcer_arp_ignored",
             "ARP frames not answered, by reason",
-            self.ignored.clone(),
+            self.ignored_arp.clone(),
+        );
+        registry.register(
+            "pharos_announcer_ndp_ignored",
+            "Neighbour solicitations and advertisements not answered, by reason",
+            self.ignored_ndp.clone(),
         );
         registry.register_collector(Box::new(self.last_update.clone()));
     }
@@ -240,17 +247,14 @@ impl Metrics {
         }
     }
 
-    /// One handle per reason, so that counting costs no look-up.
-    pub fn of_reasons(&self) -> Vec<(Ignored, Counter)> {
-        let counter = |reason: Ignored| {
-            let label = ReasonLabel {
-                reason: reason.label(),
-            };
-            self.ignored.get_or_create(&label).clone()
-        };
-        Ignored::ALL
-            .map(|reason| (reason, counter(reason)))
-            .to_vec()
+    /// One handle per reason why ARP is not answered, so that counting costs no look-up.
+    pub fn of_arp_reasons(&self) -> Vec<(Ignored, Counter)> {
+        of_reasons(&self.ignored_arp, &Ignored::ARP)
+    }
+
+    /// The same for neighbour discovery.
+    pub fn of_ndp_reasons(&self) -> Vec<(Ignored, Counter)> {
+        of_reasons(&self.ignored_ndp, &Ignored::NDP)
     }
 
     /// Shows, or stops showing, that this node announces an address for its owners
@@ -285,6 +289,19 @@ impl Metrics {
     }
 }
 
+fn of_reasons(
+    family: &Family<ReasonLabel, Counter>,
+    reasons: &[Ignored],
+) -> Vec<(Ignored, Counter)> {
+    let counter = |reason: &Ignored| {
+        let label = ReasonLabel {
+            reason: reason.label(),
+        };
+        (*reason, family.get_or_create(&label).clone())
+    };
+    reasons.iter().map(counter).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -293,7 +310,8 @@ mod tests {
     fn every_metric_of_an_alert_is_served_and_what_is_served_is_on_the_page() {
         let mut registry = Registry::default();
         let metrics = Metrics::register(&mut registry);
-        drop(metrics.of_reasons());
+        drop(metrics.of_arp_reasons());
+        drop(metrics.of_ndp_reasons());
         let address = IpAddr::from([192, 0, 2, 1]);
         drop(metrics.of_address(address));
         metrics.set_announced("node-a", address, &["east/default/web".to_owned()], true);

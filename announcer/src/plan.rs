@@ -33,6 +33,8 @@ pub struct Plan {
     groups: BTreeMap<GroupId, Group>,
     group_of: BTreeMap<Key, GroupId>,
     ports: Vec<Port>,
+    /// How many of the addresses are of IPv6.
+    ipv6: usize,
 }
 
 #[derive(Debug)]
@@ -51,8 +53,6 @@ pub struct Touched {
     pub successors: BTreeMap<GroupId, GroupId>,
     /// Addresses that are not to be announced by layer 2 any more, in any address space.
     pub gone: BTreeSet<IpAddr>,
-    /// One of the addresses that are to be announced by layer 2 and cannot be: NDP is not spoken.
-    pub ipv6: Option<IpAddr>,
 }
 
 /// An address of a group with those who use it, for people.
@@ -70,6 +70,7 @@ impl Plan {
             groups: BTreeMap::new(),
             group_of: BTreeMap::new(),
             ports: Vec::new(),
+            ipv6: 0,
         }
     }
 
@@ -81,6 +82,12 @@ impl Plan {
     /// The interfaces that are answered on.
     pub fn ports(&self) -> &[Port] {
         &self.ports
+    }
+
+    /// The interfaces on which IPv6 addresses cannot be answered, if there are any such addresses.
+    pub fn lack_link_local(&self) -> impl Iterator<Item = &Port> {
+        let lacks = |port: &&Port| self.ipv6 > 0 && !port.ipv6;
+        self.ports.iter().filter(lacks)
     }
 
     /// Every group.
@@ -121,20 +128,21 @@ impl Plan {
         group.flat_map(|group| group.addresses.iter().map(|(_, address)| address.ip))
     }
 
-    /// Where a group is to be answered. IPv6 addresses have no spot: they are not answered by ARP.
+    /// Where a group is to be answered: each address on every interface on which it is wanted and
+    /// can be answered.
     pub fn spots(&self, group: GroupId) -> Vec<Spot> {
         let Some(group) = self.groups.get(&group) else {
             return Vec::new();
         };
         let mut spots = BTreeSet::new();
         for (_, address) in &group.addresses {
-            let IpAddr::V4(ip) = address.ip else { continue };
+            let ip = address.ip;
             let wanted = address.wanted.of(&self.me);
             let ports = self.ports.iter();
-            let ports = ports.filter(|port| wanted.includes(&port.name));
+            let ports = ports.filter(|port| wanted.includes(&port.name) && port.answers(ip));
             spots.extend(ports.map(|port| Spot {
                 interface: port.index,
-                address: IpAddr::V4(ip),
+                address: ip,
             }));
         }
         spots.into_iter().collect()
@@ -185,16 +193,12 @@ impl Plan {
     fn upsert(&mut self, assigned: &Assigned, touched: &mut Touched) {
         let old = self.group_of.get(&assigned.key).copied();
         let moved_from = old.filter(|old| *old != assigned.group);
-        if moved_from.is_some() || assigned.wanted.is_none() || assigned.key.address.is_ipv6() {
+        if moved_from.is_some() || assigned.wanted.is_none() {
             touched.groups.extend(self.remove(&assigned.key));
         }
         let Some(wanted) = assigned.wanted.clone() else {
             return;
         };
-        if assigned.key.address.is_ipv6() {
-            touched.ipv6 = Some(assigned.key.address);
-            return;
-        }
         if let Some(old) = moved_from
             && !self.groups.contains_key(&assigned.group)
         {
@@ -219,12 +223,18 @@ impl Plan {
         };
         group.insert(assigned.key.clone(), address);
         group.gather_wanted();
-        self.group_of.insert(assigned.key.clone(), assigned.group);
+        let known = self.group_of.insert(assigned.key.clone(), assigned.group);
+        if known.is_none() && assigned.key.address.is_ipv6() {
+            self.ipv6 += 1;
+        }
         touched.groups.insert(assigned.group);
     }
 
     fn remove(&mut self, key: &Key) -> Option<GroupId> {
         let id = self.group_of.remove(key)?;
+        if key.address.is_ipv6() {
+            self.ipv6 -= 1;
+        }
         let group = self.groups.get_mut(&id)?;
         group.addresses.retain(|(other, _)| other != key);
         group.gather_wanted();

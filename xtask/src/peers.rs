@@ -12,7 +12,7 @@ use crate::cargo::{Outcome, capture};
 use crate::steps::Steps;
 
 /// Programs that tests look for, and the Debian package of each.
-const PACKAGES: [(&str, &str); 17] = [
+const PACKAGES: [(&str, &str); 18] = [
     ("aardvark-dns", "aardvark-dns"),
     ("arping", "arping"),
     ("buildah", "buildah"),
@@ -21,6 +21,7 @@ const PACKAGES: [(&str, &str); 17] = [
     ("ip", "iproute2"),
     ("iptables", "iptables"),
     ("jq", "jq"),
+    ("ndisc6", "ndisc6"),
     ("netavark", "netavark"),
     ("nft", "nftables"),
     ("podman", "podman"),

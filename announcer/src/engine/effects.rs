@@ -282,6 +282,21 @@ impl Engine {
         }
     }
 
+    /// Tells persons where IPv6 addresses cannot be answered.
+    pub(super) fn note_link_local(&self) {
+        let lack = self.plan.lack_link_local().map(|port| port.name.as_str());
+        let lack: Vec<&str> = lack.collect();
+        if lack.is_empty() {
+            self.readiness.clear_note("ipv6");
+            return;
+        }
+        let note = format!(
+            "IPv6 addresses are not answered on {}: no link-local address",
+            lack.join(", ")
+        );
+        self.readiness.note("ipv6", note);
+    }
+
     /// Keeps metrics and readiness in step.
     pub(super) fn observe(&self) {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);

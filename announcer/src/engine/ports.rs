@@ -40,7 +40,8 @@ impl Uplinks {
     fn news(&self, uplinks: &[Uplink]) -> News {
         let mut news = News::default();
         for uplink in uplinks {
-            let known = self.told.iter().find(|known| known.port == uplink.port);
+            let is_same = |known: &&Uplink| known.port.is_same(&uplink.port);
+            let known = self.told.iter().find(is_same);
             let Some(known) = known else { continue };
             let index = uplink.port.index;
             if known.life != uplink.life {
@@ -136,6 +137,7 @@ impl Engine {
         }
         self.own.interfaces = names;
         self.plan.set_ports(opened);
+        self.note_link_local();
     }
 
     /// Each once: they are tried again every second.

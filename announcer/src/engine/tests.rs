@@ -57,6 +57,7 @@ async fn a_mark_is_told_when_nothing_is_answered_any_more_that_was_taken_away() 
             index: 1,
             name: "lo".to_owned(),
             mac: MacAddr::zero(),
+            ipv6: false,
         },
         life: 1,
         turns: 0,

@@ -1,22 +1,22 @@
-//! When gratuitous frames are sent.
+//! When gratuitous frames are sent: ARP in both forms, or unsolicited neighbour advertisements.
 //!
-//! On take-over at once, then four more times 1.1 s apart (firmware exists that ignores two within
-//! a second), then once a minute, so that no switch forgets where an address is. Pure: time and
-//! chance come in as arguments.
+//! On take-over at once, then again 1.1 s apart (firmware exists that ignores two within a second;
+//! RFC 4861 asks for a second): five rounds of ARP, three advertisements. Then once a minute, so
+//! that no switch forgets where an address is. Pure: time and chance come in as arguments.
 //!
-//! The first round is paced but never capped, request form first; refreshes and rounds 2 to 5
+//! The first round is paced but never capped, reply forms last; refreshes and rounds 2 to 5
 //! share a cap, so that thousands of addresses do not flood a segment.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::arp::Operation;
-
 /// Between two rounds of a burst.
 const ROUND_INTERVAL: Duration = Duration::from_millis(1100);
-/// Rounds of a burst, the first included.
-const ROUNDS: u8 = 5;
+/// Rounds of a burst of ARP, the first included.
+const ROUNDS_ARP: u8 = 5;
+/// Rounds of a burst of advertisements (MAX_NEIGHBOR_ADVERTISEMENT of RFC 4861).
+const ROUNDS_NDP: u8 = 3;
 /// Between refreshes, give or take a tenth: well below the 300 s after which switches forget.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 /// Frames per second in a first round.
@@ -33,11 +33,39 @@ pub struct Spot {
     pub address: IpAddr,
 }
 
+impl Spot {
+    fn rounds(&self) -> u8 {
+        match self.address {
+            IpAddr::V4(_) => ROUNDS_ARP,
+            IpAddr::V6(_) => ROUNDS_NDP,
+        }
+    }
+
+    /// What one round consists of, in order.
+    fn forms(&self) -> &'static [Form] {
+        match self.address {
+            IpAddr::V4(_) => &[Form::Request, Form::Reply],
+            IpAddr::V6(_) => &[Form::Advertisement],
+        }
+    }
+}
+
+/// How an address is announced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// ARP.
+    Request,
+    /// ARP.
+    Reply,
+    /// Neighbour discovery.
+    Advertisement,
+}
+
 /// A gratuitous frame that is to be sent now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Gratuitous {
     pub spot: Spot,
-    pub form: Operation,
+    pub form: Form,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,8 +109,9 @@ pub struct Bursts {
     plans: BTreeMap<Spot, Plan>,
     queue: BTreeSet<(Instant, Spot)>,
     /// First rounds that wait to be sent; a spot without a plan has been stopped since.
-    first_requests: VecDeque<Spot>,
-    first_replies: VecDeque<Spot>,
+    first: VecDeque<Gratuitous>,
+    /// The second half of them.
+    first_replies: VecDeque<Gratuitous>,
     first_pace: Pace,
     later_pace: Pace,
 }
@@ -93,7 +122,7 @@ impl Bursts {
         Self {
             plans: BTreeMap::new(),
             queue: BTreeSet::new(),
-            first_requests: VecDeque::new(),
+            first: VecDeque::new(),
             first_replies: VecDeque::new(),
             first_pace: Pace::per_second(FIRST_RATE, now),
             later_pace: Pace::per_second(LATER_RATE, now),
@@ -106,8 +135,13 @@ impl Bursts {
         let due = now + ROUND_INTERVAL;
         self.plans.insert(spot, Plan { due, sent: 1 });
         self.queue.insert((due, spot));
-        self.first_requests.push_back(spot);
-        self.first_replies.push_back(spot);
+        for form in spot.forms() {
+            let frame = Gratuitous { spot, form: *form };
+            match form {
+                Form::Request | Form::Advertisement => self.first.push_back(frame),
+                Form::Reply => self.first_replies.push_back(frame),
+            }
+        }
     }
 
     /// Sends nothing more for an address.
@@ -119,7 +153,7 @@ impl Bursts {
 
     /// When [`Self::due`] is to be called next.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let waiting = !self.first_requests.is_empty() || !self.first_replies.is_empty();
+        let waiting = !self.first.is_empty() || !self.first_replies.is_empty();
         let first = waiting.then_some(self.first_pace.next);
         let later = self
             .queue
@@ -139,14 +173,13 @@ impl Bursts {
 
     fn due_first(&mut self, now: Instant, frames: &mut Vec<Gratuitous>) {
         while frames.len() < BATCH && self.first_pace.allows(now) {
-            let (spot, form) = match self.first_requests.pop_front() {
-                Some(spot) => (Some(spot), Operation::Request),
-                None => (self.first_replies.pop_front(), Operation::Reply),
+            let next = self.first.pop_front();
+            let Some(frame) = next.or_else(|| self.first_replies.pop_front()) else {
+                return;
             };
-            let Some(spot) = spot else { return };
-            if self.plans.contains_key(&spot) {
+            if self.plans.contains_key(&frame.spot) {
                 self.first_pace.spend(1, now);
-                frames.push(Gratuitous { spot, form });
+                frames.push(frame);
             }
         }
     }
@@ -165,16 +198,16 @@ impl Bursts {
             self.queue.remove(&(due, spot));
             if let Some(plan) = self.plans.get_mut(&spot) {
                 plan.sent = plan.sent.saturating_add(1);
-                plan.due = if plan.sent < ROUNDS {
+                plan.due = if plan.sent < spot.rounds() {
                     now + ROUND_INTERVAL
                 } else {
                     now + REFRESH_INTERVAL.mul_f64(0.9 + 0.2 * jitter().clamp(0.0, 1.0))
                 };
                 self.queue.insert((plan.due, spot));
             }
-            self.later_pace.spend(2, now);
-            for form in [Operation::Request, Operation::Reply] {
-                frames.push(Gratuitous { spot, form });
+            for form in spot.forms() {
+                self.later_pace.spend(1, now);
+                frames.push(Gratuitous { spot, form: *form });
             }
         }
     }
@@ -224,8 +257,26 @@ mod tests {
             frames.map(|(ms, _)| *ms / 100 * 100).collect()
         };
         let expected = [0, 1100, 2200, 3300, 4400, 64_400, 124_400];
-        assert_eq!(of(Operation::Request), expected);
-        assert_eq!(of(Operation::Reply), expected);
+        assert_eq!(of(Form::Request), expected);
+        assert_eq!(of(Form::Reply), expected);
+    }
+
+    #[test]
+    fn a_burst_of_advertisements_is_three_rounds_and_then_a_refresh_each_minute() {
+        let start = start();
+        let mut bursts = Bursts::new(start);
+        let spot = Spot {
+            interface: 2,
+            address: IpAddr::from([0xfd09, 0, 0, 0, 0, 0, 0, 1]),
+        };
+        bursts.start(spot, start);
+        let sent = run(&mut bursts, start, 130);
+        assert!(
+            sent.iter()
+                .all(|(_, frame)| frame.form == Form::Advertisement)
+        );
+        let times: Vec<u128> = sent.iter().map(|(ms, _)| *ms / 100 * 100).collect();
+        assert_eq!(times, [0, 1100, 2200, 62_200, 122_200]);
     }
 
     #[test]
@@ -257,7 +308,7 @@ mod tests {
         assert!(
             requests_first
                 .clone()
-                .all(|(_, frame)| frame.form == Operation::Request)
+                .all(|(_, frame)| frame.form == Form::Request)
         );
         // 4000 frames at 10,000 a second.
         let last = sent.last().map(|(ms, _)| *ms);

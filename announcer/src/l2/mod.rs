@@ -1,13 +1,16 @@
-//! Layer 2: answering and announcing addresses by ARP.
+//! Layer 2: answering and announcing addresses by ARP and by neighbour discovery.
 //!
-//! [`table`] decides and is pure, with what it is made of: [`arp`], [`reply`], [`question`], [`hold`],
-//! [`waiting`] and [`burst`]. [`socket`] and [`responder`] act.
+//! [`table`] decides and is pure, with what it is made of: [`arp`], [`ndp`], [`reply`], [`question`],
+//! [`hold`], [`waiting`], [`burst`] and [`groups`]. [`socket`], [`multicast`] and [`responder`] act.
 //! Nothing here knows of assignments, of other nodes or of gRPC: it is told which address has which
 //! duty on which interface.
 
 pub mod arp;
 pub mod burst;
+pub mod groups;
 pub mod hold;
+pub mod multicast;
+pub mod ndp;
 pub mod question;
 pub mod reply;
 pub mod responder;

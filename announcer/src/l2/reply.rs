@@ -1,4 +1,5 @@
-//! Whether an ARP frame is answered, and if not, why (RFC 826, RFC 5227).
+//! Whether an ARP frame is answered, and if not, why (RFC 826, RFC 5227); [`ndp`] is the same for
+//! neighbour solicitations.
 //!
 //! Pure: a frame and the duties of one interface in, a decision out. Every frame that is not
 //! answered has a named reason. Frames with a VLAN tag and frames that this host sent do not get
@@ -10,7 +11,10 @@ use std::time::{Duration, Instant};
 use pnet_base::MacAddr;
 
 use super::arp::{Arp, Malformed, Operation};
+use super::ndp::Malformed as MalformedNdp;
 use super::question::Question;
+
+pub mod ndp;
 
 /// A frame that waited longer shows that this process did not run for a while, and in half a second
 /// another node takes over.
@@ -61,6 +65,8 @@ pub enum Decision {
 pub enum Ignored {
     /// No ARP for IPv4 over Ethernet.
     Malformed(Malformed),
+    /// No message of neighbour discovery.
+    MalformedNdp(MalformedNdp),
     /// An answer, not a question.
     Reply,
     /// Sent to neither everybody nor this interface.
@@ -81,8 +87,8 @@ pub enum Ignored {
 }
 
 impl Ignored {
-    /// Every reason, for metrics.
-    pub const ALL: [Self; 14] = [
+    /// Every reason for ARP, for metrics.
+    pub const ARP: [Self; 14] = [
         Self::Malformed(Malformed::Short),
         Self::Malformed(Malformed::NotArp),
         Self::Malformed(Malformed::HardwareType),
@@ -99,6 +105,29 @@ impl Ignored {
         Self::Stale,
     ];
 
+    /// Every reason for neighbour discovery, for metrics.
+    pub const NDP: [Self; 19] = [
+        Self::MalformedNdp(MalformedNdp::Short),
+        Self::MalformedNdp(MalformedNdp::NotIpv6),
+        Self::MalformedNdp(MalformedNdp::NotNeighbour),
+        Self::MalformedNdp(MalformedNdp::HopLimit),
+        Self::MalformedNdp(MalformedNdp::Source),
+        Self::MalformedNdp(MalformedNdp::Checksum),
+        Self::MalformedNdp(MalformedNdp::Code),
+        Self::MalformedNdp(MalformedNdp::Length),
+        Self::MalformedNdp(MalformedNdp::Target),
+        Self::MalformedNdp(MalformedNdp::Option),
+        Self::MalformedNdp(MalformedNdp::Unspecified),
+        Self::MalformedNdp(MalformedNdp::Solicited),
+        Self::Reply,
+        Self::OtherDestination,
+        Self::BadSender,
+        Self::OwnFrame,
+        Self::Conflict,
+        Self::NotOwned,
+        Self::Stale,
+    ];
+
     /// The reason as a label.
     pub fn label(self) -> &'static str {
         match self {
@@ -108,6 +137,18 @@ impl Ignored {
             Self::Malformed(Malformed::ProtocolType) => "protocol_type",
             Self::Malformed(Malformed::AddressLength) => "address_length",
             Self::Malformed(Malformed::Operation) => "operation",
+            Self::MalformedNdp(MalformedNdp::Short) => "short",
+            Self::MalformedNdp(MalformedNdp::NotIpv6) => "not_ipv6",
+            Self::MalformedNdp(MalformedNdp::NotNeighbour) => "not_neighbour",
+            Self::MalformedNdp(MalformedNdp::HopLimit) => "hop_limit",
+            Self::MalformedNdp(MalformedNdp::Source) => "source",
+            Self::MalformedNdp(MalformedNdp::Checksum) => "checksum",
+            Self::MalformedNdp(MalformedNdp::Code) => "code",
+            Self::MalformedNdp(MalformedNdp::Length) => "length",
+            Self::MalformedNdp(MalformedNdp::Target) => "target",
+            Self::MalformedNdp(MalformedNdp::Option) => "option",
+            Self::MalformedNdp(MalformedNdp::Unspecified) => "unspecified",
+            Self::MalformedNdp(MalformedNdp::Solicited) => "solicited",
             Self::Reply => "reply",
             Self::OtherDestination => "other_destination",
             Self::BadSender => "bad_sender",
@@ -347,9 +388,12 @@ mod tests {
 
     #[test]
     fn every_reason_has_a_label_of_its_own() {
-        let labels: std::collections::BTreeSet<_> =
-            Ignored::ALL.iter().map(|reason| reason.label()).collect();
-        assert_eq!(labels.len(), Ignored::ALL.len());
+        let distinct = |reasons: &[Ignored]| {
+            let labels = reasons.iter().map(|reason| reason.label());
+            labels.collect::<std::collections::BTreeSet<_>>().len()
+        };
+        assert_eq!(distinct(&Ignored::ARP), Ignored::ARP.len());
+        assert_eq!(distinct(&Ignored::NDP), Ignored::NDP.len());
     }
 
     proptest! {

@@ -1,10 +1,11 @@
-//! The thread that answers ARP and sends gratuitous frames.
+//! The thread that answers ARP and neighbour solicitations, and sends gratuitous frames.
 //!
 //! It is a thread of its own, off the async runtime: a busy stream must not delay an answer. What
 //! it answers is a table behind a short lock. Whoever changes a duty holds that lock, and a frame
 //! is decided and answered under it: after a duty was taken away, no answer goes out any more.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -18,18 +19,19 @@ use prometheus_client::metrics::counter::Counter;
 
 use super::burst::Spot;
 use super::hold::{Notes, Report};
+use super::multicast::Memberships;
 use super::reply::{AddressDuty, Ignored};
-use super::socket::ArpSocket;
+use super::socket::PacketSocket;
 pub use super::table::Port;
-use super::table::{Outcome, Packet, Sending, Table};
+use super::table::{Outcome, Packet, Place, Protocol, Sending, Table};
 use crate::clock;
 use crate::metrics::Metrics;
 use crate::stamped::Received;
 
 /// Frames read from one socket before the others get their turn.
 const READ_BATCH: usize = 64;
-/// ARP frames are at most this long with any padding that is of interest.
-const FRAME_BUFFER: usize = 128;
+/// A longer frame is no question: solicitations have few and small options.
+const FRAME_BUFFER: usize = 1514;
 /// How often frames are looked for while the kernel refuses to wait for them.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -54,14 +56,17 @@ struct Shared {
     generation: AtomicU64,
     stop: AtomicBool,
     ended: tokio::sync::Notify,
-    ignored: Vec<(Ignored, Counter)>,
+    ignored_arp: Vec<(Ignored, Counter)>,
+    ignored_ndp: Vec<(Ignored, Counter)>,
+    /// Apart from the table: the kernel takes its time for them.
+    memberships: Mutex<Memberships>,
 }
 
 #[derive(Debug)]
 struct State {
     table: Table,
-    /// By index of the interface; those of the table.
-    sockets: BTreeMap<u32, Arc<ArpSocket>>,
+    /// By index of the interface; ARP on those of the table, NDP on those of them that speak IPv6.
+    sockets: BTreeMap<Place, Arc<PacketSocket>>,
 }
 
 /// Starts the thread.
@@ -75,11 +80,13 @@ pub fn start(metrics: &Metrics) -> io::Result<(Responder, ResponderThread)> {
         generation: AtomicU64::new(0),
         stop: AtomicBool::new(false),
         ended: tokio::sync::Notify::new(),
-        ignored: metrics.of_reasons(),
+        ignored_arp: metrics.of_arp_reasons(),
+        ignored_ndp: metrics.of_ndp_reasons(),
+        memberships: Mutex::new(Memberships::default()),
     });
     let for_thread = shared.clone();
     let thread = std::thread::Builder::new()
-        .name("arp".to_owned())
+        .name("neighbours".to_owned())
         .spawn(move || {
             // Also when it panics: whoever waits for its end must learn of it.
             let _ended = NotifyOnDrop(&for_thread);
@@ -117,7 +124,7 @@ impl Drop for ResponderThread {
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
-            tracing::error!("arp thread panicked");
+            tracing::error!("the thread that answers neighbours panicked");
         }
     }
 }
@@ -126,27 +133,20 @@ impl Responder {
     /// Answers on exactly these interfaces. Gives those that could not be opened. An interface
     /// that is new, or has a new MAC address, has no duties yet.
     pub fn set_ports(&self, ports: &[Port]) -> Vec<(Port, io::Error)> {
-        let mut guard = self.shared.lock();
-        let State { table, sockets } = &mut *guard;
-        let gone = table.ports().filter(|port| !ports.contains(port));
-        for index in gone.map(|port| port.index).collect::<Vec<u32>>() {
-            table.close(index);
-            sockets.remove(&index);
+        let mut state = self.shared.lock();
+        let stays = |open: &Port| ports.iter().any(|port| port.is_same(open));
+        let gone = state.table.ports().filter(|open| !stays(open));
+        for index in gone.map(|open| open.index).collect::<Vec<u32>>() {
+            state.close(index);
         }
         let mut failed = Vec::new();
         for port in ports {
-            if sockets.contains_key(&port.index) {
-                continue;
-            }
-            match ArpSocket::open(port.index) {
-                Ok(socket) => {
-                    sockets.insert(port.index, Arc::new(socket));
-                    table.open(port.clone());
-                }
-                Err(error) => failed.push((port.clone(), error)),
+            if let Err(error) = state.open(port) {
+                state.close(port.index);
+                failed.push((port.clone(), error));
             }
         }
-        drop(guard);
+        self.unlock(state);
         self.shared.generation.fetch_add(1, Ordering::Release);
         self.shared.wake();
         failed
@@ -154,7 +154,9 @@ impl Responder {
 
     /// Keeps requests for these, or goes on answering them while noting which.
     pub fn set(&self, spots: &[Spot], duty: AddressDuty) {
-        self.shared.lock().table.set(spots, duty, clock::now());
+        let mut state = self.shared.lock();
+        state.table.set(spots, duty, clock::now());
+        self.unlock(state);
     }
 
     /// Goes on with a duty on these; see [`Table::resume`].
@@ -177,7 +179,10 @@ impl Responder {
 
     /// Stops answering these, and gives what was noted.
     pub fn silence(&self, spots: &[Spot]) -> Notes {
-        self.shared.lock().table.silence(spots)
+        let mut state = self.shared.lock();
+        let notes = state.table.silence(spots);
+        self.unlock(state);
+        notes
     }
 
     /// Sends what follows from a change, under the lock under which it is made; then lets the thread
@@ -187,20 +192,61 @@ impl Responder {
         for sending in change(&mut state.table) {
             state.send(&sending);
         }
-        drop(state);
+        self.unlock(state);
         self.shared.wake();
+    }
+
+    /// Joins and leaves the multicast groups that a change asks for. Before the caller goes on: an
+    /// heir that says that it is ready hears what is asked.
+    fn unlock(&self, mut state: MutexGuard<'_, State>) {
+        let changes = state.table.take_group_changes();
+        drop(state);
+        if !changes.is_empty() {
+            let memberships = self.shared.memberships.lock();
+            let mut memberships = memberships.unwrap_or_else(PoisonError::into_inner);
+            memberships.apply(&changes);
+        }
     }
 }
 
 impl State {
+    /// Answers on an interface, as far as it does not yet.
+    fn open(&mut self, port: &Port) -> io::Result<()> {
+        if !self.table.ports().any(|open| open.is_same(port)) {
+            self.open_socket(port.index, Protocol::Arp)?;
+            self.table.open(port.clone());
+        }
+        if port.ipv6 {
+            return self.open_socket(port.index, Protocol::Ndp);
+        }
+        self.sockets.remove(&(port.index, Protocol::Ndp));
+        Ok(())
+    }
+
+    fn open_socket(&mut self, interface: u32, protocol: Protocol) -> io::Result<()> {
+        if let Entry::Vacant(entry) = self.sockets.entry((interface, protocol)) {
+            entry.insert(Arc::new(PacketSocket::open(interface, protocol)?));
+        }
+        Ok(())
+    }
+
+    fn close(&mut self, interface: u32) {
+        self.table.close(interface);
+        for protocol in [Protocol::Arp, Protocol::Ndp] {
+            self.sockets.remove(&(interface, protocol));
+        }
+    }
+
     fn send(&self, sending: &Sending) {
-        let Some(socket) = self.sockets.get(&sending.interface) else {
+        let interface = sending.interface;
+        let (protocol, frame): (Protocol, &[u8]) = match sending.packet {
+            Packet::Arp(arp) => (Protocol::Arp, &arp.emit()),
+            Packet::Ndp(ndp) => (Protocol::Ndp, &ndp.emit()),
+        };
+        let Some(socket) = self.sockets.get(&(interface, protocol)) else {
             return;
         };
-        let sent = match sending.packet {
-            Packet::Arp(arp) => socket.send(&arp.emit()),
-        };
-        match sent {
+        match socket.send(frame) {
             Ok(()) => sending.counter.inc(),
             Err(error) => {
                 tracing::debug!(interface = sending.interface, %error, "cannot send a frame");
@@ -222,7 +268,7 @@ impl Shared {
     fn run(&self) {
         let mut generation = None;
         let mut polls = true;
-        let mut sockets: Vec<(u32, Arc<ArpSocket>)> = Vec::new();
+        let mut sockets: Vec<(Place, Arc<PacketSocket>)> = Vec::new();
         while !self.stop.load(Ordering::Relaxed) {
             let current = self.generation.load(Ordering::Acquire);
             if generation != Some(current) {
@@ -231,25 +277,25 @@ impl Shared {
                 sockets = self.sockets();
             }
             for index in self.wait(&sockets, &mut polls) {
-                if let Some((interface, socket)) = sockets.get(index) {
-                    self.read(*interface, socket);
+                if let Some((place, socket)) = sockets.get(index) {
+                    self.read(*place, socket);
                 }
             }
             self.announce();
         }
     }
 
-    fn sockets(&self) -> Vec<(u32, Arc<ArpSocket>)> {
+    fn sockets(&self) -> Vec<(Place, Arc<PacketSocket>)> {
         let state = self.lock();
         let sockets = state.sockets.iter();
         sockets
-            .map(|(index, socket)| (*index, socket.clone()))
+            .map(|(place, socket)| (*place, socket.clone()))
             .collect()
     }
 
     /// Sleeps until a frame, a change or a gratuitous frame is due; gives the sockets to read. While
     /// the kernel refuses to wait (`polls`), each is looked at a hundred times a second.
-    fn wait(&self, sockets: &[(u32, Arc<ArpSocket>)], polls: &mut bool) -> Vec<usize> {
+    fn wait(&self, sockets: &[(Place, Arc<PacketSocket>)], polls: &mut bool) -> Vec<usize> {
         let deadline = self.lock().table.next_deadline();
         let timeout = deadline.map_or(PollTimeout::NONE, timeout_until);
         let mut waiting = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
@@ -283,29 +329,33 @@ impl Shared {
             .collect()
     }
 
-    fn read(&self, interface: u32, socket: &ArpSocket) {
+    fn read(&self, place: Place, socket: &PacketSocket) {
         let mut buffer = [0; FRAME_BUFFER];
         for _ in 0..READ_BATCH {
             match socket.receive(&mut buffer) {
-                Ok(Received { length, at, .. }) => self.on_frame(interface, &buffer[..length], at),
+                Ok(Received { length, at, .. }) => self.on_frame(place, &buffer[..length], at),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
                 // The interface went down or away; its link event takes it out of the table.
                 Err(error) => {
-                    tracing::debug!(interface, %error, "cannot read frames");
+                    tracing::debug!(?place, %error, "cannot read frames");
                     return;
                 }
             }
         }
     }
 
-    fn on_frame(&self, interface: u32, frame: &[u8], at: Instant) {
+    fn on_frame(&self, place: Place, frame: &[u8], at: Instant) {
         let mut state = self.lock();
-        match state.table.on_frame(interface, frame, at, clock::now()) {
+        match state.table.on_frame(place, frame, at, clock::now()) {
             Outcome::Send(sending) => state.send(&sending),
             Outcome::Nothing => {}
             Outcome::Ignored(reason) => {
                 drop(state);
-                let counter = self.ignored.iter().find(|(counted, _)| *counted == reason);
+                let counters = match place.1 {
+                    Protocol::Arp => &self.ignored_arp,
+                    Protocol::Ndp => &self.ignored_ndp,
+                };
+                let counter = counters.iter().find(|(counted, _)| *counted == reason);
                 if let Some((_, counter)) = counter {
                     counter.inc();
                 }

@@ -4,16 +4,18 @@
 //! Pure: [`super::responder`] hands in frames and the time, and sends what is asked for, in order.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 use std::time::Instant;
 
 use pnet_base::MacAddr;
 
-use super::arp::{Arp, Operation};
-use super::burst::{Bursts, Gratuitous, Spot};
+use super::arp::Arp;
+use super::burst::{Bursts, Form, Gratuitous, Spot};
+use super::groups::{Change, Groups};
 use super::hold::{Held, Noted, Notes, Report};
+use super::ndp::Ndp;
 use super::question::Question;
-use super::reply::{AddressDuty, Decision, Freshness, Ignored, decide};
+use super::reply::{self, AddressDuty, Decision, Freshness, Ignored};
 use super::waiting::Waiting;
 use crate::metrics::{AddressCounters, Metrics, PlainCounter};
 
@@ -26,7 +28,32 @@ pub struct Port {
     pub index: u32,
     pub name: String,
     pub mac: MacAddr,
+    /// Whether it has a link-local address. Without one the kernel speaks no IPv6 here and reports no
+    /// multicast groups to the switches: then no IPv6 address is answered here.
+    pub ipv6: bool,
 }
+
+impl Port {
+    /// Whether addresses of this family can be answered here.
+    pub fn answers(&self, address: IpAddr) -> bool {
+        address.is_ipv4() || self.ipv6
+    }
+
+    /// Whether the other is the same interface, with the same MAC address; it may speak IPv6 or not.
+    pub fn is_same(&self, other: &Self) -> bool {
+        (self.index, &self.name, self.mac) == (other.index, &other.name, other.mac)
+    }
+}
+
+/// By which protocol addresses are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Protocol {
+    Arp,
+    Ndp,
+}
+
+/// Where frames come in and go out: an interface, by index, and a protocol.
+pub type Place = (u32, Protocol);
 
 /// A frame to be sent.
 #[derive(Debug)]
@@ -42,6 +69,7 @@ pub struct Sending {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Packet {
     Arp(Arp),
+    Ndp(Ndp),
 }
 
 /// What follows from a frame.
@@ -59,6 +87,7 @@ pub struct Table {
     ports: BTreeMap<u32, OpenPort>,
     bursts: Bursts,
     waiting: Waiting,
+    groups: Groups,
     freshness: Freshness,
     metrics: Metrics,
 }
@@ -83,6 +112,7 @@ impl Table {
             ports: BTreeMap::new(),
             bursts: Bursts::new(now),
             waiting: Waiting::default(),
+            groups: Groups::default(),
             freshness: Freshness::default(),
             metrics,
         }
@@ -99,11 +129,18 @@ impl Table {
         self.ports.insert(port.index, OpenPort { port, duties });
     }
 
+    /// The multicast groups that are to be joined or left since the last call.
+    pub fn take_group_changes(&mut self) -> Vec<Change> {
+        self.groups.take_changes()
+    }
+
     /// Does nothing on an interface any more.
     pub fn close(&mut self, interface: u32) {
         if let Some(open) = self.ports.remove(&interface) {
             for address in open.duties.into_keys() {
-                self.bursts.stop(Spot { interface, address });
+                let spot = Spot { interface, address };
+                self.bursts.stop(spot);
+                self.groups.remove(spot);
             }
             self.waiting.close(interface);
         }
@@ -177,16 +214,24 @@ impl Table {
     pub fn silence(&mut self, spots: &[Spot]) -> Notes {
         for spot in spots {
             self.bursts.stop(*spot);
-            if let Some(open) = self.ports.get_mut(&spot.interface) {
-                open.duties.remove(&spot.address);
+            if let Some(open) = self.ports.get_mut(&spot.interface)
+                && open.duties.remove(&spot.address).is_some()
+            {
+                self.groups.remove(*spot);
             }
         }
         self.waiting.take_held(addresses(spots));
         self.waiting.take_noted(addresses(spots))
     }
 
-    /// A frame arrived `at` an interface.
-    pub fn on_frame(&mut self, interface: u32, frame: &[u8], at: Instant, now: Instant) -> Outcome {
+    /// A frame of a protocol arrived at an interface, `at` that time.
+    pub fn on_frame(
+        &mut self,
+        (interface, protocol): Place,
+        frame: &[u8],
+        at: Instant,
+        now: Instant,
+    ) -> Outcome {
         let Some(open) = self.ports.get(&interface) else {
             return Outcome::Nothing;
         };
@@ -194,8 +239,16 @@ impl Table {
             return Outcome::Ignored(Ignored::Stale);
         }
         let is_own = |mac| self.ports.values().any(|own| own.port.mac == mac);
-        let duty = |address: Ipv4Addr| open.duty(IpAddr::V4(address));
-        match decide(frame, open.port.mac, is_own, duty) {
+        let mac = open.port.mac;
+        let decision = match protocol {
+            Protocol::Arp => {
+                reply::decide(frame, mac, is_own, |address| open.duty(IpAddr::V4(address)))
+            }
+            Protocol::Ndp => {
+                reply::ndp::decide(frame, mac, is_own, |address| open.duty(IpAddr::V6(address)))
+            }
+        };
+        match decision {
             Decision::Answer(question, note) => {
                 open.count_request(question.target);
                 if note {
@@ -253,6 +306,7 @@ impl Table {
                     counters: self.metrics.of_address(spot.address),
                 };
                 open.duties.insert(spot.address, entry);
+                self.groups.add(spot);
                 None
             }
         }
@@ -265,7 +319,10 @@ impl Table {
             (IpAddr::V4(target), IpAddr::V4(from)) => {
                 Packet::Arp(Arp::answer((question.asker, from), target, open.port.mac))
             }
-            (IpAddr::V4(_) | IpAddr::V6(_), _) => return None,
+            (IpAddr::V6(target), IpAddr::V6(from)) => {
+                Packet::Ndp(Ndp::answer((question.asker, from), target, open.port.mac))
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return None,
         };
         Some(Sending {
             interface,
@@ -280,13 +337,16 @@ impl Table {
         let entry = open.duties.get(&spot.address)?;
         let mac = open.port.mac;
         let packet = match (spot.address, form) {
-            (IpAddr::V4(address), Operation::Request) => {
+            (IpAddr::V4(address), Form::Request) => {
                 Packet::Arp(Arp::gratuitous_request(address, mac))
             }
-            (IpAddr::V4(address), Operation::Reply) => {
-                Packet::Arp(Arp::gratuitous_reply(address, mac))
+            (IpAddr::V4(address), Form::Reply) => Packet::Arp(Arp::gratuitous_reply(address, mac)),
+            (IpAddr::V6(address), Form::Advertisement) => {
+                Packet::Ndp(Ndp::unsolicited(address, mac))
             }
-            (IpAddr::V6(_), _) => return None,
+            (IpAddr::V4(_), Form::Advertisement) | (IpAddr::V6(_), Form::Request | Form::Reply) => {
+                return None;
+            }
         };
         Some(Sending {
             interface: spot.interface,

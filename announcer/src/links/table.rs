@@ -7,11 +7,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::address::AddressMessage;
 use netlink_packet_route::link::{
     InfoPortKind, LinkAttribute, LinkEvent, LinkFlags, LinkInfo, LinkMessage,
 };
 use pnet_base::MacAddr;
 
+use super::link_local::LinkLocals;
 use super::rules::InterfaceRules;
 use crate::l2::responder::Port;
 
@@ -28,6 +30,8 @@ pub struct Link {
     /// Part of a bond or bridge, which answers instead. A port of a VRF is an ordinary interface:
     /// the VRF only says in which routing table its packets are looked up.
     pub is_port: bool,
+    /// It has a link-local IPv6 address that may be used.
+    pub link_local: bool,
     /// How often it got carrier, as the kernel counts.
     pub carrier_ups: u32,
     /// Differs from that of every other interface, also of one that had the same index before.
@@ -66,6 +70,7 @@ pub struct Uplink {
 #[derive(Debug, Default)]
 pub struct Table {
     links: BTreeMap<u32, Link>,
+    link_locals: LinkLocals,
     lives: u64,
 }
 
@@ -75,8 +80,9 @@ impl Table {
         &self.links
     }
 
-    /// Takes in a whole list. What happened to those that are still there is unknown.
-    pub fn replace(&mut self, messages: &[LinkMessage]) {
+    /// Takes in whole lists. What happened to those that are still there is unknown.
+    pub fn replace(&mut self, messages: &[LinkMessage], addresses: &[AddressMessage]) {
+        self.link_locals.replace(addresses);
         let mut before = std::mem::take(&mut self.links);
         for message in messages {
             let index = message.header.index;
@@ -96,6 +102,11 @@ impl Table {
             is_ours(message) && self.describe(message)
         } else if let RouteNetlinkMessage::DelLink(message) = event {
             is_ours(message) && self.links.remove(&message.header.index).is_some()
+        } else if let Some(index) = self.link_locals.apply(event)
+            && let Some(link) = self.links.get_mut(&index)
+        {
+            let has = self.link_locals.has(index);
+            std::mem::replace(&mut link.link_local, has) != has
         } else {
             false
         }
@@ -105,6 +116,7 @@ impl Table {
         let Some(mut link) = Link::from_message(message) else {
             return false;
         };
+        link.link_local = self.link_locals.has(link.index);
         if let Some(before) = self.links.get(&link.index) {
             let came_up = link.up && link.carrier && !(before.up && before.carrier);
             let was_away = link.carrier_ups != before.carrier_ups;
@@ -163,6 +175,7 @@ impl Link {
             broadcast: flags.contains(LinkFlags::Broadcast),
             no_arp: flags.contains(LinkFlags::Noarp),
             is_port: false,
+            link_local: false,
             carrier_ups: 0,
             life: 0,
             turns: 0,

@@ -31,6 +31,7 @@ fn port(index: u32, name: &str) -> Port {
         index,
         name: name.to_owned(),
         mac: MacAddr(2, 0, 0, 0, 0, 1),
+        ipv6: true,
     }
 }
 
@@ -122,17 +123,35 @@ fn a_group_that_comes_with_an_address_of_another_one_succeeds_that() {
 }
 
 #[test]
-fn what_is_not_announced_by_arp_has_no_group() {
+fn an_ipv6_address_is_answered_where_there_is_a_link_local_address() {
     let mut plan = plan();
-    let touched = plan.apply(
-        &[
-            assigned("192.0.2.1", 7, None),
-            assigned("2001:db8::1", 8, Some(&[])),
-        ],
-        &[],
-    );
+    let bare = Port {
+        ipv6: false,
+        ..port(3, "eth1")
+    };
+    plan.set_ports(vec![port(2, "eth0"), bare.clone()]);
+    plan.apply(&[assigned("192.0.2.1", 7, Some(&[]))], &[]);
+    assert_eq!(plan.lack_link_local().count(), 0);
+    plan.apply(&[assigned("2001:db8::1", 7, Some(&[]))], &[]);
+    let address = key("2001:db8::1").address;
+    let ipv6 = Spot {
+        interface: 2,
+        address,
+    };
+    assert_eq!(plan.spots(GroupId(7)), [spot(2, 1), ipv6, spot(3, 1)]);
+    assert_eq!(plan.lack_link_local().collect::<Vec<_>>(), [&bare]);
+    // Told again, and as one of another group.
+    plan.apply(&[assigned("2001:db8::1", 8, Some(&[]))], &[]);
+    plan.apply(&[assigned("2001:db8::1", 8, Some(&[]))], &[]);
+    plan.apply(&[], &[key("2001:db8::1")]);
+    assert_eq!(plan.lack_link_local().count(), 0);
+}
+
+#[test]
+fn what_is_not_announced_by_layer_2_has_no_group() {
+    let mut plan = plan();
+    plan.apply(&[assigned("192.0.2.1", 7, None)], &[]);
     assert!(plan.is_empty());
-    assert_eq!(touched.ipv6, Some(key("2001:db8::1").address));
     plan.apply(&[assigned("192.0.2.1", 7, Some(&[]))], &[]);
     assert_eq!(plan.len(), 1);
     let touched = plan.apply(&[assigned("192.0.2.1", 7, None)], &[]);

@@ -14,7 +14,7 @@ use crate::l2::arp::Arp;
 use crate::l2::burst::Spot;
 use crate::l2::hold::Notes;
 use crate::l2::reply::AddressDuty;
-use crate::l2::table::{Outcome, Packet, Port, Sending, Table};
+use crate::l2::table::{Outcome, Packet, Port, Protocol, Sending, Table};
 use crate::members::Peer;
 use crate::members::wire::Datagram;
 use crate::metrics::Metrics;
@@ -94,6 +94,7 @@ impl Node {
             index: INTERFACE,
             name: "eth0".to_owned(),
             mac: MacAddr(2, 0, 0, 0, 0, last),
+            ipv6: false,
         };
         let mut table = Table::new(Metrics::register(&mut Registry::default()), now);
         table.open(port.clone());
@@ -178,7 +179,8 @@ impl Node {
 
     pub(super) fn ask(&mut self, number: u32, address: Ipv4Addr, at: Instant, now: Instant) {
         let frame = question(number, address);
-        match self.table.on_frame(INTERFACE, &frame, at, now) {
+        let place = (INTERFACE, Protocol::Arp);
+        match self.table.on_frame(place, &frame, at, now) {
             Outcome::Send(sending) => self.answered(&[sending]),
             Outcome::Nothing | Outcome::Ignored(_) => {}
         }
@@ -318,8 +320,9 @@ impl Node {
     }
 
     fn answered(&mut self, sendings: &[Sending]) {
-        let numbers = sendings.iter().map(|sending| match sending.packet {
-            Packet::Arp(arp) => u32::from(arp.target_ip),
+        let numbers = sendings.iter().filter_map(|sending| match sending.packet {
+            Packet::Arp(arp) => Some(u32::from(arp.target_ip)),
+            Packet::Ndp(_) => None,
         });
         self.answers.extend(numbers);
     }

@@ -19,17 +19,20 @@ use anyhow::{Context as _, bail};
 use crate::cargo::{capture, cargo, root};
 
 /// Modules that decide and never act: a file, and what lies in the folder of its name.
-const PURE: [&str; 31] = [
+const PURE: [&str; 34] = [
     "announcer/src/bind/bound",
     "announcer/src/election",
     "announcer/src/handover",
     "announcer/src/l2/arp",
     "announcer/src/l2/burst",
+    "announcer/src/l2/groups",
     "announcer/src/l2/hold",
+    "announcer/src/l2/ndp",
     "announcer/src/l2/question",
     "announcer/src/l2/reply",
     "announcer/src/l2/table",
     "announcer/src/l2/waiting",
+    "announcer/src/links/link_local",
     "announcer/src/links/rules",
     "announcer/src/links/table",
     "announcer/src/members/peers",

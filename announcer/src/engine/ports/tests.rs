@@ -8,6 +8,7 @@ fn uplink(index: u32, life: u64, turns: u64) -> Uplink {
             index,
             name: format!("eth{index}"),
             mac: MacAddr(2, 0, 0, 0, 0, 1),
+            ipv6: true,
         },
         life,
         turns,
@@ -26,7 +27,10 @@ fn an_interface_that_turned_and_one_that_was_replaced_are_told_apart() {
     };
     let mut moved = uplink(3, 3, 1);
     moved.port.mac = MacAddr(2, 0, 0, 0, 0, 9);
-    let news = known.news(&[uplink(1, 1, 1), uplink(2, 5, 0), moved, uplink(4, 4, 0)]);
+    // The new one has no link-local address yet.
+    let mut replaced = uplink(2, 5, 0);
+    replaced.port.ipv6 = false;
+    let news = known.news(&[uplink(1, 1, 1), replaced, moved, uplink(4, 4, 0)]);
     // Those that are new, or have a new address, are opened anew anyway.
     let expected = News {
         turned: [1].into(),

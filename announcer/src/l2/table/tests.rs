@@ -1,13 +1,24 @@
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 
+use super::super::groups::Membership;
+use super::super::ndp::{Kind, ethernet_group, solicited_node};
 use super::*;
 
 const CLIENT: MacAddr = MacAddr(2, 0, 0, 0, 0, 1);
 const NODE: MacAddr = MacAddr(2, 0, 0, 0, 0, 2);
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 const SPOT: Spot = spot(ADDRESS);
+const ARP: Place = (2, Protocol::Arp);
+const NDP: Place = (2, Protocol::Ndp);
+const ASKER6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 1);
+const ADDRESS6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 0x100);
+const SPOT6: Spot = Spot {
+    interface: 2,
+    address: IpAddr::V6(ADDRESS6),
+};
 
 const fn spot(address: Ipv4Addr) -> Spot {
     Spot {
@@ -33,6 +44,7 @@ fn table() -> (Table, Instant) {
         index: 2,
         name: "eth0".to_owned(),
         mac: NODE,
+        ipv6: true,
     });
     (table, start)
 }
@@ -55,7 +67,7 @@ fn client(last: u8) -> Ipv4Addr {
 /// The client with this last octet asks for the address.
 fn ask(table: &mut Table, last: u8, at: Instant) -> Outcome {
     let frame = request(client(last), ADDRESS).emit();
-    table.on_frame(2, &frame, at, at)
+    table.on_frame(ARP, &frame, at, at)
 }
 
 fn is_answered(outcome: &Outcome) -> bool {
@@ -66,6 +78,7 @@ fn is_answered(outcome: &Outcome) -> bool {
 fn answered(sendings: &[Sending]) -> Vec<Ipv4Addr> {
     let to = |sending: &Sending| match sending.packet {
         Packet::Arp(arp) => arp.target_ip,
+        Packet::Ndp(ndp) => panic!("{ndp:?}"),
     };
     sendings.iter().map(to).collect()
 }
@@ -168,6 +181,71 @@ fn what_is_announced_stops_with_the_duty_and_with_the_interface() {
     assert_eq!(table.next_deadline(), None);
 }
 
+fn solicit(table: &mut Table, from: Ipv6Addr, at: Instant) -> Outcome {
+    let group = solicited_node(ADDRESS6);
+    let frame = Ndp {
+        destination: ethernet_group(group),
+        source: CLIENT,
+        from,
+        to: group,
+        kind: Kind::Solicitation,
+        target: ADDRESS6,
+        link_layer: Some(CLIENT),
+    };
+    table.on_frame(NDP, &frame.emit(), at, at)
+}
+
+#[test]
+fn a_solicitation_is_answered_while_the_address_has_a_duty() {
+    let (mut table, start) = table();
+    assert!(!is_answered(&solicit(&mut table, ASKER6, start)));
+    table.answer(&[SPOT6], &Report::default(), start);
+    let Outcome::Send(sending) = solicit(&mut table, ASKER6, start) else {
+        panic!("not answered");
+    };
+    let expected = Ndp::answer((CLIENT, ASKER6), ADDRESS6, NODE);
+    assert_eq!(sending.packet, Packet::Ndp(expected));
+    table.silence(&[SPOT6]);
+    assert!(!is_answered(&solicit(&mut table, ASKER6, start)));
+}
+
+#[test]
+fn a_held_solicitation_is_answered_on_the_take_over_and_the_address_announced() {
+    let (mut table, start) = table();
+    table.set(&[SPOT6], AddressDuty::Hold, start);
+    let outcome = solicit(&mut table, ASKER6, start + ms(10));
+    assert!(matches!(outcome, Outcome::Nothing));
+    let sent = table.answer(&[SPOT6], &Report::default(), start + ms(20));
+    let sent: Vec<Packet> = sent.iter().map(|sending| sending.packet).collect();
+    let expected = Ndp::answer((CLIENT, ASKER6), ADDRESS6, NODE);
+    assert_eq!(sent, [Packet::Ndp(expected)]);
+    let announced = table.due(start + ms(20), || 0.5);
+    let announced: Vec<Packet> = announced.iter().map(|sending| sending.packet).collect();
+    let unsolicited = Ndp::unsolicited(ADDRESS6, NODE);
+    assert_eq!(announced, [Packet::Ndp(unsolicited)]);
+}
+
+#[test]
+fn the_group_of_an_address_is_joined_while_it_has_any_duty() {
+    let (mut table, start) = table();
+    let membership = Membership {
+        interface: 2,
+        group: solicited_node(ADDRESS6),
+    };
+    table.set(&[SPOT, SPOT6], AddressDuty::Hold, start);
+    assert_eq!(table.take_group_changes(), [Change::Join(membership)]);
+    table.answer(&[SPOT, SPOT6], &Report::default(), start);
+    assert_eq!(table.take_group_changes(), []);
+    table.silence(&[SPOT, SPOT6]);
+    table.silence(&[SPOT6]);
+    assert_eq!(table.take_group_changes(), [Change::Leave(membership)]);
+    // An interface that goes takes its memberships along.
+    table.answer(&[SPOT6], &Report::default(), start);
+    table.close(2);
+    let changes = [Change::Join(membership), Change::Leave(membership)];
+    assert_eq!(table.take_group_changes(), changes);
+}
+
 #[test]
 fn a_drain_of_a_thousand_busy_addresses_answers_every_question_once() {
     const ADDRESSES: u16 = 1000;
@@ -191,8 +269,8 @@ fn a_drain_of_a_thousand_busy_addresses_answers_every_question_once() {
             if (index as u64 + tick).is_multiple_of(10) {
                 let frame = request(client(1), *address).emit();
                 asked += 1;
-                answers += usize::from(is_answered(&old.on_frame(2, &frame, now, now)));
-                answers += usize::from(is_answered(&new.on_frame(2, &frame, now, now)));
+                answers += usize::from(is_answered(&old.on_frame(ARP, &frame, now, now)));
+                answers += usize::from(is_answered(&new.on_frame(ARP, &frame, now, now)));
             }
         }
         let first = usize::try_from(tick * 5).expect("small");

@@ -1,4 +1,5 @@
 use netlink_packet_route::AddressFamily;
+use netlink_packet_route::address::AddressAttribute;
 use rtnetlink::packet_core::Parseable as _;
 
 use super::*;
@@ -91,7 +92,7 @@ fn uplinks(table: &Table) -> Vec<Uplink> {
 
 fn table(messages: &[LinkMessage]) -> Table {
     let mut table = Table::default();
-    table.replace(messages);
+    table.replace(messages, &[]);
     table
 }
 
@@ -230,9 +231,36 @@ fn what_a_bridge_says_of_its_ports_changes_nothing() {
 fn after_lost_events_every_interface_is_announced_anew_and_those_that_are_gone_are_gone() {
     let mut table = table(&[message(2, UP, &[]), message(3, UP, &[])]);
     let before = uplinks(&table);
-    table.replace(&[message(2, UP, &[])]);
+    table.replace(&[message(2, UP, &[])], &[]);
     let after = uplinks(&table);
     assert_eq!(after.len(), 1);
     assert_eq!(after[0].life, before[0].life);
     assert!(after[0].turns > before[0].turns);
+}
+
+#[test]
+fn an_interface_speaks_ipv6_while_it_has_a_link_local_address() {
+    let mut table = table(&[message(2, UP, &[])]);
+    let before = uplinks(&table);
+    assert!(!before[0].port.ipv6);
+    let mut address = AddressMessage::default();
+    address.header.index = 2;
+    let link_local = std::net::IpAddr::from([0xfe80, 0, 0, 0, 0, 0, 0, 1]);
+    address.attributes = vec![AddressAttribute::Address(link_local)];
+    let new = RouteNetlinkMessage::NewAddress(address.clone());
+    assert!(table.apply(&new));
+    assert!(!table.apply(&new), "told again");
+    let after = uplinks(&table);
+    assert!(after[0].port.ipv6);
+    // It is the same interface, and nobody has to be told of it.
+    assert!(after[0].port.is_same(&before[0].port));
+    assert_eq!(
+        (after[0].life, after[0].turns),
+        (before[0].life, before[0].turns)
+    );
+    tell(&mut table, message(2, UP_WITHOUT_CARRIER, &[]));
+    tell(&mut table, message(2, UP, &[]));
+    assert!(uplinks(&table)[0].port.ipv6, "events of the link leave it");
+    assert!(table.apply(&RouteNetlinkMessage::DelAddress(address)));
+    assert!(!uplinks(&table)[0].port.ipv6);
 }
