@@ -16,12 +16,14 @@ use pharos_proto::v1::announcer_service_client::AnnouncerServiceClient;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::WatchStream;
 use tonic::Streaming;
-use tonic::transport::Endpoint;
+use tonic::transport::{Channel, Endpoint};
 
 use crate::book::{Book, Contents, Difference, StreamError};
 use crate::clock;
+use crate::config;
 use crate::engine::Command;
 use crate::metrics::Metrics;
+use crate::names::{LookupError, Names};
 use crate::progress::{Progress, Step};
 
 /// The first pause after a failure; it doubles with each further one.
@@ -129,6 +131,8 @@ impl Complaints {
 #[derive(Debug)]
 pub struct Follower {
     pub servers: Vec<Endpoint>,
+    /// Where they are.
+    pub names: Names,
     pub cluster: String,
     pub node: String,
     pub labels: BTreeMap<String, String>,
@@ -151,6 +155,10 @@ pub struct Follower {
 enum FollowError {
     #[error("cannot connect: {0}")]
     Connect(#[from] tonic::transport::Error),
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    #[error("its name has no address that can be dialled")]
+    NoAddress,
     #[error("the server did not answer in time")]
     AnswerTimeout,
     #[error("{} ({:?})", .0.message(), .0.code())]
@@ -198,6 +206,8 @@ impl Follower {
                 FollowError::NoEngine => return Ok(()),
                 FollowError::Moved => Duration::ZERO,
                 FollowError::Connect(_)
+                | FollowError::Lookup(_)
+                | FollowError::NoAddress
                 | FollowError::AnswerTimeout
                 | FollowError::Status(_)
                 | FollowError::Ended
@@ -233,7 +243,7 @@ impl Follower {
         server: &Endpoint,
         reached: &mut bool,
     ) -> Result<(), FollowError> {
-        let channel = server.connect().await?;
+        let channel = self.connect(server).await?;
         let mut client = AnnouncerServiceClient::new(channel).max_decoding_message_size(MAX_FRAME);
         let (position, positions) = watch::channel(0);
         let hello = self.hello();
@@ -266,6 +276,25 @@ impl Follower {
                 position.send_replace(reached);
             }
         }
+    }
+
+    /// Of several addresses of a name the first that accepts, beginning at any.
+    async fn connect(&self, server: &Endpoint) -> Result<Channel, FollowError> {
+        let host = server.uri().host().unwrap_or_default();
+        let mut addresses = self.names.resolve(host).await?;
+        let first = rand::random_range(0..addresses.len());
+        addresses.rotate_left(first);
+        let mut outcome = Err(FollowError::NoAddress);
+        for address in addresses {
+            outcome = match config::at(server, address) {
+                Ok(endpoint) => endpoint.connect().await.map_err(FollowError::Connect),
+                Err(_) => Err(FollowError::NoAddress),
+            };
+            if outcome.is_ok() {
+                break;
+            }
+        }
+        outcome
     }
 
     /// Cancel safe: all that it waits for is.

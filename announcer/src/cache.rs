@@ -146,17 +146,23 @@ impl Cache {
                 members: members.collect(),
             }),
         };
-        let temporary = self.directory.join(format!("{FILE}.tmp"));
-        let written = write_whole(&temporary, &encode(&record));
-        if written.is_err() {
-            // Half a file helps nobody, and takes room on a disk that may be full. The error that
-            // counts is the first.
-            let _ = std::fs::remove_file(&temporary);
-        }
-        written?;
-        std::fs::rename(&temporary, self.path())?;
-        File::open(&self.directory)?.sync_all()
+        replace_file(&self.directory, FILE, &encode(&record))
     }
+}
+
+/// Writes a file of a directory so that there is the old one or the new one, whatever happens.
+/// Blocks for as long as the disk takes.
+pub fn replace_file(directory: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let temporary = directory.join(format!("{name}.tmp"));
+    let written = write_whole(&temporary, bytes);
+    if written.is_err() {
+        // Half a file helps nobody, and takes room on a disk that may be full. The error that
+        // counts is the first.
+        let _ = std::fs::remove_file(&temporary);
+    }
+    written?;
+    std::fs::rename(&temporary, directory.join(name))?;
+    File::open(directory)?.sync_all()
 }
 
 fn write_whole(path: &Path, bytes: &[u8]) -> io::Result<()> {

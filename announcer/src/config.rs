@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::Read as _;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,6 +15,8 @@ use crate::members::seal::Seal;
 
 /// Port of the membership protocol where none is given.
 const MEMBERS_PORT: u16 = 7946;
+/// Port of http where a URL names none.
+const HTTP_PORT: u16 = 80;
 /// A Kubernetes node name is at most this long (RFC 1123 subdomain).
 const MAX_NAME: usize = 253;
 /// Where MetalLB mounts its list of interfaces not to answer on.
@@ -145,8 +147,8 @@ pub struct Config {
     /// The interface on which addresses are bound.
     pub bind_addresses: Option<String>,
     pub members_listen: SocketAddr,
-    /// `HOST:PORT` each.
-    pub members_join: Vec<String>,
+    /// Hosts, by name or address, and ports.
+    pub members_join: Vec<(String, u16)>,
     pub seal: Arc<Seal>,
     pub members_advertise: Option<SocketAddr>,
     pub labels: BTreeMap<String, String>,
@@ -286,20 +288,35 @@ fn endpoint(url: &str) -> Result<Endpoint, UsageError> {
     if uri.host().is_none_or(str::is_empty) {
         return Err(bad("has no host"));
     }
-    Ok(Endpoint::from(uri)
+    Ok(patient(Endpoint::from(uri)))
+}
+
+fn patient(endpoint: Endpoint) -> Endpoint {
+    endpoint
         .connect_timeout(Duration::from_secs(3))
         .tcp_nodelay(true)
         .http2_keep_alive_interval(Duration::from_secs(5))
         .keep_alive_timeout(Duration::from_secs(5))
-        .keep_alive_while_idle(true))
+        .keep_alive_while_idle(true)
 }
 
-fn join(text: &str) -> Result<String, UsageError> {
+/// The same server at this address of its name.
+pub fn at(server: &Endpoint, address: IpAddr) -> Result<Endpoint, tonic::codegen::http::Error> {
+    let port = server.uri().port_u16().unwrap_or(HTTP_PORT);
+    let uri = Uri::builder()
+        .scheme("http")
+        .authority(SocketAddr::new(address, port).to_string())
+        .path_and_query("/")
+        .build()?;
+    Ok(patient(Endpoint::from(uri)).origin(server.uri().clone()))
+}
+
+fn join(text: &str) -> Result<(String, u16), UsageError> {
     if let Ok(address) = text.parse::<SocketAddr>() {
-        return Ok(address.to_string());
+        return Ok((address.ip().to_string(), address.port()));
     }
-    if let Ok(ip) = text.parse::<std::net::IpAddr>() {
-        return Ok(SocketAddr::new(ip, MEMBERS_PORT).to_string());
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Ok((ip.to_string(), MEMBERS_PORT));
     }
     let bad = || {
         UsageError(format!(
@@ -314,7 +331,7 @@ fn join(text: &str) -> Result<String, UsageError> {
     if host.is_empty() || port == 0 || host.chars().any(odd) {
         return Err(bad());
     }
-    Ok(format!("{host}:{port}"))
+    Ok((host.to_owned(), port))
 }
 
 fn parse_label(text: &str) -> Result<(String, String), UsageError> {
@@ -388,10 +405,23 @@ mod tests {
         ];
         let config = config(&flags).expect("valid");
         assert_eq!(config.ipam.len(), 2);
-        assert_eq!(config.members_join, ["192.0.2.1:7946", "node-b:7000"]);
+        let joins = [("192.0.2.1".to_owned(), 7946), ("node-b".to_owned(), 7000)];
+        assert_eq!(config.members_join, joins);
         assert_eq!(config.labels["rack"], "1=2");
         assert_eq!(config.hold_down, Duration::from_millis(500));
         assert_eq!(config.bind_addresses.as_deref(), Some("lo"));
+    }
+
+    #[test]
+    fn a_server_at_an_address_of_its_name_keeps_its_port_and_its_settings() {
+        let config = config(&["--ipam=http://ipam:1", "--ipam=http://ipam"]).expect("valid");
+        let uris: Vec<String> = ["192.0.2.1", "2001:db8::1"]
+            .into_iter()
+            .zip(&config.ipam)
+            .map(|(ip, server)| at(server, ip.parse().expect("valid")).expect("valid"))
+            .map(|endpoint| endpoint.uri().to_string())
+            .collect();
+        assert_eq!(uris, ["http://192.0.2.1:1/", "http://[2001:db8::1]:80/"]);
     }
 
     #[test]

@@ -29,6 +29,7 @@ pub mod l2;
 pub mod links;
 pub mod members;
 pub mod metrics;
+pub mod names;
 pub mod ownership;
 pub mod plan;
 pub mod progress;
@@ -59,6 +60,7 @@ use links::Network;
 use links::rules::InterfaceRules;
 use members::Peer;
 use metrics::Metrics;
+use names::Names;
 
 /// How long a stop may take for handing everything over.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
@@ -115,7 +117,12 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         advertised,
         commands.clone(),
     ));
-    tasks.spawn(pass_joins(config.members_join, commands.clone()));
+    let names = Names::open(&config.state_dir);
+    tasks.spawn(pass_joins(
+        config.members_join,
+        names.clone(),
+        commands.clone(),
+    ));
     if waits {
         tasks.spawn(act_after_boot(
             config.announce_after_boot,
@@ -132,6 +139,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     tasks.spawn(admin(config.admin, health, shutdown.clone()));
     let follower = Follower {
         servers: config.ipam,
+        names,
         cluster: config.cluster,
         node: config.node,
         labels: config.labels,
@@ -330,14 +338,21 @@ async fn pass_network(
 }
 
 /// Looks up the members to join, again and again: their names may get other addresses.
-async fn pass_joins(names: Vec<String>, commands: mpsc::Sender<Command>) -> anyhow::Result<()> {
+async fn pass_joins(
+    joins: Vec<(String, u16)>,
+    names: Names,
+    commands: mpsc::Sender<Command>,
+) -> anyhow::Result<()> {
     let mut told = Vec::new();
-    while !names.is_empty() {
+    while !joins.is_empty() {
         let mut found = Vec::new();
-        for name in &names {
-            match tokio::net::lookup_host(name).await {
-                Ok(addresses) => found.extend(addresses),
-                Err(error) => tracing::debug!(name, %error, "cannot look up a member to join"),
+        for (host, port) in &joins {
+            match names.resolve(host).await {
+                Ok(addresses) => {
+                    let sockets = addresses.into_iter().map(|ip| SocketAddr::new(ip, *port));
+                    found.extend(sockets);
+                }
+                Err(error) => tracing::debug!(%error, "cannot look up a member to join"),
             }
         }
         found.sort();

@@ -57,6 +57,8 @@ pub struct Segment {
     /// The hosts.
     pub lan: Lan,
     flags: Vec<String>,
+    /// URL under which announcers look for the peer.
+    ipam: String,
 }
 
 impl Segment {
@@ -91,6 +93,7 @@ impl Segment {
             peer,
             lan,
             flags: flags.iter().map(ToString::to_string).collect(),
+            ipam: "http://192.168.12.1:7471".to_owned(),
         })
     }
 
@@ -164,13 +167,18 @@ impl Segment {
         let program = launch
             .named(&format!("announcer of {node}"))
             .args(["--cluster", CLUSTER, "--node", name])
-            .args(["--ipam", "http://192.168.12.1:7471"])
+            .args(["--ipam", &self.ipam])
             .arg("--state-dir")
             .arg(state)
             .args(&self.flags)
             .start_in(&host.namespace)?;
         self.announcers.insert(node.to_owned(), program);
         Ok(())
+    }
+
+    /// Announcers that are started from now on look for the peer under this URL.
+    pub fn set_ipam(&mut self, url: &str) {
+        url.clone_into(&mut self.ipam);
     }
 
     /// Announcers that are started from now on get these flags instead.
