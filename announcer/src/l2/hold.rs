@@ -15,9 +15,9 @@ use super::question::Question;
 /// Most answers that are reported per group: as many as fit into one datagram.
 pub const ANSWERED_LIMIT: usize = 32;
 /// An answer belongs to a held request that arrived up to this much before it: the old owner tells
-/// how long ago the request came, so what the report takes on its way makes it look younger. A
-/// client repeats a request later than that.
-const REPORT_DELAY: Duration = Duration::from_millis(9);
+/// how long ago the request came, so what the report takes on its way makes it look younger. That
+/// may be long on a busy machine; a client repeats a request, from the same address, later still.
+const REPORT_DELAY: Duration = Duration::from_millis(400);
 /// And up to this much after it: one frame is stamped by two kernels at almost the same time.
 const STAMPS_APART: Duration = Duration::from_millis(2);
 
@@ -41,6 +41,8 @@ pub struct Noted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answered {
     pub asker: MacAddr,
+    /// Which address it asked from; see [`fold`].
+    pub from: u32,
     pub target: IpAddr,
     /// When, by the clock of whoever holds this value.
     pub at: Instant,
@@ -90,6 +92,7 @@ impl Report {
         let newest = noted.iter().rev().take(ANSWERED_LIMIT);
         let answered = newest.map(|one| Answered {
             asker: one.question.asker,
+            from: fold(one.question.from),
             target: one.question.target,
             at: one.at,
         });
@@ -109,6 +112,7 @@ impl Report {
                 let late = answered.at.saturating_duration_since(one.at);
                 let early = one.at.saturating_duration_since(answered.at);
                 let same = answered.asker == one.question.asker
+                    && answered.from == fold(one.question.from)
                     && answered.target == one.question.target
                     && answered.at >= holding_since;
                 if same && late < REPORT_DELAY && early < STAMPS_APART {
@@ -134,6 +138,19 @@ impl Report {
             })
             .map(|(_, one)| one)
             .collect()
+    }
+}
+
+/// An address in 32 bits: enough to tell the addresses of one asker apart, and a report of 32
+/// answers stays in one datagram.
+fn fold(address: IpAddr) -> u32 {
+    match address {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => {
+            let bits = u128::from(address);
+            // Each is a quarter of the bits; what is cut off is in another one.
+            (0..4).fold(0, |folded, part| folded ^ (bits >> (32 * part)) as u32)
+        }
     }
 }
 
@@ -201,6 +218,41 @@ mod tests {
     }
 
     #[test]
+    fn a_report_that_was_very_slow_is_no_matter_where_requests_can_be_told_apart() {
+        let start = start();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let asked_from = |last: u8| Question {
+            from: IpAddr::from([198, 18, 0, last]),
+            ..question(1, 100)
+        };
+        let held = |ms: u64, last| Held {
+            at: at(ms),
+            interface: 1,
+            question: asked_from(last),
+        };
+        // Both were answered, and the report took 35 ms.
+        let noted = |ms: u64, last| Noted {
+            at: at(ms + 35),
+            question: asked_from(last),
+        };
+        let told = Report::new(&[noted(50, 5), noted(60, 6)]);
+        let seen = vec![held(50, 5), held(60, 6), held(70, 7)];
+        assert_eq!(told.unanswered(seen, start), [held(70, 7)]);
+    }
+
+    #[test]
+    fn addresses_of_one_asker_fold_apart() {
+        let address = |text: &str| text.parse::<IpAddr>().expect("an address");
+        assert_eq!(fold(address("192.0.2.1")), 0xc000_0201);
+        let folded = ["fd09::1", "fd09::2", "fd09:1::1", "fe80::1", "::"]
+            .map(address)
+            .map(fold);
+        for (index, one) in folded.iter().enumerate() {
+            assert!(!folded[index + 1..].contains(one), "{folded:?}");
+        }
+    }
+
+    #[test]
     fn one_answer_accounts_for_one_request_only() {
         let start = start();
         let one = Held {
@@ -211,6 +263,7 @@ mod tests {
         let told = Report {
             answered: vec![Answered {
                 asker: MacAddr(2, 0, 0, 0, 0, 1),
+                from: u32::from_be_bytes([192, 0, 2, 1]),
                 target: IpAddr::from([192, 0, 2, 100]),
                 at: start,
             }],

@@ -184,6 +184,9 @@ pub struct WireAnswered {
     /// An IPv6 address in 16 bytes; empty for an IPv4 address.
     #[prost(bytes, tag = "4")]
     pub target6: Vec<u8>,
+    /// Which address it asked from, in 32 bits.
+    #[prost(fixed32, tag = "5")]
+    pub from: u32,
 }
 
 impl From<&Peer> for WirePeer {
@@ -334,6 +337,7 @@ impl WireAnswered {
             target,
             age_micros: u32::try_from(age.as_micros()).unwrap_or(u32::MAX),
             target6,
+            from: answered.from,
         }
     }
 
@@ -347,6 +351,7 @@ impl WireAnswered {
         };
         Answered {
             asker: MacAddr(a, b, c, d, e, f),
+            from: self.from,
             target,
             at: arrived.checked_sub(age).unwrap_or(arrived),
         }

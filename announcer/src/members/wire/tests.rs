@@ -9,6 +9,7 @@ fn steps_survive_the_wire_and_every_datagram_fits() {
     let now = Instant::now();
     let answered = |number: u64| Answered {
         asker: MacAddr(2, 0, 0xff, 0, 0, 9),
+        from: u32::MAX,
         target: match number % 2 {
             0 => IpAddr::from([192, 0, 2, 1]),
             _ => IpAddr::from([0xfd09, 0, 0xffff, 0, 1, 2, 3, 4]),
