@@ -107,6 +107,9 @@ impl Report {
     /// to requests that are not held. What is older than a truncated report was answered.
     pub fn unanswered(&self, held: Vec<Held>, holding_since: Instant) -> Vec<Held> {
         let mut pairs = Vec::new();
+        // A request that had arrived when the holding began, and was read after that, is held too.
+        let oldest = held.iter().map(|one| one.at).min();
+        let begin = oldest.map_or(holding_since, |oldest| oldest.min(holding_since));
         for (index, one) in held.iter().enumerate() {
             for (answer, answered) in self.answered.iter().enumerate() {
                 let late = answered.at.saturating_duration_since(one.at);
@@ -114,7 +117,7 @@ impl Report {
                 let same = answered.asker == one.question.asker
                     && answered.from == fold(one.question.from)
                     && answered.target == one.question.target
-                    && answered.at >= holding_since;
+                    && answered.at + STAMPS_APART > begin;
                 if same && late < REPORT_DELAY && early < STAMPS_APART {
                     pairs.push((late.max(early), index, answer));
                 }
@@ -238,6 +241,25 @@ mod tests {
         let told = Report::new(&[noted(50, 5), noted(60, 6)]);
         let seen = vec![held(50, 5), held(60, 6), held(70, 7)];
         assert_eq!(told.unanswered(seen, start), [held(70, 7)]);
+    }
+
+    #[test]
+    fn a_request_that_had_arrived_when_the_holding_began_is_accounted_for() {
+        let start = start();
+        let at = |micros: u64| start + Duration::from_micros(micros);
+        let held = Held {
+            at: at(9_800),
+            interface: 1,
+            question: question(1, 100),
+        };
+        // The kernel of the old owner stamped it a little earlier or later.
+        for noted in [9_700, 9_900, 10_100] {
+            let told = Report::new(&[Noted {
+                at: at(noted),
+                question: question(1, 100),
+            }]);
+            assert_eq!(told.unanswered(vec![held], at(10_000)), [], "{noted}");
+        }
     }
 
     #[test]
