@@ -89,6 +89,8 @@ struct Run {
     warm: Seen,
     /// For so long two nodes answered after a cut was healed.
     two_owners: Duration,
+    /// For so long the machine ran not even the client.
+    paused: Duration,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -128,6 +130,12 @@ fn tell(name: &str, way: Way, runs: &[Run]) -> anyhow::Result<()> {
             );
         }
     }
+    let paused = runs.iter().map(|run| run.paused).max().unwrap_or_default();
+    report(
+        &format!("{name}.the_machine_paused.worst"),
+        paused.as_secs_f64() * 1000.0,
+        "ms",
+    );
     if way == Way::Cut {
         spread(
             &format!("{name}.two_owners_after_heal"),
@@ -236,10 +244,14 @@ impl Stage {
         let record = self.prober.record();
         // An orderly stop is looked at until everything is back; a loss until it is replaced.
         let until = if way == Way::Sigterm { now } else { until };
+        if way == Way::Sigterm {
+            blame(&record, &moved, asked, until.0);
+        }
         Ok(Run {
             cold: seen(&record, &moved, asked, until.0),
             warm: seen(&self.warm.record(), &self.probed[..1], sent, until.1),
             two_owners: two_owners(&record, &moved, healed, now.0),
+            paused: record.longest_unasked(asked, until.0),
         })
     }
 
@@ -293,6 +305,23 @@ fn seen(record: &Record, addresses: &[Ipv4Addr], from: Duration, to: Duration) -
         seen.doubled += record.doubled(*address, from, to).len();
     }
     seen
+}
+
+/// Says on stderr which requests an orderly stop lost or doubled, and how long after it.
+fn blame(record: &Record, addresses: &[Ipv4Addr], from: Duration, to: Duration) {
+    for address in addresses {
+        for request in record.requests(*address, from, to) {
+            if request.answers.len() != 1 {
+                let after = request.asked - from;
+                let answers: Vec<_> = request
+                    .answers
+                    .iter()
+                    .map(|(at, mac)| (at.saturating_sub(from), mac))
+                    .collect();
+                eprintln!("{address} asked {after:?} after the stop, answered {answers:?}");
+            }
+        }
+    }
 }
 
 /// How long after the heal the last request was asked that two answered.
