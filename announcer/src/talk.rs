@@ -19,6 +19,8 @@ use crate::members::swim::{self, Swim};
 use crate::members::wire::{Body, Datagram, Greeting, Handover, Step, pack_steps};
 use crate::ownership::Ownership;
 
+mod relay;
+
 /// Steps of a handover that are packed together: about a datagram of them.
 const STEPS_AT_ONCE: usize = 50;
 
@@ -50,6 +52,8 @@ pub struct Talk {
     condition_changed: bool,
     unsent: Vec<(SocketAddr, Datagram)>,
     notes: Vec<Note>,
+    /// Grows with each question, so that others are asked each time.
+    turn: u32,
 }
 
 impl Talk {
@@ -68,6 +72,7 @@ impl Talk {
             condition_changed: false,
             unsent: Vec::new(),
             notes: Vec::new(),
+            turn: 0,
         }
     }
 
@@ -202,7 +207,7 @@ impl Talk {
                     self.peers.answered(&peer.node);
                 }
             }
-            Body::State(state) => {
+            Body::State(state) | Body::Relayed(state) => {
                 let node = NodeName::from(state.version.node.as_str());
                 let learnt = self.reports.state(state);
                 self.on_learnt(&node, learnt, now);
@@ -217,6 +222,7 @@ impl Talk {
                     self.send_state(peer.endpoint);
                 }
             }
+            Body::AskAbout(question) => self.on_ask_about(question),
             Body::Handover(handover) => self.on_handover(handover, at, now),
         }
     }
@@ -330,9 +336,12 @@ impl Talk {
     fn on_peer(&mut self, event: peers::Event, now: Instant) {
         match event {
             peers::Event::Greet(endpoint) => {
-                let node = self.peers.at(endpoint);
-                let hello = Body::Hello(self.greeting(node));
-                self.send(endpoint, hello);
+                let node = self.peers.at(endpoint).cloned();
+                let greeting = self.greeting(node.as_ref());
+                if let Some(node) = node.filter(|_| greeting.dead_epoch > 0) {
+                    self.ask_about_dead(&node, greeting.dead_epoch);
+                }
+                self.send(endpoint, Body::Hello(greeting));
             }
             peers::Event::Failed(node) => {
                 tracing::warn!(node = &*node, "member does not answer");
@@ -360,6 +369,7 @@ impl Talk {
                     self.send(endpoint, Body::Ask(self.greeting(Some(&node))));
                 }
             }
+            Due::AskAbout(node, turn) => self.ask_about(&node, turn),
             Due::GaveUp(node) => {
                 tracing::warn!(node = &*node, "member does not say what it owns");
                 self.ownership

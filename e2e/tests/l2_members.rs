@@ -9,6 +9,7 @@
 //! 5. Hundreds of addresses are handed over at once without a lost answer.
 //! 6. Two announcers under one name both say so, without flooding the log.
 //! 7. Sealed datagrams that were recorded and are sent again are refused.
+//! 8. Two that cannot hear each other know by the third what each of them owns.
 
 use std::io::Read as _;
 use std::net::{Ipv4Addr, UdpSocket};
@@ -248,4 +249,38 @@ fn record_ip() -> anyhow::Result<socket2::Socket> {
     let socket = Socket::new(Domain::PACKET, Type::RAW, Some(protocol))?;
     socket.set_read_timeout(Some(SOON))?;
     Ok(socket)
+}
+
+#[test]
+fn two_that_cannot_hear_each_other_do_not_both_answer() -> anyhow::Result<()> {
+    if !skip::can_use_namespaces() {
+        return Ok(());
+    }
+    let mut segment = Segment::start(&NODES, &["--hold-down", "1"])?;
+    let prober = segment.probe(&[FIRST])?;
+    for node in NODES {
+        segment.wait_metric(node, "pharos_announcer_members_alive", "2")?;
+    }
+    segment.lan.cut("n1", "n2")?;
+    segment.peer.assign(FIRST, 1, &["n1", "n2", "n3"]);
+    let owned = segment.wait_owner(&prober, FIRST, "n1")?;
+    let n1 = segment.lan.host("n1")?.mac;
+    let only_n1_since = |since: Duration| -> anyhow::Result<()> {
+        // By then n2 would have had its turn, if it believed that nobody answers.
+        wait::until("three seconds of answers", SOON, || {
+            (prober.now() > since + Duration::from_secs(3)).then_some(())
+        })?;
+        let answerers = prober.record().answerers(FIRST, since, prober.now());
+        assert!(answerers.iter().eq(&[n1]), "{answerers:?}");
+        Ok(())
+    };
+    only_n1_since(owned)?;
+    for node in NODES {
+        segment.wait_metric(node, "pharos_announcer_members_alive", "2")?;
+    }
+    // One that comes back knows nothing, and asks n1 in vain.
+    segment.announcer("n2")?.kill()?;
+    segment.start_announcer("n2")?;
+    segment.wait_metric("n2", "pharos_announcer_members_alive", "2")?;
+    only_n1_since(prober.now())
 }

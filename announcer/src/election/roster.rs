@@ -158,6 +158,18 @@ impl Roster {
         changed
     }
 
+    /// What a node claims, as it would say it.
+    pub fn statements_of(&self, node: &str) -> Vec<Statement> {
+        let claims = self.claims.iter();
+        let of_node = claims.filter(|((_, claimant), _)| **claimant == *node);
+        let statement = |((group, _), claim): (&(GroupId, NodeName), &Claim)| Statement {
+            group: *group,
+            holder: None,
+            claim: Some(*claim),
+        };
+        of_node.map(statement).collect()
+    }
+
     /// Whether a node lives, as far as is known.
     pub fn lives(&self, node: &str) -> bool {
         self.others.get(node).is_some_and(Standing::lives)

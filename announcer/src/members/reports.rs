@@ -2,7 +2,9 @@
 //! repeated.
 //!
 //! A node's report has a version that grows with each change. Changes are sent to everybody
-//! directly; whoever misses one learns of the version by gossip, and asks for the whole. Pure.
+//! directly; whoever misses one learns of the version by gossip, and asks for the whole. If that is in
+//! vain, other members are asked for it: two nodes that cannot hear each other must know of each
+//! other what they own. Pure.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -19,6 +21,8 @@ pub const PATIENCE: Duration = Duration::from_millis(300);
 const ASK_INTERVAL: Duration = Duration::from_millis(50);
 /// How often a node is asked whose report is merely old.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
+/// So many times a node is asked itself before others are asked about it.
+const ASKS_IN_VAIN: u32 = 2;
 /// Most parts of a report: some 100,000 groups owned by one node.
 const MAX_PARTS: u32 = 4_000;
 
@@ -38,6 +42,8 @@ pub enum Learnt {
 pub enum Due {
     /// Ask this node for its state.
     Ask(NodeName),
+    /// Ask others for it. The number differs each time: others are asked each time.
+    AskAbout(NodeName, u32),
     /// It does not say anything: go on without.
     GaveUp(NodeName),
 }
@@ -54,6 +60,8 @@ struct Report {
     since: Instant,
     gave_up: bool,
     next_ask: Option<Instant>,
+    /// How often it was asked since it last told something new.
+    asks: u32,
 }
 
 /// The reports of all living nodes.
@@ -74,6 +82,7 @@ impl Reports {
             since: now,
             gave_up: false,
             next_ask: Some(now),
+            asks: 0,
         };
         self.nodes.insert(node.clone(), report);
     }
@@ -156,15 +165,26 @@ impl Reports {
                 report.gave_up = true;
                 due.push(Due::GaveUp(node.clone()));
             }
-            let interval = if silent && !report.gave_up {
-                ASK_INTERVAL
-            } else {
-                ASK_AGAIN
-            };
+            let is_urgent = report.asks < ASKS_IN_VAIN || (silent && !report.gave_up);
+            let interval = if is_urgent { ASK_INTERVAL } else { ASK_AGAIN };
             report.next_ask = Some(now + interval);
             due.push(Due::Ask(node.clone()));
+            if report.asks >= ASKS_IN_VAIN {
+                due.push(Due::AskAbout(node.clone(), report.asks));
+            }
+            report.asks = report.asks.saturating_add(1);
         }
         due
+    }
+
+    /// The version of a living node's report that is known whole; 0 if none is.
+    pub fn known(&self, node: &str) -> Option<Version> {
+        let report = self.nodes.get(node)?;
+        Some(Version {
+            node: node.to_owned(),
+            epoch: report.epoch,
+            version: report.version.unwrap_or_default(),
+        })
     }
 
     fn of(&mut self, version: &Version) -> Option<&mut Report> {
@@ -176,6 +196,7 @@ impl Reports {
 impl Report {
     fn accept(&mut self, version: u64) {
         self.version = Some(version);
+        self.asks = 0;
         self.newest = self.newest.max(version);
         if self.newest == version {
             self.next_ask = None;
@@ -189,6 +210,22 @@ impl Report {
             self.next_ask.get_or_insert(now + ASK_INTERVAL);
         }
     }
+}
+
+/// All that a node says, in parts.
+pub fn states(version: &Version, condition: &Condition, statements: &[Statement]) -> Vec<State> {
+    let cut = cut(statements);
+    let parts = u32::try_from(cut.len()).unwrap_or(u32::MAX);
+    (0..)
+        .zip(cut)
+        .map(|(part, statements)| State {
+            version: version.clone(),
+            part,
+            parts,
+            condition: condition.into(),
+            statements,
+        })
+        .collect()
 }
 
 /// What this node says about itself.
@@ -221,18 +258,7 @@ impl OwnReport {
 
     /// The whole, in parts.
     pub fn whole(&self, condition: &Condition, statements: &[Statement]) -> Vec<State> {
-        let cut = cut(statements);
-        let parts = u32::try_from(cut.len()).unwrap_or(u32::MAX);
-        (0..)
-            .zip(cut)
-            .map(|(part, statements)| State {
-                version: self.tag(),
-                part,
-                parts,
-                condition: condition.into(),
-                statements,
-            })
-            .collect()
+        states(&self.tag(), condition, statements)
     }
 
     /// Changes, each under a version of its own.

@@ -4,8 +4,9 @@
 //! and went, come out. It also gossips the version of what each node says about itself, so that
 //! whoever missed a change asks for it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::num::{NonZeroU8, NonZeroUsize};
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -36,6 +37,13 @@ const PROBE_RTT: Duration = Duration::from_millis(50);
 const SUSPICION: Duration = Duration::from_millis(180);
 /// How long a dead run of a node is remembered; a new run has a new epoch and is not affected.
 const FORGET_DEAD: Duration = Duration::from_secs(24 * 3600);
+/// How often a version that is known is gossiped again, each in turn: whoever was away when it was
+/// news, and does not hear the node itself, learns of it by this. By how many nodes at once it is
+/// done grows with their number, so the time that it takes hardly does.
+const GOSSIP_AGAIN: Duration = Duration::from_millis(100);
+/// So many of the first members that it gets to know are asked by a newcomer whom they know: some may
+/// not hear its greeting.
+const ASKED_FOR_MEMBERS: usize = 3;
 /// No clock gets there: who says that it believes a later run dead speaks nonsense. Half of what is
 /// accepted of a [`Peer`], so that there is always a next one.
 const MOST_OUTLIVED: u64 = Peer::LAST_EPOCH / 2;
@@ -70,6 +78,9 @@ pub struct Swim {
     timers: BTreeMap<(Instant, u64), Timer<Peer>>,
     sequence: u64,
     gossip: Arc<Mutex<Heard>>,
+    gossip_again: Instant,
+    /// Whose version was gossiped again last.
+    gossiped: String,
     /// The first epoch of this process, and when that was.
     began: (u64, Instant),
 }
@@ -96,6 +107,8 @@ impl Swim {
             timers: BTreeMap::new(),
             sequence: 0,
             gossip,
+            gossip_again: now + GOSSIP_AGAIN,
+            gossiped: String::new(),
             began,
         }
     }
@@ -107,7 +120,8 @@ impl Swim {
 
     /// When [`Self::tick`] is to be called next.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.timers.first_key_value().map(|((at, _), _)| *at)
+        let timer = self.timers.first_key_value().map(|((at, _), _)| *at);
+        Some(timer.map_or(self.gossip_again, |at| at.min(self.gossip_again)))
     }
 
     /// A node made itself known.
@@ -198,6 +212,11 @@ impl Swim {
     /// Time passed.
     pub fn tick(&mut self, now: Instant) -> Vec<Event> {
         let mut events = Vec::new();
+        if self.gossip_again <= now {
+            self.gossip_again = now + GOSSIP_AGAIN;
+            let result = self.gossip_known();
+            events.extend(self.drain(result, now));
+        }
         while let Some(((at, sequence), _)) = self.timers.first_key_value() {
             let key = (*at, *sequence);
             if key.0 > now {
@@ -211,9 +230,33 @@ impl Swim {
         events
     }
 
+    /// Spreads the version of the next living node again.
+    fn gossip_known(&mut self) -> Result<(), foca::Error> {
+        let heard = self.gossip.lock().unwrap_or_else(PoisonError::into_inner);
+        let after = (Bound::Excluded(self.gossiped.clone()), Bound::Unbounded);
+        let mut turn = heard.latest.range(after).chain(&heard.latest);
+        let next = turn.next().map(|(node, latest)| (node.clone(), *latest));
+        drop(heard);
+        let Some((node, (epoch, version))) = next else {
+            return Ok(());
+        };
+        self.gossiped.clone_from(&node);
+        let lives = self.active(&node).is_some_and(|peer| peer.epoch == epoch);
+        if !lives && *self.me().node != *node {
+            return Ok(());
+        }
+        let item = Version {
+            node,
+            epoch,
+            version,
+        };
+        self.foca.add_broadcast(&item.encode_to_vec()).map(|_| ())
+    }
+
     /// Shifts all timers: for so long this process did not run, and nobody's silence in that time
     /// means anything.
     pub fn postpone(&mut self, by: Duration) {
+        self.gossip_again += by;
         let timers = std::mem::take(&mut self.timers);
         self.timers = timers
             .into_iter()
@@ -244,6 +287,18 @@ impl Swim {
         events
     }
 
+    /// A newcomer asks the first that it gets to know whom they know.
+    fn ask_for_members(&mut self, notifications: &[OwnedNotification<Peer>]) {
+        for notification in notifications {
+            if let OwnedNotification::MemberUp(peer) = notification
+                && self.foca.num_members() <= ASKED_FOR_MEMBERS
+                && let Err(error) = self.foca.announce(peer.clone(), &mut self.runtime)
+            {
+                tracing::debug!(%error, "cannot ask for members");
+            }
+        }
+    }
+
     fn drain(&mut self, result: Result<(), foca::Error>, now: Instant) -> Vec<Event> {
         if let Err(error) = result {
             // Old datagrams, and probes cut short by a renewal, are part of normal life.
@@ -251,6 +306,9 @@ impl Swim {
         }
         let mut events = Vec::new();
         let mut is_renewed = false;
+        let notifications: Vec<OwnedNotification<Peer>> =
+            std::iter::from_fn(|| self.runtime.to_notify()).collect();
+        self.ask_for_members(&notifications);
         while let Some((to, bytes)) = self.runtime.to_send() {
             events.push(Event::Send(to, bytes.to_vec()));
         }
@@ -258,7 +316,7 @@ impl Swim {
             self.sequence += 1;
             self.timers.insert((now + after, self.sequence), timer);
         }
-        while let Some(notification) = self.runtime.to_notify() {
+        for notification in notifications {
             match notification {
                 OwnedNotification::MemberUp(peer) => events.push(Event::Up(peer)),
                 OwnedNotification::MemberDown(peer) => events.push(Event::Down(peer)),
@@ -337,7 +395,7 @@ impl Identity for Peer {
 /// What is known of the versions that nodes gossip.
 #[derive(Debug, Default)]
 struct Heard {
-    latest: HashMap<String, (u64, u64)>,
+    latest: BTreeMap<String, (u64, u64)>,
     news: Vec<Event>,
 }
 
@@ -365,7 +423,8 @@ impl BroadcastHandler<Peer> for Gossip {
         let mut heard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let told = (item.epoch, item.version);
         let latest = heard.latest.entry(item.node.clone()).or_default();
-        if told <= *latest {
+        // One's own word is spread as often as one likes.
+        if told < *latest || (told == *latest && sender.is_some()) {
             return Ok(None);
         }
         *latest = told;

@@ -24,7 +24,7 @@ pub const STATEMENTS_PER_PART: usize = 700;
 
 #[derive(Clone, PartialEq, Message)]
 pub struct Datagram {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
     pub body: Option<Body>,
 }
 
@@ -50,6 +50,13 @@ pub enum Body {
     /// Of the handshake by which a group changes its owner.
     #[prost(message, tag = "7")]
     Handover(Handover),
+    /// What do you know of another node, which does not answer me? An
+    /// older announcer does not answer this.
+    #[prost(message, tag = "8")]
+    AskAbout(AskAbout),
+    /// What another node says about itself, as far as the sender knows.
+    #[prost(message, tag = "9")]
+    Relayed(State),
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -105,6 +112,19 @@ pub struct Version {
     pub epoch: u64,
     #[prost(uint64, tag = "3")]
     pub version: u64,
+}
+
+#[derive(Clone, PartialEq, Message)]
+pub struct AskAbout {
+    #[prost(message, required, tag = "1")]
+    pub from: WirePeer,
+    /// What the sender knows already: version 0 if nothing.
+    #[prost(message, required, tag = "2")]
+    pub known: Version,
+    /// The epoch of the node up to which the sender believes it dead; 0 if not at all. If it lives,
+    /// it is to be told.
+    #[prost(uint64, tag = "3")]
+    pub dead_epoch: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]

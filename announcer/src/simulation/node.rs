@@ -8,7 +8,7 @@ use pnet_base::MacAddr;
 use prometheus_client::registry::Registry;
 
 use crate::book::Assigned;
-use crate::election::{Condition, GroupId, NodeName};
+use crate::election::{Condition, GroupId, NodeName, Standing};
 use crate::handover::{Action, Duty, Message};
 use crate::l2::arp::Arp;
 use crate::l2::burst::Spot;
@@ -59,6 +59,8 @@ pub(super) struct Node {
     answers: Vec<u32>,
     /// What it did since the last call of [`Self::take_notes`], for the history.
     notes: Vec<String>,
+    /// What it thought of the others when that was noted last.
+    thought: Vec<String>,
 }
 
 /// What a node starts with.
@@ -111,6 +113,7 @@ impl Node {
             lists: BTreeMap::new(),
             answers: Vec::new(),
             notes: Vec::new(),
+            thought: Vec::new(),
         };
         let members: Vec<(NodeName, Option<SocketAddr>)> = (0..start.members)
             .map(|index| (name(index), Some(endpoint(index))))
@@ -241,7 +244,23 @@ impl Node {
         moved
     }
 
+    fn note_thoughts(&mut self) {
+        let others = self.talk.ownership.roster().others();
+        let thinks = others.map(|(node, standing)| match standing {
+            Standing::Known(Some(_)) => format!("{node}: known"),
+            Standing::Known(None) | Standing::Presumed | Standing::Silent | Standing::Dead => {
+                format!("{node}: {standing:?}")
+            }
+        });
+        let thinks: Vec<String> = thinks.collect();
+        if thinks != self.thought {
+            self.notes.push(format!("thinks {}", thinks.join(", ")));
+            self.thought = thinks;
+        }
+    }
+
     fn settle(&mut self, now: Instant) {
+        self.note_thoughts();
         self.talk.set_own(&self.own, now);
         self.perform(now);
         while self.talk.pack_steps(now) {}

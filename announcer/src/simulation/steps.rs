@@ -15,20 +15,22 @@ pub(super) enum Kind {
     Planned,
     /// Also: processes and hosts die, are suspended, and cannot hear each other.
     Faults,
+    /// The same, and in the end two nodes still cannot hear each other, or one of them the other.
+    PartlyHealed,
 }
 
 impl Kind {
     pub(super) fn loss(self) -> f64 {
         match self {
             Self::Planned => 0.0,
-            Self::Faults => 0.02,
+            Self::Faults | Self::PartlyHealed => 0.02,
         }
     }
 
     pub(super) fn lag(self) -> Duration {
         match self {
             Self::Planned => Duration::from_millis(300),
-            Self::Faults => Duration::from_secs(2),
+            Self::Faults | Self::PartlyHealed => Duration::from_secs(2),
         }
     }
 }
@@ -54,7 +56,7 @@ impl World {
     pub(super) fn step(&mut self) {
         let steps: &[Step] = match self.kind {
             Kind::Planned => &[Step::Nothing, Step::List, Step::List, Step::Stop],
-            Kind::Faults => &[
+            Kind::Faults | Kind::PartlyHealed => &[
                 Step::List,
                 Step::Stop,
                 Step::Kill,
@@ -143,7 +145,7 @@ impl World {
         let is_away = |host: &super::world::Host| host.node.is_none() || host.stopping.is_some();
         let is_first = !self.hosts.iter().any(is_away);
         let runs = !is_away(&self.hosts[index]) && self.hosts[index].suspended.is_none();
-        if runs && (is_first || self.kind == Kind::Faults) {
+        if runs && (is_first || self.kind != Kind::Planned) {
             self.note(format!("stop n{index}"));
             self.stop(index);
             // Long after it has handed everything over.
@@ -166,8 +168,15 @@ impl World {
         self.note("calm down".to_owned());
         self.cut.clear();
         self.loss = 0.0;
+        if self.kind == Kind::PartlyHealed {
+            self.take(Step::CutOneWay);
+            if self.chance.random_bool(0.5) {
+                let both: Vec<_> = self.cut.iter().map(|(from, to)| (*to, *from)).collect();
+                self.cut.extend(both);
+            }
+        }
         for index in 0..self.hosts.len() {
-            if self.kind == Kind::Planned || self.chance.random_bool(0.7) {
+            if self.kind != Kind::Faults || self.chance.random_bool(0.7) {
                 self.start(index, Duration::ZERO);
             }
         }

@@ -108,6 +108,7 @@ fn a_node_that_says_nothing_is_waited_for_a_while_and_then_not() {
     let now = start();
     let (mut reports, own) = pair(now);
     let mut asked = 0;
+    let mut asked_about = Vec::new();
     let mut gave_up = None;
     while let Some(at) = reports.next_deadline() {
         if at > now + Duration::from_secs(2) {
@@ -116,12 +117,16 @@ fn a_node_that_says_nothing_is_waited_for_a_while_and_then_not() {
         for due in reports.tick(at) {
             match due {
                 Due::Ask(_) => asked += 1,
+                Due::AskAbout(_, turn) => asked_about.push((at - now, turn)),
                 Due::GaveUp(_) => gave_up = Some(at - now),
             }
         }
     }
     assert_eq!(gave_up, Some(PATIENCE));
     assert!((8..12).contains(&asked), "{asked}");
+    let first = (2 * ASK_INTERVAL, ASKS_IN_VAIN);
+    assert_eq!(asked_about.first(), Some(&first), "before it gives up");
+    assert_eq!(asked_about.len(), asked - 2, "as often as it itself");
     let late = own.whole(&condition(), &[]).remove(0);
     assert!(
         matches!(reports.state(late), Learnt::Whole(..)),
@@ -178,4 +183,47 @@ fn the_last_version_that_a_number_can_have_is_survived() {
         statements: Vec::new(),
     };
     assert_eq!(reports.delta(next, now), Learnt::Nothing);
+}
+
+#[test]
+fn others_are_asked_about_a_report_that_its_node_does_not_send_and_may_send_it() {
+    let now = start();
+    let (mut reports, mut own) = pair(now);
+    for part in own.whole(&condition(), &[]) {
+        reports.state(part);
+    }
+    assert_eq!(reports.known("b").map(|known| known.version), Some(1));
+    let _lost = own.changes(&condition(), &statements(1));
+    reports.news("b", 5, 2, now);
+    let mut due = Vec::new();
+    while let Some(at) = reports.next_deadline() {
+        if at > now + Duration::from_millis(1200) {
+            break;
+        }
+        let at_once = reports.tick(at).into_iter();
+        due.extend(at_once.map(|due| ((at - now).as_millis(), due)));
+    }
+    let ask = |ms| (ms, Due::Ask(node()));
+    let about = |ms, turn| (ms, Due::AskAbout(node(), turn));
+    let expected = [
+        ask(50),
+        ask(100),
+        ask(150),
+        about(150, 2),
+        ask(650),
+        about(650, 3),
+        ask(1150),
+        about(1150, 4),
+    ];
+    assert_eq!(due, expected);
+    // Another node, which has it, sends the same.
+    let known = Version {
+        node: "b".to_owned(),
+        epoch: 5,
+        version: 2,
+    };
+    let relayed = states(&known, &condition(), &statements(1)).remove(0);
+    assert!(matches!(reports.state(relayed.clone()), Learnt::Whole(..)));
+    assert_eq!(reports.state(relayed), Learnt::Nothing, "no news any more");
+    assert_eq!(reports.next_deadline(), None);
 }

@@ -250,3 +250,38 @@ fn any_bytes_are_survived() {
     }
     assert_eq!(&*swim.me().node, "n1");
 }
+
+#[test]
+fn a_newcomer_learns_at_once_of_members_that_it_cannot_greet() {
+    let mut world = World::new(3);
+    world.run(1500);
+    let start = world.now;
+    let newcomer = Swim::new(peer(4), 4, start);
+    world.nodes.push(newcomer);
+    // It and the first greet each other; of the others it knows nothing, nor they of it.
+    for (node, other) in [(3, 1), (0, 4)] {
+        let events = world.nodes[node].introduce(peer(other), start);
+        world.carry(node, events);
+    }
+    assert_eq!(world.alive(3), 3);
+}
+
+#[test]
+fn who_was_away_when_a_version_was_news_is_told_of_it_later() {
+    let mut world = World::new(3);
+    world.run(1500);
+    let now = world.now;
+    let events = world.nodes[0].announce_version(7, now);
+    world.carry(0, events);
+    world.run(3000);
+    let newcomer = Swim::new(peer(4), 4, world.now);
+    world.nodes.push(newcomer);
+    for (node, other) in [(3, 2), (1, 4)] {
+        let events = world.nodes[node].introduce(peer(other), world.now);
+        world.carry(node, events);
+    }
+    world.run(1000);
+    let news =
+        |(at, event): &(usize, Event)| *at == 3 && matches!(event, Event::News { version: 7, .. });
+    assert!(world.seen.iter().any(news));
+}
