@@ -8,12 +8,12 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::StreamExt as _;
+use futures::{Stream, StreamExt as _};
 use pharos_process::Readiness;
 use pharos_proto::v1;
 use pharos_proto::v1::announcer_report::{Hello, Report};
 use pharos_proto::v1::announcer_service_client::AnnouncerServiceClient;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::WatchStream;
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
@@ -25,6 +25,7 @@ use crate::engine::Command;
 use crate::metrics::Metrics;
 use crate::names::{LookupError, Names};
 use crate::progress::{Progress, Step};
+use crate::status::{Standing, Teller};
 
 /// The first pause after a failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -37,6 +38,9 @@ const STABLE: Duration = Duration::from_secs(10);
 const MOST_FAILURES_OF_REACHED: u32 = 4;
 /// How long a server may take to accept the stream, and for each frame until all is synchronised.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Changes of what is told of this node within so long are told together: a node that dies moves hundreds
+/// of groups at once.
+const STATUS_PAUSE: Duration = Duration::from_millis(100);
 /// A frame is at most 64 KiB unless one bucket is larger; this is a bucket of 100,000 addresses.
 const MAX_FRAME: usize = 16 << 20;
 
@@ -144,6 +148,8 @@ pub struct Follower {
     pub readiness: Readiness,
     /// Set once something was synchronised.
     pub synced: watch::Sender<bool>,
+    /// What this node is and answers for.
+    pub status: watch::Receiver<Standing>,
     /// How far the engine is.
     pub applied: watch::Receiver<u64>,
     /// Differences handed to the engine so far.
@@ -249,7 +255,11 @@ impl Follower {
         let hello = self.hello();
         let hello = futures::stream::once(std::future::ready(Report::Hello(hello)));
         let applied = WatchStream::from_changes(positions).map(Report::AppliedPosition);
-        let reports = hello.chain(applied).map(|report| v1::AnnouncerReport {
+        // Ends with this call, as the positions do.
+        let (_following, left) = oneshot::channel::<()>();
+        let status = statuses(self.status.clone()).take_until(left);
+        let reports = hello.chain(futures::stream::select(applied, status));
+        let reports = reports.map(|report| v1::AnnouncerReport {
             report: Some(report),
         });
         let accepted = tokio::time::timeout(ANSWER_TIMEOUT, client.announce(reports)).await;
@@ -382,6 +392,23 @@ impl Follower {
             version: env!("CARGO_PKG_VERSION").to_owned(),
         }
     }
+}
+
+/// What this node tells of itself on a stream, until the engine ends.
+fn statuses(standing: watch::Receiver<Standing>) -> impl Stream<Item = Report> {
+    let told = futures::stream::unfold(
+        (standing, Teller::default(), true),
+        |(mut standing, mut teller, is_first)| async move {
+            if !is_first {
+                standing.changed().await.ok()?;
+                tokio::time::sleep(STATUS_PAUSE).await;
+            }
+            let now = standing.borrow_and_update().clone();
+            let parts = futures::stream::iter(teller.tell(now));
+            Some((parts, (standing, teller, false)))
+        },
+    );
+    told.flatten().map(Report::Status)
 }
 
 /// The failures that still count after a stream that was synchronised: none if it lasted. A server

@@ -11,6 +11,7 @@
 mod effects;
 mod ports;
 mod socket;
+mod tell;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
@@ -34,6 +35,7 @@ use crate::members::replay::Seen;
 use crate::members::seal::Seal;
 use crate::metrics::Metrics;
 use crate::plan::Plan;
+use crate::status::Standing;
 use crate::talk::Talk;
 
 /// Commands that may wait: a synchronisation is one, so this is far more than a burst of events.
@@ -82,6 +84,7 @@ pub struct Settings {
 pub struct EngineThread {
     commands: Option<mpsc::Sender<Command>>,
     applied: watch::Receiver<u64>,
+    status: watch::Receiver<Standing>,
     ended: Option<oneshot::Receiver<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -90,6 +93,7 @@ pub struct EngineThread {
 pub fn start(settings: Settings) -> std::io::Result<EngineThread> {
     let (commands, inbox) = mpsc::channel(COMMANDS);
     let (applied, applied_seen) = watch::channel(0);
+    let (status, status_seen) = watch::channel(Standing::default());
     let (ending, ended) = oneshot::channel();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -97,13 +101,14 @@ pub fn start(settings: Settings) -> std::io::Result<EngineThread> {
     let thread = std::thread::Builder::new()
         .name("engine".to_owned())
         .spawn(move || {
-            runtime.block_on(Engine::new(settings, applied).run(inbox));
+            runtime.block_on(Engine::new(settings, applied, status).run(inbox));
             // Dropped also when the engine panics: either way the receiver learns of the end.
             drop(ending);
         })?;
     Ok(EngineThread {
         commands: Some(commands),
         applied: applied_seen,
+        status: status_seen,
         ended: Some(ended),
         thread: Some(thread),
     })
@@ -118,6 +123,11 @@ impl EngineThread {
     /// The greatest mark of which all is done.
     pub fn applied(&self) -> watch::Receiver<u64> {
         self.applied.clone()
+    }
+
+    /// What this node is and answers for.
+    pub fn status(&self) -> watch::Receiver<Standing> {
+        self.status.clone()
     }
 
     /// Resolves when the thread has ended. To be awaited once.
@@ -167,6 +177,7 @@ struct Engine {
     /// Of the last assignments that were taken in.
     mark: u64,
     done: watch::Sender<u64>,
+    status: watch::Sender<Standing>,
 }
 
 struct Drain {
@@ -174,7 +185,7 @@ struct Drain {
 }
 
 impl Engine {
-    fn new(settings: Settings, done: watch::Sender<u64>) -> Self {
+    fn new(settings: Settings, done: watch::Sender<u64>, status: watch::Sender<Standing>) -> Self {
         let now = clock::now();
         let own = Condition {
             ready: false,
@@ -205,6 +216,7 @@ impl Engine {
             shown: BTreeMap::new(),
             mark: 0,
             done,
+            status,
         }
     }
 
@@ -284,6 +296,7 @@ impl Engine {
         }
         self.send();
         self.observe();
+        self.tell_node();
         // A node that is no candidate any more may answer until another one does.
         if *self.done.borrow() < self.mark && !self.talk.ownership.answers_unlisted() {
             self.done.send_replace(self.mark);

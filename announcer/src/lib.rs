@@ -36,6 +36,7 @@ pub mod progress;
 #[cfg(test)]
 mod simulation;
 pub mod stamped;
+pub mod status;
 pub mod talk;
 
 use std::net::SocketAddr;
@@ -149,6 +150,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         metrics,
         readiness,
         synced,
+        status: engine.status(),
         applied: engine.applied(),
         marks: 0,
         complaints: Complaints::default(),

@@ -22,6 +22,7 @@ fn what_a_page_shows_below_a_call_is_what_the_call_prints() {
         include_str!("../../docs/how-to/quotas.md"),
         include_str!("../../docs/how-to/reservations.md"),
         include_str!("../../docs/how-to/run-alone.md"),
+        include_str!("../../docs/how-to/who-answers.md"),
     ] {
         let ipam = Ipam::start().unwrap();
         let name = page.lines().next().unwrap();

@@ -104,6 +104,7 @@ impl Engine {
         }
         if self.shown.contains_key(&group) {
             self.show(group, true);
+            self.tell_interfaces(group);
         }
     }
 
@@ -227,6 +228,7 @@ impl Engine {
             }
         };
         self.show(group, true);
+        self.tell_gained(group, why);
         for used in self.plan.used(group) {
             tracing::info!(
                 address = %used.address,
@@ -263,6 +265,7 @@ impl Engine {
             );
         }
         self.show(group, false);
+        self.tell_lost(group);
     }
 
     /// Keeps `metallb_speaker_announced` in step.
@@ -297,6 +300,14 @@ impl Engine {
         self.readiness.note("ipv6", note);
     }
 
+    /// Whether this node has reached nobody since it started, although there are others.
+    pub(super) fn are_members_unreachable(&self) -> bool {
+        let roster = self.talk.ownership.roster();
+        let mut others = roster.others();
+        let all_dead = others.all(|(_, standing)| *standing == Standing::Dead);
+        !roster.reached_anyone && !self.talk.peers().is_empty() && all_dead
+    }
+
     /// Keeps metrics and readiness in step.
     pub(super) fn observe(&self) {
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
@@ -307,11 +318,7 @@ impl Engine {
         self.metrics
             .members_alive
             .set(count(self.talk.peers().live().count()));
-        let roster = self.talk.ownership.roster();
-        let all_dead = roster
-            .others()
-            .all(|(_, standing)| *standing == Standing::Dead);
-        if !roster.reached_anyone && !self.talk.peers().is_empty() && all_dead {
+        if self.are_members_unreachable() {
             let reason = format!(
                 "members_unreachable: none of {} members answers since the start",
                 self.talk.peers().len()

@@ -6,6 +6,7 @@
 mod body;
 mod connections;
 mod server;
+mod told;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use self::connections::Place;
 pub use self::connections::{Applied, Connections};
 pub use self::server::AnnouncerServer;
+use self::told::Told;
 use super::call::{Api, Call};
 use super::convert_announce::{AnnouncerHello, announcer_hello};
 use super::fields::FieldErrors;
@@ -85,6 +87,7 @@ impl AnnouncerApi {
             shutdown: self.api.shutdown.clone(),
             api: self.api.clone(),
             call,
+            told: Told::begin(&self.api.feeds.status, &hello.key),
             place: Connections::enter(&self.connections, hello.key),
         };
         let frames = futures::stream::unfold(Some(connection), |connection| async {
@@ -168,6 +171,7 @@ struct Connection {
     api: Api,
     call: Call,
     place: Place,
+    told: Told,
 }
 
 /// What comes next on an open stream.
@@ -239,6 +243,10 @@ impl Connection {
                 Ok(())
             }
             Some(Report::Conflict(conflict)) => self.report_conflict(conflict).await,
+            Some(Report::Status(told)) => {
+                self.told.tell(told);
+                Ok(())
+            }
             Some(Report::Hello(_)) => {
                 Err(status::invalid("hello", "only the first report is a hello"))
             }
@@ -258,6 +266,7 @@ impl Connection {
         let read = errors.finish(space.zip(address));
         let (space, address) = read.map_err(|bad| status::of_rejection(&bad))?;
         let node = self.place.node();
+        self.told.see(wire);
         tracing::warn!(
             cluster = %node.cluster,
             node = %node.node,

@@ -393,7 +393,7 @@ pub fn announcer_hello(wire: Option<&v1::AnnouncerReport>) -> Result<AnnouncerHe
     let mut errors = FieldErrors::new();
     let hello = match wire.and_then(|wire| wire.report.as_ref()) {
         Some(Report::Hello(hello)) => hello_from_wire(&mut errors, hello),
-        Some(Report::AppliedPosition(_) | Report::Conflict(_)) | None => {
+        Some(Report::AppliedPosition(_) | Report::Conflict(_) | Report::Status(_)) | None => {
             errors.add("hello", "must be the first report");
             None
         }

@@ -6,6 +6,7 @@
 pub mod address_spaces;
 pub mod advertisements;
 pub mod allocations;
+pub mod announcements;
 pub mod announcer;
 pub mod call;
 pub mod clusters;

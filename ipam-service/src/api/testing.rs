@@ -10,6 +10,8 @@ use pharos_proto::v1::advertisement_service_client::AdvertisementServiceClient;
 use pharos_proto::v1::advertisement_service_server::AdvertisementServiceServer;
 use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
 use pharos_proto::v1::allocation_service_server::AllocationServiceServer;
+use pharos_proto::v1::announcement_service_client::AnnouncementServiceClient;
+use pharos_proto::v1::announcement_service_server::AnnouncementServiceServer;
 use pharos_proto::v1::announcer_service_client::AnnouncerServiceClient;
 use pharos_proto::v1::cluster_service_client::ClusterServiceClient;
 use pharos_proto::v1::cluster_service_server::ClusterServiceServer;
@@ -25,6 +27,7 @@ use tonic::transport::{Channel, Endpoint, Server};
 use super::address_spaces::AddressSpaces;
 use super::advertisements::Advertisements;
 use super::allocations::Allocations;
+use super::announcements::Announcements;
 use super::announcer::{AnnouncerApi, AnnouncerServer, Connections};
 use super::call::Api;
 use super::clusters::Clusters;
@@ -126,6 +129,7 @@ impl TestServer {
                 api.clone(),
             )))
             .add_service(AllocationServiceServer::new(Allocations(api.clone())))
+            .add_service(AnnouncementServiceServer::new(Announcements(api.clone())))
             .add_service(ClusterServiceServer::new(Clusters(api.clone())))
             .add_service(PoolServiceServer::new(Pools(api.clone())))
             .add_service(AddressSpaceServiceServer::new(AddressSpaces(api.clone())))
@@ -167,6 +171,10 @@ impl TestServer {
 
     pub(super) async fn announcers(&self) -> AnnouncerServiceClient<Channel> {
         AnnouncerServiceClient::new(self.channel().await)
+    }
+
+    pub(super) async fn announcements(&self) -> AnnouncementServiceClient<Channel> {
+        AnnouncementServiceClient::new(self.channel().await)
     }
 
     pub(super) async fn clusters(&self) -> ClusterServiceClient<Channel> {

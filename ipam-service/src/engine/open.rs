@@ -8,6 +8,7 @@ use crate::feed::Feeds;
 use crate::feed::allocations::AllocationFeed;
 use crate::feed::assignments::AssignmentFeed;
 use crate::feed::changes::ChangeFeed;
+use crate::feed::status::StatusFeed;
 use crate::state::announce::Announcements;
 use crate::state::model::Revision;
 use crate::store::{Checkpointer, Compactor, ReadError, Reader, Store};
@@ -55,6 +56,7 @@ pub async fn open(
         allocations: AllocationFeed::default(),
         changes: ChangeFeed::default(),
         assignments: AssignmentFeed::new(store_id.clone(), &announcements.everything()),
+        status: StatusFeed::default(),
     };
     let (engine, task) = start(EngineParts {
         state,

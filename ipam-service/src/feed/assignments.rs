@@ -16,11 +16,11 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use bytes::Bytes;
 use pharos_proto::digest::Digests;
 use pharos_proto::v1;
-use tokio::sync::{Notify, broadcast};
+use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 
 use self::book::Book;
-use crate::state::announce::{ClusterDelta, Deleted};
+use crate::state::announce::{Assignment, ClusterDelta, Deleted};
 use crate::state::model::NodeKey;
 use crate::state::names::Name;
 use crate::state::{Acknowledged, StreamPlace};
@@ -56,6 +56,8 @@ struct Shared {
     /// What announcers have acknowledged since it was last taken, by node and stream.
     acks: Mutex<BTreeMap<(NodeKey, u64), u64>>,
     acknowledged: Notify,
+    /// How often something was published.
+    published: watch::Sender<u64>,
 }
 
 /// One cluster: its book, and where changes of it go.
@@ -103,6 +105,7 @@ impl AssignmentFeed {
                 streams: AtomicU64::new(0),
                 acks: Mutex::default(),
                 acknowledged: Notify::new(),
+                published: watch::Sender::new(0),
             }),
         };
         feed.publish(everything);
@@ -133,6 +136,9 @@ impl AssignmentFeed {
             }
             ended.insert(cluster.clone(), channel.place());
             channel.end(self.shared.next_stream());
+        }
+        if !deltas.is_empty() {
+            self.shared.published.send_modify(|count| *count += 1);
         }
         ended
     }
@@ -187,6 +193,19 @@ impl AssignmentFeed {
     /// Waits until there is something to take. Cancel safe.
     pub async fn acknowledged(&self) {
         self.shared.acknowledged.notified().await;
+    }
+
+    /// Everything that is assigned to the announcers of a cluster, in no order.
+    pub fn assigned(&self, cluster: &Name) -> Vec<Arc<Assignment>> {
+        let channel = lock(&self.shared.clusters).get(cluster).cloned();
+        channel.map_or(Vec::new(), |channel| {
+            lock(&channel).book.assigned().cloned().collect()
+        })
+    }
+
+    /// Changes whenever something is published.
+    pub fn published(&self) -> watch::Receiver<u64> {
+        self.shared.published.subscribe()
     }
 
     /// The same set once.

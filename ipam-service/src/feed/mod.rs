@@ -3,6 +3,7 @@
 pub mod allocations;
 pub mod assignments;
 pub mod changes;
+pub mod status;
 
 #[cfg(test)]
 mod testing;
@@ -12,6 +13,7 @@ use std::time::Duration;
 use allocations::AllocationFeed;
 use assignments::AssignmentFeed;
 use changes::ChangeFeed;
+use status::StatusFeed;
 
 /// Batches that a live feed keeps for watchers that are busy. A watcher further behind reads the log
 /// instead, so this bounds memory and nothing else.
@@ -29,4 +31,5 @@ pub struct Feeds {
     pub allocations: AllocationFeed,
     pub assignments: AssignmentFeed,
     pub changes: ChangeFeed,
+    pub status: StatusFeed,
 }

@@ -5,6 +5,7 @@ use pharos_proto::DESCRIPTOR_SET;
 use pharos_proto::v1::address_space_service_server::{self, AddressSpaceServiceServer};
 use pharos_proto::v1::advertisement_service_server::{self, AdvertisementServiceServer};
 use pharos_proto::v1::allocation_service_server::{self, AllocationServiceServer};
+use pharos_proto::v1::announcement_service_server::{self, AnnouncementServiceServer};
 use pharos_proto::v1::announcer_service_server;
 use pharos_proto::v1::cluster_service_server::{self, ClusterServiceServer};
 use pharos_proto::v1::history_service_server;
@@ -19,6 +20,7 @@ use tonic_health::server::HealthReporter;
 use crate::api::address_spaces::AddressSpaces;
 use crate::api::advertisements::Advertisements;
 use crate::api::allocations::Allocations;
+use crate::api::announcements::Announcements;
 use crate::api::announcer::{AnnouncerApi, AnnouncerServer};
 use crate::api::call::Api;
 use crate::api::clusters::Clusters;
@@ -33,11 +35,12 @@ use crate::api::server_info::ServerInfo;
 const MAX_MESSAGE: usize = 2 * 1024 * 1024;
 
 /// Names of the services, for `grpc.health.v1`; the empty one is the server as a whole.
-const SERVICES: [&str; 11] = [
+const SERVICES: [&str; 12] = [
     "",
     address_space_service_server::SERVICE_NAME,
     advertisement_service_server::SERVICE_NAME,
     allocation_service_server::SERVICE_NAME,
+    announcement_service_server::SERVICE_NAME,
     announcer_service_server::SERVICE_NAME,
     cluster_service_server::SERVICE_NAME,
     history_service_server::SERVICE_NAME,
@@ -121,6 +124,7 @@ pub(super) async fn routes(api: Api) -> anyhow::Result<(Routes, HealthStatus)> {
         AddressSpaceServiceServer <- AddressSpaces(api.clone()),
         AdvertisementServiceServer <- Advertisements::new(api.clone()),
         AllocationServiceServer <- Allocations(api.clone()),
+        AnnouncementServiceServer <- Announcements(api.clone()),
         ClusterServiceServer <- Clusters(api.clone()),
         HistoryServer <- History(api.clone()),
         PoolServiceServer <- Pools(api.clone()),

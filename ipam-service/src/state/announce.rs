@@ -17,6 +17,7 @@
 //!   the node; one that names none means all ([`interfaces`]).
 
 mod cluster;
+mod explain;
 mod group;
 mod interfaces;
 mod nodes;
@@ -25,6 +26,7 @@ mod policy;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+pub use self::explain::{Explained, ExplainedNode, Verdict, explain};
 use self::group::Component;
 pub use self::interfaces::{ByNodes, Interfaces};
 pub use self::nodes::Member;
@@ -57,6 +59,9 @@ pub struct Assignment {
     pub interfaces: Arc<Interfaces>,
     /// All who hold the address, sorted.
     pub owners: Vec<OwnerKey>,
+    /// Those of them for whom not every candidate can take traffic in: they share with an older owner
+    /// whose nodes have none in common with theirs. For people; announcers are not told.
+    pub left_out: Vec<OwnerKey>,
 }
 
 impl Assignment {

@@ -69,7 +69,8 @@ impl Candidates {
         &self.nodes
     }
 
-    fn weight(&self, node: NodeNo) -> Option<u32> {
+    /// What a node weighs, 0 if all weigh the same; `None`: it is none of them.
+    pub fn weight(&self, node: NodeNo) -> Option<u32> {
         let place = self.nodes.binary_search(&node).ok()?;
         Some(self.weights.get(place).copied().unwrap_or(0))
     }

@@ -75,7 +75,8 @@ impl Book {
             self.remove(key);
         }
         let upserts = delta.upserts.iter();
-        let upserts = upserts.map(|assignment| self.upsert(assignment)).collect();
+        let upserts = upserts.filter_map(|assignment| self.upsert(assignment));
+        let upserts = upserts.collect();
         let removals = delta.removals.iter().map(key_to_wire).collect();
         out.extend(frames::changes(&mut self.position, upserts, removals));
         for id in &delta.unused_node_sets {
@@ -130,6 +131,17 @@ impl Book {
         out
     }
 
+    /// Everything that is assigned, in no order.
+    pub(super) fn assigned(&self) -> impl Iterator<Item = &Arc<Assignment>> {
+        let buckets = self.buckets.iter();
+        buckets.flat_map(|bucket| {
+            bucket
+                .assignments
+                .values()
+                .map(|(assignment, _)| assignment)
+        })
+    }
+
     /// For people.
     pub(super) fn list(&self) -> v1::ListAssignmentsResponse {
         let assignments: BTreeMap<_, _> = self
@@ -151,19 +163,23 @@ impl Book {
         }
     }
 
-    fn upsert(&mut self, assignment: &Arc<Assignment>) -> v1::Assignment {
+    /// What the announcers are to be told; `None`: they know it already.
+    fn upsert(&mut self, assignment: &Arc<Assignment>) -> Option<v1::Assignment> {
         let wire = assignment_to_wire(assignment);
         let index = index_of(&assignment.key);
         let digest = assignment_digest(&wire);
         let bucket = &mut self.buckets[index];
         let entry = (Arc::clone(assignment), digest);
         let before = bucket.assignments.insert(assignment.key.clone(), entry);
+        if before.as_ref().is_some_and(|(_, before)| *before == digest) {
+            return None;
+        }
         bucket.frame = None;
         if let Some((_, before)) = before {
             self.digests.toggle(index, before);
         }
         self.digests.toggle(index, digest);
-        wire
+        Some(wire)
     }
 
     fn remove(&mut self, key: &AssignmentKey) {

@@ -41,6 +41,7 @@ fn assignment(number: u16, nodes: &[&str]) -> Arc<Assignment> {
         nodes: nodes.iter().take(3).map(|node| name(node)).collect(),
         candidates: set(nodes).id,
         interfaces: Arc::default(),
+        left_out: Vec::new(),
         owners: Vec::new(),
     })
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::nodes::Nodes;
 use super::policy::{Memory, Offer, Policy};
-use super::{Assignment, AssignmentKey, Interfaces};
+use super::{Assignment, AssignmentKey, Interfaces, Verdict};
 use crate::state::State;
 use crate::state::address::Address;
 use crate::state::model::{
@@ -75,11 +75,7 @@ impl Component {
 
     /// The id of the oldest allocation: it survives that younger ones join.
     pub(super) fn id(&self) -> AllocationId {
-        let (id, _) = self
-            .allocations
-            .first_key_value()
-            .expect("a component is made from a holder");
-        *id
+        self.oldest().id
     }
 
     /// The ids of all but the oldest.
@@ -101,15 +97,17 @@ impl Component {
         memory: &mut Memory,
     ) -> Option<Announced> {
         let participants: Vec<_> = self
-            .allocations
-            .values()
-            .flat_map(|allocation| allocation.pools().map(move |pool| (allocation, pool)))
+            .parts()
             .filter_map(|(allocation, pool)| {
                 participant(state, cluster, nodes, memory, allocation, pool)
             })
             .collect();
         let oldest = participants.first()?;
         let common = intersection(&participants);
+        let left_out = match common.is_empty() {
+            true => left_out(&oldest.nodes, &participants),
+            false => BTreeSet::new(),
+        };
         let offer = if common.is_empty() {
             memory.offer(nodes, &oldest.policy, Arc::clone(&oldest.nodes))
         } else {
@@ -123,7 +121,7 @@ impl Component {
                     .iter()
                     .filter(|it| it.allocation.pool_of(key.address) == Some(it.pool));
                 let interfaces = memory.interfaces(nodes, &*union(own)?, &offer);
-                Some(self.assignment(key, offer.set.id, interfaces))
+                Some(self.assignment(key, offer.set.id, interfaces, &left_out))
             })
             .collect();
         Some(Announced { offer, assignments })
@@ -134,6 +132,7 @@ impl Component {
         key: &AssignmentKey,
         candidates: u64,
         interfaces: Arc<Interfaces>,
+        left_out: &BTreeSet<&OwnerKey>,
     ) -> Assignment {
         let holds = |allocation: &Allocation| allocation.addresses.contains(&key.address);
         let owners: BTreeSet<OwnerKey> = self
@@ -148,8 +147,69 @@ impl Component {
             nodes: Vec::new(),
             candidates,
             interfaces,
+            left_out: owners
+                .iter()
+                .filter(|owner| left_out.contains(owner))
+                .cloned()
+                .collect(),
             owners: owners.into_iter().collect(),
         }
+    }
+
+    /// What keeps an available node from being a candidate: of those who take part, or of all if
+    /// nobody does, the oldest has the first word.
+    pub(super) fn obstacle(
+        &self,
+        state: &State,
+        cluster: &Name,
+        nodes: &Nodes,
+        memory: &mut Memory,
+        node: Option<NodeNo>,
+    ) -> Verdict {
+        let mut silent = None;
+        for (allocation, pool) in self.parts() {
+            let owner = &allocation.owner.key;
+            let policy = memory.of_allocation(state, cluster, allocation, pool);
+            let selected = memory.selected(nodes, &policy);
+            let selects = node.is_some_and(|node| selected.binary_search(&node).is_ok());
+            let takes_part = participant(state, cluster, nodes, memory, allocation, pool);
+            let serves = |part: &Participant<'_>| {
+                node.is_some_and(|node| part.nodes.binary_search(&node).is_ok())
+            };
+            if takes_part.as_ref().is_some_and(serves) {
+                continue;
+            }
+            let verdict = if policy.is_empty() {
+                Verdict::NotAdvertised(owner.clone())
+            } else if selects {
+                Verdict::NoEndpoint(owner.clone())
+            } else {
+                let by = policy.iter().map(|one| one.key.clone()).collect();
+                let owner = owner.clone();
+                Verdict::NotSelected { owner, by }
+            };
+            if takes_part.is_some() {
+                return verdict;
+            }
+            silent.get_or_insert(verdict);
+        }
+        // A component is never without a holder, nor a holder without a pool.
+        let oldest = || Verdict::NotAdvertised(self.oldest().owner.key.clone());
+        silent.unwrap_or_else(oldest)
+    }
+
+    /// Who may take part: each owner for each of its pools, the oldest first.
+    fn parts(&self) -> impl Iterator<Item = (&Arc<Allocation>, &PoolKey)> {
+        let all = self.allocations.values();
+        all.flat_map(|allocation| allocation.pools().map(move |pool| (allocation, pool)))
+    }
+
+    fn oldest(&self) -> &Arc<Allocation> {
+        let (_, oldest) = self
+            .allocations
+            .first_key_value()
+            .expect("a component is made from a holder");
+        oldest
     }
 }
 
@@ -200,6 +260,16 @@ fn intersection(participants: &[Participant<'_>]) -> Arc<[NodeNo]> {
         others.all(|other| other.nodes.binary_search(number).is_ok())
     };
     oldest.nodes.iter().copied().filter(in_all).collect()
+}
+
+/// Who cannot be served by every one of these nodes.
+fn left_out<'a>(nodes: &[NodeNo], participants: &[Participant<'a>]) -> BTreeSet<&'a OwnerKey> {
+    let lacks = |one: &&Participant<'a>| {
+        let mut nodes = nodes.iter();
+        !nodes.all(|node| one.nodes.binary_search(node).is_ok())
+    };
+    let lacking = participants.iter().filter(lacks);
+    lacking.map(|one| &one.allocation.owner.key).collect()
 }
 
 /// The advertisements of some who take part, each once; `None`: nobody does, and so nobody could

@@ -7,6 +7,7 @@ use super::NodeSet;
 use super::nodes::Nodes;
 use super::policy::{Policy, l2, selects_node};
 use crate::state::model::{Advertisement, Labels};
+use crate::state::names::Name;
 use crate::state::placement::NodeNo;
 
 /// The interfaces on which an address is announced.
@@ -16,6 +17,15 @@ pub struct Interfaces {
     pub names: Vec<String>,
     /// Where other nodes have others. No node is in two of them.
     pub by_nodes: Vec<ByNodes>,
+}
+
+impl Interfaces {
+    /// Those of a node.
+    pub fn of(&self, node: &Name) -> &[String] {
+        let names = |entry: &&ByNodes| entry.nodes.nodes.binary_search(node).is_ok();
+        let own = self.by_nodes.iter().find(names);
+        own.map_or(&self.names, |entry| &entry.interfaces)
+    }
 }
 
 /// The interfaces of some nodes.

@@ -1,6 +1,7 @@
 //! A small world in which the tests make facts and look at assignments.
 
 mod by_node;
+mod explained;
 mod groups;
 mod properties;
 mod table;

@@ -31,6 +31,7 @@ fn all_to(set: &Arc<NodeSet>) -> ClusterDelta {
         nodes: Vec::new(),
         candidates: set.id,
         interfaces: Arc::default(),
+        left_out: Vec::new(),
         owners: Vec::new(),
     };
     ClusterDelta {

@@ -57,6 +57,7 @@ impl Book {
                 nodes: set.nodes.clone(),
                 candidates: set.id,
                 interfaces: Arc::default(),
+                left_out: Vec::new(),
                 owners: Vec::new(),
             }));
             delta.node_sets.push(set);

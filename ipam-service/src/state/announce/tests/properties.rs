@@ -267,6 +267,7 @@ fn check_assignments(world: &World) {
             assert!(reported.is_none_or(|one| one.unavailable_reason.is_empty()));
         }
         check_nodes(world, assignment, &set);
+        check_explanation(world, assignment, &set);
         let (space, address) = (&assignment.key.space, assignment.key.address);
         let holders: Vec<_> = world.state.holders(space, address).collect();
         assert_eq!(holders.len(), assignment.owners.len());
@@ -346,6 +347,16 @@ fn check_nodes(world: &World, assignment: &Assignment, candidates: &BTreeSet<Nam
     }
     let first = assignment.nodes.first().expect("never empty");
     assert_eq!(weights.get(first), weights.values().max());
+}
+
+/// What is explained is what is announced.
+fn check_explanation(world: &World, assignment: &Assignment, candidates: &BTreeSet<Name>) {
+    let explained = explain(&world.state, &name("east"), &assignment.key).expect("held");
+    assert_eq!(explained.assignment.as_ref(), Some(assignment));
+    let chosen = explained.nodes.iter();
+    let chosen = chosen.filter(|node| node.verdict == Verdict::Candidate);
+    let chosen: BTreeSet<Name> = chosen.map(|node| node.node.clone()).collect();
+    assert_eq!(chosen, *candidates);
 }
 
 /// The owners whom a batch concerns; `None` if it concerns more than owners.

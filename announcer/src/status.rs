@@ -1,0 +1,208 @@
+//! What this node is and answers for, as it is told upstream: whole at the begin of a stream, then
+//! what changed.
+//!
+//! Synchronous: it knows neither the stream nor the engine. Nothing is decided by it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pharos_proto::v1;
+use pharos_proto::v1::announcer_report::Status;
+use pharos_proto::v1::ownership::Why;
+use prost::Message as _;
+
+use crate::election::{Condition, GroupId, NodeName};
+use crate::handover::Gained;
+
+/// Longest report in bytes, as frames of the stream are.
+const MAX_BYTES: usize = 64 * 1024;
+
+/// Bytes that a group takes beside its own: a tag and a length.
+const OVERHEAD: usize = 5;
+
+/// Everything that can be told. What does not change is shared between its values.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Standing {
+    node: v1::NodeStatus,
+    owned: BTreeMap<GroupId, Arc<v1::Ownership>>,
+}
+
+impl Standing {
+    /// What the node says of itself; whether that is news.
+    pub fn set_node(&mut self, own: &Condition, members_unreachable: bool) -> bool {
+        let node = v1::NodeStatus {
+            ready: own.ready,
+            hold_down: own.hold_down,
+            draining: own.draining,
+            interfaces: own.interfaces.iter().cloned().collect(),
+            members_unreachable,
+        };
+        let is_news = self.node != node;
+        self.node = node;
+        is_news
+    }
+
+    /// The node answers for a group from now on; `at`: since 1970.
+    pub fn gain(&mut self, group: GroupId, at: Duration, why: &Gained, names: BTreeSet<String>) {
+        let (why, from) = match why {
+            Gained::Unowned => (Why::Unowned, None),
+            Gained::Inherited => (Why::Inherited, None),
+            Gained::Orphaned => (Why::OwnerGone, None),
+            Gained::HandedOver(from) => (Why::HandedOver, Some(from)),
+        };
+        let ownership = v1::Ownership {
+            group: group.0,
+            since: Some(timestamp(at)),
+            why: why.into(),
+            from: from.map(NodeName::to_string).unwrap_or_default(),
+            interfaces: names.into_iter().collect(),
+        };
+        self.owned.insert(group, Arc::new(ownership));
+    }
+
+    /// Where it answers for a group changed; whether that is news.
+    pub fn set_interfaces(&mut self, group: GroupId, names: BTreeSet<String>) -> bool {
+        let Some(known) = self.owned.get_mut(&group) else {
+            return false;
+        };
+        if known.interfaces.iter().eq(&names) {
+            return false;
+        }
+        Arc::make_mut(known).interfaces = names.into_iter().collect();
+        true
+    }
+
+    /// It does not answer for a group any more.
+    pub fn lose(&mut self, group: GroupId) {
+        self.owned.remove(&group);
+    }
+}
+
+/// What has been told on a stream.
+#[derive(Debug, Default)]
+pub struct Teller {
+    told: Option<Standing>,
+}
+
+impl Teller {
+    /// What is to be told now, in as many parts as its size asks for; none: nothing changed.
+    pub fn tell(&mut self, now: Standing) -> Vec<Status> {
+        let mut open = Status {
+            whole: self.told.is_none(),
+            ..Status::default()
+        };
+        let before = self.told.take().unwrap_or_default();
+        if open.whole || before.node != now.node {
+            open.node = Some(now.node.clone());
+        }
+        let gone = before.owned.keys().filter(|id| !now.owned.contains_key(id));
+        open.lost = gone.map(|group| group.0).collect();
+        let mut parts = Vec::new();
+        let mut size = open.encoded_len();
+        for (group, ownership) in &now.owned {
+            if before.owned.get(group) == Some(ownership) {
+                continue;
+            }
+            let bytes = ownership.encoded_len() + OVERHEAD;
+            if size + bytes > MAX_BYTES {
+                parts.push(std::mem::take(&mut open));
+                size = 0;
+            }
+            size += bytes;
+            open.owned.push(v1::Ownership::clone(ownership));
+        }
+        if open != Status::default() {
+            parts.push(open);
+        }
+        self.told = Some(now);
+        parts
+    }
+}
+
+fn timestamp(at: Duration) -> prost_types::Timestamp {
+    prost_types::Timestamp {
+        seconds: i64::try_from(at.as_secs()).unwrap_or(i64::MAX),
+        // Below a thousand million.
+        nanos: i32::try_from(at.subsec_nanos()).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: Duration = Duration::from_millis(1500);
+
+    fn names(names: &[&str]) -> BTreeSet<String> {
+        names.iter().map(ToString::to_string).collect()
+    }
+
+    fn condition(hold_down: bool) -> Condition {
+        Condition {
+            ready: true,
+            hold_down,
+            draining: false,
+            interfaces: names(&["eth0"]),
+        }
+    }
+
+    #[test]
+    fn a_stream_begins_with_everything_and_goes_on_with_what_changed() {
+        let mut standing = Standing::default();
+        assert!(standing.set_node(&condition(true), false));
+        let from = Gained::HandedOver(NodeName::from("a"));
+        standing.gain(GroupId(7), AT, &from, names(&["eth0"]));
+        standing.gain(GroupId(8), AT, &Gained::Orphaned, names(&[]));
+        let mut teller = Teller::default();
+        let whole = teller.tell(standing.clone());
+        assert_eq!(whole.len(), 1);
+        assert!(whole[0].whole && whole[0].lost.is_empty());
+        let node = whole[0].node.as_ref().expect("told");
+        assert!(node.ready && node.hold_down && node.interfaces == ["eth0"]);
+        let seven = &whole[0].owned[0];
+        assert_eq!((seven.group, seven.from.as_str()), (7, "a"));
+        assert_eq!(seven.why(), Why::HandedOver);
+        let since = seven.since.expect("told");
+        assert_eq!((since.seconds, since.nanos), (1, 500_000_000));
+        assert_eq!(teller.tell(standing.clone()), []);
+
+        assert!(!standing.set_node(&condition(true), false));
+        assert!(standing.set_node(&condition(false), false));
+        assert!(!standing.set_interfaces(GroupId(8), names(&[])));
+        assert!(standing.set_interfaces(GroupId(8), names(&["eth1"])));
+        assert!(!standing.set_interfaces(GroupId(9), names(&["eth1"])));
+        standing.lose(GroupId(7));
+        let changed = teller.tell(standing.clone());
+        assert_eq!(changed.len(), 1);
+        assert!(!changed[0].whole);
+        assert_eq!(changed[0].lost, [7]);
+        assert_eq!(changed[0].owned[0].interfaces, ["eth1"]);
+        assert!(!changed[0].node.as_ref().expect("told").hold_down);
+        // Another stream knows nothing of this one.
+        assert!(Teller::default().tell(standing)[0].whole);
+    }
+
+    #[test]
+    fn what_is_large_is_told_in_parts_of_which_the_first_is_whole() {
+        let mut standing = Standing::default();
+        for group in 0..5000 {
+            let interface = names(&["an-interface"]);
+            standing.gain(GroupId(group), AT, &Gained::Unowned, interface);
+        }
+        let parts = Teller::default().tell(standing);
+        assert!(parts.len() > 1);
+        assert!(parts.iter().all(|part| part.encoded_len() <= MAX_BYTES));
+        let whole: Vec<bool> = parts.iter().map(|part| part.whole).collect();
+        assert!(whole[0] && !whole[1..].contains(&true));
+        let told = parts.iter().map(|part| part.owned.len()).sum::<usize>();
+        assert_eq!(told, 5000);
+    }
+
+    #[test]
+    fn a_node_without_anything_says_so_too() {
+        let parts = Teller::default().tell(Standing::default());
+        assert_eq!(parts.len(), 1);
+        assert!(parts[0].whole);
+    }
+}

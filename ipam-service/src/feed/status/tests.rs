@@ -1,0 +1,145 @@
+use super::*;
+
+fn name(text: &str) -> Name {
+    Name::parse(text).expect("valid")
+}
+
+fn node(text: &str) -> NodeKey {
+    NodeKey {
+        cluster: name("east"),
+        node: name(text),
+    }
+}
+
+fn owned(groups: &[u64]) -> Status {
+    let owned = groups.iter().map(|group| v1::Ownership {
+        group: *group,
+        ..v1::Ownership::default()
+    });
+    Status {
+        owned: owned.collect(),
+        ..Status::default()
+    }
+}
+
+fn whole(groups: &[u64]) -> Status {
+    Status {
+        whole: true,
+        node: Some(v1::NodeStatus::default()),
+        ..owned(groups)
+    }
+}
+
+/// Group and node, and whether the stream of that has ended.
+fn shown(feed: &StatusFeed, now: Instant) -> Vec<(u64, String, bool)> {
+    let answerers = feed.answerers(&name("east"), now);
+    let shown = answerers.into_iter().flat_map(|(group, all)| {
+        all.into_iter().map(move |one| {
+            let is_gone = one.unknown_since.is_some();
+            (group, one.node.to_string(), is_gone)
+        })
+    });
+    shown.collect()
+}
+
+#[test]
+fn differences_add_up_and_a_whole_report_replaces_everything() {
+    let (feed, now) = (StatusFeed::default(), Instant::now());
+    let stream = feed.enter(&node("a"));
+    feed.tell(&node("a"), stream, &whole(&[1, 2]));
+    let lost = Status {
+        lost: vec![1],
+        ..owned(&[3])
+    };
+    feed.tell(&node("a"), stream, &lost);
+    let of_a = |group| (group, "a".to_owned(), false);
+    assert_eq!(shown(&feed, now), [of_a(2), of_a(3)]);
+    feed.tell(&node("a"), stream, &whole(&[4]));
+    assert_eq!(shown(&feed, now), [of_a(4)]);
+    assert!(feed.answerers(&name("west"), now).is_empty());
+}
+
+#[test]
+fn what_a_node_told_is_shown_for_half_a_minute_after_its_stream() {
+    let (feed, now) = (StatusFeed::default(), Instant::now());
+    let stream = feed.enter(&node("a"));
+    feed.tell(&node("a"), stream, &whole(&[1]));
+    assert_eq!(feed.statuses(&name("east")).len(), 1);
+    feed.leave(&node("a"), stream, now, Timestamp(7));
+    assert_eq!(feed.statuses(&name("east")).len(), 0);
+    assert_eq!(shown(&feed, now), [(1, "a".to_owned(), true)]);
+    let before = now + KEPT - Duration::from_millis(1);
+    assert_eq!(shown(&feed, before).len(), 1);
+    // It comes back, and stands by what it said until it tells anew.
+    let again = feed.enter(&node("a"));
+    assert_eq!(shown(&feed, before), [(1, "a".to_owned(), false)]);
+    feed.leave(&node("a"), again, before, Timestamp(8));
+    assert_eq!(shown(&feed, now + KEPT).len(), 1);
+    assert_eq!(shown(&feed, before + KEPT).len(), 0);
+}
+
+#[test]
+fn only_the_newest_stream_of_a_node_counts() {
+    let (feed, now) = (StatusFeed::default(), Instant::now());
+    let old = feed.enter(&node("a"));
+    let new = feed.enter(&node("a"));
+    feed.tell(&node("a"), new, &whole(&[2]));
+    feed.tell(&node("a"), old, &whole(&[1]));
+    feed.leave(&node("a"), old, now, Timestamp(7));
+    assert_eq!(shown(&feed, now), [(2, "a".to_owned(), false)]);
+}
+
+#[test]
+fn a_node_that_stopped_does_not_have_what_its_heir_says_to_have_from_it() {
+    let (feed, now) = (StatusFeed::default(), Instant::now());
+    let of = |why: v1::ownership::Why, from: &str, seconds| Status {
+        owned: vec![v1::Ownership {
+            group: 1,
+            why: why.into(),
+            from: from.to_owned(),
+            since: Some(prost_types::Timestamp { seconds, nanos: 0 }),
+            ..v1::Ownership::default()
+        }],
+        ..whole(&[])
+    };
+    let handed = v1::ownership::Why::HandedOver;
+    let (a, b) = (feed.enter(&node("a")), feed.enter(&node("b")));
+    feed.tell(&node("a"), a, &of(v1::ownership::Why::Unowned, "", 100));
+    feed.tell(&node("b"), b, &of(handed, "a", 200));
+    // While both have a stream both count.
+    assert_eq!(shown(&feed, now).len(), 2);
+    feed.leave(&node("a"), a, now, Timestamp(7));
+    assert_eq!(shown(&feed, now), [(1, "b".to_owned(), false)]);
+    // It took the group again since.
+    let again = feed.enter(&node("a"));
+    feed.tell(
+        &node("a"),
+        again,
+        &of(v1::ownership::Why::OwnerGone, "", 300),
+    );
+    feed.leave(&node("a"), again, now, Timestamp(8));
+    assert_eq!(shown(&feed, now).len(), 2);
+}
+
+#[test]
+fn a_conflict_is_shown_until_it_is_not_seen_any_more() {
+    let (feed, now) = (StatusFeed::default(), Instant::now());
+    let conflict = Conflict {
+        address: "192.0.2.1".to_owned(),
+        mac: "02:00:00:00:00:09".to_owned(),
+        ..Conflict::default()
+    };
+    feed.see(&node("a"), &conflict, now, Timestamp(1));
+    let again = now + Duration::from_secs(60);
+    feed.see(&node("a"), &conflict, again, Timestamp(2));
+    let seen = feed.conflicts(&name("east"), now + CONFLICT_KEPT);
+    assert_eq!(seen.len(), 1);
+    assert_eq!(seen[0].first_seen, Timestamp(1));
+    assert_eq!(seen[0].last_seen, Timestamp(2));
+    assert_eq!(seen[0].conflict, conflict);
+    assert!(feed.conflicts(&name("west"), now).is_empty());
+    assert!(
+        feed.conflicts(&name("east"), again + CONFLICT_KEPT)
+            .is_empty()
+    );
+}
