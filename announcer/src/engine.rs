@@ -257,7 +257,7 @@ impl Engine {
             self.bind_again,
             self.talk.next_deadline(),
             self.hold_down_until,
-            self.uplinks.again,
+            self.uplinks.next_deadline(),
             self.binder.as_ref().and_then(Binder::next_deadline),
         ]
         .into_iter()
@@ -273,9 +273,7 @@ impl Engine {
             self.hold_down_until = None;
             self.own.hold_down = false;
         }
-        if self.uplinks.again.is_some_and(|at| at <= now) {
-            self.open_again(now);
-        }
+        self.tick_uplinks(now);
         if let Some(binder) = &mut self.binder {
             binder.tick(now);
         }

@@ -9,8 +9,9 @@
 //! 3. What somebody else removes comes back, and what somebody else bound stays.
 //! 4. Without NET_ADMIN, or without the interface, it does not start, and says why.
 //! 5. No request is lost and none answered twice while the owner changes in order.
+//! 6. IPv6 addresses are served in the same way.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use e2e::segment::{SOON, Segment};
@@ -18,6 +19,7 @@ use pharos_testbed::{Launch, http, skip, wait, workspace_binary};
 
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 12, 100);
 const OTHER: Ipv4Addr = Ipv4Addr::new(192, 168, 12, 101);
+const IPV6: Ipv6Addr = Ipv6Addr::new(0xfd12, 0, 0, 0, 0, 0, 0, 0x100);
 const PORT: u16 = 8080;
 const NODES: [&str; 2] = ["n1", "n2"];
 const FLAGS: [&str; 3] = ["--bind-addresses", "--hold-down", "0"];
@@ -30,7 +32,7 @@ fn site() -> anyhow::Result<(Segment, Vec<http::Server>)> {
         let namespace = &segment.lan.host(node)?.namespace;
         // The kernel leaves the answers to the announcer.
         namespace.write_sysctl("net/ipv4/conf/all/arp_ignore", "1")?;
-        let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, PORT));
+        let any = SocketAddr::from((Ipv6Addr::UNSPECIFIED, PORT));
         servers.push(http::Server::start(Some(namespace), any, node)?);
     }
     Ok((segment, servers))
@@ -48,19 +50,27 @@ fn start(segment: &mut Segment) -> anyhow::Result<()> {
 
 /// Waits until the client gets its answer from this node.
 fn wait_served(segment: &Segment, node: &str) -> anyhow::Result<()> {
+    wait_served_at(segment, ADDRESS.into(), node)
+}
+
+fn wait_served_at(segment: &Segment, address: IpAddr, node: &str) -> anyhow::Result<()> {
     let client = segment.lan.host("client")?;
     wait::until(&format!("{node} serves the client"), SOON, || {
-        let server = SocketAddr::from((ADDRESS, PORT));
+        let server = SocketAddr::new(address, PORT);
         let ask = || http::get(server, "/", Duration::from_secs(1));
         let answer = client.namespace.run(ask).ok()?.ok()?;
         (answer.1 == node).then_some(())
     })
 }
 
-fn is_bound(segment: &Segment, node: &str, address: Ipv4Addr) -> anyhow::Result<bool> {
+fn is_bound(segment: &Segment, node: &str, address: impl Into<IpAddr>) -> anyhow::Result<bool> {
     let namespace = &segment.lan.host(node)?.namespace;
-    let shown = namespace.exec(&["ip", "-4", "-o", "addr", "show", "dev", "lo"])?;
-    Ok(shown.contains(&format!(" {address}/32 ")))
+    let shown = namespace.exec(&["ip", "-o", "addr", "show", "dev", "lo"])?;
+    let address = match address.into() {
+        IpAddr::V4(address) => format!(" {address}/32 "),
+        IpAddr::V6(address) => format!(" {address}/128 "),
+    };
+    Ok(shown.contains(&address))
 }
 
 fn wait_bound(segment: &Segment, node: &str, expected: bool) -> anyhow::Result<()> {
@@ -188,4 +198,43 @@ fn no_request_is_lost_or_answered_twice_while_the_owner_changes() -> anyhow::Res
         segment.check_moves(&prober, ADDRESS, began)?;
     }
     Ok(())
+}
+
+#[test]
+fn ipv6_addresses_are_served_in_the_same_way() -> anyhow::Result<()> {
+    if !skip::can_use_namespaces() {
+        return Ok(());
+    }
+    let (mut segment, _servers) = site()?;
+    for (host, address) in [
+        ("client", "fd12::200/64"),
+        ("n1", "fd12::11/64"),
+        ("n2", "fd12::12/64"),
+    ] {
+        let namespace = &segment.lan.host(host)?.namespace;
+        namespace.exec(&["ip", "addr", "add", address, "dev", "eth0"])?;
+    }
+    start(&mut segment)?;
+    // One group: both go together.
+    segment.peer.assign(ADDRESS, 1, &NODES);
+    segment.peer.assign(IPV6, 1, &NODES);
+    wait_served_at(&segment, IPV6.into(), "n1")?;
+    wait_served(&segment, "n1")?;
+    assert!(is_bound(&segment, "n1", IPV6)?);
+    assert!(!is_bound(&segment, "n2", IPV6)?);
+    // Not what the host itself speaks as.
+    let namespace = &segment.lan.host("n1")?.namespace;
+    let route = namespace.exec(&["ip", "-6", "route", "get", "fd12::200"])?;
+    assert!(route.contains("src fd12::11"), "{route}");
+    segment.announcer("n1")?.kill()?;
+    wait_served_at(&segment, IPV6.into(), "n2")?;
+    segment.set_flags(&["--bind-addresses", "--hold-down", "60"]);
+    segment.start_announcer("n1")?;
+    wait_bound(&segment, "n1", false)?;
+    assert!(!is_bound(&segment, "n1", IPV6)?);
+    segment.peer.unassign(IPV6);
+    wait::until("it is gone from n2", SOON, || {
+        (!is_bound(&segment, "n2", IPV6).ok()?).then_some(())
+    })?;
+    wait_served(&segment, "n2")
 }

@@ -22,8 +22,10 @@ use pharos_testbed::{skip, wait};
 use pnet_base::MacAddr;
 
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 12, 100);
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 const BAR: Duration = Duration::from_millis(100);
+/// What was handed over is kept for half a second at least.
+const TENURE: Duration = Duration::from_millis(600);
 /// Longer than between two rounds of a burst (1.1 s), and shorter than to a refresh (54 s).
 const OVER: Duration = Duration::from_millis(1600);
 
@@ -131,6 +133,9 @@ fn an_interface_that_appears_answers_and_one_that_vanishes_hands_over() -> anyho
         let answer = prober.wait_answer(ADDRESS, begin, Some(first), SOON)?;
         assert_eq!(answer.mac, second);
         vanished.push(answer.at.saturating_sub(end));
+        wait::until("it may be handed over again", SOON, || {
+            (prober.now() > answer.at + TENURE).then_some(())
+        })?;
     }
     check("an interface appears", appeared);
     check("an interface vanishes", vanished);

@@ -9,18 +9,19 @@
 //! 3. Without NET_RAW it says so and waits.
 //! 4. The unit of systemd is valid and tight; the manifest asks for what was tested, and for no token.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use e2e::segment::{SOON, Segment};
 use e2e::site::repository;
-use pharos_testbed::{Launch, skip, wait, workspace_binary};
+use pharos_testbed::{Launch, ndp, skip, wait, workspace_binary};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 12, 100);
+const IPV6: Ipv6Addr = Ipv6Addr::new(0xfd12, 0, 0, 0, 0, 0, 0, 0x100);
 const NODE: &str = "n1";
 /// A user that owns nothing.
 const NOBODY: u32 = 65534;
@@ -65,6 +66,9 @@ fn works(segment: &Segment) -> anyhow::Result<()> {
     let prober = segment.probe(&[ADDRESS])?;
     segment.peer.assign(ADDRESS, 1, &[NODE]);
     segment.wait_owner(&prober, ADDRESS, NODE)?;
+    let ndp = ndp::Prober::start(segment.lan.host("client")?, &[IPV6])?;
+    segment.peer.assign(IPV6, 2, &[NODE]);
+    segment.wait_owner(&ndp, IPV6, NODE)?;
     wait::until("the state is kept", SOON, || {
         let state = segment.state_directory(NODE).ok()?;
         std::fs::read_dir(state).ok()?.next().map(drop)

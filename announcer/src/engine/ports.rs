@@ -2,8 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
-use std::time::Instant;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
 
+use super::effects::Applied;
 use super::{Engine, RETRY};
 use crate::bind;
 use crate::election::GroupId;
@@ -15,14 +17,21 @@ use crate::links::table::Uplink;
 /// hold-down that is not declared.
 const REMEMBERED: usize = 1024;
 
+/// A link that came up is announced on once more after so long: the port at its other end may
+/// forward nothing for the first moments, and the next round is a second away.
+const OTHER_END: Duration = Duration::from_millis(50);
+
 /// The interfaces as the engine was told of them last.
 #[derive(Debug, Default)]
 pub(super) struct Uplinks {
     told: Vec<Uplink>,
     /// When those that could not be opened are tried again.
-    pub(super) again: Option<Instant>,
+    again: Option<Instant>,
     /// Names of those.
     failed: BTreeSet<String>,
+    /// Interfaces of which the other end may not be ready yet, and until when.
+    came_up: BTreeSet<u32>,
+    ready: Option<Instant>,
     /// Names of all that could answer since the start.
     served: BTreeSet<String>,
 }
@@ -34,16 +43,26 @@ struct News {
     replaced: BTreeSet<u32>,
     /// Switches may have forgotten where it is.
     turned: BTreeSet<u32>,
+    /// It was not there before.
+    new: BTreeSet<u32>,
 }
 
 impl Uplinks {
+    /// When [`Engine::tick_uplinks`] is to be called.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        [self.again, self.ready].into_iter().flatten().min()
+    }
+
     fn news(&self, uplinks: &[Uplink]) -> News {
         let mut news = News::default();
         for uplink in uplinks {
             let is_same = |known: &&Uplink| known.port.is_same(&uplink.port);
             let known = self.told.iter().find(is_same);
-            let Some(known) = known else { continue };
             let index = uplink.port.index;
+            let Some(known) = known else {
+                news.new.insert(index);
+                continue;
+            };
             if known.life != uplink.life {
                 news.replaced.insert(index);
             } else if known.turns != uplink.turns {
@@ -84,14 +103,27 @@ impl Engine {
         for group in self.applied.keys().copied().collect::<Vec<GroupId>>() {
             self.reapply(group);
         }
-        self.announce_on(&news.turned);
+        self.announce_on(&news.turned, |_| true);
+        self.uplinks.came_up.extend(&news.replaced);
+        self.uplinks.came_up.extend(&news.turned);
+        self.uplinks.came_up.extend(&news.new);
+        if !self.uplinks.came_up.is_empty() {
+            self.uplinks.ready = Some(now + OTHER_END);
+        }
     }
 
-    /// Tries those again that could not be opened.
-    pub(super) fn open_again(&mut self, now: Instant) {
-        self.open_ports(now);
-        for group in self.applied.keys().copied().collect::<Vec<GroupId>>() {
-            self.reapply(group);
+    /// Does what time has come for.
+    pub(super) fn tick_uplinks(&mut self, now: Instant) {
+        if self.uplinks.again.is_some_and(|at| at <= now) {
+            self.open_ports(now);
+            for group in self.applied.keys().copied().collect::<Vec<GroupId>>() {
+                self.reapply(group);
+            }
+        }
+        if self.uplinks.ready.take_if(|at| *at <= now).is_some() {
+            let came_up = std::mem::take(&mut self.uplinks.came_up);
+            // IPv6 begins later, and its advertisements are to be a second apart (RFC 4861, 7.2.6).
+            self.announce_on(&came_up, IpAddr::is_ipv4);
         }
     }
 
@@ -151,23 +183,17 @@ impl Engine {
         }
     }
 
-    fn announce_on(&self, interfaces: &BTreeSet<u32>) {
-        if interfaces.is_empty() {
-            return;
-        }
-        let spots = self
-            .applied
-            .values()
-            .flat_map(super::effects::Applied::spots);
+    fn announce_on(&self, interfaces: &BTreeSet<u32>, chosen: impl Fn(&IpAddr) -> bool) {
+        let spots = self.applied.values().flat_map(Applied::spots);
         let there: Vec<Spot> = spots
-            .filter(|spot| interfaces.contains(&spot.interface))
+            .filter(|spot| interfaces.contains(&spot.interface) && chosen(&spot.address))
             .copied()
             .collect();
-        tracing::info!(
-            addresses = there.len(),
-            "announcing again: switches may have forgotten"
-        );
-        self.responder.announce(&there);
+        if !there.is_empty() {
+            let addresses = there.len();
+            tracing::info!(addresses, "announcing again: a link came up");
+            self.responder.announce(&there);
+        }
     }
 }
 

@@ -35,6 +35,7 @@ fn an_interface_that_turned_and_one_that_was_replaced_are_told_apart() {
     let expected = News {
         turned: [1].into(),
         replaced: [2].into(),
+        new: [3, 4].into(),
     };
     assert_eq!(news, expected);
 }
