@@ -4,7 +4,7 @@
 //! 1. Under Cluster any node announces as soon as one endpoint is usable anywhere, and none before.
 //! 2. Under Local only nodes with a usable endpoint of their own announce.
 //! 3. Usable: ready, not known to be unready, or terminating but still serving.
-//! 4. A node that is cut off or excluded announces nothing.
+//! 4. A node that is cut off or excluded announces nothing; one that is excluded does with --ignore-exclude-lb.
 //! 5. A restart of the adapter, or of ipam-service, changes no assignment.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -39,6 +39,7 @@ fn assignments_follow_endpoints_and_nodes() {
     stage.wait_addresses(EAST, "web", &[ADDRESS]).unwrap();
     endpoints_are_followed(&stage);
     nodes_are_followed(&stage);
+    excluded_nodes_can_be_let_in(&mut stage);
     restarts_change_nothing(&mut stage);
 }
 
@@ -158,6 +159,26 @@ fn nodes_are_followed(stage: &Stage) {
     condition("True");
     wait_nodes(stage, &["n1"]);
     condition("False");
+    wait_nodes(stage, &["n1", "n2"]);
+}
+
+fn excluded_nodes_can_be_let_in(stage: &mut Stage) {
+    let label = "node.kubernetes.io/exclude-from-external-load-balancers";
+    stage
+        .kubectl(EAST, &["label", "node", "n1", &format!("{label}=")])
+        .unwrap();
+    wait_nodes(stage, &["n2"]);
+    for (flags, nodes) in [
+        (&["--ignore-exclude-lb"][..], &["n1", "n2"][..]),
+        (&[], &["n2"]),
+    ] {
+        stage.stop_adapter(EAST).unwrap();
+        stage.start_adapter(EAST, flags).unwrap();
+        wait_nodes(stage, nodes);
+    }
+    stage
+        .kubectl(EAST, &["label", "node", "n1", &format!("{label}-")])
+        .unwrap();
     wait_nodes(stage, &["n1", "n2"]);
 }
 

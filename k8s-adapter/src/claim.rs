@@ -24,6 +24,8 @@ pub struct Settings {
     pub lb_class: Option<String>,
     /// Address space of all pools and claims of this cluster.
     pub address_space: String,
+    /// Nodes that are excluded from external load balancers announce like others.
+    pub ignore_exclude_lb: bool,
 }
 
 /// What a Service asks for.

@@ -50,6 +50,9 @@ pub struct Args {
         value_parser = parse_name
     )]
     pub address_space: String,
+    /// Let nodes announce that have the label node.kubernetes.io/exclude-from-external-load-balancers
+    #[arg(long, env = "PHAROS_IGNORE_EXCLUDE_LB")]
+    pub ignore_exclude_lb: bool,
     /// Where /metrics, /healthz and /readyz are served
     #[arg(
         long,
@@ -75,6 +78,7 @@ impl Args {
             cluster: self.cluster.clone(),
             lb_class: self.lb_class.clone(),
             address_space: self.address_space.clone(),
+            ignore_exclude_lb: self.ignore_exclude_lb,
         }
     }
 
@@ -123,6 +127,7 @@ mod tests {
             (args.lb_class, args.address_space.as_str()),
             (None, "default")
         );
+        assert!(!args.ignore_exclude_lb);
         assert!(Args::try_parse_from(["k8s-adapter"]).is_err());
     }
 

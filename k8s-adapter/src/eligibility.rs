@@ -8,11 +8,13 @@ use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
 use pharos_proto::v1;
 
-use crate::claim::owner;
+use crate::claim::{Settings, owner};
 use crate::service::{ServiceKey, ServiceState, TrafficPolicy};
 
 /// A node with this label, whatever its value, takes no load balancer traffic.
 const EXCLUDE_LABEL: &str = "node.kubernetes.io/exclude-from-external-load-balancers";
+/// Why such a node may not announce.
+const EXCLUDED: &str = "ExcludedFromExternalLoadBalancers";
 /// Names the Service of an EndpointSlice.
 const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 
@@ -106,7 +108,7 @@ pub fn node(node: &Node) -> Option<v1::NodeFact> {
     let unavailable_reason = if cut_off {
         "NetworkUnavailable"
     } else if labels.contains_key(EXCLUDE_LABEL) {
-        "ExcludedFromExternalLoadBalancers"
+        EXCLUDED
     } else {
         ""
     };
@@ -115,6 +117,15 @@ pub fn node(node: &Node) -> Option<v1::NodeFact> {
         labels: labels.into_iter().collect(),
         unavailable_reason: unavailable_reason.to_owned(),
     })
+}
+
+/// The node as it is told: one that is excluded may announce where that label is ignored.
+pub fn told(node: &v1::NodeFact, settings: &Settings) -> v1::NodeFact {
+    let mut told = node.clone();
+    if settings.ignore_exclude_lb && told.unavailable_reason == EXCLUDED {
+        told.unavailable_reason.clear();
+    }
+    told
 }
 
 #[cfg(test)]
@@ -259,6 +270,18 @@ mod tests {
             let fact = node(&parsed).expect("with a name");
             assert_eq!(fact.unavailable_reason, reason, "{labels} {conditions}");
             assert_eq!(fact.name, "n1");
+            let settings = |ignore_exclude_lb| Settings {
+                cluster: "east".to_owned(),
+                lb_class: None,
+                address_space: "default".to_owned(),
+                ignore_exclude_lb,
+            };
+            assert_eq!(told(&fact, &settings(false)), fact);
+            // A node that is cut off may not announce, whatever its labels say.
+            let ignored = told(&fact, &settings(true));
+            let left = if reason == EXCLUDED { "" } else { reason };
+            assert_eq!(ignored.unavailable_reason, left, "{labels} {conditions}");
+            assert_eq!(ignored.labels, fact.labels);
         }
     }
 }

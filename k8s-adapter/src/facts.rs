@@ -18,6 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 
 use crate::client::CallError;
 use crate::context::{Context, Dirty};
+use crate::eligibility;
 use crate::service::ServiceKey;
 use crate::world::World;
 
@@ -168,7 +169,7 @@ fn news(world: &World, dirty: Dirty, sent: &mut Sent) -> Vec<Fact> {
     for name in dirty.nodes {
         match world.index.node(&name) {
             Some(node) => {
-                facts.push(Fact::Node(node.clone()));
+                facts.push(Fact::Node(eligibility::told(node, &world.settings)));
                 sent.nodes.insert(name);
             }
             None if sent.nodes.remove(&name) => facts.push(Fact::NodeRemoved(name)),
@@ -205,6 +206,7 @@ mod tests {
             cluster: "east".to_owned(),
             lb_class: None,
             address_space: "default".to_owned(),
+            ignore_exclude_lb: false,
         })
     }
 

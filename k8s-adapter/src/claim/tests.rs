@@ -9,6 +9,7 @@ fn settings() -> Settings {
         cluster: "east".to_owned(),
         lb_class: None,
         address_space: "default".to_owned(),
+        ignore_exclude_lb: false,
     }
 }
 

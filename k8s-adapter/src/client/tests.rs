@@ -107,6 +107,7 @@ async fn client_of(features: &[&'static str]) -> (Ipam, mpsc::Receiver<String>) 
         cluster: "east".to_owned(),
         lb_class: None,
         address_space: "default".to_owned(),
+        ignore_exclude_lb: false,
     };
     let uri = format!("http://{address}").parse().expect("a URI");
     (Ipam::new(uri, settings), heard)

@@ -10,6 +10,7 @@ pub(super) fn settings() -> Settings {
         cluster: "east".to_owned(),
         lb_class: None,
         address_space: "default".to_owned(),
+        ignore_exclude_lb: false,
     }
 }
 

@@ -10,6 +10,7 @@ fn settings() -> Settings {
         cluster: "east".to_owned(),
         lb_class: None,
         address_space: "lab".to_owned(),
+        ignore_exclude_lb: false,
     }
 }
 

@@ -12,6 +12,7 @@ fn world() -> World {
         cluster: "east".to_owned(),
         lb_class: None,
         address_space: "default".to_owned(),
+        ignore_exclude_lb: false,
     });
     world.index.replace_namespaces(vec![Namespace {
         name: "default".to_owned(),
