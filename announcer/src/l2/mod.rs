@@ -1,7 +1,7 @@
 //! Layer 2: answering and announcing addresses by ARP and by neighbour discovery.
 //!
 //! [`table`] decides and is pure, with what it is made of: [`arp`], [`ndp`], [`reply`], [`question`],
-//! [`hold`], [`waiting`], [`burst`] and [`groups`]. [`socket`], [`multicast`] and [`responder`] act.
+//! [`hold`], [`recent`], [`waiting`], [`burst`] and [`groups`]. [`socket`], [`multicast`] and [`responder`] act.
 //! Nothing here knows of assignments, of other nodes or of gRPC: it is told which address has which
 //! duty on which interface.
 
@@ -12,6 +12,7 @@ pub mod hold;
 pub mod multicast;
 pub mod ndp;
 pub mod question;
+pub mod recent;
 pub mod reply;
 pub mod responder;
 pub mod socket;

@@ -15,6 +15,7 @@ use super::groups::{Change, Groups};
 use super::hold::{Held, Noted, Notes, Report};
 use super::ndp::Ndp;
 use super::question::Question;
+use super::recent::Recent;
 use super::reply::{self, AddressDuty, Decision, Freshness, Ignored};
 use super::waiting::Waiting;
 use crate::metrics::{AddressCounters, Metrics, PlainCounter};
@@ -87,6 +88,7 @@ pub struct Table {
     ports: BTreeMap<u32, OpenPort>,
     bursts: Bursts,
     waiting: Waiting,
+    recent: Recent,
     groups: Groups,
     freshness: Freshness,
     metrics: Metrics,
@@ -112,6 +114,7 @@ impl Table {
             ports: BTreeMap::new(),
             bursts: Bursts::new(now),
             waiting: Waiting::default(),
+            recent: Recent::default(),
             groups: Groups::default(),
             freshness: Freshness::default(),
             metrics,
@@ -152,6 +155,11 @@ impl Table {
         self.waiting.take_noted(addresses(spots));
         for spot in spots {
             self.assign(*spot, duty, now);
+        }
+        if duty == AddressDuty::Record {
+            for one in self.recent.of(spots, now) {
+                self.waiting.note(one);
+            }
         }
     }
 
@@ -251,8 +259,11 @@ impl Table {
         match decision {
             Decision::Answer(question, note) => {
                 open.count_request(question.target);
+                let noted = Noted { at, question };
                 if note {
-                    self.waiting.note(Noted { at, question });
+                    self.waiting.note(noted);
+                } else {
+                    self.recent.push(noted);
                 }
                 let reply = self.reply(interface, &question);
                 reply.map_or(Outcome::Nothing, Outcome::Send)

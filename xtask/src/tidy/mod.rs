@@ -19,7 +19,7 @@ use anyhow::{Context as _, bail};
 use crate::cargo::{capture, cargo, root};
 
 /// Modules that decide and never act: a file, and what lies in the folder of its name.
-const PURE: [&str; 34] = [
+const PURE: [&str; 35] = [
     "announcer/src/bind/bound",
     "announcer/src/election",
     "announcer/src/handover",
@@ -31,6 +31,7 @@ const PURE: [&str; 34] = [
     "announcer/src/l2/question",
     "announcer/src/l2/reply",
     "announcer/src/l2/table",
+    "announcer/src/l2/recent",
     "announcer/src/l2/waiting",
     "announcer/src/links/link_local",
     "announcer/src/links/rules",

@@ -282,3 +282,21 @@ fn a_drain_of_a_thousand_busy_addresses_answers_every_question_once() {
     }
     assert_eq!(answers, asked);
 }
+
+#[test]
+fn what_was_answered_just_before_the_notes_began_is_reported() {
+    let (mut old, start) = table();
+    let (mut heir, _) = table();
+    old.answer(&[SPOT], &Report::default(), start);
+    // One frame reaches both at 100 ms. The old owner answers it, and then begins to note; the heir
+    // begins to hold, and then reads it.
+    assert!(is_answered(&ask(&mut old, 1, start + ms(100))));
+    old.set(&[SPOT], AddressDuty::Record, start + ms(101));
+    heir.set(&[SPOT], AddressDuty::Hold, start + ms(102));
+    assert!(!is_answered(&ask(&mut heir, 1, start + ms(100))));
+    // The next one comes after the old owner has stopped.
+    let report = old.silence(&[SPOT]).report();
+    assert!(!is_answered(&ask(&mut heir, 2, start + ms(104))));
+    let answers = heir.answer(&[SPOT], &report, start + ms(105));
+    assert_eq!(answered(&answers), [client(2)]);
+}
