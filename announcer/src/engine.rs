@@ -44,6 +44,10 @@ const COMMANDS: usize = 256;
 const RETRY: Duration = Duration::from_secs(1);
 /// A timer that fires so much later than planned means that this process did not run.
 const STALL: Duration = Duration::from_millis(60);
+/// How long a node that was not told anything since its boot takes nothing from a living owner: what
+/// it attracts it may not be able to forward yet.
+const UNCONFIRMED: Duration = Duration::from_secs(24 * 3600);
+
 /// What the engine is told.
 #[derive(Debug)]
 pub enum Command {
@@ -52,6 +56,9 @@ pub enum Command {
     Assignments { difference: Difference, mark: u64 },
     /// The assignments may be acted on.
     Ready,
+    /// The assignments are from before a reboot, and ipam-service does not confirm them: they may be
+    /// acted on where nobody else does.
+    ReadyAfterBoot,
     /// Addresses of this host came or went.
     AddressesChanged,
     /// The interfaces that can answer, or something about them, changed.
@@ -169,6 +176,8 @@ struct Engine {
 
     own: Condition,
     hold_down_until: Option<Instant>,
+    /// Until when it takes nothing back because it acts on what was assigned before a reboot.
+    unconfirmed_until: Option<Instant>,
     uplinks: ports::Uplinks,
     drain: Option<Drain>,
     applied: BTreeMap<GroupId, effects::Applied>,
@@ -208,6 +217,7 @@ impl Engine {
             plan: Plan::new(settings.me.node.clone()),
             talk: Talk::new(settings.me, own.clone(), rand::random(), now),
             hold_down_until: own.hold_down.then_some(now + settings.hold_down),
+            unconfirmed_until: None,
             own,
             uplinks: ports::Uplinks::default(),
             drain: None,
@@ -257,6 +267,7 @@ impl Engine {
             self.bind_again,
             self.talk.next_deadline(),
             self.hold_down_until,
+            self.unconfirmed_until,
             self.uplinks.next_deadline(),
             self.binder.as_ref().and_then(Binder::next_deadline),
         ]
@@ -271,8 +282,8 @@ impl Engine {
         }
         if self.hold_down_until.is_some_and(|at| at <= now) {
             self.hold_down_until = None;
-            self.own.hold_down = false;
         }
+        self.unconfirmed_until.take_if(|until| *until <= now);
         self.tick_uplinks(now);
         if let Some(binder) = &mut self.binder {
             binder.tick(now);
@@ -282,6 +293,7 @@ impl Engine {
 
     /// Performs what follows, until nothing follows any more; then sends.
     fn settle(&mut self, now: Instant) {
+        self.own.hold_down = self.hold_down_until.or(self.unconfirmed_until).is_some();
         self.talk.set_own(&self.own, now);
         self.perform();
         self.pack_steps();
@@ -307,7 +319,16 @@ impl Engine {
                 self.on_assignments(difference, now);
                 self.mark = mark;
             }
-            Command::Ready => self.own.ready = true,
+            Command::Ready => {
+                self.own.ready = true;
+                self.unconfirmed_until = None;
+            }
+            // The stream may have been faster.
+            Command::ReadyAfterBoot if self.own.ready => {}
+            Command::ReadyAfterBoot => {
+                self.own.ready = true;
+                self.unconfirmed_until = Some(now + UNCONFIRMED);
+            }
             Command::AddressesChanged => {
                 if let Some(binder) = &mut self.binder {
                     binder.changed(now);

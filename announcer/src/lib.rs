@@ -305,7 +305,13 @@ async fn act_after_boot(
     let confirmed = async { synced.wait_for(|synced| *synced).await.is_ok() };
     if tokio::time::timeout(wait, confirmed).await.is_err() {
         tracing::warn!("ipam-service is away: acting on what was assigned before the reboot");
-        commands.send(Command::Ready).await?;
+        // No time to wait for says that nothing on this host needs any.
+        let command = if wait.is_zero() {
+            Command::Ready
+        } else {
+            Command::ReadyAfterBoot
+        };
+        commands.send(command).await?;
         readiness.ready("assignments");
     }
     Ok(())

@@ -9,6 +9,7 @@
 //! 4. A server that does not know everything yet removes nothing.
 //! 5. After a reboot it waits for the server, or for a while, before it answers from its disk.
 //! 6. A disk that cannot be written to is told once, and stops nothing.
+//! 7. After that while it takes nothing from a node that answers, until the server confirms it.
 
 use std::net::Ipv4Addr;
 use std::time::Duration;
@@ -175,5 +176,42 @@ fn a_disk_that_cannot_be_written_to_is_told_once_and_stops_nothing() -> anyhow::
     std::fs::remove_dir(&in_the_way)?;
     let announcer = segment.announcer("n1")?;
     announcer.wait_log("the assignments are on the disk again", SOON)?;
+    Ok(())
+}
+
+#[test]
+fn after_a_reboot_without_the_server_nothing_is_taken_from_a_node_that_answers()
+-> anyhow::Result<()> {
+    if !skip::can_use_namespaces() {
+        return Ok(());
+    }
+    let flags = ["--announce-after-boot", "1", "--hold-down", "0"];
+    let mut segment = Segment::start(&["n1", "n2"], &flags)?;
+    let prober = segment.probe(&[FIRST])?;
+    segment.peer.assign(FIRST, 1, &["n1", "n2"]);
+    segment.wait_owner(&prober, FIRST, "n1")?;
+    segment.wait_on_disk("n1", FIRST)?;
+    segment.announcer("n1")?.kill()?;
+    segment.wait_owner(&prober, FIRST, "n2")?;
+    segment.peer.stop();
+    segment.start_announcer_after_boot("n1")?;
+    let announcer = segment.announcer("n1")?;
+    announcer.wait_log("acting on what was assigned before the reboot", SOON)?;
+    let acts = prober.now();
+    wait::until("three more seconds", SOON, || {
+        (prober.now() > acts + Duration::from_secs(3)).then_some(())
+    })?;
+    let answerers = prober.record().answerers(FIRST, acts, prober.now());
+    let n2 = segment.lan.host("n2")?.mac;
+    assert!(answerers.iter().eq(&[n2]), "{answerers:?}");
+    segment.peer.start_again(segment.lan.host("ipam")?)?;
+    segment.wait_owner(&prober, FIRST, "n1")?;
+    // Where nobody answers it does not wait for the server.
+    segment.peer.stop();
+    segment.announcer("n1")?.kill()?;
+    segment.announcer("n2")?.kill()?;
+    let killed = prober.now();
+    segment.start_announcer_after_boot("n1")?;
+    prober.wait_answer(FIRST, killed, None, SOON)?;
     Ok(())
 }

@@ -151,7 +151,6 @@ impl Engine {
             }
         }
         if self.uplinks.comes_back(&self.own.interfaces, &names) && !self.hold_down.is_zero() {
-            self.own.hold_down = true;
             self.hold_down_until = Some(now + self.hold_down);
         }
         if !names.is_empty() {
