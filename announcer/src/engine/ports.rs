@@ -25,6 +25,8 @@ const OTHER_END: Duration = Duration::from_millis(50);
 #[derive(Debug, Default)]
 pub(super) struct Uplinks {
     told: Vec<Uplink>,
+    /// There was a first list.
+    begun: bool,
     /// When those that could not be opened are tried again.
     again: Option<Instant>,
     /// Names of those.
@@ -104,9 +106,12 @@ impl Engine {
             self.reapply(group);
         }
         self.announce_on(&news.turned, |_| true);
-        self.uplinks.came_up.extend(&news.replaced);
-        self.uplinks.came_up.extend(&news.turned);
-        self.uplinks.came_up.extend(&news.new);
+        // The first list has those that were there before this program.
+        if std::mem::replace(&mut self.uplinks.begun, true) {
+            self.uplinks.came_up.extend(&news.replaced);
+            self.uplinks.came_up.extend(&news.turned);
+            self.uplinks.came_up.extend(&news.new);
+        }
         if !self.uplinks.came_up.is_empty() {
             self.uplinks.ready = Some(now + OTHER_END);
         }
