@@ -16,8 +16,11 @@ mod node;
 mod steps;
 mod world;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
 use steps::Kind;
 use world::World;
 
@@ -86,4 +89,42 @@ fn two_nodes_that_cannot_hear_each_other_know_what_they_own_by_the_others() {
     with_seeds(Kind::PartlyHealed, |world| {
         world.not_answered_once(world.settled_at())
     });
+}
+
+/// An hour, or as many as asked for, in which nothing is streamed and one of three nodes is away.
+#[test]
+fn without_any_control_plane_owners_go_on_for_hours_and_one_that_comes_back_is_in_its_place() {
+    let hours = number("PHAROS_HOURS").unwrap_or(1);
+    let mut world = World::of_size(Kind::Planned, 3, 2, StdRng::seed_from_u64(1));
+    world.end(2, false);
+    world.run(QUIET);
+    // Often enough to see a gap, seldom enough to see a day.
+    world.pause = Duration::from_secs(1);
+    world.settled();
+    let owners = world.owners();
+    world.run(Duration::from_secs(3600 * hours));
+    assert_eq!(world.owners(), owners);
+    world.start(2, Duration::ZERO);
+    world.run(QUIET);
+    assert_eq!(world.not_answered_once(world.settled_at()), [""; 0]);
+    let all = BTreeSet::from([0, 1, 2]);
+    assert_eq!(world.alive(), [all.clone(), all.clone(), all]);
+}
+
+#[test]
+fn at_rest_a_thousand_groups_cost_as_much_as_one() {
+    let cost = |addresses: u16| {
+        let mut world = World::of_size(Kind::Planned, 5, addresses, StdRng::seed_from_u64(1));
+        world.pause = Duration::from_secs(3600);
+        world.run(Duration::from_secs(10));
+        let (datagrams, bytes) = world.sent;
+        world.run(Duration::from_secs(60));
+        (world.sent.0 - datagrams, world.sent.1 - bytes)
+    };
+    let (one, thousand) = (cost(1), cost(1000));
+    eprintln!(
+        "datagrams and bytes of 5 nodes in a minute: {one:?} with 1 group, {thousand:?} with 1000"
+    );
+    let is_near = |a: u64, b: u64| a.abs_diff(b) * 20 <= a.max(b);
+    assert!(is_near(one.0, thousand.0) && is_near(one.1, thousand.1));
 }

@@ -1,11 +1,10 @@
 //! What happens to a cluster, at random.
 
-use std::net::Ipv4Addr;
 use std::time::Duration;
 
 use rand::RngExt as _;
 
-use super::world::World;
+use super::world::{World, address};
 
 /// What may happen.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,8 +89,8 @@ impl World {
             Step::Nothing => {}
             Step::List => {
                 let addresses = self.lists[self.lists.len() - 1].len();
-                let last = u8::try_from(self.chance.random_range(1..=addresses)).expect("few");
-                self.list(Ipv4Addr::new(192, 0, 2, last));
+                let number = self.chance.random_range(1..=addresses);
+                self.list(address(u16::try_from(number).expect("few")));
             }
             Step::Stop => self.stop_one(index),
             Step::Kill if self.may_fall(index) => {

@@ -61,23 +61,38 @@ pub(super) struct World {
     pub(super) next_group: u64,
     asked: u32,
     next_question: Instant,
+    /// How often the client asks for each address.
+    pub(super) pause: Duration,
     answers: BTreeMap<u32, Vec<usize>>,
     questions: BTreeMap<u32, (Instant, Ipv4Addr)>,
     begun: u32,
     settled: u32,
     history: Vec<String>,
+    /// Datagrams and their bytes, before they are sealed.
     pub(super) sent: (u64, u64),
 }
 
+/// The how-manieth address, from 1.
+pub(super) fn address(number: u16) -> Ipv4Addr {
+    let [high, low] = number.to_be_bytes();
+    Ipv4Addr::new(192, 0, high, low)
+}
+
 impl World {
+    pub(super) fn new(seed: u64, kind: Kind) -> Self {
+        let mut chance = StdRng::seed_from_u64(seed);
+        let size = chance.random_range(3..=7);
+        let addresses = chance.random_range(1..=3);
+        Self::of_size(kind, size, addresses, chance)
+    }
+
+    /// So many nodes and addresses; all nodes are up and every address is owned.
     #[expect(
         clippy::disallowed_methods,
         reason = "any instant serves as the start of a test"
     )]
-    pub(super) fn new(seed: u64, kind: Kind) -> Self {
+    pub(super) fn of_size(kind: Kind, size: usize, addresses: u16, chance: StdRng) -> Self {
         let start = Instant::now();
-        let mut chance = StdRng::seed_from_u64(seed);
-        let size = chance.random_range(3..=7);
         let hosts = (0..size).map(|_| Host {
             node: None,
             is_on: true,
@@ -103,6 +118,7 @@ impl World {
             next_group: 1,
             asked: 0,
             next_question: start,
+            pause: ASK,
             answers: BTreeMap::new(),
             questions: BTreeMap::new(),
             begun: 0,
@@ -110,9 +126,12 @@ impl World {
             history: Vec::new(),
             sent: (0, 0),
         };
-        for last in 1..=world.chance.random_range(1..=3) {
-            world.list(Ipv4Addr::new(192, 0, 2, last));
+        let mut lists = BTreeMap::new();
+        for number in 1..=addresses {
+            let address = address(number);
+            lists.insert(address, world.new_list(address));
         }
+        world.lists.push(lists);
         for index in 0..world.hosts.len() {
             world.start(index, Duration::ZERO);
         }
@@ -149,6 +168,16 @@ impl World {
 
     /// An address gets a new list, in a new group if it has none or `renumber` is said.
     pub(super) fn list(&mut self, address: Ipv4Addr) {
+        let list = self.new_list(address);
+        let mut lists = self.lists[self.lists.len() - 1].clone();
+        lists.insert(address, list);
+        self.lists.push(lists);
+        for index in 0..self.hosts.len() {
+            self.stream(index);
+        }
+    }
+
+    fn new_list(&mut self, address: Ipv4Addr) -> Assigned {
         let before = self.lists[self.lists.len() - 1].get(&address).cloned();
         let keeps = before.as_ref().filter(|_| self.chance.random_bool(0.6));
         let group = keeps.map_or_else(
@@ -178,12 +207,7 @@ impl World {
             owners: Vec::new(),
         };
         self.note(format!("list {address} {group:?} {:?}", list.candidates));
-        let mut lists = self.lists[self.lists.len() - 1].clone();
-        lists.insert(address, list);
-        self.lists.push(lists);
-        for index in 0..self.hosts.len() {
-            self.stream(index);
-        }
+        list
     }
 
     /// What is streamed to a node arrives some time later.
@@ -295,7 +319,7 @@ impl World {
 
     fn pass(&mut self) {
         if self.now >= self.next_question {
-            self.next_question += ASK;
+            self.next_question += self.pause;
             self.ask();
         }
         while let Some(entry) = self.under_way.first_entry()
@@ -422,6 +446,32 @@ impl World {
                 self.deliver(from, delay, Packet::Refused(endpoint(to)));
             }
         }
+    }
+
+    /// Who answers for each address.
+    pub(super) fn owners(&self) -> BTreeMap<Ipv4Addr, Vec<usize>> {
+        // The last ones may still be under way.
+        let end = self.now - Duration::from_millis(20);
+        let mut owners = BTreeMap::new();
+        for (number, (at, address)) in self.questions.iter().rev() {
+            if *at < end && owners.len() < self.lists[self.lists.len() - 1].len() {
+                let by = self.answers.get(number).cloned().unwrap_or_default();
+                owners.entry(*address).or_insert(by);
+            }
+        }
+        owners
+    }
+
+    /// Whom each running node believes to live, with itself.
+    pub(super) fn alive(&self) -> Vec<BTreeSet<usize>> {
+        let nodes = self.hosts.iter().enumerate();
+        let running = nodes.filter_map(|(index, host)| Some((index, host.node.as_ref()?)));
+        let alive = running.map(|(index, node)| {
+            let roster = node.talk.ownership.roster();
+            let lives = |other: &usize| *other == index || roster.lives(&name(*other));
+            (0..self.hosts.len()).filter(lives).collect()
+        });
+        alive.collect()
     }
 
     /// Requests since number `from` that were not answered exactly once; the first few.
