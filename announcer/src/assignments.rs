@@ -14,7 +14,7 @@ use pharos_proto::v1;
 use pharos_proto::v1::announcer_report::{Hello, Report};
 use pharos_proto::v1::announcer_service_client::AnnouncerServiceClient;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_stream::wrappers::WatchStream;
+use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tonic::Streaming;
 use tonic::transport::{Channel, Endpoint};
 
@@ -22,6 +22,7 @@ use crate::book::{Book, Contents, Difference, StreamError};
 use crate::clock;
 use crate::config;
 use crate::engine::Command;
+use crate::l2::conflict::{self, Conflict};
 use crate::metrics::Metrics;
 use crate::names::{LookupError, Names};
 use crate::progress::{Progress, Step};
@@ -152,6 +153,8 @@ pub struct Follower {
     pub status: watch::Receiver<Standing>,
     /// How far the engine is.
     pub applied: watch::Receiver<u64>,
+    /// Foreign machines that use addresses of this node.
+    pub conflicts: mpsc::Receiver<Conflict>,
     /// Differences handed to the engine so far.
     pub marks: u64,
     pub complaints: Complaints,
@@ -185,6 +188,7 @@ enum Event {
     Frame(Box<v1::AssignmentUpdate>),
     /// The engine or the disk has come further.
     Applied,
+    Conflict(Conflict),
 }
 
 impl From<tonic::Status> for FollowError {
@@ -258,8 +262,10 @@ impl Follower {
         // Ends with this call, as the positions do.
         let (_following, left) = oneshot::channel::<()>();
         let status = statuses(self.status.clone()).take_until(left);
-        let reports = hello.chain(futures::stream::select(applied, status));
-        let reports = reports.map(|report| v1::AnnouncerReport {
+        let (conflicts, told) = mpsc::channel(conflict::LIMIT);
+        let told = ReceiverStream::new(told).map(Report::Conflict);
+        let later = futures::stream::select(futures::stream::select(applied, status), told);
+        let reports = hello.chain(later).map(|report| v1::AnnouncerReport {
             report: Some(report),
         });
         let accepted = tokio::time::timeout(ANSWER_TIMEOUT, client.announce(reports)).await;
@@ -278,8 +284,15 @@ impl Follower {
                 let next = tokio::time::timeout(ANSWER_TIMEOUT, next).await;
                 next.map_err(|_| FollowError::AnswerTimeout)??
             };
-            if let Event::Frame(frame) = event {
-                self.take_in(*frame, &mut progress, reached).await?;
+            match event {
+                Event::Frame(frame) => self.take_in(*frame, &mut progress, reached).await?,
+                Event::Conflict(conflict) => {
+                    for wire in self.in_spaces(&conflict) {
+                        // A server that takes in none is told again in a minute.
+                        let _ = conflicts.try_send(wire);
+                    }
+                }
+                Event::Applied => {}
             }
             let applied = *self.applied.borrow_and_update();
             if let Some(reached) = progress.acknowledge(applied, *saved.borrow_and_update()) {
@@ -325,6 +338,8 @@ impl Follower {
                 Ok(()) => Ok(Event::Applied),
                 Err(_) => Err(FollowError::NoEngine),
             },
+            // Closed when the thread that answers has ended, and then the process ends.
+            Some(conflict) = self.conflicts.recv() => Ok(Event::Conflict(conflict)),
             // The sender is part of the book that this follower has.
             Ok(()) = saved.changed() => Ok(Event::Applied),
         }
@@ -356,6 +371,20 @@ impl Follower {
             });
         }
         Ok(())
+    }
+
+    /// Layer 2 does not know of address spaces: it is told in each that has the address.
+    fn in_spaces(&self, conflict: &Conflict) -> Vec<v1::announcer_report::Conflict> {
+        let assigned = self.book.lock().assigned().into_iter();
+        let keys = assigned.map(|assigned| assigned.key);
+        keys.filter(|key| key.address == conflict.address)
+            .map(|key| v1::announcer_report::Conflict {
+                address_space: key.space,
+                address: conflict.address.to_string(),
+                mac: conflict.mac.to_string(),
+                own_mac: conflict.own_mac.to_string(),
+            })
+            .collect()
     }
 
     async fn on_synced(&self) -> Result<(), FollowError> {

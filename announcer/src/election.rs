@@ -10,6 +10,8 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use pnet_base::MacAddr;
+
 use pharos_proto::digest::rendezvous_rank;
 
 mod roster;
@@ -119,6 +121,8 @@ pub struct Condition {
     pub draining: bool,
     /// Names of its usable interfaces.
     pub interfaces: BTreeSet<String>,
+    /// Their hardware addresses, so that others know whose frames they see.
+    pub macs: BTreeSet<MacAddr>,
 }
 
 impl Condition {

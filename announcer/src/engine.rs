@@ -9,6 +9,7 @@
 //! but the thread, which then ends, and with it the process.
 
 mod effects;
+mod macs;
 mod ports;
 mod socket;
 mod tell;
@@ -23,6 +24,7 @@ use pharos_process::Readiness;
 use tokio::net::UdpSocket;
 use tokio::sync::{mpsc, oneshot, watch};
 
+use self::macs::MemberMacs;
 use crate::bind::Binder;
 use crate::book::{Difference, Member};
 use crate::clock;
@@ -183,6 +185,7 @@ struct Engine {
     applied: BTreeMap<GroupId, effects::Applied>,
     noted: BTreeMap<GroupId, Notes>,
     shown: BTreeMap<GroupId, Vec<crate::plan::Used>>,
+    member_macs: MemberMacs,
     /// Of the last assignments that were taken in.
     mark: u64,
     done: watch::Sender<u64>,
@@ -201,6 +204,7 @@ impl Engine {
             hold_down: !settings.hold_down.is_zero(),
             draining: false,
             interfaces: BTreeSet::new(),
+            macs: BTreeSet::new(),
         };
         Self {
             listen: settings.listen,
@@ -224,6 +228,7 @@ impl Engine {
             applied: BTreeMap::new(),
             noted: BTreeMap::new(),
             shown: BTreeMap::new(),
+            member_macs: MemberMacs::default(),
             mark: 0,
             done,
             status,

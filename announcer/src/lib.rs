@@ -91,7 +91,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
 
     let cache = open_cache(&config)?;
     let kept = load(&cache);
-    let (responder, responder_thread) =
+    let (responder, responder_thread, conflicts) =
         l2::responder::start(&metrics).context("cannot start the thread that answers")?;
     let advertised = Advertised::new(
         config.members_advertise,
@@ -152,6 +152,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         synced,
         status: engine.status(),
         applied: engine.applied(),
+        conflicts,
         marks: 0,
         complaints: Complaints::default(),
     };

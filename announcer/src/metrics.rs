@@ -14,6 +14,7 @@ use prometheus_client::metrics::{MetricType, TypedMetric};
 use prometheus_client::registry::Registry;
 
 use crate::clock;
+use crate::l2::conflict::Conflict;
 use crate::l2::reply::Ignored;
 
 /// Counts up under exactly the name that it is registered by: OpenMetrics counters get `_total`
@@ -58,6 +59,14 @@ pub struct AnnouncedLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ConflictLabels {
+    ip: String,
+    kind: &'static str,
+    mac: String,
+    own_mac: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
 }
@@ -79,6 +88,9 @@ pub struct Metrics {
     announced: Family<AnnouncedLabels, Gauge>,
     ignored_arp: Family<ReasonLabel, Counter>,
     ignored_ndp: Family<ReasonLabel, Counter>,
+    conflicts: Family<ConflictLabels, Gauge>,
+    /// Questions that were asked to see whether another machine answers.
+    pub conflict_checks: PlainCounter,
     /// Groups taken over because their owner died.
     pub failovers: Counter,
     /// Groups that went from or to this node by handshake.
@@ -126,6 +138,8 @@ impl Metrics {
             announced: Family::default(),
             ignored_arp: Family::default(),
             ignored_ndp: Family::default(),
+            conflicts: Family::default(),
+            conflict_checks: PlainCounter::default(),
             failovers: Counter::default(),
             handovers: Counter::default(),
             owned: Gauge::default(),
@@ -212,6 +226,16 @@ impl Metrics {
             &self.stream_connected,
         );
         registry.register(
+            "pharos_announcer_conflicts",
+            "1 for each other machine that uses an address of this node",
+            self.conflicts.clone(),
+        );
+        registry.register(
+            "pharos_announcer_conflict_checks_total",
+            "Questions asked to see whether another machine answers",
+            self.conflict_checks.clone(),
+        );
+        registry.register(
             "pharos_announcer_arp_ignored",
             "ARP frames not answered, by reason",
             self.ignored_arp.clone(),
@@ -244,6 +268,21 @@ impl Metrics {
         };
         for family in [&self.requests, &self.responses, &self.gratuitous] {
             family.remove(&label);
+        }
+    }
+
+    /// Shows, or stops showing, that another machine uses an address.
+    pub fn set_conflict(&self, conflict: &Conflict, there: bool) {
+        let labels = ConflictLabels {
+            ip: conflict.address.to_string(),
+            kind: conflict.kind.label(),
+            mac: conflict.mac.to_string(),
+            own_mac: conflict.own_mac.to_string(),
+        };
+        if there {
+            self.conflicts.get_or_create(&labels).set(1);
+        } else {
+            self.conflicts.remove(&labels);
         }
     }
 
@@ -304,7 +343,10 @@ fn of_reasons(
 
 #[cfg(test)]
 mod tests {
+    use pnet_base::MacAddr;
+
     use super::*;
+    use crate::l2::conflict::Kind;
 
     #[test]
     fn every_metric_of_an_alert_is_served_and_what_is_served_is_on_the_page() {
@@ -315,6 +357,13 @@ mod tests {
         let address = IpAddr::from([192, 0, 2, 1]);
         drop(metrics.of_address(address));
         metrics.set_announced("node-a", address, &["east/default/web".to_owned()], true);
+        let conflict = Conflict {
+            address,
+            mac: MacAddr::zero(),
+            own_mac: MacAddr::zero(),
+            kind: Kind::Foreign,
+        };
+        metrics.set_conflict(&conflict, true);
         metrics.updated();
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).expect("encodes");

@@ -86,7 +86,7 @@ impl Plan {
 
     /// The interfaces on which IPv6 addresses cannot be answered, if there are any such addresses.
     pub fn lack_link_local(&self) -> impl Iterator<Item = &Port> {
-        let lacks = |port: &&Port| self.ipv6 > 0 && !port.ipv6;
+        let lacks = |port: &&Port| self.ipv6 > 0 && port.link_local.is_none();
         self.ports.iter().filter(lacks)
     }
 

@@ -144,6 +144,7 @@ mod tests {
             hold_down,
             draining: false,
             interfaces: names(&["eth0"]),
+            macs: BTreeSet::new(),
         }
     }
 

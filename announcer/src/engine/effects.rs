@@ -309,7 +309,11 @@ impl Engine {
     }
 
     /// Keeps metrics and readiness in step.
-    pub(super) fn observe(&self) {
+    pub(super) fn observe(&mut self) {
+        let roster = self.talk.ownership.roster();
+        if let Some(macs) = self.member_macs.update(roster) {
+            self.responder.set_members(macs);
+        }
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
         self.metrics.owned.set(count(self.shown.len()));
         self.metrics

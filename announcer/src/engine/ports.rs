@@ -172,6 +172,7 @@ impl Engine {
             self.readiness.not_ready("interfaces", "none is usable");
         }
         self.own.interfaces = names;
+        self.own.macs = opened.iter().map(|port| port.mac).collect();
         self.plan.set_ports(opened);
         self.note_link_local();
     }

@@ -34,7 +34,8 @@ async fn a_mark_is_told_when_nothing_is_answered_any_more_that_was_taken_away() 
         return;
     }
     let metrics = Metrics::register(&mut Registry::default());
-    let (responder, _responder_thread) = crate::l2::responder::start(&metrics).expect("starts");
+    let (responder, _responder_thread, _conflicts) =
+        crate::l2::responder::start(&metrics).expect("starts");
     let engine = start(Settings {
         me: Peer {
             node: "a".into(),
@@ -57,7 +58,7 @@ async fn a_mark_is_told_when_nothing_is_answered_any_more_that_was_taken_away() 
             index: 1,
             name: "lo".to_owned(),
             mac: MacAddr::zero(),
-            ipv6: false,
+            link_local: None,
         },
         life: 1,
         turns: 0,

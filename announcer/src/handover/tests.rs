@@ -15,6 +15,7 @@ fn condition() -> Condition {
         hold_down: false,
         draining: false,
         interfaces: BTreeSet::from(["eth0".to_owned()]),
+        macs: BTreeSet::new(),
     }
 }
 

@@ -130,6 +130,14 @@ impl Arp {
         }
     }
 
+    /// Asks whether anybody has an address, without saying that we do (RFC 5227 section 1.1).
+    pub fn probe(address: Ipv4Addr, mac: MacAddr) -> Self {
+        Self {
+            sender_ip: Ipv4Addr::UNSPECIFIED,
+            ..Self::gratuitous_request(address, mac)
+        }
+    }
+
     /// The gratuitous request: the address is at `mac` (RFC 5227 section 3).
     pub fn gratuitous_request(address: Ipv4Addr, mac: MacAddr) -> Self {
         Self {

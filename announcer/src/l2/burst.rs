@@ -42,7 +42,7 @@ impl Spot {
     }
 
     /// What one round consists of, in order.
-    fn forms(&self) -> &'static [Form] {
+    pub(super) fn forms(&self) -> &'static [Form] {
         match self.address {
             IpAddr::V4(_) => &[Form::Request, Form::Reply],
             IpAddr::V6(_) => &[Form::Advertisement],
@@ -77,7 +77,7 @@ struct Plan {
 
 /// A rate, as the moment from which the next frame may go.
 #[derive(Debug, Clone, Copy)]
-struct Pace {
+pub(super) struct Pace {
     next: Instant,
     interval: Duration,
 }
@@ -86,18 +86,18 @@ impl Pace {
     /// A caller that comes late may make up for this much: so finely does a thread sleep.
     const SLACK: Duration = Duration::from_millis(2);
 
-    fn per_second(frames: u32, now: Instant) -> Self {
+    pub(super) fn per_second(frames: u32, now: Instant) -> Self {
         Self {
             next: now,
             interval: Duration::from_secs(1) / frames,
         }
     }
 
-    fn allows(&self, now: Instant) -> bool {
+    pub(super) fn allows(&self, now: Instant) -> bool {
         self.next <= now
     }
 
-    fn spend(&mut self, frames: u32, now: Instant) {
+    pub(super) fn spend(&mut self, frames: u32, now: Instant) {
         let earliest = now.checked_sub(Self::SLACK).unwrap_or(now);
         self.next = self.next.max(earliest) + self.interval * frames;
     }

@@ -1,12 +1,15 @@
 //! Layer 2: answering and announcing addresses by ARP and by neighbour discovery.
 //!
 //! [`table`] decides and is pure, with what it is made of: [`arp`], [`ndp`], [`reply`], [`question`],
-//! [`hold`], [`recent`], [`waiting`], [`burst`] and [`groups`]. [`socket`], [`multicast`] and [`responder`] act.
+//! [`hold`], [`recent`], [`waiting`], [`burst`], [`groups`], [`conflict`] and [`check`]. [`socket`],
+//! [`multicast`] and [`responder`] act.
 //! Nothing here knows of assignments, of other nodes or of gRPC: it is told which address has which
 //! duty on which interface.
 
 pub mod arp;
 pub mod burst;
+pub mod check;
+pub mod conflict;
 pub mod groups;
 pub mod hold;
 pub mod multicast;

@@ -226,6 +226,21 @@ impl Ndp {
         }
     }
 
+    /// Asks who has an address, from `own`, the link-local address of the interface. Not from nowhere:
+    /// whoever has it would then tell everybody that it does.
+    pub fn question(address: Ipv6Addr, mac: MacAddr, own: Ipv6Addr) -> Self {
+        let group = solicited_node(address);
+        Self {
+            destination: ethernet_group(group),
+            source: mac,
+            from: own,
+            to: group,
+            kind: Kind::Solicitation,
+            target: address,
+            link_layer: Some(mac),
+        }
+    }
+
     /// Tells everybody that `address` is at `mac` (section 7.2.6).
     pub fn unsolicited(address: Ipv6Addr, mac: MacAddr) -> Self {
         Self {

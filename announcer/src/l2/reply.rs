@@ -56,6 +56,8 @@ pub enum Decision {
     Answer(Question, bool),
     /// Keep this question.
     Hold(Question),
+    /// Another machine, with this hardware address, uses an address of ours.
+    Conflict(IpAddr, MacAddr),
     /// Nothing.
     Ignore(Ignored),
 }
@@ -193,7 +195,9 @@ fn decide_parsed(
         Some(AddressDuty::Answer | AddressDuty::Record) if is_own(arp.sender_mac) => {
             return Err(Ignored::OwnFrame);
         }
-        Some(AddressDuty::Answer | AddressDuty::Record) => return Err(Ignored::Conflict),
+        Some(AddressDuty::Answer | AddressDuty::Record) => {
+            return Ok(Decision::Conflict(arp.sender_ip.into(), arp.sender_mac));
+        }
         // The owner, which is about to hand over, uses it still.
         Some(AddressDuty::Hold) | None => {}
     }
@@ -303,7 +307,7 @@ mod tests {
     #[test]
     fn what_is_not_answered_has_a_reason() {
         type Change = fn(&mut Arp);
-        let cases: [(Change, Ignored); 15] = [
+        let cases: [(Change, Ignored); 13] = [
             (|arp| arp.operation = Operation::Reply, Ignored::Reply),
             (|arp| arp.destination = OTHER, Ignored::OtherDestination),
             (
@@ -337,11 +341,6 @@ mod tests {
                 |arp| (arp.sender_ip, arp.sender_mac) = (OURS, OWN_OTHER),
                 Ignored::OwnFrame,
             ),
-            (|arp| arp.sender_ip = OURS, Ignored::Conflict),
-            (
-                |arp| (arp.sender_ip, arp.operation) = (OURS, Operation::Reply),
-                Ignored::Conflict,
-            ),
             (|arp| arp.target_ip = FOREIGN, Ignored::NotOwned),
         ];
         for (change, reason) in cases {
@@ -354,6 +353,22 @@ mod tests {
             short,
             Decision::Ignore(Ignored::Malformed(Malformed::NotArp))
         );
+    }
+
+    #[test]
+    fn another_machine_that_uses_our_address_is_a_conflict() {
+        let used: [fn(&mut Arp); 4] = [
+            |arp| arp.sender_ip = OURS,
+            |arp| (arp.sender_ip, arp.operation) = (OURS, Operation::Reply),
+            |arp| (arp.sender_ip, arp.target_ip) = (OURS, FOREIGN),
+            |arp| arp.sender_ip = PASSING,
+        ];
+        for change in used {
+            let arp = request(change);
+            let decision = decide(&arp.emit(), NODE, is_own, duty);
+            let expected = Decision::Conflict(arp.sender_ip.into(), CLIENT);
+            assert_eq!(decision, expected, "{arp:?}");
+        }
     }
 
     #[test]

@@ -4,8 +4,8 @@
 //! it answers is a table behind a short lock. Whoever changes a duty holds that lock, and a frame
 //! is decided and answered under it: after a duty was taken away, no answer goes out any more.
 
-use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,9 +15,12 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use pnet_base::MacAddr;
 use prometheus_client::metrics::counter::Counter;
+use tokio::sync::mpsc;
 
 use super::burst::Spot;
+use super::conflict::{self, Conflict, Kind, News};
 use super::hold::{Notes, Report};
 use super::multicast::Memberships;
 use super::reply::{AddressDuty, Ignored};
@@ -56,6 +59,8 @@ struct Shared {
     generation: AtomicU64,
     stop: AtomicBool,
     ended: tokio::sync::Notify,
+    metrics: Metrics,
+    foreign: mpsc::Sender<Conflict>,
     ignored_arp: Vec<(Ignored, Counter)>,
     ignored_ndp: Vec<(Ignored, Counter)>,
     /// Apart from the table: the kernel takes its time for them.
@@ -69,8 +74,12 @@ struct State {
     sockets: BTreeMap<Place, Arc<PacketSocket>>,
 }
 
-/// Starts the thread.
-pub fn start(metrics: &Metrics) -> io::Result<(Responder, ResponderThread)> {
+/// Starts the thread. The third part tells of foreign machines that use addresses of ours, again and
+/// again; what nobody fetches in time is left out.
+pub fn start(
+    metrics: &Metrics,
+) -> io::Result<(Responder, ResponderThread, mpsc::Receiver<Conflict>)> {
+    let (foreign, seen) = mpsc::channel(conflict::LIMIT);
     let shared = Arc::new(Shared {
         state: Mutex::new(State {
             table: Table::new(metrics.clone(), clock::now()),
@@ -80,6 +89,8 @@ pub fn start(metrics: &Metrics) -> io::Result<(Responder, ResponderThread)> {
         generation: AtomicU64::new(0),
         stop: AtomicBool::new(false),
         ended: tokio::sync::Notify::new(),
+        metrics: metrics.clone(),
+        foreign,
         ignored_arp: metrics.of_arp_reasons(),
         ignored_ndp: metrics.of_ndp_reasons(),
         memberships: Mutex::new(Memberships::default()),
@@ -99,7 +110,7 @@ pub fn start(metrics: &Metrics) -> io::Result<(Responder, ResponderThread)> {
         shared,
         thread: Some(thread),
     };
-    Ok((responder, thread))
+    Ok((responder, thread, seen))
 }
 
 struct NotifyOnDrop<'a>(&'a Shared);
@@ -169,6 +180,11 @@ impl Responder {
         self.change(|table| table.answer(spots, report, clock::now()));
     }
 
+    /// The hardware addresses of the other nodes of the cluster: what they use is not foreign.
+    pub fn set_members(&self, macs: BTreeSet<MacAddr>) {
+        self.shared.lock().table.set_members(macs);
+    }
+
     /// Announces these again, as far as they are answered.
     pub fn announce(&self, spots: &[Spot]) {
         self.change(|table| {
@@ -200,7 +216,9 @@ impl Responder {
     /// heir that says that it is ready hears what is asked.
     fn unlock(&self, mut state: MutexGuard<'_, State>) {
         let changes = state.table.take_group_changes();
+        let news = state.table.take_news();
         drop(state);
+        self.shared.tell(&news);
         if !changes.is_empty() {
             let memberships = self.shared.memberships.lock();
             let mut memberships = memberships.unwrap_or_else(PoisonError::into_inner);
@@ -216,7 +234,8 @@ impl State {
             self.open_socket(port.index, Protocol::Arp)?;
             self.table.open(port.clone());
         }
-        if port.ipv6 {
+        self.table.set_link_local(port.index, port.link_local);
+        if port.link_local.is_some() {
             return self.open_socket(port.index, Protocol::Ndp);
         }
         self.sockets.remove(&(port.index, Protocol::Ndp));
@@ -348,18 +367,62 @@ impl Shared {
         let mut state = self.lock();
         match state.table.on_frame(place, frame, at, clock::now()) {
             Outcome::Send(sending) => state.send(&sending),
+            Outcome::SendAndCheck(answer, check) => {
+                state.send(&answer);
+                state.send(&check);
+            }
             Outcome::Nothing => {}
+            Outcome::Conflict(defence) => {
+                for sending in defence {
+                    state.send(&sending);
+                }
+                let news = state.table.take_news();
+                drop(state);
+                self.count(place.1, Ignored::Conflict);
+                self.tell(&news);
+            }
             Outcome::Ignored(reason) => {
                 drop(state);
-                let counters = match place.1 {
-                    Protocol::Arp => &self.ignored_arp,
-                    Protocol::Ndp => &self.ignored_ndp,
-                };
-                let counter = counters.iter().find(|(counted, _)| *counted == reason);
-                if let Some((_, counter)) = counter {
-                    counter.inc();
+                self.count(place.1, reason);
+            }
+        }
+    }
+
+    fn count(&self, protocol: Protocol, reason: Ignored) {
+        let counters = match protocol {
+            Protocol::Arp => &self.ignored_arp,
+            Protocol::Ndp => &self.ignored_ndp,
+        };
+        let counter = counters.iter().find(|(counted, _)| *counted == reason);
+        if let Some((_, counter)) = counter {
+            counter.inc();
+        }
+    }
+
+    /// Tells persons, and who reports it.
+    fn tell(&self, news: &[News]) {
+        for one in news {
+            match one {
+                News::Begun(conflict) => {
+                    self.metrics.set_conflict(conflict, true);
+                    warn_of(conflict);
+                    self.report(conflict);
+                }
+                News::GoesOn(conflict) => self.report(conflict),
+                News::Over(conflict) => {
+                    self.metrics.set_conflict(conflict, false);
+                    let Conflict { address, mac, .. } = conflict;
+                    tracing::info!(%address, %mac, "the other machine does not use the address any more");
                 }
             }
+        }
+    }
+
+    fn report(&self, conflict: &Conflict) {
+        match conflict.kind {
+            // Nobody fetches them while ipam-service is away; it is told again.
+            Kind::Foreign => drop(self.foreign.try_send(*conflict)),
+            Kind::KernelAnswers => {}
         }
     }
 
@@ -367,6 +430,30 @@ impl Shared {
         let mut state = self.lock();
         for sending in state.table.due(clock::now(), rand::random::<f64>) {
             state.send(&sending);
+        }
+        let news = state.table.take_news();
+        drop(state);
+        self.tell(&news);
+    }
+}
+
+fn warn_of(conflict: &Conflict) {
+    let Conflict {
+        address,
+        mac,
+        own_mac,
+        ..
+    } = conflict;
+    match conflict.kind {
+        Kind::Foreign => {
+            tracing::warn!(%address, %mac, %own_mac, "another machine uses an address of this node");
+        }
+        Kind::KernelAnswers => {
+            tracing::warn!(
+                %address, %mac, %own_mac,
+                "another node of the cluster answers for an address of this node: set kube-proxy ipvs \
+                 strictARP: true"
+            );
         }
     }
 }

@@ -3,14 +3,16 @@
 //!
 //! Pure: [`super::responder`] hands in frames and the time, and sends what is asked for, in order.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv6Addr};
 use std::time::Instant;
 
 use pnet_base::MacAddr;
 
 use super::arp::Arp;
 use super::burst::{Bursts, Form, Gratuitous, Spot};
+use super::check::Checks;
+use super::conflict::{Conflicts, News};
 use super::groups::{Change, Groups};
 use super::hold::{Held, Noted, Notes, Report};
 use super::ndp::Ndp;
@@ -29,15 +31,15 @@ pub struct Port {
     pub index: u32,
     pub name: String,
     pub mac: MacAddr,
-    /// Whether it has a link-local address. Without one the kernel speaks no IPv6 here and reports no
-    /// multicast groups to the switches: then no IPv6 address is answered here.
-    pub ipv6: bool,
+    /// Its link-local address. Without one the kernel speaks no IPv6 here and reports no multicast
+    /// groups to the switches: then no IPv6 address is answered here.
+    pub link_local: Option<Ipv6Addr>,
 }
 
 impl Port {
     /// Whether addresses of this family can be answered here.
     pub fn answers(&self, address: IpAddr) -> bool {
-        address.is_ipv4() || self.ipv6
+        address.is_ipv4() || self.link_local.is_some()
     }
 
     /// Whether the other is the same interface, with the same MAC address; it may speak IPv6 or not.
@@ -77,6 +79,10 @@ pub enum Packet {
 #[derive(Debug)]
 pub enum Outcome {
     Send(Sending),
+    /// Send this, and ask whether anybody else answers.
+    SendAndCheck(Sending, Sending),
+    /// Another machine uses an address of ours. Send these to defend it, if any.
+    Conflict(Vec<Sending>),
     /// It is held, or came by an interface that is not answered on any more.
     Nothing,
     Ignored(Ignored),
@@ -90,6 +96,8 @@ pub struct Table {
     waiting: Waiting,
     recent: Recent,
     groups: Groups,
+    conflicts: Conflicts,
+    checks: Checks,
     freshness: Freshness,
     metrics: Metrics,
 }
@@ -104,6 +112,8 @@ struct OpenPort {
 struct Entry {
     duty: AddressDuty,
     since: Instant,
+    /// When it was looked whether another machine answers.
+    checked: Option<Instant>,
     counters: AddressCounters,
 }
 
@@ -116,6 +126,8 @@ impl Table {
             waiting: Waiting::default(),
             recent: Recent::default(),
             groups: Groups::default(),
+            conflicts: Conflicts::default(),
+            checks: Checks::new(now),
             freshness: Freshness::default(),
             metrics,
         }
@@ -132,6 +144,13 @@ impl Table {
         self.ports.insert(port.index, OpenPort { port, duties });
     }
 
+    /// The link-local address of an interface is this one now.
+    pub fn set_link_local(&mut self, interface: u32, link_local: Option<Ipv6Addr>) {
+        if let Some(open) = self.ports.get_mut(&interface) {
+            open.port.link_local = link_local;
+        }
+    }
+
     /// The multicast groups that are to be joined or left since the last call.
     pub fn take_group_changes(&mut self) -> Vec<Change> {
         self.groups.take_changes()
@@ -144,6 +163,7 @@ impl Table {
                 let spot = Spot { interface, address };
                 self.bursts.stop(spot);
                 self.groups.remove(spot);
+                self.conflicts.forget(address);
             }
             self.waiting.close(interface);
         }
@@ -226,6 +246,7 @@ impl Table {
                 && open.duties.remove(&spot.address).is_some()
             {
                 self.groups.remove(*spot);
+                self.conflicts.forget(spot.address);
             }
         }
         self.waiting.take_held(addresses(spots));
@@ -265,8 +286,30 @@ impl Table {
                 } else {
                     self.recent.push(noted);
                 }
-                let reply = self.reply(interface, &question);
-                reply.map_or(Outcome::Nothing, Outcome::Send)
+                let everybody = frame.first().is_some_and(|first| first & 1 == 1);
+                let ours = is_own(question.asker);
+                let Some(reply) = self.reply(interface, &question) else {
+                    return Outcome::Nothing;
+                };
+                let check =
+                    (everybody && !ours).then(|| self.check(interface, question.target, now));
+                match check.flatten() {
+                    Some(check) => Outcome::SendAndCheck(reply, check),
+                    None => Outcome::Send(reply),
+                }
+            }
+            Decision::Conflict(address, other) => {
+                let is_settled = open
+                    .duties
+                    .get(&address)
+                    .is_some_and(|entry| Checks::is_settled(entry.since, now));
+                let spot = Spot { interface, address };
+                let defend = is_settled && self.conflicts.seen(address, other, mac, now);
+                Outcome::Conflict(if defend {
+                    self.announcement(spot)
+                } else {
+                    Vec::new()
+                })
             }
             Decision::Hold(question) => {
                 open.count_request(question.target);
@@ -281,13 +324,25 @@ impl Table {
         }
     }
 
+    /// The hardware addresses of the other nodes of the cluster.
+    pub fn set_members(&mut self, macs: BTreeSet<MacAddr>) {
+        self.conflicts.set_members(macs);
+    }
+
+    /// What is to be told of other machines that use our addresses.
+    pub fn take_news(&mut self) -> Vec<News> {
+        self.conflicts.take_news()
+    }
+
     /// When [`Self::due`] is to be called next.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.bursts.next_deadline()
+        let deadlines = [self.bursts.next_deadline(), self.conflicts.next_deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     /// The gratuitous frames that are due. `jitter` gives a number from 0 to 1.
     pub fn due(&mut self, now: Instant, jitter: impl FnMut() -> f64) -> Vec<Sending> {
+        self.conflicts.tick(now);
         let frames = self.bursts.due(now, jitter).into_iter();
         frames.filter_map(|frame| self.gratuitous(&frame)).collect()
     }
@@ -314,6 +369,7 @@ impl Table {
                 let entry = Entry {
                     duty,
                     since,
+                    checked: None,
                     counters: self.metrics.of_address(spot.address),
                 };
                 open.duties.insert(spot.address, entry);
@@ -339,6 +395,34 @@ impl Table {
             interface,
             packet,
             counter: entry.counters.responses.clone(),
+        })
+    }
+
+    /// One round, out of turn.
+    fn announcement(&self, spot: Spot) -> Vec<Sending> {
+        let forms = spot.forms().iter();
+        let frames = forms.map(|form| Gratuitous { spot, form: *form });
+        frames.filter_map(|frame| self.gratuitous(&frame)).collect()
+    }
+
+    /// A question for an address of ours, if it is time for one: another machine that has it answers.
+    fn check(&mut self, interface: u32, address: IpAddr, now: Instant) -> Option<Sending> {
+        let open = self.ports.get_mut(&interface)?;
+        let (mac, link_local) = (open.port.mac, open.port.link_local);
+        let entry = open.duties.get_mut(&address)?;
+        if entry.duty != AddressDuty::Answer || !self.checks.is_due(entry.since, entry.checked, now)
+        {
+            return None;
+        }
+        entry.checked = Some(now);
+        let packet = match address {
+            IpAddr::V4(address) => Packet::Arp(Arp::probe(address, mac)),
+            IpAddr::V6(address) => Packet::Ndp(Ndp::question(address, mac, link_local?)),
+        };
+        Some(Sending {
+            interface,
+            packet,
+            counter: self.metrics.conflict_checks.clone(),
         })
     }
 

@@ -41,9 +41,9 @@ impl LinkLocals {
         }
     }
 
-    /// Whether an interface has one.
-    pub fn has(&self, interface: u32) -> bool {
-        self.by_interface.contains_key(&interface)
+    /// The one that an interface speaks from.
+    pub fn of(&self, interface: u32) -> Option<Ipv6Addr> {
+        self.by_interface.get(&interface)?.first().copied()
     }
 
     fn set(&mut self, message: &AddressMessage) {
@@ -123,14 +123,14 @@ mod tests {
         let mut locals = LinkLocals::default();
         let permanent = AddressFlags::Permanent;
         locals.apply(&new(2, ONE, permanent | AddressFlags::Tentative));
-        assert!(!locals.has(2));
+        assert!(locals.of(2).is_none());
         locals.apply(&new(2, ONE, permanent));
-        assert!(locals.has(2));
+        assert!(locals.of(2).is_some());
         locals.apply(&new(2, ONE, permanent | AddressFlags::Dadfailed));
-        assert!(!locals.has(2));
+        assert!(locals.of(2).is_none());
         let optimistic = AddressFlags::Tentative | AddressFlags::Optimistic;
         locals.apply(&new(2, ONE, optimistic));
-        assert!(locals.has(2));
+        assert!(locals.of(2).is_some());
     }
 
     #[test]
@@ -142,16 +142,16 @@ mod tests {
             message(2, ONE, flags),
             message(3, GLOBAL, flags),
         ]);
-        assert_eq!((locals.has(2), locals.has(3)), (true, false));
+        assert_eq!((locals.of(2), locals.of(3)), (Some(ONE), None));
         let gone = RouteNetlinkMessage::DelAddress(message(2, ONE, flags));
         locals.apply(&gone);
-        assert!(locals.has(2));
+        assert!(locals.of(2).is_some());
         let gone = RouteNetlinkMessage::DelAddress(message(2, TWO, flags));
         locals.apply(&gone);
-        assert!(!locals.has(2));
+        assert!(locals.of(2).is_none());
         locals.replace(&[message(2, ONE, flags)]);
-        assert!(locals.has(2));
+        assert!(locals.of(2).is_some());
         locals.replace(&[]);
-        assert!(!locals.has(2));
+        assert!(locals.of(2).is_none());
     }
 }

@@ -101,7 +101,7 @@ impl InterfaceRules {
                 index: link.index,
                 name: link.name.clone(),
                 mac: link.mac?,
-                ipv6: link.link_local,
+                link_local: link.link_local,
             };
             Some(Uplink {
                 port,

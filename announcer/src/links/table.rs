@@ -4,6 +4,7 @@
 //! some milliseconds. So each has two numbers that tell: [`Link::life`] and [`Link::turns`].
 
 use std::collections::BTreeMap;
+use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use netlink_packet_route::RouteNetlinkMessage;
@@ -30,8 +31,8 @@ pub struct Link {
     /// Part of a bond or bridge, which answers instead. A port of a VRF is an ordinary interface:
     /// the VRF only says in which routing table its packets are looked up.
     pub is_port: bool,
-    /// It has a link-local IPv6 address that may be used.
-    pub link_local: bool,
+    /// A link-local IPv6 address of it that may be used.
+    pub link_local: Option<Ipv6Addr>,
     /// How often it got carrier, as the kernel counts.
     pub carrier_ups: u32,
     /// Differs from that of every other interface, also of one that had the same index before.
@@ -105,8 +106,8 @@ impl Table {
         } else if let Some(index) = self.link_locals.apply(event)
             && let Some(link) = self.links.get_mut(&index)
         {
-            let has = self.link_locals.has(index);
-            std::mem::replace(&mut link.link_local, has) != has
+            let address = self.link_locals.of(index);
+            std::mem::replace(&mut link.link_local, address) != address
         } else {
             false
         }
@@ -116,7 +117,7 @@ impl Table {
         let Some(mut link) = Link::from_message(message) else {
             return false;
         };
-        link.link_local = self.link_locals.has(link.index);
+        link.link_local = self.link_locals.of(link.index);
         if let Some(before) = self.links.get(&link.index) {
             let came_up = link.up && link.carrier && !(before.up && before.carrier);
             let was_away = link.carrier_ups != before.carrier_ups;
@@ -175,7 +176,7 @@ impl Link {
             broadcast: flags.contains(LinkFlags::Broadcast),
             no_arp: flags.contains(LinkFlags::Noarp),
             is_port: false,
-            link_local: false,
+            link_local: None,
             carrier_ups: 0,
             life: 0,
             turns: 0,

@@ -101,6 +101,9 @@ pub struct WireCondition {
     pub draining: bool,
     #[prost(string, repeated, tag = "4")]
     pub interfaces: Vec<String>,
+    /// Their hardware addresses, 48 bits each.
+    #[prost(fixed64, repeated, tag = "5")]
+    pub macs: Vec<u64>,
 }
 
 /// The version of what a node says about itself: (epoch, version) grows with each change.
@@ -246,6 +249,7 @@ impl From<&Condition> for WireCondition {
             hold_down: condition.hold_down,
             draining: condition.draining,
             interfaces: condition.interfaces.iter().cloned().collect(),
+            macs: condition.macs.iter().map(|mac| bits_of(*mac)).collect(),
         }
     }
 }
@@ -257,6 +261,7 @@ impl From<WireCondition> for Condition {
             hold_down: wire.hold_down,
             draining: wire.draining,
             interfaces: wire.interfaces.into_iter().collect::<BTreeSet<_>>(),
+            macs: wire.macs.into_iter().map(mac_of).collect(),
         }
     }
 }
@@ -279,6 +284,18 @@ impl From<WireStatement> for Statement {
             claim: (wire.claim != 0).then_some(Claim(wire.claim)),
         }
     }
+}
+
+fn bits_of(mac: MacAddr) -> u64 {
+    let octets = mac.octets();
+    octets
+        .iter()
+        .fold(0, |bits, octet| bits << 8 | u64::from(*octet))
+}
+
+fn mac_of(bits: u64) -> MacAddr {
+    let [_, _, a, b, c, d, e, f] = bits.to_be_bytes();
+    MacAddr(a, b, c, d, e, f)
 }
 
 /// Cuts statements into parts that fit into a datagram each; at least one part.
@@ -344,16 +361,13 @@ impl Step {
 
 impl WireAnswered {
     fn new(answered: &Answered, now: Instant) -> Self {
-        let asker = answered.asker.octets();
         let age = now.saturating_duration_since(answered.at);
         let (target, target6) = match answered.target {
             IpAddr::V4(target) => (target.into(), Vec::new()),
             IpAddr::V6(target) => (0, target.octets().to_vec()),
         };
         Self {
-            asker: asker
-                .iter()
-                .fold(0, |bits, octet| bits << 8 | u64::from(*octet)),
+            asker: bits_of(answered.asker),
             target,
             age_micros: u32::try_from(age.as_micros()).unwrap_or(u32::MAX),
             target6,
@@ -362,7 +376,6 @@ impl WireAnswered {
     }
 
     fn read(&self, arrived: Instant) -> Answered {
-        let [_, _, a, b, c, d, e, f] = self.asker.to_be_bytes();
         let age = Duration::from_micros(self.age_micros.into());
         // What is no address of either family is no answer to a question that anybody holds.
         let target = match <[u8; 16]>::try_from(self.target6.as_slice()) {
@@ -370,7 +383,7 @@ impl WireAnswered {
             Err(_) => IpAddr::V4(self.target.into()),
         };
         Answered {
-            asker: MacAddr(a, b, c, d, e, f),
+            asker: mac_of(self.asker),
             from: self.from,
             target,
             at: arrived.checked_sub(age).unwrap_or(arrived),

@@ -31,7 +31,7 @@ fn port(index: u32, name: &str) -> Port {
         index,
         name: name.to_owned(),
         mac: MacAddr(2, 0, 0, 0, 0, 1),
-        ipv6: true,
+        link_local: Some(std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2)),
     }
 }
 
@@ -126,7 +126,7 @@ fn a_group_that_comes_with_an_address_of_another_one_succeeds_that() {
 fn an_ipv6_address_is_answered_where_there_is_a_link_local_address() {
     let mut plan = plan();
     let bare = Port {
-        ipv6: false,
+        link_local: None,
         ..port(3, "eth1")
     };
     plan.set_ports(vec![port(2, "eth0"), bare.clone()]);

@@ -81,6 +81,7 @@ impl Node {
             hold_down: !start.hold_down.is_zero(),
             draining: false,
             interfaces: BTreeSet::from(["eth0".to_owned()]),
+            macs: BTreeSet::new(),
         };
         let not_ready = Condition {
             ready: false,
@@ -96,7 +97,7 @@ impl Node {
             index: INTERFACE,
             name: "eth0".to_owned(),
             mac: MacAddr(2, 0, 0, 0, 0, last),
-            ipv6: false,
+            link_local: None,
         };
         let mut table = Table::new(Metrics::register(&mut Registry::default()), now);
         table.open(port.clone());
@@ -184,8 +185,11 @@ impl Node {
         let frame = question(number, address);
         let place = (INTERFACE, Protocol::Arp);
         match self.table.on_frame(place, &frame, at, now) {
-            Outcome::Send(sending) => self.answered(&[sending]),
-            Outcome::Nothing | Outcome::Ignored(_) => {}
+            // No machine is foreign here, so nobody answers a check.
+            Outcome::Send(sending) | Outcome::SendAndCheck(sending, _) => {
+                self.answered(&[sending]);
+            }
+            Outcome::Nothing | Outcome::Conflict(_) | Outcome::Ignored(_) => {}
         }
     }
 

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures::Stream;
 use pharos_proto::digest::{BUCKETS, Digests, assignment_digest, bucket_of, node_set_id};
 use pharos_proto::v1;
-use pharos_proto::v1::announcer_report::{Hello, Report};
+use pharos_proto::v1::announcer_report::{Conflict, Hello, Report};
 use pharos_proto::v1::announcer_service_server::{AnnouncerService, AnnouncerServiceServer};
 use pharos_proto::v1::assignment_update::{Bucket, Changes, Header, Synced, Update};
 use pharos_testbed::{Host, wait};
@@ -31,6 +31,7 @@ struct Feed {
     streams: Vec<mpsc::Sender<Result<v1::AssignmentUpdate, Status>>>,
     hellos: Vec<Hello>,
     applied: BTreeMap<String, u64>,
+    conflicts: Vec<(String, Conflict)>,
     position: u64,
     not_authoritative: bool,
 }
@@ -177,6 +178,11 @@ impl Peer {
         })
     }
 
+    /// The conflicts that nodes reported so far, each with the node.
+    pub fn conflicts(&self) -> Vec<(String, Conflict)> {
+        self.feed.lock().conflicts.clone()
+    }
+
     /// What announcers said at the begin of their streams.
     pub fn hellos(&self) -> Vec<Hello> {
         self.feed.lock().hellos.clone()
@@ -291,8 +297,15 @@ impl AnnouncerService for SharedFeed {
         let feed = self.clone();
         tokio::spawn(async move {
             while let Ok(Some(report)) = reports.message().await {
-                if let Some(Report::AppliedPosition(position)) = report.report {
-                    feed.lock().applied.insert(node.clone(), position);
+                let mut feed = feed.lock();
+                match report.report {
+                    Some(Report::AppliedPosition(position)) => {
+                        feed.applied.insert(node.clone(), position);
+                    }
+                    Some(Report::Conflict(conflict)) => {
+                        feed.conflicts.push((node.clone(), conflict));
+                    }
+                    Some(_) | None => {}
                 }
             }
         });

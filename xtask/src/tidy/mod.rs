@@ -19,12 +19,15 @@ use anyhow::{Context as _, bail};
 use crate::cargo::{capture, cargo, root};
 
 /// Modules that decide and never act: a file, and what lies in the folder of its name.
-const PURE: [&str; 35] = [
+const PURE: [&str; 38] = [
     "announcer/src/bind/bound",
     "announcer/src/election",
+    "announcer/src/engine/macs",
     "announcer/src/handover",
     "announcer/src/l2/arp",
     "announcer/src/l2/burst",
+    "announcer/src/l2/check",
+    "announcer/src/l2/conflict",
     "announcer/src/l2/groups",
     "announcer/src/l2/hold",
     "announcer/src/l2/ndp",

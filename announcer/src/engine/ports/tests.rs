@@ -8,7 +8,7 @@ fn uplink(index: u32, life: u64, turns: u64) -> Uplink {
             index,
             name: format!("eth{index}"),
             mac: MacAddr(2, 0, 0, 0, 0, 1),
-            ipv6: true,
+            link_local: Some(std::net::Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2)),
         },
         life,
         turns,
@@ -29,7 +29,7 @@ fn an_interface_that_turned_and_one_that_was_replaced_are_told_apart() {
     moved.port.mac = MacAddr(2, 0, 0, 0, 0, 9);
     // The new one has no link-local address yet.
     let mut replaced = uplink(2, 5, 0);
-    replaced.port.ipv6 = false;
+    replaced.port.link_local = None;
     let news = known.news(&[uplink(1, 1, 1), replaced, moved, uplink(4, 4, 0)]);
     // Those that are new, or have a new address, are opened anew anyway.
     let expected = News {

@@ -51,7 +51,9 @@ fn decide_parsed(
         Some(AddressDuty::Answer | AddressDuty::Record) if is_own(sender) => {
             return Err(Ignored::OwnFrame);
         }
-        Some(AddressDuty::Answer | AddressDuty::Record) => return Err(Ignored::Conflict),
+        Some(AddressDuty::Answer | AddressDuty::Record) => {
+            return Ok(Decision::Conflict(used.into(), sender));
+        }
         // The owner, which is about to hand over, uses it still.
         Some(AddressDuty::Hold) | None => {}
     }

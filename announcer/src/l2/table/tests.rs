@@ -3,6 +3,7 @@ use std::time::Duration;
 
 use prometheus_client::registry::Registry;
 
+use super::super::conflict::Conflict;
 use super::super::groups::Membership;
 use super::super::ndp::{Kind, ethernet_group, solicited_node};
 use super::*;
@@ -13,6 +14,8 @@ const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 100);
 const SPOT: Spot = spot(ADDRESS);
 const ARP: Place = (2, Protocol::Arp);
 const NDP: Place = (2, Protocol::Ndp);
+const OWN: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 2);
+const STRANGER: MacAddr = MacAddr(2, 0, 0, 0, 0, 7);
 const ASKER6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 1);
 const ADDRESS6: Ipv6Addr = Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 0x100);
 const SPOT6: Spot = Spot {
@@ -44,7 +47,7 @@ fn table() -> (Table, Instant) {
         index: 2,
         name: "eth0".to_owned(),
         mac: NODE,
-        ipv6: true,
+        link_local: Some(OWN),
     });
     (table, start)
 }
@@ -71,7 +74,7 @@ fn ask(table: &mut Table, last: u8, at: Instant) -> Outcome {
 }
 
 fn is_answered(outcome: &Outcome) -> bool {
-    matches!(outcome, Outcome::Send(_))
+    matches!(outcome, Outcome::Send(_) | Outcome::SendAndCheck(..))
 }
 
 /// Who is answered by these.
@@ -244,6 +247,84 @@ fn the_group_of_an_address_is_joined_while_it_has_any_duty() {
     table.close(2);
     let changes = [Change::Join(membership), Change::Leave(membership)];
     assert_eq!(table.take_group_changes(), changes);
+}
+
+/// The check that a question from the client led to.
+fn check(outcome: Outcome) -> Option<Packet> {
+    match outcome {
+        Outcome::SendAndCheck(_, check) => Some(check.packet),
+        Outcome::Send(_) | Outcome::Nothing | Outcome::Conflict(_) | Outcome::Ignored(_) => None,
+    }
+}
+
+#[test]
+fn a_question_to_everybody_leads_to_a_look_at_who_else_answers() {
+    let (mut table, start) = table();
+    table.answer(&[SPOT, SPOT6], &Report::default(), start);
+    assert_eq!(
+        check(ask(&mut table, 1, start + ms(10))),
+        None,
+        "a new owner"
+    );
+    let probe = Packet::Arp(Arp::probe(ADDRESS, NODE));
+    assert_eq!(check(ask(&mut table, 1, start + ms(1000))), Some(probe));
+    assert_eq!(
+        check(ask(&mut table, 1, start + ms(1100))),
+        None,
+        "just asked"
+    );
+    let question = Packet::Ndp(Ndp::question(ADDRESS6, NODE, OWN));
+    let solicited = solicit(&mut table, ASKER6, start + ms(1200));
+    assert_eq!(check(solicited), Some(question));
+    // A neighbour that asks us alone; this node itself by another interface.
+    let mut unicast = request(client(1), ADDRESS);
+    unicast.destination = NODE;
+    let at = start + ms(5000);
+    assert_eq!(check(table.on_frame(ARP, &unicast.emit(), at, at)), None);
+    let other = MacAddr(2, 0, 0, 0, 0, 3);
+    table.open(Port {
+        index: 3,
+        name: "eth1".to_owned(),
+        mac: other,
+        link_local: None,
+    });
+    let own = Arp {
+        source: other,
+        sender_mac: other,
+        ..request(client(1), ADDRESS)
+    };
+    assert_eq!(check(table.on_frame(ARP, &own.emit(), at, at)), None);
+    // Whoever is about to hand over leaves it to the heir.
+    table.set(&[SPOT], AddressDuty::Record, start);
+    assert_eq!(check(ask(&mut table, 1, at)), None);
+}
+
+#[test]
+fn a_stranger_is_told_of_and_the_address_defended_but_not_at_once_after_the_take_over() {
+    let (mut table, start) = table();
+    table.answer(&[SPOT], &Report::default(), start);
+    let frame = Arp::gratuitous_request(ADDRESS, STRANGER).emit();
+    let seen = |table: &mut Table, at: Instant| {
+        let Outcome::Conflict(defence) = table.on_frame(ARP, &frame, at, at) else {
+            panic!("no conflict");
+        };
+        defence.len()
+    };
+    assert_eq!(seen(&mut table, start + ms(500)), 0);
+    assert_eq!(table.take_news(), []);
+    let at = start + ms(2000);
+    assert_eq!(seen(&mut table, at), 2, "both forms");
+    assert_eq!(seen(&mut table, at + ms(9000)), 0);
+    let conflict = Conflict {
+        address: ADDRESS.into(),
+        mac: STRANGER,
+        own_mac: NODE,
+        kind: super::super::conflict::Kind::Foreign,
+    };
+    assert_eq!(table.take_news(), [News::Begun(conflict)]);
+    table.set_members([STRANGER].into());
+    table.silence(&[SPOT]);
+    assert_eq!(table.take_news(), [News::Over(conflict)]);
 }
 
 #[test]

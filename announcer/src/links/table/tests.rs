@@ -242,7 +242,7 @@ fn after_lost_events_every_interface_is_announced_anew_and_those_that_are_gone_a
 fn an_interface_speaks_ipv6_while_it_has_a_link_local_address() {
     let mut table = table(&[message(2, UP, &[])]);
     let before = uplinks(&table);
-    assert!(!before[0].port.ipv6);
+    assert!(before[0].port.link_local.is_none());
     let mut address = AddressMessage::default();
     address.header.index = 2;
     let link_local = std::net::IpAddr::from([0xfe80, 0, 0, 0, 0, 0, 0, 1]);
@@ -251,7 +251,7 @@ fn an_interface_speaks_ipv6_while_it_has_a_link_local_address() {
     assert!(table.apply(&new));
     assert!(!table.apply(&new), "told again");
     let after = uplinks(&table);
-    assert!(after[0].port.ipv6);
+    assert!(after[0].port.link_local.is_some());
     // It is the same interface, and nobody has to be told of it.
     assert!(after[0].port.is_same(&before[0].port));
     assert_eq!(
@@ -260,7 +260,10 @@ fn an_interface_speaks_ipv6_while_it_has_a_link_local_address() {
     );
     tell(&mut table, message(2, UP_WITHOUT_CARRIER, &[]));
     tell(&mut table, message(2, UP, &[]));
-    assert!(uplinks(&table)[0].port.ipv6, "events of the link leave it");
+    assert!(
+        uplinks(&table)[0].port.link_local.is_some(),
+        "events of the link leave it"
+    );
     assert!(table.apply(&RouteNetlinkMessage::DelAddress(address)));
-    assert!(!uplinks(&table)[0].port.ipv6);
+    assert!(uplinks(&table)[0].port.link_local.is_none());
 }

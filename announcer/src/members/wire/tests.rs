@@ -76,6 +76,7 @@ fn every_part_of_a_state_fits() {
             parts: u32::MAX,
             condition: WireCondition {
                 interfaces: vec!["interface-name1".to_owned(); 10],
+                macs: vec![u64::MAX; 10],
                 ..WireCondition::default()
             },
             statements: part,
