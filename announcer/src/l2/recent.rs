@@ -15,7 +15,7 @@ const REACH: Duration = Duration::from_millis(50);
 /// Most answers that are remembered: those of 50 ms when 10,000 are given in a second; 32 KiB.
 const LIMIT: usize = 512;
 
-/// Answers that were given and not noted, oldest first.
+/// Answers that were given, oldest first.
 #[derive(Debug, Default)]
 pub struct Recent {
     answers: VecDeque<Noted>,

@@ -196,6 +196,13 @@ impl Responder {
     /// Stops answering these, and gives what was noted.
     pub fn silence(&self, spots: &[Spot]) -> Notes {
         let mut state = self.shared.lock();
+        // What has arrived is this node's to answer still, read or not: the next owner may have read
+        // it before it began to hold.
+        let sockets = state.sockets.clone();
+        for (place, socket) in &sockets {
+            let mut reads = 0..READ_BATCH;
+            reads.all(|_| self.shared.read_frame(&mut state, *place, socket));
+        }
         let notes = state.table.silence(spots);
         self.unlock(state);
         notes
@@ -348,23 +355,34 @@ impl Shared {
             .collect()
     }
 
+    /// Reads what is there, in turn with whoever changes a duty.
     fn read(&self, place: Place, socket: &PacketSocket) {
-        let mut buffer = [0; FRAME_BUFFER];
         for _ in 0..READ_BATCH {
-            match socket.receive(&mut buffer) {
-                Ok(Received { length, at, .. }) => self.on_frame(place, &buffer[..length], at),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                // The interface went down or away; its link event takes it out of the table.
-                Err(error) => {
-                    tracing::debug!(?place, %error, "cannot read frames");
-                    return;
-                }
+            if !self.read_frame(&mut self.lock(), place, socket) {
+                return;
             }
         }
     }
 
-    fn on_frame(&self, place: Place, frame: &[u8], at: Instant) {
-        let mut state = self.lock();
+    /// Reads one frame and does what follows from it; `false` when there is none. A frame is taken
+    /// from the socket under the lock as well: none is on its way when a duty changes.
+    fn read_frame(&self, state: &mut State, place: Place, socket: &PacketSocket) -> bool {
+        let mut buffer = [0; FRAME_BUFFER];
+        match socket.receive(&mut buffer) {
+            Ok(Received { length, at, .. }) => {
+                self.on_frame(state, place, &buffer[..length], at);
+                true
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            // The interface went down or away; its link event takes it out of the table.
+            Err(error) => {
+                tracing::debug!(?place, %error, "cannot read frames");
+                false
+            }
+        }
+    }
+
+    fn on_frame(&self, state: &mut State, place: Place, frame: &[u8], at: Instant) {
         match state.table.on_frame(place, frame, at, clock::now()) {
             Outcome::Send(sending) => state.send(&sending),
             Outcome::SendAndCheck(answer, check) => {
@@ -377,12 +395,10 @@ impl Shared {
                     state.send(&sending);
                 }
                 let news = state.table.take_news();
-                drop(state);
                 self.count(place.1, Ignored::Conflict);
                 self.tell(&news);
             }
             Outcome::Ignored(reason) => {
-                drop(state);
                 self.count(place.1, reason);
             }
         }

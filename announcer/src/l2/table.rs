@@ -171,7 +171,7 @@ impl Table {
 
     /// Holds questions for these, or goes on answering them while noting which.
     pub fn set(&mut self, spots: &[Spot], duty: AddressDuty, now: Instant) {
-        // What was noted before belongs to an earlier attempt.
+        // What was noted before belongs to an earlier attempt, but for the last moments.
         self.waiting.take_noted(addresses(spots));
         for spot in spots {
             self.assign(*spot, duty, now);
@@ -281,10 +281,9 @@ impl Table {
             Decision::Answer(question, note) => {
                 open.count_request(question.target);
                 let noted = Noted { at, question };
+                self.recent.push(noted);
                 if note {
                     self.waiting.note(noted);
-                } else {
-                    self.recent.push(noted);
                 }
                 let everybody = frame.first().is_some_and(|first| first & 1 == 1);
                 let ours = is_own(question.asker);

@@ -381,3 +381,17 @@ fn what_was_answered_just_before_the_notes_began_is_reported() {
     let answers = heir.answer(&[SPOT], &report, start + ms(105));
     assert_eq!(answered(&answers), [client(2)]);
 }
+
+#[test]
+fn an_attempt_that_begins_anew_reports_the_last_answers_of_the_former_one() {
+    let (mut old, start) = table();
+    let (mut heir, _) = table();
+    old.answer(&[SPOT], &Report::default(), start);
+    old.set(&[SPOT], AddressDuty::Record, start + ms(99));
+    assert!(is_answered(&ask(&mut old, 1, start + ms(100))));
+    old.set(&[SPOT], AddressDuty::Record, start + ms(101));
+    heir.set(&[SPOT], AddressDuty::Hold, start + ms(102));
+    assert!(!is_answered(&ask(&mut heir, 1, start + ms(100))));
+    let report = old.silence(&[SPOT]).report();
+    assert!(heir.answer(&[SPOT], &report, start + ms(105)).is_empty());
+}
