@@ -16,9 +16,10 @@ use super::question::Question;
 
 pub mod ndp;
 
-/// A frame that waited longer shows that this process did not run for a while, and in half a second
-/// another node takes over.
-const STALE: Duration = Duration::from_millis(400);
+/// Others believe a node dead 300 ms after it last spoke, at the earliest, and then answer in its
+/// place. So a frame that waited longer than this, or a thread that did not run for so long, shows
+/// that another node may have answered.
+const STALE: Duration = Duration::from_millis(250);
 
 /// Which frames are too old to be answered. After a time in which this process did not run (it was
 /// suspended, or its machine) none of those that waited is: another node may have answered them,
@@ -29,6 +30,14 @@ pub struct Freshness {
 }
 
 impl Freshness {
+    /// This thread waited for frames from `before` until `now`, and meant to do so for less than
+    /// half of [`STALE`]. If it was suspended, frames that came late in that time are too old too.
+    pub fn slept(&mut self, before: Instant, now: Instant) {
+        if now.saturating_duration_since(before) > STALE {
+            self.since = Some(now);
+        }
+    }
+
     /// Whether a frame that arrived then may be answered now.
     pub fn allows(&mut self, arrived: Instant, now: Instant) -> bool {
         if now.saturating_duration_since(arrived) > STALE {
@@ -392,13 +401,19 @@ mod tests {
         let start = Instant::now();
         let at = |ms| start + Duration::from_millis(ms);
         let mut freshness = Freshness::default();
-        assert!(freshness.allows(at(0), at(400)), "a busy machine");
+        assert!(freshness.allows(at(0), at(250)), "a busy machine");
         assert!(freshness.allows(at(1000), at(1000)));
         // It did not run from 1000 to 5000.
         assert!(!freshness.allows(at(2000), at(5000)));
         assert!(!freshness.allows(at(4990), at(5001)));
         assert!(freshness.allows(at(5000), at(5001)));
         assert!(freshness.allows(at(5100), at(5200)));
+        // It did not run from 5300 to 5600, and was asked only at the end of that.
+        freshness.slept(at(5200), at(5300));
+        assert!(freshness.allows(at(5290), at(5300)));
+        freshness.slept(at(5300), at(5600));
+        assert!(!freshness.allows(at(5590), at(5600)));
+        assert!(freshness.allows(at(5600), at(5601)));
     }
 
     #[test]

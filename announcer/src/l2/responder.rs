@@ -35,6 +35,8 @@ use crate::stamped::Received;
 const READ_BATCH: usize = 64;
 /// A longer frame is no question: solicitations have few and small options.
 const FRAME_BUFFER: usize = 1514;
+/// The thread wakes so often, to notice when it did not run for a while.
+const LONGEST_SLEEP: Duration = Duration::from_millis(100);
 /// How often frames are looked for while the kernel refuses to wait for them.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -302,7 +304,10 @@ impl Shared {
                 // Closing a raw socket waits for the kernel: it must not happen under the lock.
                 sockets = self.sockets();
             }
-            for index in self.wait(&sockets, &mut polls) {
+            let before = clock::now();
+            let ready = self.wait(&sockets, &mut polls);
+            self.lock().table.slept(before, clock::now());
+            for index in ready {
                 if let Some((place, socket)) = sockets.get(index) {
                     self.read(*place, socket);
                 }
@@ -323,7 +328,8 @@ impl Shared {
     /// the kernel refuses to wait (`polls`), each is looked at a hundred times a second.
     fn wait(&self, sockets: &[(Place, Arc<PacketSocket>)], polls: &mut bool) -> Vec<usize> {
         let deadline = self.lock().table.next_deadline();
-        let timeout = deadline.map_or(PollTimeout::NONE, timeout_until);
+        let longest = clock::now() + LONGEST_SLEEP;
+        let timeout = timeout_until(deadline.map_or(longest, |deadline| deadline.min(longest)));
         let mut waiting = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
         waiting.extend(
             sockets

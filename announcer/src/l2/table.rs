@@ -333,6 +333,11 @@ impl Table {
         self.conflicts.take_news()
     }
 
+    /// This thread waited for frames from `before` until `now`: see [`Freshness::slept`].
+    pub fn slept(&mut self, before: Instant, now: Instant) {
+        self.freshness.slept(before, now);
+    }
+
     /// When [`Self::due`] is to be called next.
     pub fn next_deadline(&self) -> Option<Instant> {
         let deadlines = [self.bursts.next_deadline(), self.conflicts.next_deadline()];
