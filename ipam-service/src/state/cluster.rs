@@ -46,8 +46,9 @@ pub(super) fn begin_sync(
     cluster.inventory = match cluster.inventory {
         Inventory::Complete => Inventory::Reporting { resync: true },
         Inventory::Expected => Inventory::Reporting { resync: false },
-        Inventory::New | Inventory::Missing => Inventory::FirstReport,
-        reporting @ (Inventory::FirstReport | Inventory::Reporting { .. }) => reporting,
+        Inventory::New => Inventory::FirstReport { missing: false },
+        Inventory::Missing => Inventory::FirstReport { missing: true },
+        reporting @ (Inventory::FirstReport { .. } | Inventory::Reporting { .. }) => reporting,
     };
     put_if_changed(draft, cluster);
     Ok(())
@@ -60,7 +61,7 @@ pub(super) fn begin_sync(
 pub(super) fn end_sync(draft: &mut Draft<'_>, name: &Name, fence: u64) -> Result<(), Rejection> {
     let mut cluster = seen(draft, name, fence)?;
     match cluster.inventory {
-        Inventory::FirstReport | Inventory::Reporting { .. } => {
+        Inventory::FirstReport { .. } | Inventory::Reporting { .. } => {
             cluster.inventory = Inventory::Complete;
         }
         Inventory::New | Inventory::Complete | Inventory::Expected | Inventory::Missing => {
@@ -85,7 +86,7 @@ pub(super) fn finish_recovery(draft: &mut Draft<'_>, name: Option<&Name>) -> Res
         let inventory = match cluster.inventory {
             Inventory::Expected | Inventory::Missing => Inventory::Complete,
             // Its adapter is about to say that it is done, and shall not be told that it never began.
-            Inventory::FirstReport | Inventory::Reporting { resync: false } => {
+            Inventory::FirstReport { .. } | Inventory::Reporting { resync: false } => {
                 Inventory::Reporting { resync: true }
             }
             as_it_is @ (Inventory::New
@@ -118,20 +119,28 @@ pub(super) fn report_loss(draft: &mut Draft<'_>, name: &Name) {
     let mut others = state.clusters().filter(|other| other.name != *name);
     let in_use =
         others.any(|other| other.inventory.was_complete()) || state.allocations().any(holds);
-    cluster.inventory = match in_use {
-        true => Inventory::Missing,
-        false => Inventory::Expected,
+    cluster.inventory = match (cluster.inventory, in_use) {
+        (Inventory::FirstReport { .. }, _) => Inventory::FirstReport { missing: true },
+        (_, true) => Inventory::Missing,
+        (_, false) => Inventory::Expected,
     };
     put_if_changed(draft, cluster);
 }
 
 impl State {
-    /// Whether a cluster may have held something in a store before this one: it holds nothing, and
-    /// nobody has reported what it holds.
+    /// Whether a cluster may have held something in a store before this one: nobody has reported all
+    /// that it holds, and it holds nothing, or what it holds is being reported just now.
     pub fn may_have_lost(&self, cluster: &Name) -> bool {
-        let known = self.cluster(cluster);
-        known.is_none_or(|known| known.inventory == Inventory::New)
-            && !self.allocations_of(cluster).any(holds)
+        match self.cluster(cluster).map(|known| known.inventory) {
+            None | Some(Inventory::New) => !self.allocations_of(cluster).any(holds),
+            Some(Inventory::FirstReport { missing }) => !missing,
+            Some(
+                Inventory::Complete
+                | Inventory::Expected
+                | Inventory::Missing
+                | Inventory::Reporting { .. },
+            ) => false,
+        }
     }
 }
 

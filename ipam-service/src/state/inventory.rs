@@ -12,8 +12,9 @@ pub enum Inventory {
     /// Nodes of the cluster have assignments of another store, and this one knows of none. Nobody
     /// waits for it, because others already use this store.
     Missing,
-    /// Its adapter is reporting for the first time, and nobody waits for it.
-    FirstReport,
+    /// Its adapter is reporting for the first time, and nobody waits for it. `missing`: nodes of the
+    /// cluster have assignments of another store.
+    FirstReport { missing: bool },
     /// The cluster's adapter is reporting (between BeginSync and EndSync).
     /// `resync`: the inventory was complete before, so the stream stays authoritative.
     Reporting { resync: bool },
@@ -23,10 +24,13 @@ impl Inventory {
     /// Whether the cluster's assignment stream may remove addresses.
     pub fn is_authoritative(self) -> bool {
         match self {
-            Self::New | Self::Complete | Self::Reporting { resync: true } => true,
+            Self::New
+            | Self::Complete
+            | Self::FirstReport { missing: false }
+            | Self::Reporting { resync: true } => true,
             Self::Expected
             | Self::Missing
-            | Self::FirstReport
+            | Self::FirstReport { missing: true }
             | Self::Reporting { resync: false } => false,
         }
     }
@@ -38,7 +42,7 @@ impl Inventory {
             Self::New
             | Self::Complete
             | Self::Missing
-            | Self::FirstReport
+            | Self::FirstReport { .. }
             | Self::Reporting { resync: true } => false,
         }
     }
@@ -50,7 +54,7 @@ impl Inventory {
             Self::New
             | Self::Expected
             | Self::Missing
-            | Self::FirstReport
+            | Self::FirstReport { .. }
             | Self::Reporting { resync: false } => false,
         }
     }

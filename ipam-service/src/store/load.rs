@@ -285,7 +285,8 @@ fn cluster(row: &Row<'_>, names: &mut Names) -> Result<Change, ReadError> {
         3 => Inventory::Reporting { resync: true },
         4 => Inventory::New,
         5 => Inventory::Missing,
-        6 => Inventory::FirstReport,
+        6 => Inventory::FirstReport { missing: false },
+        7 => Inventory::FirstReport { missing: true },
         other => return Err(corrupt(format!("inventory {other}"))),
     };
     Ok(Change::Cluster(loaded(Cluster {

@@ -391,7 +391,8 @@ pub(super) fn inventory_code(inventory: Inventory) -> i64 {
         Inventory::Reporting { resync: true } => 3,
         Inventory::New => 4,
         Inventory::Missing => 5,
-        Inventory::FirstReport => 6,
+        Inventory::FirstReport { missing: false } => 6,
+        Inventory::FirstReport { missing: true } => 7,
     }
 }
 

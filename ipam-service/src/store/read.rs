@@ -303,7 +303,7 @@ fn cluster(row: &SqliteRow) -> Result<v1::Cluster, ReadError> {
         cluster_uid: row.try_get(1)?,
         create_time: Some(crate::api::convert_history::time_to_wire(create_time)),
         // Complete, reporting again, or new.
-        authoritative: matches!(inventory, 0 | 3 | 4),
+        authoritative: matches!(inventory, 0 | 3 | 4 | 6),
         allocations: unsigned(row.try_get(5)?)?,
         revision: unsigned(row.try_get(4)?)?,
         last_seen: match row.try_get(6)? {

@@ -45,7 +45,7 @@ impl Asking<'_> {
                 Inventory::New | Inventory::Complete => false,
                 Inventory::Expected
                 | Inventory::Missing
-                | Inventory::FirstReport
+                | Inventory::FirstReport { .. }
                 | Inventory::Reporting { .. } => true,
             })
     }

@@ -50,8 +50,9 @@ fn a_store_that_others_use_serves_them_and_does_not_claim_to_know_the_lost_one()
         assert!(!Inventory::Missing.is_authoritative());
         book.take("west/default/db", claim());
         book.run(begin("east", "", 0)).expect("begun");
-        assert_eq!(inventory(&book, "east"), Some(Inventory::FirstReport));
-        assert!(!Inventory::FirstReport.is_authoritative());
+        let first = Inventory::FirstReport { missing: true };
+        assert_eq!(inventory(&book, "east"), Some(first));
+        assert!(!first.is_authoritative());
         book.take("west/default/third", claim());
         book.run(end("east")).expect("ended");
         assert_eq!(inventory(&book, "east"), Some(Inventory::Complete));
@@ -64,11 +65,27 @@ fn a_cluster_that_holds_something_or_has_reported_is_not_lost() {
     book.take(WEB, claim());
     assert_eq!(book.run(loss("east")), Ok(Vec::new()));
     let mut book = empty();
-    book.run(begin("east", "", 0)).expect("begun");
-    assert_eq!(book.run(loss("east")), Ok(Vec::new()));
-    book.run(end("east")).expect("ended");
+    report(&mut book, "east");
     assert_eq!(book.run(loss("east")), Ok(Vec::new()));
     assert_eq!(inventory(&book, "east"), Some(Inventory::Complete));
+}
+
+/// A cluster that was deleted has nodes that must stop, and begins anew like any other.
+#[test]
+fn a_first_report_withdraws_nothing_only_if_nodes_show_a_loss() {
+    let mut book = empty();
+    book.run(begin("east", "", 0)).expect("begun");
+    let authoritative = |book: &Book| {
+        let inventory = inventory(book, "east");
+        inventory.expect("known").is_authoritative()
+    };
+    assert!(authoritative(&book));
+    book.take(WEB, claim());
+    book.run(loss("east")).expect("noted");
+    assert!(!authoritative(&book));
+    assert_eq!(book.run(loss("east")), Ok(Vec::new()));
+    book.run(end("east")).expect("ended");
+    assert!(authoritative(&book));
 }
 
 #[test]
