@@ -99,6 +99,7 @@ pub struct Metrics {
     pub owned: Gauge,
     /// Other nodes that live.
     pub members_alive: Gauge,
+    pub members_unreachable: Gauge,
     /// Other nodes that are known.
     pub members_known: Gauge,
     /// Datagrams of the membership that could not be opened or read.
@@ -144,6 +145,7 @@ impl Metrics {
             handovers: Counter::default(),
             owned: Gauge::default(),
             members_alive: Gauge::default(),
+            members_unreachable: Gauge::default(),
             members_known: Gauge::default(),
             members_rejected: Counter::default(),
             namesakes: Gauge::default(),
@@ -209,6 +211,11 @@ impl Metrics {
             "members_alive",
             "Other announcers that live",
             &self.members_alive,
+        );
+        own(
+            "members_unreachable",
+            "1 while this node has reached none of the others since it started",
+            &self.members_unreachable,
         );
         own(
             "members_known",

@@ -64,6 +64,9 @@ fn with_keys_the_members_talk_sealed_and_a_stranger_is_not_heard() -> anyhow::Re
         let (code, reason) = segment.admin("n1", "/readyz").ok()?;
         (code == 503 && reason.contains("members_unreachable")).then_some(())
     })?;
+    for (node, unreachable) in [("n1", "1"), ("n2", "0")] {
+        segment.wait_metric(node, "pharos_announcer_members_unreachable", unreachable)?;
+    }
     Ok(())
 }
 

@@ -322,7 +322,9 @@ impl Engine {
         self.metrics
             .members_alive
             .set(count(self.talk.peers().live().count()));
-        if self.are_members_unreachable() {
+        let unreachable = self.are_members_unreachable();
+        self.metrics.members_unreachable.set(unreachable.into());
+        if unreachable {
             let reason = format!(
                 "members_unreachable: none of {} members answers since the start",
                 self.talk.peers().len()
