@@ -122,13 +122,6 @@ impl Fleet {
         self.lan.host("client")
     }
 
-    /// A path of the admin listener of ipam-service.
-    pub fn ipam_admin(&self, path: &str) -> anyhow::Result<(u16, String)> {
-        let host = self.lan.host("ipam")?;
-        let get = || http::get(IPAM_ADMIN, path, Duration::from_secs(5));
-        host.namespace.run(get)?
-    }
-
     /// Waits until a metric of a node has a value; `name` with its labels.
     pub fn wait_metric(&self, node: &str, name: &str, value: &str) -> anyhow::Result<()> {
         let line = format!("{name} {value}");
@@ -206,14 +199,8 @@ impl Fleet {
 
     /// Gives an address to an owner of this name.
     pub fn allocate(&self, name: &str, address: Ipv4Addr) -> anyhow::Result<()> {
-        let owner = v1::Owner {
-            cluster: CLUSTER.to_owned(),
-            namespace: "default".to_owned(),
-            name: name.to_owned(),
-            ..v1::Owner::default()
-        };
         let request = v1::AllocateRequest {
-            owner: Some(owner),
+            owner: Some(owner(name)),
             addresses: vec![address.to_string()],
             ..v1::AllocateRequest::default()
         };
@@ -222,5 +209,27 @@ impl Fleet {
             allocations.allocate(Request::new(request)).await
         })?;
         Ok(())
+    }
+
+    /// Takes back what an owner of this name holds.
+    pub fn release(&self, name: &str) -> anyhow::Result<()> {
+        let request = v1::ReleaseRequest {
+            owner: Some(owner(name)),
+            ..v1::ReleaseRequest::default()
+        };
+        self.call(|channel| async {
+            let mut allocations = AllocationServiceClient::new(channel);
+            allocations.release(Request::new(request)).await
+        })?;
+        Ok(())
+    }
+}
+
+fn owner(name: &str) -> v1::Owner {
+    v1::Owner {
+        cluster: CLUSTER.to_owned(),
+        namespace: "default".to_owned(),
+        name: name.to_owned(),
+        ..v1::Owner::default()
     }
 }
