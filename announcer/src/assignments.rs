@@ -8,9 +8,10 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use futures::{Stream, StreamExt as _};
+use futures::{FutureExt as _, Stream, StreamExt as _};
 use pharos_process::Readiness;
 use pharos_proto::v1;
+use pharos_proto::v1::announcer_report::released::Tenure;
 use pharos_proto::v1::announcer_report::{Hello, Report};
 use pharos_proto::v1::announcer_service_client::AnnouncerServiceClient;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -22,6 +23,7 @@ use crate::book::{Book, Contents, Difference, StreamError};
 use crate::clock;
 use crate::config;
 use crate::engine::Command;
+use crate::fenced::Released;
 use crate::l2::conflict::{self, Conflict};
 use crate::metrics::Metrics;
 use crate::names::{LookupError, Names};
@@ -155,6 +157,8 @@ pub struct Follower {
     pub applied: watch::Receiver<u64>,
     /// Foreign machines that use addresses of this node.
     pub conflicts: mpsc::Receiver<Conflict>,
+    /// Tenures of fenced addresses that this node has ended: told on each stream.
+    pub released: watch::Receiver<BTreeSet<Released>>,
     /// Differences handed to the engine so far.
     pub marks: u64,
     pub complaints: Complaints,
@@ -259,12 +263,17 @@ impl Follower {
         let hello = self.hello();
         let hello = futures::stream::once(std::future::ready(Report::Hello(hello)));
         let applied = WatchStream::from_changes(positions).map(Report::AppliedPosition);
-        // Ends with this call, as the positions do.
+        // Both end with this call, as the positions do.
         let (_following, left) = oneshot::channel::<()>();
-        let status = statuses(self.status.clone()).take_until(left);
+        let left = left.shared();
+        let status = statuses(self.status.clone()).take_until(left.clone());
+        let released = WatchStream::new(self.released.clone()).take_until(left);
+        let released = released.filter(|ended| std::future::ready(!ended.is_empty()));
+        let released = released.map(|ended| Report::Released(released_to_wire(&ended)));
         let (conflicts, told) = mpsc::channel(conflict::LIMIT);
         let told = ReceiverStream::new(told).map(Report::Conflict);
-        let later = futures::stream::select(futures::stream::select(applied, status), told);
+        let of_node = futures::stream::select(status, released);
+        let later = futures::stream::select(futures::stream::select(applied, of_node), told);
         let reports = hello.chain(later).map(|report| v1::AnnouncerReport {
             report: Some(report),
         });
@@ -438,6 +447,18 @@ fn statuses(standing: watch::Receiver<Standing>) -> impl Stream<Item = Report> {
         },
     );
     told.flatten().map(Report::Status)
+}
+
+fn released_to_wire(released: &BTreeSet<Released>) -> v1::announcer_report::Released {
+    let tenures = released.iter().map(|one| Tenure {
+        address_space: one.key.space.clone(),
+        address: pharos_proto::net::format_address(one.key.address),
+        term: one.term.0,
+        epoch: one.epoch,
+    });
+    v1::announcer_report::Released {
+        tenures: tenures.collect(),
+    }
 }
 
 /// The failures that still count after a stream that was synchronised: none if it lasted. A server

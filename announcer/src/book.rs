@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use pharos_lease::Term;
 use pharos_proto::digest::{BUCKETS, Digests, assignment_digest, bucket_of};
 use pharos_proto::net::parse_address;
 use pharos_proto::v1;
@@ -16,6 +17,7 @@ use pharos_proto::v1::assignment::L2;
 use pharos_proto::v1::assignment_update::{Bucket, Changes, Header, Update};
 
 use crate::election::{GroupId, NodeName, Wanted, WantedBy};
+use crate::fenced::Told;
 
 #[cfg(test)]
 mod tests;
@@ -38,6 +40,8 @@ pub struct Assigned {
     pub wanted: Option<WantedBy>,
     /// `cluster/namespace/name` of who uses it.
     pub owners: Vec<String>,
+    /// Set: only who is named here answers. Whether this node is a candidate is not said.
+    pub fenced: Option<Told>,
 }
 
 /// A node that runs an announcer.
@@ -460,6 +464,7 @@ impl Book {
             listed,
             wanted: assignment.l2.as_ref().map(|l2| self.wanted(l2)),
             owners: assignment.owners.clone(),
+            fenced: assignment.fenced.as_ref().map(told),
         }
     }
 
@@ -470,6 +475,16 @@ impl Book {
             Some((nodes, Wanted::named(&entry.interfaces)))
         });
         WantedBy::new(Wanted::named(&l2.interfaces), by_nodes.collect())
+    }
+}
+
+fn told(fenced: &v1::assignment::Fenced) -> Told {
+    let name = |node: &str| (!node.is_empty()).then(|| NodeName::from(node));
+    Told {
+        owner: name(&fenced.owner).map(|owner| (owner, Term(fenced.term))),
+        epoch: fenced.epoch,
+        next: name(&fenced.next),
+        candidate: false,
     }
 }
 

@@ -11,6 +11,13 @@ pub fn now() -> Instant {
     Instant::now()
 }
 
+/// Time since the machine was booted, also while it slept.
+pub fn since_boot() -> Duration {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+    // A clock that cannot be read makes every lease a thing of the past.
+    now.map_or(Duration::MAX, Duration::from)
+}
+
 /// Time since 1970 on the wall clock.
 #[expect(
     clippy::disallowed_methods,

@@ -9,6 +9,7 @@
 //! but the thread, which then ends, and with it the process.
 
 mod effects;
+mod fence;
 mod macs;
 mod ports;
 mod socket;
@@ -29,6 +30,7 @@ use crate::bind::Binder;
 use crate::book::{Difference, Member};
 use crate::clock;
 use crate::election::{Condition, GroupId, NodeName};
+use crate::fenced::DRAIN_TIMEOUT;
 use crate::l2::hold::Notes;
 use crate::l2::responder::Responder;
 use crate::links::table::Uplink;
@@ -39,6 +41,9 @@ use crate::metrics::Metrics;
 use crate::plan::Plan;
 use crate::status::Standing;
 use crate::talk::Talk;
+use fence::Fence;
+pub use fence::FenceOutlets;
+use pharos_lease::Term;
 
 /// Commands that may wait: a synchronisation is one, so this is far more than a burst of events.
 const COMMANDS: usize = 256;
@@ -63,6 +68,8 @@ pub enum Command {
     ReadyAfterBoot,
     /// Addresses of this host came or went.
     AddressesChanged,
+    /// This node may answer for fenced addresses under this term; `None`: not at all.
+    Lease(Option<Term>),
     /// The interfaces that can answer, or something about them, changed.
     Uplinks(Vec<Uplink>),
     /// Bare addresses of members.
@@ -86,6 +93,7 @@ pub struct Settings {
     pub responder: Responder,
     /// Binds what is answered for; `None`: somebody else takes it in.
     pub binder: Option<Binder>,
+    pub fence: FenceOutlets,
 }
 
 /// The running thread. Dropping it stops the thread.
@@ -175,6 +183,7 @@ struct Engine {
     sent: u64,
     talk: Talk,
     plan: Plan,
+    fence: Fence,
 
     own: Condition,
     hold_down_until: Option<Instant>,
@@ -194,6 +203,7 @@ struct Engine {
 
 struct Drain {
     done: oneshot::Sender<()>,
+    since: Instant,
 }
 
 impl Engine {
@@ -219,6 +229,7 @@ impl Engine {
             seen: Seen::default(),
             sent: 0,
             plan: Plan::new(settings.me.node.clone()),
+            fence: Fence::new(settings.fence),
             talk: Talk::new(settings.me, own.clone(), rand::random(), now),
             hold_down_until: own.hold_down.then_some(now + settings.hold_down),
             unconfirmed_until: None,
@@ -271,6 +282,7 @@ impl Engine {
         [
             self.bind_again,
             self.talk.next_deadline(),
+            self.drain.as_ref().map(|drain| drain.since + DRAIN_TIMEOUT),
             self.hold_down_until,
             self.unconfirmed_until,
             self.uplinks.next_deadline(),
@@ -301,6 +313,8 @@ impl Engine {
         self.own.hold_down = self.hold_down_until.or(self.unconfirmed_until).is_some();
         self.talk.set_own(&self.own, now);
         self.perform();
+        self.perform_fenced();
+        self.tell_of_fenced();
         self.pack_steps();
         self.talk.publish(now);
         self.perform();
@@ -313,7 +327,7 @@ impl Engine {
         self.observe();
         self.tell_node();
         // A node that is no candidate any more may answer until another one does.
-        if *self.done.borrow() < self.mark && !self.talk.ownership.answers_unlisted() {
+        if *self.done.borrow() < self.mark && !self.answers_unlisted() {
             self.done.send_replace(self.mark);
         }
     }
@@ -339,12 +353,13 @@ impl Engine {
                     binder.changed(now);
                 }
             }
+            Command::Lease(term) => self.talk.fenced.set_term(term, now),
             Command::Uplinks(uplinks) => self.on_uplinks(uplinks, now),
             Command::Joins(addresses) => self.talk.set_joins(&addresses, now),
             Command::Endpoint(endpoint) => self.talk.set_endpoint(endpoint, now),
             Command::Drain(done) => {
                 self.own.draining = true;
-                self.drain = Some(Drain { done });
+                self.drain = Some(Drain { done, since: now });
             }
         }
     }
@@ -353,7 +368,13 @@ impl Engine {
         if let Some(members) = &difference.members {
             self.on_members(members, now);
         }
-        let touched = self.plan.apply(&difference.upserts, &difference.removals);
+        let Difference {
+            mut upserts,
+            mut removals,
+            ..
+        } = difference;
+        let unfenced = self.take_fenced(&mut upserts, &mut removals, now);
+        let touched = self.plan.apply(&upserts, &removals);
         self.note_link_local();
         let moved = self.detach_moved(&touched.groups);
         for (group, before) in touched.successors {
@@ -372,9 +393,16 @@ impl Engine {
             self.reapply(group);
         }
         self.silence_moved(&moved);
-        for address in touched.gone {
-            self.metrics.forget(address);
+        for address in touched.gone.into_iter().chain(unfenced) {
+            if !self.plan.has(address) && !self.fence.has(address) {
+                self.metrics.forget(address);
+            }
         }
+        self.perform_fenced();
+    }
+
+    fn answers_unlisted(&self) -> bool {
+        self.talk.ownership.answers_unlisted() || self.talk.fenced.answers_unlisted()
     }
 
     fn on_members(&mut self, members: &[Member], now: Instant) {
@@ -393,7 +421,10 @@ impl Engine {
     }
 
     fn is_drained(&self, now: Instant) -> bool {
-        self.drain.is_some() && self.talk.ownership.is_settled(now)
+        let Some(drain) = &self.drain else {
+            return false;
+        };
+        self.talk.ownership.is_settled(now) && self.is_fence_drained(drain.since, now)
     }
 
     fn leave(&mut self) {

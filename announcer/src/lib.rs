@@ -24,8 +24,10 @@ pub mod config;
 pub mod election;
 pub mod endpoint;
 pub mod engine;
+pub mod fenced;
 pub mod handover;
 pub mod l2;
+pub mod lease;
 pub mod links;
 pub mod members;
 pub mod metrics;
@@ -39,6 +41,7 @@ pub mod stamped;
 pub mod status;
 pub mod talk;
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -48,6 +51,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
 
 use assignments::{Complaints, Follower, SharedBook};
 use bind::Binder;
@@ -55,8 +59,9 @@ use book::{Book, Difference};
 use cache::{Cache, Identity};
 use config::{Args, Config};
 use endpoint::Advertised;
-use engine::{Command, EngineThread};
+use engine::{Command, EngineThread, FenceOutlets};
 use l2::responder::Responder;
+use lease::Renewer;
 use links::Network;
 use links::rules::InterfaceRules;
 use members::Peer;
@@ -100,8 +105,11 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         &config.interfaces,
     );
     let member_endpoint = advertised.told();
-    let parts = (responder, metrics.clone(), readiness.clone());
-    let mut engine = start_engine(&config, *member_endpoint.borrow(), parts)?;
+    let parts = (responder.clone(), metrics.clone(), readiness.clone());
+    let (standing, standing_seen) = watch::channel(None);
+    let (released, released_seen) = watch::channel(BTreeSet::new());
+    let fence = FenceOutlets { standing, released };
+    let mut engine = start_engine(&config, *member_endpoint.borrow(), parts, fence)?;
     let commands = engine
         .commands()
         .context("the engine has just been started")?;
@@ -138,6 +146,18 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         readiness: readiness.clone(),
     };
     tasks.spawn(admin(config.admin, health, shutdown.clone()));
+    let stop_lease = CancellationToken::new();
+    let renewer = Renewer {
+        servers: config.ipam.clone(),
+        cluster: config.cluster.clone(),
+        node: config.node.clone(),
+        standing: standing_seen,
+        engine: commands.clone(),
+        responder,
+        metrics: metrics.clone(),
+        stop: stop_lease.clone(),
+    };
+    let mut lease = tokio::spawn(renewer.run());
     let follower = Follower {
         servers: config.ipam,
         names,
@@ -153,6 +173,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         status: engine.status(),
         applied: engine.applied(),
         conflicts,
+        released: released_seen,
         marks: 0,
         complaints: Complaints::default(),
     };
@@ -161,8 +182,16 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     tokio::select! {
         // First: what ends because the process stops has not failed.
         biased;
-        () = shutdown.stopping() => drain(&commands, writer, &mut tasks).await,
+        () = shutdown.stopping() => {
+            hand_over(&commands).await;
+            stop_lease.cancel();
+            finish([("the lease", lease), ("the disk cache", writer)]).await;
+            tasks.abort_all();
+            tracing::info!("stopped");
+            Ok(())
+        }
         error = first_failure(&mut tasks) => Err(error),
+        ended = &mut lease => Err(anyhow::anyhow!("the lease ended unexpectedly: {ended:?}")),
         ended = &mut writer => Err(anyhow::anyhow!("the disk cache ended unexpectedly: {ended:?}")),
         () = engine.ended() => Err(anyhow::anyhow!("the engine ended unexpectedly")),
         () = responder_thread.ended() => Err(anyhow::anyhow!("the thread that answers ended unexpectedly")),
@@ -173,6 +202,7 @@ fn start_engine(
     config: &Config,
     advertised: SocketAddr,
     (responder, metrics, readiness): (Responder, Metrics, Readiness),
+    fence: FenceOutlets,
 ) -> anyhow::Result<EngineThread> {
     let interface = config.bind_addresses.as_deref();
     let binder = interface.map(|interface| Binder::open(interface, readiness.clone()));
@@ -190,16 +220,13 @@ fn start_engine(
         readiness,
         responder,
         binder,
+        fence,
     })
     .context("cannot start the engine")
 }
 
-/// Hands over, within a limit; then lets the disk cache be written.
-async fn drain(
-    commands: &mpsc::Sender<Command>,
-    writer: JoinHandle<anyhow::Result<()>>,
-    tasks: &mut JoinSet<anyhow::Result<()>>,
-) -> anyhow::Result<()> {
+/// Hands over, within a limit.
+async fn hand_over(commands: &mpsc::Sender<Command>) {
     let (done, drained) = oneshot::channel();
     let hand_over = async {
         if commands.send(Command::Drain(done)).await.is_ok() {
@@ -210,12 +237,16 @@ async fn drain(
     if tokio::time::timeout(DRAIN_LIMIT, hand_over).await.is_err() {
         tracing::warn!("not everything could be handed over in time");
     }
-    if tokio::time::timeout(RETRY, writer).await.is_err() {
-        tracing::warn!("the assignments could not be written to the disk in time");
+}
+
+/// Lets those end by themselves that have something to finish.
+async fn finish(tasks: [(&str, JoinHandle<anyhow::Result<()>>); 2]) {
+    let end = clock::now() + RETRY;
+    for (what, task) in tasks {
+        if tokio::time::timeout_at(end.into(), task).await.is_err() {
+            tracing::warn!("{what} could not be finished in time");
+        }
     }
-    tracing::info!("stopped");
-    tasks.abort_all();
-    Ok(())
 }
 
 /// Tasks that end well are done with their work; one that fails is the end of the process.

@@ -106,6 +106,8 @@ pub struct Metrics {
     pub members_rejected: Counter,
     /// Other announcers under this node's name.
     pub namesakes: Gauge,
+    /// Whether this node has a lease, by which it may own fenced addresses.
+    pub lease: Gauge,
     /// Whether the stream is connected and has been synchronised.
     pub stream_connected: Gauge,
     last_update: LastUpdate,
@@ -149,6 +151,7 @@ impl Metrics {
             members_known: Gauge::default(),
             members_rejected: Counter::default(),
             namesakes: Gauge::default(),
+            lease: Gauge::default(),
             stream_connected: Gauge::default(),
             last_update: LastUpdate::default(),
         };
@@ -226,6 +229,11 @@ impl Metrics {
             "namesakes",
             "Other announcers under this node's name; must be 0",
             &self.namesakes,
+        );
+        own(
+            "lease",
+            "1 while this node has a lease, by which it may own fenced addresses",
+            &self.lease,
         );
         own(
             "stream_connected",

@@ -134,18 +134,21 @@ impl Plan {
         let Some(group) = self.groups.get(&group) else {
             return Vec::new();
         };
-        let mut spots = BTreeSet::new();
-        for (_, address) in &group.addresses {
-            let ip = address.ip;
-            let wanted = address.wanted.of(&self.me);
-            let ports = self.ports.iter();
-            let ports = ports.filter(|port| wanted.includes(&port.name) && port.answers(ip));
-            spots.extend(ports.map(|port| Spot {
-                interface: port.index,
-                address: ip,
-            }));
-        }
-        spots.into_iter().collect()
+        let addresses = group.addresses.iter();
+        let spots = addresses.flat_map(|(_, one)| self.spots_of(one.ip, &one.wanted));
+        spots.collect::<BTreeSet<Spot>>().into_iter().collect()
+    }
+
+    /// Where an address is to be answered that is wanted there.
+    pub fn spots_of(&self, address: IpAddr, wanted: &WantedBy) -> Vec<Spot> {
+        let wanted = wanted.of(&self.me);
+        let ports = self.ports.iter();
+        let ports = ports.filter(|port| wanted.includes(&port.name) && port.answers(address));
+        let spots = ports.map(|port| Spot {
+            interface: port.index,
+            address,
+        });
+        spots.collect()
     }
 
     /// Takes in changes; gives the groups that they touched, also those that are gone.
@@ -171,7 +174,7 @@ impl Plan {
     }
 
     /// Whether an address is to be announced, in whichever space.
-    fn has(&self, address: IpAddr) -> bool {
+    pub fn has(&self, address: IpAddr) -> bool {
         let mut next = self.group_of.keys().next();
         while let Some(Key { space, .. }) = next {
             let space = space.clone();

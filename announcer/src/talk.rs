@@ -10,6 +10,7 @@ use std::net::SocketAddr;
 use std::time::Instant;
 
 use crate::election::{Claim, Condition, GroupId, NodeName, Standing, Statement};
+use crate::fenced::Fenced;
 use crate::handover::Message;
 use crate::members::Peer;
 use crate::members::namesake::{self, Namesake};
@@ -40,6 +41,8 @@ pub enum Note {
 pub struct Talk {
     /// What this node owns. Its effects are to be performed after every call.
     pub ownership: Ownership,
+    /// The same for fenced addresses, whose owners ipam-service names.
+    pub fenced: Fenced,
     swim: Swim,
     peers: Peers,
     namesake: Namesake,
@@ -61,6 +64,7 @@ impl Talk {
     pub fn new(me: Peer, own: Condition, seed: u64, now: Instant) -> Self {
         Self {
             ownership: Ownership::new(me.node.clone(), own),
+            fenced: Fenced::new(me.node.clone()),
             own_report: OwnReport::new(me.node.clone(), me.epoch),
             swim: Swim::new(me, seed, now),
             peers: Peers::default(),
@@ -104,6 +108,7 @@ impl Talk {
             self.namesake.next_deadline(),
             self.reports.next_deadline(),
             self.ownership.next_deadline(),
+            self.fenced.next_deadline(),
         ]
         .into_iter()
         .flatten()
@@ -124,6 +129,7 @@ impl Talk {
             self.on_report_due(due, now);
         }
         self.ownership.tick(now);
+        self.fenced.tick(now);
     }
 
     /// For so long this process did not run.
@@ -278,7 +284,10 @@ impl Talk {
             return;
         }
         for (group, message) in handover.steps.into_iter().filter_map(|step| step.read(at)) {
-            self.ownership.hear(group, from.clone(), message, now);
+            match self.fenced.knows(group, &message) {
+                true => self.fenced.hear(group, &from, message, now),
+                false => self.ownership.hear(group, from.clone(), message, now),
+            }
         }
     }
 

@@ -61,6 +61,13 @@ impl AnnouncerService for Server {
     ) -> Result<Response<v1::ListAssignmentsResponse>, Status> {
         Err(Status::unimplemented("not needed"))
     }
+
+    async fn renew_lease(
+        &self,
+        _: Request<v1::RenewLeaseRequest>,
+    ) -> Result<Response<v1::RenewLeaseResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
 }
 
 struct World {

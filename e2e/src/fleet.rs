@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use pharos_proto::v1;
+use pharos_proto::v1::advertisement::l2::Ownership;
 use pharos_proto::v1::advertisement::{L2, Protocol};
 use pharos_proto::v1::advertisement_service_client::AdvertisementServiceClient;
 use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
@@ -170,12 +171,24 @@ impl Fleet {
     /// Announces every pool on the nodes with one of these `host` labels (none: on all), on these
     /// interfaces.
     pub fn advertise(&self, name: &str, hosts: &[&str], interfaces: &[&str]) -> anyhow::Result<()> {
+        self.advertise_as(Ownership::Available, name, hosts, interfaces)
+    }
+
+    /// The same with this promise about owners.
+    pub fn advertise_as(
+        &self,
+        ownership: Ownership,
+        name: &str,
+        hosts: &[&str],
+        interfaces: &[&str],
+    ) -> anyhow::Result<()> {
         let selector = |host: &&str| v1::LabelSelector {
             match_labels: [("host".to_owned(), (*host).to_owned())].into(),
             ..v1::LabelSelector::default()
         };
         let l2 = L2 {
             interfaces: interfaces.iter().map(ToString::to_string).collect(),
+            ownership: ownership.into(),
             ..L2::default()
         };
         let advertisement = v1::Advertisement {

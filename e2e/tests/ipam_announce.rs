@@ -1,6 +1,6 @@
 //! Topology: one ipam-service; grpcurl and a bare gRPC client as announcer `a` of cluster `east`.
 //!
-//! 1. The call of the manual for an advertisement works to the letter; what is not offered says so.
+//! 1. The call of the manual for an advertisement works to the letter; one that is bad says where.
 //! 2. An allocation is streamed to the announcer that calls, and listed for people.
 //! 3. A client that has followed the stream is sent no bucket again after `kill -9` and a restart.
 
@@ -31,14 +31,16 @@ fn the_call_of_the_manual_for_an_advertisement_works_to_the_letter() {
     assert_eq!(advertisement["l2"]["ownership"], "AVAILABLE");
     assert_eq!(advertisement["l2"]["interfaces"], json!(["eth0"]));
 
-    let fenced = ADVERTISEMENT.replace("AVAILABLE", "FENCED");
-    let refused = ipam.grpcurl(Some(&fenced), method).unwrap_err().to_string();
-    assert!(refused.contains("Unimplemented"), "{refused}");
-    assert!(refused.contains("advertisement.l2.ownership"), "{refused}");
-
     let list = "pharos.v1.AdvertisementService/ListAdvertisements";
     let listed = ipam.grpcurl(None, list).unwrap();
     assert_eq!(&listed["advertisements"][0], advertisement);
+
+    let fenced = ADVERTISEMENT.replace("AVAILABLE", "FENCED");
+    let answer = ipam.grpcurl(Some(&fenced), method).unwrap();
+    assert_eq!(answer["advertisement"]["l2"]["ownership"], "FENCED");
+    let wrong = ADVERTISEMENT.replace("\"AVAILABLE\"", "7");
+    let refused = ipam.grpcurl(Some(&wrong), method).unwrap_err().to_string();
+    assert!(refused.contains("advertisement.l2.ownership"), "{refused}");
 }
 
 /// What announcer `a` has, and how many buckets it was sent for it.

@@ -193,6 +193,7 @@ pub(crate) fn advertisement(key: &str) -> Advertisement {
         protocol: AdvertisementProtocol::L2 {
             interfaces: BTreeSet::new(),
             preferred_nodes: Vec::new(),
+            ownership: crate::state::model::Ownership::Available,
         },
         revision: 0,
     }

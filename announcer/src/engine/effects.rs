@@ -9,6 +9,7 @@ use crate::handover::{Action, Duty, Gained, Lost, Message};
 use crate::l2::burst::Spot;
 use crate::l2::hold::Notes;
 use crate::l2::reply::AddressDuty;
+use crate::l2::responder::Responder;
 use crate::ownership::Effect;
 use crate::talk::Note;
 
@@ -20,6 +21,19 @@ pub(super) struct Applied {
 }
 
 impl Applied {
+    pub(super) fn new(duty: AddressDuty, spots: Vec<Spot>) -> Self {
+        Self { duty, spots }
+    }
+
+    /// Goes on only there: what is answered elsewhere falls silent. Says what is to be gone on with.
+    pub(super) fn leave(&mut self, responder: &Responder, spots: &[Spot]) -> AddressDuty {
+        let is_gone = |spot: &&Spot| !spots.contains(spot);
+        let gone: Vec<Spot> = self.spots.iter().filter(is_gone).copied().collect();
+        responder.silence(&gone);
+        self.spots = spots.to_vec();
+        self.duty
+    }
+
     /// Where.
     pub(super) fn spots(&self) -> &[Spot] {
         &self.spots
@@ -90,21 +104,13 @@ impl Engine {
     pub(super) fn reapply(&mut self, group: GroupId) {
         if let Some(applied) = self.applied.get_mut(&group) {
             let spots = self.plan.spots(group);
-            let gone: Vec<Spot> = applied
-                .spots
-                .iter()
-                .filter(|spot| !spots.contains(spot))
-                .copied()
-                .collect();
-            self.responder.silence(&gone);
-            let duty = applied.duty;
-            applied.spots.clone_from(&spots);
+            let duty = applied.leave(&self.responder, &spots);
             self.bind_addresses(group, duty);
             self.responder.resume(&spots, duty);
         }
         if self.shown.contains_key(&group) {
             self.show(group, true);
-            self.tell_interfaces(group);
+            self.tell_interfaces(group, &self.plan.spots(group));
         }
     }
 
@@ -228,7 +234,7 @@ impl Engine {
             }
         };
         self.show(group, true);
-        self.tell_gained(group, why);
+        self.tell_gained(group, why, &self.plan.spots(group));
         for used in self.plan.used(group) {
             tracing::info!(
                 address = %used.address,
@@ -315,7 +321,9 @@ impl Engine {
             self.responder.set_members(macs);
         }
         let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-        self.metrics.owned.set(count(self.shown.len()));
+        self.metrics
+            .owned
+            .set(count(self.shown.len() + self.fence.owned()));
         self.metrics
             .members_known
             .set(count(self.talk.peers().len()));

@@ -102,9 +102,7 @@ impl Engine {
             self.responder.set_ports(&ports);
         }
         self.open_ports(now);
-        for group in self.applied.keys().copied().collect::<Vec<GroupId>>() {
-            self.reapply(group);
-        }
+        self.reapply_all();
         self.announce_on(&news.turned, |_| true);
         // The first list has those that were there before this program.
         if std::mem::replace(&mut self.uplinks.begun, true) {
@@ -121,15 +119,20 @@ impl Engine {
     pub(super) fn tick_uplinks(&mut self, now: Instant) {
         if self.uplinks.again.is_some_and(|at| at <= now) {
             self.open_ports(now);
-            for group in self.applied.keys().copied().collect::<Vec<GroupId>>() {
-                self.reapply(group);
-            }
+            self.reapply_all();
         }
         if self.uplinks.ready.take_if(|at| *at <= now).is_some() {
             let came_up = std::mem::take(&mut self.uplinks.came_up);
             // IPv6 begins later, and its advertisements are to be a second apart (RFC 4861, 7.2.6).
             self.announce_on(&came_up, IpAddr::is_ipv4);
         }
+    }
+
+    fn reapply_all(&mut self) {
+        for group in self.applied.keys().copied().collect::<Vec<GroupId>>() {
+            self.reapply(group);
+        }
+        self.reapply_fenced();
     }
 
     fn ports(&self, chosen: impl Fn(&Port) -> bool) -> Vec<Port> {
@@ -190,6 +193,7 @@ impl Engine {
 
     fn announce_on(&self, interfaces: &BTreeSet<u32>, chosen: impl Fn(&IpAddr) -> bool) {
         let spots = self.applied.values().flat_map(Applied::spots);
+        let spots = spots.chain(self.fence.spots());
         let there: Vec<Spot> = spots
             .filter(|spot| interfaces.contains(&spot.interface) && chosen(&spot.address))
             .copied()

@@ -6,17 +6,18 @@ use super::Engine;
 use crate::clock;
 use crate::election::GroupId;
 use crate::handover::Gained;
+use crate::l2::burst::Spot;
 
 impl Engine {
-    pub(super) fn tell_gained(&self, group: GroupId, why: &Gained) {
-        let names = self.answered_on(group);
+    pub(super) fn tell_gained(&self, group: GroupId, why: &Gained, spots: &[Spot]) {
+        let names = self.names_of(spots);
         let at = clock::since_epoch();
         self.status
             .send_modify(|standing| standing.gain(group, at, why, names));
     }
 
-    pub(super) fn tell_interfaces(&self, group: GroupId) {
-        let names = self.answered_on(group);
+    pub(super) fn tell_interfaces(&self, group: GroupId, spots: &[Spot]) {
+        let names = self.names_of(spots);
         self.status
             .send_if_modified(|standing| standing.set_interfaces(group, names));
     }
@@ -31,8 +32,7 @@ impl Engine {
             .send_if_modified(|standing| standing.set_node(&self.own, unreachable));
     }
 
-    fn answered_on(&self, group: GroupId) -> BTreeSet<String> {
-        let spots = self.plan.spots(group);
+    fn names_of(&self, spots: &[Spot]) -> BTreeSet<String> {
         let indices: BTreeSet<u32> = spots.iter().map(|spot| spot.interface).collect();
         let ports = self.plan.ports().iter();
         ports

@@ -22,6 +22,7 @@ fn assigned(nodes: &[&str]) -> Difference {
             candidates: nodes.into(),
             wanted: Some(Wanted::Any.into()),
             owners: Vec::new(),
+            fenced: None,
         }],
         ..Difference::default()
     }
@@ -49,6 +50,10 @@ async fn a_mark_is_told_when_nothing_is_answered_any_more_that_was_taken_away() 
         readiness: Readiness::default(),
         responder,
         binder: None,
+        fence: FenceOutlets {
+            standing: watch::channel(None).0,
+            released: watch::channel(BTreeSet::new()).0,
+        },
     });
     let engine = engine.expect("starts");
     let mut applied = engine.applied();

@@ -10,6 +10,7 @@ pub mod arp;
 pub mod burst;
 pub mod check;
 pub mod conflict;
+pub mod fences;
 pub mod groups;
 pub mod hold;
 pub mod multicast;

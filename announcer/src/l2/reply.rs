@@ -95,11 +95,13 @@ pub enum Ignored {
     NotOwned,
     /// It is older than [`Freshness`] allows.
     Stale,
+    /// It is fenced, and this node has no lease for it (any more).
+    NoLease,
 }
 
 impl Ignored {
     /// Every reason for ARP, for metrics.
-    pub const ARP: [Self; 14] = [
+    pub const ARP: [Self; 15] = [
         Self::Malformed(Malformed::Short),
         Self::Malformed(Malformed::NotArp),
         Self::Malformed(Malformed::HardwareType),
@@ -114,10 +116,11 @@ impl Ignored {
         Self::Conflict,
         Self::NotOwned,
         Self::Stale,
+        Self::NoLease,
     ];
 
     /// Every reason for neighbour discovery, for metrics.
-    pub const NDP: [Self; 19] = [
+    pub const NDP: [Self; 20] = [
         Self::MalformedNdp(MalformedNdp::Short),
         Self::MalformedNdp(MalformedNdp::NotIpv6),
         Self::MalformedNdp(MalformedNdp::NotNeighbour),
@@ -137,6 +140,7 @@ impl Ignored {
         Self::Conflict,
         Self::NotOwned,
         Self::Stale,
+        Self::NoLease,
     ];
 
     /// The reason as a label.
@@ -168,6 +172,7 @@ impl Ignored {
             Self::Conflict => "conflict",
             Self::NotOwned => "not_owned",
             Self::Stale => "stale",
+            Self::NoLease => "no_lease",
         }
     }
 }

@@ -7,6 +7,7 @@
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
+use std::net::IpAddr;
 use std::os::fd::AsFd as _;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use pharos_lease::{Moment, Term};
 use pnet_base::MacAddr;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
@@ -210,10 +212,21 @@ impl Responder {
         notes
     }
 
+    /// The lease of this node, and until when it is good, by the clock since boot.
+    pub fn set_lease(&self, lease: Option<(Term, Moment)>) {
+        self.shared.lock().table.fences().set_lease(lease);
+    }
+
+    /// An address is answered only under this term; `None`: it is not fenced.
+    pub fn fence(&self, address: IpAddr, term: Option<Term>) {
+        self.shared.lock().table.fences().set(address, term);
+    }
+
     /// Sends what follows from a change, under the lock under which it is made; then lets the thread
     /// look at what is to be announced.
     fn change(&self, change: impl FnOnce(&mut Table) -> Vec<Sending>) {
         let mut state = self.shared.lock();
+        state.tell_time();
         for sending in change(&mut state.table) {
             state.send(&sending);
         }
@@ -237,6 +250,14 @@ impl Responder {
 }
 
 impl State {
+    /// Before anything is sent: leases are looked at by the time that it is now.
+    fn tell_time(&mut self) {
+        let fences = self.table.fences();
+        if !fences.is_empty() {
+            fences.tell_time(clock::since_boot());
+        }
+    }
+
     /// Answers on an interface, as far as it does not yet.
     fn open(&mut self, port: &Port) -> io::Result<()> {
         if !self.table.ports().any(|open| open.is_same(port)) {
@@ -389,6 +410,7 @@ impl Shared {
     }
 
     fn on_frame(&self, state: &mut State, place: Place, frame: &[u8], at: Instant) {
+        state.tell_time();
         match state.table.on_frame(place, frame, at, clock::now()) {
             Outcome::Send(sending) => state.send(&sending),
             Outcome::SendAndCheck(answer, check) => {
@@ -450,6 +472,7 @@ impl Shared {
 
     fn announce(&self) {
         let mut state = self.lock();
+        state.tell_time();
         for sending in state.table.due(clock::now(), rand::random::<f64>) {
             state.send(&sending);
         }

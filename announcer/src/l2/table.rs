@@ -13,6 +13,7 @@ use super::arp::Arp;
 use super::burst::{Bursts, Form, Gratuitous, Spot};
 use super::check::Checks;
 use super::conflict::{Conflicts, News};
+use super::fences::Fences;
 use super::groups::{Change, Groups};
 use super::hold::{Held, Noted, Notes, Report};
 use super::ndp::Ndp;
@@ -99,6 +100,7 @@ pub struct Table {
     conflicts: Conflicts,
     checks: Checks,
     freshness: Freshness,
+    fences: Fences,
     metrics: Metrics,
 }
 
@@ -129,6 +131,7 @@ impl Table {
             conflicts: Conflicts::default(),
             checks: Checks::new(now),
             freshness: Freshness::default(),
+            fences: Fences::default(),
             metrics,
         }
     }
@@ -136,6 +139,11 @@ impl Table {
     /// The interfaces that are answered on.
     pub fn ports(&self) -> impl Iterator<Item = &Port> {
         self.ports.values().map(|open| &open.port)
+    }
+
+    /// Which addresses are answered only with a lease, and the lease.
+    pub fn fences(&mut self) -> &mut Fences {
+        &mut self.fences
     }
 
     /// Answers on one more interface, without duties yet.
@@ -278,6 +286,9 @@ impl Table {
             }
         };
         match decision {
+            Decision::Answer(question, _) if !self.fences.permits(question.target) => {
+                Outcome::Ignored(Ignored::NoLease)
+            }
             Decision::Answer(question, note) => {
                 open.count_request(question.target);
                 let noted = Noted { at, question };
@@ -296,6 +307,9 @@ impl Table {
                     Some(check) => Outcome::SendAndCheck(reply, check),
                     None => Outcome::Send(reply),
                 }
+            }
+            Decision::Conflict(address, _) if !self.fences.permits(address) => {
+                Outcome::Ignored(Ignored::NoLease)
             }
             Decision::Conflict(address, other) => {
                 let is_settled = open
@@ -386,6 +400,9 @@ impl Table {
     fn reply(&self, interface: u32, question: &Question) -> Option<Sending> {
         let open = self.ports.get(&interface)?;
         let entry = open.duties.get(&question.target)?;
+        if !self.fences.permits(question.target) {
+            return None;
+        }
         let packet = match (question.target, question.from) {
             (IpAddr::V4(target), IpAddr::V4(from)) => {
                 Packet::Arp(Arp::answer((question.asker, from), target, open.port.mac))
@@ -434,6 +451,9 @@ impl Table {
         let Gratuitous { spot, form } = frame;
         let open = self.ports.get(&spot.interface)?;
         let entry = open.duties.get(&spot.address)?;
+        if !self.fences.permits(spot.address) {
+            return None;
+        }
         let mac = open.port.mac;
         let packet = match (spot.address, form) {
             (IpAddr::V4(address), Form::Request) => {

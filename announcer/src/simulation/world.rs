@@ -205,6 +205,7 @@ impl World {
             candidates: candidates.into(),
             wanted: Some(Wanted::Any.into()),
             owners: Vec::new(),
+            fenced: None,
         };
         self.note(format!("list {address} {group:?} {:?}", list.candidates));
         list

@@ -138,6 +138,7 @@ impl Peer {
             candidates: id,
             l2: Some(l2.clone()),
             owners: vec![format!("{CLUSTER}/default/web-{group}")],
+            fenced: None,
         });
         let assignments: Vec<v1::Assignment> = assignments.collect();
         for ((address, _), assignment) in addresses.iter().zip(&assignments) {
@@ -321,5 +322,12 @@ impl AnnouncerService for SharedFeed {
             assignments,
             ..v1::ListAssignmentsResponse::default()
         }))
+    }
+
+    async fn renew_lease(
+        &self,
+        _: Request<v1::RenewLeaseRequest>,
+    ) -> Result<Response<v1::RenewLeaseResponse>, Status> {
+        Err(Status::unimplemented("nothing is fenced here"))
     }
 }

@@ -3,21 +3,19 @@
 mod fact_streams;
 mod sessions;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use pharos_proto::v1;
 use pharos_proto::v1::advertisement_service_server::AdvertisementService;
 use tonic::{Code, Request, Response, Status, Streaming};
-use tonic_types::{ErrorDetails, StatusExt as _};
 
 use self::fact_streams::FactStreams;
 use super::call::{Api, Call, answer};
 use super::consequences;
 use super::convert_announce::{
     advertisement_from_wire, advertisement_key, advertisement_set, advertisement_to_wire,
-    facts_hello, not_offered,
+    facts_hello,
 };
 use super::fields::FieldErrors;
 use super::listing::{Asked, list};
@@ -53,7 +51,6 @@ impl Advertisements {
         call: &Call,
         message: &v1::ApplyAdvertisementRequest,
     ) -> Result<v1::ApplyAdvertisementResponse, Status> {
-        refuse_what_is_not_offered("advertisement", message.advertisement.as_ref())?;
         let mut errors = FieldErrors::new();
         errors.request_id(&message.request_id);
         let wire = message.advertisement.as_ref();
@@ -74,9 +71,6 @@ impl Advertisements {
         call: &Call,
         message: &v1::SyncAdvertisementsRequest,
     ) -> Result<v1::SyncAdvertisementsResponse, Status> {
-        for (index, one) in message.advertisements.iter().enumerate() {
-            refuse_what_is_not_offered(&format!("advertisements[{index}]"), Some(one))?;
-        }
         let read = advertisement_set(message);
         let (cluster, advertisements) = read.map_err(|bad| status::of_rejection(&bad))?;
         let command = Command::SyncAdvertisements {
@@ -227,21 +221,6 @@ impl AdvertisementService for Advertisements {
         let ended = self.sync_stream(&call, request.into_inner()).await;
         ended.map(Response::new)
     }
-}
-
-/// UNIMPLEMENTED, with the field named, for what a later version will do.
-fn refuse_what_is_not_offered(field: &str, wire: Option<&v1::Advertisement>) -> Result<(), Status> {
-    let Some((field, message)) = not_offered(field, wire) else {
-        return Ok(());
-    };
-    let mut details = ErrorDetails::with_bad_request_violation(&field, message);
-    details.set_error_info("NOT_OFFERED", "pharos.io", HashMap::new());
-    let message = format!("{field}: {message}");
-    Err(Status::with_error_details(
-        Code::Unimplemented,
-        message,
-        details,
-    ))
 }
 
 /// The advertisements that a command named, as it leaves them, or would.

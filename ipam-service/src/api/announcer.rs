@@ -12,11 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::BoxStream;
+use pharos_lease::{Over, Term};
 use pharos_process::Shutdown;
 use pharos_proto::digest::Digests;
 use pharos_proto::v1;
 use pharos_proto::v1::announcer_report::Report;
 use tonic::{Code, Request, Response, Status, Streaming};
+use uuid::Uuid;
 
 use self::connections::Place;
 pub use self::connections::{Applied, Connections};
@@ -24,6 +26,7 @@ pub use self::server::AnnouncerServer;
 use self::told::Told;
 use super::call::{Api, Call};
 use super::convert_announce::{AnnouncerHello, announcer_hello};
+use super::convert_lease::{Renewal, lease_renewal, released_from_wire};
 use super::fields::FieldErrors;
 use super::status;
 use crate::feed::assignments::{Ended, Frame, Subscription};
@@ -162,6 +165,42 @@ impl AnnouncerApi {
     }
 }
 
+impl AnnouncerApi {
+    /// Never waits for the writer: see [`crate::engine::LeaseBook`].
+    fn renew_lease(
+        &self,
+        request: &Request<v1::RenewLeaseRequest>,
+    ) -> Result<Response<v1::RenewLeaseResponse>, Status> {
+        let renewal = lease_renewal(request.get_ref());
+        let renewal = renewal.map_err(|bad| status::of_rejection(&bad))?;
+        let leases = &self.api.leases;
+        let term = match renewal {
+            Renewal::End(node, term) => {
+                leases.end(&node, term);
+                0
+            }
+            Renewal::Renew(node, term, standing) => {
+                let renewed = leases.renew(&node, term, standing, fresh_term());
+                let over = |over: Over| {
+                    status::plain(Code::FailedPrecondition, "LEASE_OVER", over.to_string())
+                };
+                renewed.map_err(over)?.0
+            }
+        };
+        Ok(Response::new(v1::RenewLeaseResponse {
+            store_id: self.api.store_id.to_string(),
+            term,
+        }))
+    }
+}
+
+/// A term that nobody else has, or had. 63 bits, as SQL has no unsigned numbers; never 0, which is
+/// none.
+fn fresh_term() -> Term {
+    let random = Uuid::new_v4().as_u128();
+    Term((random as u64 >> 1).max(1))
+}
+
 /// An open stream: what comes from the announcer, and what goes to it.
 struct Connection {
     /// `None`: the announcer says no more, and still listens.
@@ -245,6 +284,14 @@ impl Connection {
             Some(Report::Conflict(conflict)) => self.report_conflict(conflict).await,
             Some(Report::Status(told)) => {
                 self.told.tell(told);
+                Ok(())
+            }
+            Some(Report::Released(released)) => {
+                let released = released_from_wire(self.place.node(), released);
+                let released = released.map_err(|bad| status::of_rejection(&bad))?;
+                for (tenure, term, epoch) in released {
+                    self.api.leases.release(tenure, term, epoch);
+                }
                 Ok(())
             }
             Some(Report::Hello(_)) => {

@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 
 use super::fields::FieldErrors;
 use super::status;
-use crate::engine::{Engine, Meta, Reply};
+use crate::engine::{Engine, LeaseBook, Meta, Reply};
 use crate::feed::Feeds;
 use crate::feed::allocations::Source;
 use crate::retention::Retention;
@@ -29,6 +29,7 @@ pub struct Api {
     pub reader: Reader,
     pub feeds: Feeds,
     pub retention: Retention,
+    pub leases: LeaseBook,
     /// Random name of the database.
     pub store_id: Arc<str>,
     pub shutdown: Shutdown,

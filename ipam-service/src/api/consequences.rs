@@ -227,7 +227,8 @@ fn object_effects(changes: &[Change], outside: &Outside) -> Vec<ObjectEffect> {
             Change::Allocation(_)
             | Change::Node(_)
             | Change::Backends(_)
-            | Change::Placement(_) => return None,
+            | Change::Placement(_)
+            | Change::Tenure(_) => return None,
         };
         Some(ObjectEffect {
             kind: kind.into(),

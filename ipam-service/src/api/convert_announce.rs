@@ -15,7 +15,7 @@ use super::convert::owner_from_wire;
 use super::fields::{FieldErrors, selector_to_wire, selectors_to_wire};
 use crate::state::model::{
     Advertisement, AdvertisementKey, AdvertisementProtocol, Announcer, EntryNodes, NodeKey,
-    OwnerKey, PreferredNodes, ReportedNode,
+    OwnerKey, Ownership as Promise, PreferredNodes, ReportedNode,
 };
 use crate::state::names::{MAX_NAME_BYTES, Name};
 use crate::state::refusal::Rejection;
@@ -71,13 +71,17 @@ pub fn advertisement_from_wire(
     })
 }
 
-fn bound(errors: &mut FieldErrors, field: &str, count: usize) {
+pub(super) fn bound(errors: &mut FieldErrors, field: &str, count: usize) {
     if count > MAX_PARTS {
         errors.add(field, format!("at most {MAX_PARTS} are allowed"));
     }
 }
 
-fn names(errors: &mut FieldErrors, field: &str, wire: &[String]) -> Option<BTreeSet<Name>> {
+pub(super) fn names(
+    errors: &mut FieldErrors,
+    field: &str,
+    wire: &[String],
+) -> Option<BTreeSet<Name>> {
     let read: Vec<_> = wire
         .iter()
         .enumerate()
@@ -93,11 +97,8 @@ fn l2_from_wire(
 ) -> Option<AdvertisementProtocol> {
     use wire_advertisement::l2::Ownership;
     let ownership = match Ownership::try_from(wire.ownership) {
-        Ok(Ownership::Unspecified | Ownership::Available) => Some(()),
-        Ok(Ownership::Fenced) => {
-            errors.add(format!("{field}.ownership"), FENCED_IS_NOT_OFFERED);
-            None
-        }
+        Ok(Ownership::Unspecified | Ownership::Available) => Some(Promise::Available),
+        Ok(Ownership::Fenced) => Some(Promise::Fenced),
         Err(_) => {
             let message = format!("unknown value {}", wire.ownership);
             errors.add(format!("{field}.ownership"), message);
@@ -115,11 +116,12 @@ fn l2_from_wire(
         .enumerate()
         .map(|(index, wire)| preference(errors, &format!("{path}[{index}]"), wire))
         .collect();
-    ownership?;
+    let ownership = ownership?;
     let interfaces = interfaces?.into_iter();
     Some(AdvertisementProtocol::L2 {
         interfaces: interfaces.map(|name| name.as_str().to_owned()).collect(),
         preferred_nodes: preferred_nodes.into_iter().collect::<Option<_>>()?,
+        ownership,
     })
 }
 
@@ -143,20 +145,6 @@ fn preference(
     })
 }
 
-const FENCED_IS_NOT_OFFERED: &str = "FENCED is not offered by this version; say AVAILABLE";
-
-/// The path of the field by which an advertisement asks for what this version does not do, and a
-/// sentence about it.
-pub fn not_offered(
-    field: &str,
-    wire: Option<&v1::Advertisement>,
-) -> Option<(String, &'static str)> {
-    use wire_advertisement::l2::Ownership;
-    let wire_advertisement::Protocol::L2(l2) = wire?.protocol.as_ref()?;
-    (l2.ownership == i32::from(Ownership::Fenced))
-        .then(|| (format!("{field}.l2.ownership"), FENCED_IS_NOT_OFFERED))
-}
-
 /// An advertisement, back to the wire.
 pub fn advertisement_to_wire(advertisement: &Advertisement) -> v1::Advertisement {
     use wire_advertisement::l2::Ownership;
@@ -164,6 +152,7 @@ pub fn advertisement_to_wire(advertisement: &Advertisement) -> v1::Advertisement
         AdvertisementProtocol::L2 {
             interfaces,
             preferred_nodes,
+            ownership,
         } => wire_advertisement::Protocol::L2(wire_advertisement::L2 {
             interfaces: interfaces.iter().cloned().collect(),
             preferred_nodes: preferred_nodes
@@ -173,7 +162,10 @@ pub fn advertisement_to_wire(advertisement: &Advertisement) -> v1::Advertisement
                     selector: Some(selector_to_wire(&preference.selector)),
                 })
                 .collect(),
-            ownership: Ownership::Available.into(),
+            ownership: match ownership {
+                Promise::Available => Ownership::Available.into(),
+                Promise::Fenced => Ownership::Fenced.into(),
+            },
         }),
     };
     let cluster = advertisement.key.cluster.as_ref();
@@ -393,7 +385,13 @@ pub fn announcer_hello(wire: Option<&v1::AnnouncerReport>) -> Result<AnnouncerHe
     let mut errors = FieldErrors::new();
     let hello = match wire.and_then(|wire| wire.report.as_ref()) {
         Some(Report::Hello(hello)) => hello_from_wire(&mut errors, hello),
-        Some(Report::AppliedPosition(_) | Report::Conflict(_) | Report::Status(_)) | None => {
+        Some(
+            Report::AppliedPosition(_)
+            | Report::Conflict(_)
+            | Report::Status(_)
+            | Report::Released(_),
+        )
+        | None => {
             errors.add("hello", "must be the first report");
             None
         }

@@ -101,7 +101,9 @@ pub fn change_to_wire(context: LogContext<'_>, change: &Change) -> Option<v1::Ch
             let subject = v1::change::AddressSpaceChange { before, after };
             (kind_of(edit), Subject::AddressSpace(subject))
         }
-        Change::Node(_) | Change::Backends(_) | Change::Placement(_) => return None,
+        Change::Node(_) | Change::Backends(_) | Change::Placement(_) | Change::Tenure(_) => {
+            return None;
+        }
     };
     Some(v1::Change {
         revision: context.revision,

@@ -17,6 +17,7 @@ pub mod convert_address_space;
 pub mod convert_allocation;
 pub mod convert_announce;
 pub mod convert_history;
+pub mod convert_lease;
 pub mod convert_pool;
 pub mod convert_quota;
 pub mod convert_refusal;

@@ -8,7 +8,7 @@ use super::call::Api;
 use super::status;
 
 /// Abilities that a client may depend on.
-const FEATURES: [&str; 10] = [
+const FEATURES: [&str; 11] = [
     // `if_revision` and `fence` are checked.
     "conditional-writes",
     // `if_refused: QUEUE` keeps claims and decides them again.
@@ -29,6 +29,8 @@ const FEATURES: [&str; 10] = [
     "reservations",
     // A claim's `dual_stack_pools` is kept to.
     "dual-stack-pools",
+    // `ownership: FENCED` is kept to.
+    "fenced-ownership",
 ];
 
 /// Serves StatusService.

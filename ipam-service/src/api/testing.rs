@@ -116,6 +116,7 @@ impl TestServer {
             engine: opened.engine,
             reader: opened.reader,
             feeds: opened.feeds,
+            leases: opened.leases,
             store_id: Arc::from(opened.store_id),
             shutdown: shutdown.clone(),
         };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::left::left;
 use super::{Meta, Reply, SubmitError};
-use crate::state::announce::{Announcements, Refresh};
+use crate::state::announce::{Announcements, Owners, Refresh};
 use crate::state::change::Change;
 use crate::state::command::Command;
 use crate::state::model::{OwnerKey, Timestamp};
@@ -153,9 +153,10 @@ impl OpenBatch {
         state: &mut State,
         announcements: &mut Announcements,
     ) -> Refresh {
-        let mut refresh = refresh(state, announcements, &self.changes);
-        let placements = std::mem::take(&mut refresh.placements);
-        self.add_applied(placements);
+        let leases = state.leases_mut().take_touched();
+        let mut refresh = refresh(state, announcements, &self.changes, Owners::Named(leases));
+        let choices = std::mem::take(&mut refresh.choices);
+        self.add_applied(choices);
         refresh
     }
 
@@ -169,16 +170,17 @@ impl OpenBatch {
     }
 }
 
-/// Finds out what changes that the state has mean for announcers. The state has the placements then,
-/// too.
+/// Finds out what changes that the state has, and leases, mean for announcers. The state has what was
+/// chosen then, too.
 pub(super) fn refresh(
     state: &mut State,
     announcements: &mut Announcements,
     changes: &[Logged],
+    owners: Owners,
 ) -> Refresh {
     let changes: Vec<Change> = changes.iter().map(|logged| logged.change.clone()).collect();
-    let refresh = announcements.refresh(state, &changes);
-    for change in &refresh.placements {
+    let refresh = announcements.refresh(state, &changes, owners);
+    for change in &refresh.choices {
         state.apply(change);
     }
     refresh

@@ -9,6 +9,7 @@
 mod batch;
 mod clock;
 mod fair;
+mod leases;
 mod left;
 mod metrics;
 mod open;
@@ -35,6 +36,7 @@ use crate::state::refusal::Rejection;
 use crate::store::CommitError;
 
 pub use clock::wall_time;
+pub use leases::LeaseBook;
 pub use left::Left;
 pub use metrics::EngineMetrics;
 pub use open::{Opened, open};

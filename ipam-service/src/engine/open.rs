@@ -2,6 +2,7 @@
 
 use pharos_process::{Readiness, Shutdown};
 
+use super::leases::LeaseBook;
 use super::task::{EngineParts, EngineTask, start};
 use super::{Engine, EngineMetrics};
 use crate::feed::Feeds;
@@ -22,6 +23,8 @@ pub struct Opened {
     pub reader: Reader,
     pub checkpointer: Checkpointer,
     pub compactor: Compactor,
+    /// Who may answer for fenced addresses.
+    pub leases: LeaseBook,
     pub store_id: String,
     /// Whether the database is new.
     pub created: bool,
@@ -48,6 +51,7 @@ pub async fn open(
     } = store;
     let (mut state, loaded) = writer.load_state().await?;
     let epoch = writer.epoch();
+    let leases = LeaseBook::new(state.begin_leases());
     let (announcements, owed) = Announcements::rebuild(&state);
     for change in &owed {
         state.apply(change);
@@ -67,6 +71,7 @@ pub async fn open(
         interner: loaded.interner,
         writer,
         feeds: feeds.clone(),
+        leases: leases.clone(),
         metrics,
         readiness,
         stop,
@@ -78,6 +83,7 @@ pub async fn open(
         reader,
         checkpointer,
         compactor,
+        leases,
         store_id,
         created,
         revision: loaded.revision,

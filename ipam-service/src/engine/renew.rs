@@ -11,6 +11,8 @@ use super::fair::Turns;
 use super::task::{BATCH, EngineTask};
 use super::{Request, SubmitError};
 use crate::state::State;
+use crate::state::announce::Owners;
+use crate::state::names::Name;
 use crate::store::{Batch, Loaded, RenewError};
 
 /// Between the first two attempts; it doubles with each.
@@ -193,8 +195,16 @@ impl EngineTask {
         for logged in &batch.changes {
             parts.state.apply(&logged.change);
         }
-        let mut refresh = refresh(&mut parts.state, &mut parts.announcements, &batch.changes);
-        parts.owed = std::mem::take(&mut refresh.placements);
+        // What is published here is not stored yet, so nobody is named now.
+        let mut refresh = refresh(
+            &mut parts.state,
+            &mut parts.announcements,
+            &batch.changes,
+            Owners::AsStored,
+        );
+        let all: Vec<Name> = parts.announcements.names().cloned().collect();
+        parts.state.leases_mut().touch(all);
+        parts.owed = std::mem::take(&mut refresh.choices);
         parts.metrics.committed(batch, 0, 0.0);
         self.publish(batch, &refresh.deltas);
     }

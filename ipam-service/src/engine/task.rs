@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::batch::{OpenBatch, undo};
 use super::clock::LogClock;
 use super::fair::{Asker, Turns};
+use super::leases::LeaseBook;
 use super::renew::Stopped;
 use super::seen::LastSeen;
 use super::{CommandRequest, Engine, EngineMetrics, QUEUE, Reply, Request, SubmitError};
@@ -50,6 +51,7 @@ pub(super) struct EngineParts {
     pub(super) interner: Interner,
     pub(super) writer: Writer,
     pub(super) feeds: Feeds,
+    pub(super) leases: LeaseBook,
     pub(super) metrics: EngineMetrics,
     pub(super) readiness: Readiness,
     /// When it fires, the writer serves what is in its queue, takes no more, and ends. A client
@@ -189,6 +191,7 @@ impl EngineTask {
             self.stopped.is_none() && self.resting_until.is_none() && !self.queue.is_closed();
         let deadline = self.next_deadline();
         let awaited = self.parts.state.awaits_acknowledgements();
+        let lease_end = self.parts.leases.next_end();
         tokio::select! {
             biased;
             // First, so that callers without end cannot keep it from being seen.
@@ -205,6 +208,8 @@ impl EngineTask {
             () = until(self.resting_until) => true,
             () = until(deadline), if may_end => true,
             () = self.parts.feeds.assignments.acknowledged(), if may_end && awaited => true,
+            () = self.parts.leases.changed(), if may_end => true,
+            () = until(lease_end), if may_end => true,
         }
     }
 
@@ -215,13 +220,24 @@ impl EngineTask {
         self.begun.checked_add(deadline.0)
     }
 
-    /// Tells the state how late it is, and what announcers have acknowledged.
+    /// Tells the state how late it is, what announcers have acknowledged, and what became of leases.
     fn tell_time(&mut self) {
         let parts = &mut self.parts;
         parts.state.advance(Moment(self.begun.elapsed()));
         let acks = parts.feeds.assignments.take_acknowledged();
         if !acks.is_empty() {
             parts.state.acknowledged(acks);
+        }
+        let news = parts.leases.take_news();
+        let leases = parts.state.leases_mut();
+        for (node, terms) in news.nodes {
+            leases.set(node, terms);
+        }
+        for (tenure, (term, epoch)) in news.released {
+            leases.release(tenure, term, epoch);
+        }
+        if news.settled {
+            leases.settle(parts.announcements.names().cloned());
         }
     }
 
@@ -349,7 +365,8 @@ impl EngineTask {
         batch.seen = self.seen.due();
         if batch.is_empty() {
             answer(decided);
-            self.published(&BTreeMap::new(), &BTreeMap::new());
+            // For whom an owner is to make room is told, and not stored.
+            self.publish_assignments(&refresh.deltas);
             return Ok(());
         }
         let started = Instant::now();
@@ -372,7 +389,11 @@ impl EngineTask {
         let feeds = &self.parts.feeds;
         feeds.allocations.publish(batch);
         feeds.changes.publish(batch);
-        let ended = feeds.assignments.publish(deltas);
+        self.publish_assignments(deltas);
+    }
+
+    fn publish_assignments(&mut self, deltas: &BTreeMap<Name, ClusterDelta>) {
+        let ended = self.parts.feeds.assignments.publish(deltas);
         self.published(deltas, &ended);
     }
 
@@ -474,6 +495,8 @@ impl EngineTask {
         }
         parts.owed = owed;
         parts.owed.extend(placements);
+        let all: Vec<Name> = parts.announcements.names().cloned().collect();
+        parts.state.leases_mut().touch(all);
         self.more_follow_ups = true;
     }
 }

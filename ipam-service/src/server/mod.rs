@@ -157,6 +157,7 @@ impl Started {
             reader,
             checkpointer,
             compactor,
+            leases,
             store_id,
             created,
             revision,
@@ -180,6 +181,7 @@ impl Started {
             engine,
             reader,
             feeds,
+            leases,
             store_id: Arc::from(store_id),
             shutdown: shutdown.clone(),
         };

@@ -160,6 +160,7 @@ impl Server {
             engine: opened.engine,
             reader: opened.reader,
             feeds: opened.feeds,
+            leases: opened.leases,
             store_id: Arc::from(opened.store_id),
             shutdown: Shutdown::default(),
         };

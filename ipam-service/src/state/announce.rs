@@ -18,6 +18,7 @@
 
 mod cluster;
 mod explain;
+mod fence;
 mod group;
 mod interfaces;
 mod nodes;
@@ -27,6 +28,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 pub use self::explain::{Explained, ExplainedNode, Verdict, explain};
+pub use self::fence::Fenced;
 use self::group::Component;
 pub use self::interfaces::{ByNodes, Interfaces};
 pub use self::nodes::Member;
@@ -62,6 +64,8 @@ pub struct Assignment {
     /// Those of them for whom not every candidate can take traffic in: they share with an older owner
     /// whose nodes have none in common with theirs. For people; announcers are not told.
     pub left_out: Vec<OwnerKey>,
+    /// Set: only the owner that is named here answers.
+    pub fenced: Option<Fenced>,
 }
 
 impl Assignment {
@@ -129,10 +133,19 @@ impl ClusterDelta {
 /// What a batch of changes means for the announcers.
 #[derive(Debug, Default)]
 pub struct Refresh {
-    /// To be applied to the state and stored together with the batch.
-    pub placements: Vec<Change>,
+    /// Placements and tenures, to be applied to the state and stored together with the batch.
+    pub choices: Vec<Change>,
     /// By cluster; to be published once the batch is committed.
     pub deltas: BTreeMap<Name, ClusterDelta>,
+}
+
+/// Who owns fenced addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owners {
+    /// Those that are stored: what is chosen now might be published before it is on disk.
+    AsStored,
+    /// Nodes may be named. In these clusters leases changed.
+    Named(BTreeSet<Name>),
 }
 
 /// All assignments of all clusters.
@@ -172,6 +185,10 @@ struct Dirt {
     policy: bool,
     members: bool,
     deleted: bool,
+    /// Leases of its nodes changed.
+    leases: bool,
+    /// Owners of fenced addresses are those that are stored; nobody is named now.
+    as_stored: bool,
 }
 
 impl Announcements {
@@ -191,6 +208,7 @@ impl Announcements {
             let dirt = Dirt {
                 policy: true,
                 members: true,
+                as_stored: true,
                 ..Dirt::default()
             };
             assignments.refresh(state, &cluster.name, dirt, &mut refresh);
@@ -199,19 +217,31 @@ impl Announcements {
             let held = state.allocation_by_id(placement.group);
             held.is_none_or(|allocation| allocation.addresses.is_empty())
         });
-        let mut changes = refresh.placements;
+        let mut changes = refresh.choices;
         changes.extend(gone.map(remove_placement));
         (announcements, changes)
     }
 
     /// Takes in the changes of a batch, which `state` already has.
-    pub fn refresh(&mut self, state: &State, changes: &[Change]) -> Refresh {
+    pub fn refresh(&mut self, state: &State, changes: &[Change], owners: Owners) -> Refresh {
         let mut dirt = BTreeMap::new();
+        let (as_stored, leases) = match owners {
+            Owners::AsStored => (true, BTreeSet::new()),
+            Owners::Named(leases) => (false, leases),
+        };
+        for cluster in &leases {
+            let assignments = self.clusters.get(cluster);
+            let fenced = assignments.into_iter().flat_map(ClusterAssignments::fenced);
+            let dirt = dirt_of(&mut dirt, cluster);
+            dirt.leases = true;
+            dirt.addresses.extend(fenced.cloned());
+        }
         for change in changes {
             self.note(state, change, &mut dirt);
         }
         let mut refresh = Refresh::default();
-        for (cluster, dirt) in dirt {
+        for (cluster, mut dirt) in dirt {
+            dirt.as_stored = as_stored;
             let was_deleted = dirt.deleted;
             let assignments = self.clusters.entry(cluster.clone()).or_default();
             assignments.refresh(state, &cluster, dirt, &mut refresh);
@@ -231,6 +261,11 @@ impl Announcements {
     /// The assignments of a cluster; `None`: it is not known.
     pub fn cluster(&self, cluster: &str) -> Option<&ClusterAssignments> {
         self.clusters.get(cluster)
+    }
+
+    /// The clusters in which there is something to announce, or somebody to do it.
+    pub fn names(&self) -> impl Iterator<Item = &Name> {
+        self.clusters.keys()
     }
 
     /// Everything, as deltas to nothing.
@@ -276,7 +311,8 @@ impl Announcements {
             | Change::Quota(_)
             | Change::AddressSpace(_)
             | Change::Unavailable(_)
-            | Change::Placement(_) => {}
+            | Change::Placement(_)
+            | Change::Tenure(_) => {}
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::model::{
     AddressSpace, Advertisement, Allocation, Backends, Cluster, Node, Placement, Pool, Quota,
-    Reservation, Unavailable,
+    Reservation, Tenure, Unavailable,
 };
 
 /// One thing before and after. Exactly one of them may be absent: creation or deletion.
@@ -52,6 +52,7 @@ pub enum Change {
     Node(Edit<Node>),
     Backends(Edit<Backends>),
     Placement(Edit<Placement>),
+    Tenure(Edit<Tenure>),
 }
 
 impl Change {
@@ -66,7 +67,7 @@ impl Change {
             | Self::Quota(_)
             | Self::AddressSpace(_)
             | Self::Unavailable(_) => true,
-            Self::Node(_) | Self::Backends(_) | Self::Placement(_) => false,
+            Self::Node(_) | Self::Backends(_) | Self::Placement(_) | Self::Tenure(_) => false,
         }
     }
 
@@ -129,6 +130,7 @@ impl Change {
             Self::Node(edit) => Self::Node(edit.inverse()),
             Self::Backends(edit) => Self::Backends(edit.inverse()),
             Self::Placement(edit) => Self::Placement(edit.inverse()),
+            Self::Tenure(edit) => Self::Tenure(edit.inverse()),
         }
     }
 }

@@ -41,6 +41,7 @@ pub(crate) fn rows(state: &State) -> Vec<Change> {
         rows.extend(backends.map(|one| Change::Backends(row(one))));
     }
     rows.extend(state.placements().map(|one| Change::Placement(row(one))));
+    rows.extend(state.tenures().map(|one| Change::Tenure(row(one))));
     rows
 }
 
@@ -58,6 +59,7 @@ pub(crate) fn assert_same_book(one: &State, other: &State) {
     assert_eq!(one.quotas, other.quotas);
     assert_eq!(one.advertisements, other.advertisements);
     assert_eq!(one.placements, other.placements);
+    assert_eq!(one.tenures, other.tenures);
     assert_eq!(one.reservations, other.reservations);
     assert_eq!(one.recovering, other.recovering);
     assert_eq!(one.waiting.lists, other.waiting.lists);

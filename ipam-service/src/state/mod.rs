@@ -52,6 +52,7 @@ mod explain;
 mod exposure;
 mod facts;
 mod grants;
+pub mod leases;
 mod pending;
 mod pool;
 mod pool_edit;
@@ -69,14 +70,17 @@ mod withheld;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use pharos_lease::Term;
+
 use address::AddressRange;
 use change::{Change, Edit};
 use command::Command;
 use draft::Draft;
 use exposure::Exposure;
+use leases::Leases;
 use model::{
-    Advertisement, AdvertisementKey, Allocation, AllocationId, Cluster, Moment, Placement, Pool,
-    Reservation, ReservationKey, Revision, Timestamp, UnavailableKey,
+    Advertisement, AdvertisementKey, Allocation, AllocationId, Cluster, Moment, NodeKey, Placement,
+    Pool, Reservation, ReservationKey, Revision, Tenure, TenureKey, Timestamp, UnavailableKey,
 };
 use names::Name;
 use pending::Waiting;
@@ -108,6 +112,8 @@ pub struct State {
     advertisements: BTreeMap<AdvertisementKey, Arc<Advertisement>>,
     reservations: BTreeMap<ReservationKey, Arc<Reservation>>,
     placements: BTreeMap<AllocationId, Arc<Placement>>,
+    tenures: BTreeMap<TenureKey, Arc<Tenure>>,
+    leases: Leases,
     /// How many clusters have yet to report what they hold.
     recovering: usize,
     waiting: Waiting,
@@ -291,6 +297,18 @@ impl State {
         self.exposure.acknowledged(acks);
     }
 
+    /// The leases begin anew, with a store: the terms that may run, as something is owned under them.
+    pub fn begin_leases(&mut self) -> BTreeSet<(NodeKey, Term)> {
+        let unsure = self.recovering > 0;
+        let tenures = self.tenures.values().map(Arc::as_ref);
+        self.leases.begin(tenures, unsure)
+    }
+
+    /// What became of the leases of nodes.
+    pub fn leases_mut(&mut self) -> &mut Leases {
+        &mut self.leases
+    }
+
     /// Enters a change and marks what it concerns.
     fn make_true(&mut self, change: &Change) {
         match change {
@@ -334,7 +352,8 @@ impl State {
             Change::Advertisement(_)
             | Change::Node(_)
             | Change::Backends(_)
-            | Change::Placement(_) => self.enter(change),
+            | Change::Placement(_)
+            | Change::Tenure(_) => self.enter(change),
         }
         self.enter_marks();
     }
@@ -376,6 +395,14 @@ impl State {
                 match &edit.after {
                     Some(after) => self.placements.insert(group, Arc::clone(after)),
                     None => self.placements.remove(&group),
+                };
+            }
+            Change::Tenure(edit) => {
+                let key = &edit.subject().key;
+                self.leases.forget_release(key);
+                match &edit.after {
+                    Some(after) => self.tenures.insert(key.clone(), Arc::clone(after)),
+                    None => self.tenures.remove(key),
                 };
             }
         }

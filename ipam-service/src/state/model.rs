@@ -12,6 +12,7 @@ pub use super::inventory::Inventory;
 use super::names::Name;
 use super::refusal::Refusal;
 use super::selector::LabelSelector;
+pub use pharos_lease::Owner as LeaseOwner;
 
 /// Key/value labels.
 pub type Labels = BTreeMap<String, String>;
@@ -503,7 +504,17 @@ pub enum AdvertisementProtocol {
         /// Empty: every interface.
         interfaces: BTreeSet<String>,
         preferred_nodes: Vec<PreferredNodes>,
+        ownership: Ownership,
     },
+}
+
+/// What an advertisement promises when nodes cannot reach one another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ownership {
+    /// Somebody answers; for a while there may be two.
+    Available,
+    /// Never two; for a while nobody may answer.
+    Fenced,
 }
 
 /// A soft preference for nodes.
@@ -590,6 +601,23 @@ pub enum EntryNodes {
     Any,
     /// Possibly none.
     Only(BTreeSet<Name>),
+}
+
+/// Which node may answer for a fenced address. Stored like a fact, before anybody is told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tenure {
+    pub key: TenureKey,
+    pub owner: LeaseOwner<Name>,
+    /// Another one each time that a node is named for the address; it grows.
+    pub epoch: u64,
+}
+
+/// An address of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TenureKey {
+    pub cluster: Name,
+    pub space: Name,
+    pub address: Address,
 }
 
 /// The sticky choice of nodes for an election group. Stored like a fact: it rests on what was

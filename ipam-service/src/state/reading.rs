@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use super::State;
 use super::address::Address;
+use super::leases::Leases;
 use super::model::{
     Advertisement, AdvertisementKey, Allocation, AllocationId, Backends, Cluster, Node, NodeKey,
-    OwnerKey, Placement, Pool, PoolKey, Reservation, ReservationKey, Revision, Unavailable,
-    UnavailableKey,
+    OwnerKey, Placement, Pool, PoolKey, Reservation, ReservationKey, Revision, Tenure, TenureKey,
+    Unavailable, UnavailableKey,
 };
 use super::names::Name;
 use super::pool::{self, PoolUsage};
@@ -174,6 +175,21 @@ impl State {
     }
 
     /// By group.
+    /// Who may answer for a fenced address.
+    pub fn tenure(&self, key: &TenureKey) -> Option<&Arc<Tenure>> {
+        self.tenures.get(key)
+    }
+
+    /// By cluster, address space and address.
+    pub fn tenures(&self) -> impl Iterator<Item = &Arc<Tenure>> {
+        self.tenures.values()
+    }
+
+    /// The leases of nodes, as far as they are known.
+    pub fn leases(&self) -> &Leases {
+        &self.leases
+    }
+
     pub fn placements(&self) -> impl Iterator<Item = &Arc<Placement>> {
         self.placements.values()
     }

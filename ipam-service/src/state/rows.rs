@@ -56,11 +56,12 @@ impl State {
             Change::Node(edit) => self.node(&edit.subject().key) == Some(edit.subject()),
             Change::Backends(edit) => self.backends(&edit.subject().owner) == Some(edit.subject()),
             Change::Placement(edit) => self.placement(edit.subject().group) == Some(edit.subject()),
+            Change::Tenure(edit) => self.tenure(&edit.subject().key) == Some(edit.subject()),
         }
     }
 
     /// By [`kind_of`]: what it is called, and how many there are.
-    fn counts(&self) -> [(&'static str, usize); 11] {
+    fn counts(&self) -> [(&'static str, usize); 12] {
         let (nodes, backends) = self.tenants.fact_counts();
         [
             ("allocation", self.by_id.len()),
@@ -74,6 +75,7 @@ impl State {
             ("quota", self.quotas().count()),
             ("unavailable address", self.all_unavailable().count()),
             ("address space", self.address_spaces().count()),
+            ("tenure", self.tenures.len()),
         ]
     }
 }
@@ -91,6 +93,7 @@ fn kind_of(row: &Change) -> usize {
         Change::Quota(_) => 8,
         Change::Unavailable(_) => 9,
         Change::AddressSpace(_) => 10,
+        Change::Tenure(_) => 11,
     }
 }
 
@@ -110,5 +113,6 @@ fn name_of(row: &Change) -> String {
         }
         Change::Backends(edit) => format!("backends of {}", edit.subject().owner),
         Change::Placement(edit) => format!("placement {}", edit.subject().group),
+        Change::Tenure(edit) => format!("tenure of {}", edit.subject().key.address),
     }
 }

@@ -60,7 +60,8 @@ fn every_decision_takes_the_next_revision_and_stamps_it() {
             | Change::Unavailable(_)
             | Change::Node(_)
             | Change::Backends(_)
-            | Change::Placement(_) => panic!("{change:?}"),
+            | Change::Placement(_)
+            | Change::Tenure(_) => panic!("{change:?}"),
         };
         assert!(
             stamped.is_none_or(|stamped| stamped == revision),

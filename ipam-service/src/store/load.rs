@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
+use pharos_lease::{Owner as LeaseOwner, Term};
 use pharos_proto::v1;
 use rusqlite::types::FromSqlError;
 use rusqlite::{Connection, Row};
@@ -18,11 +19,13 @@ use crate::api::convert_announce::advertisement_from_wire;
 use crate::api::convert_quota::quota_from_wire;
 use crate::api::convert_reservation::reservation_from_wire;
 use crate::api::convert_unavailable::unavailable_from_wire;
+use crate::state::address::Address;
 use crate::state::announce::NodeSet;
 use crate::state::change::{Change, Edit};
 use crate::state::intern::Interner;
 use crate::state::model::{
-    Backends, Claim, Cluster, Inventory, Node, NodeKey, OwnerKey, Placement, Revision, Timestamp,
+    Backends, Claim, Cluster, Inventory, Node, NodeKey, OwnerKey, Placement, Revision, Tenure,
+    TenureKey, Timestamp,
 };
 use crate::state::names::Name;
 use crate::state::refusal::Rejection;
@@ -153,7 +156,7 @@ pub(super) struct Loader {
     pub(super) read: fn(&Row<'_>, &mut Names) -> Result<Change, ReadError>,
 }
 
-pub(super) const LOADERS: [Loader; 11] = [
+pub(super) const LOADERS: [Loader; 12] = [
     Loader {
         table: "cluster",
         sql: "select name, uid, inventory, fence, create_time, revision from cluster",
@@ -210,6 +213,11 @@ pub(super) const LOADERS: [Loader; 11] = [
         table: "placement",
         sql: "select group_id, cluster, entry from placement",
         read: placement,
+    },
+    Loader {
+        table: "tenure",
+        sql: "select cluster, space, address, node, term, epoch from tenure",
+        read: tenure,
     },
 ];
 
@@ -427,6 +435,21 @@ fn placement(row: &Row<'_>, names: &mut Names) -> Result<Change, ReadError> {
     })))
 }
 
+fn tenure(row: &Row<'_>, names: &mut Names) -> Result<Change, ReadError> {
+    Ok(Change::Tenure(loaded(Tenure {
+        key: TenureKey {
+            cluster: names.get(text(row, 0)?)?,
+            space: names.get(text(row, 1)?)?,
+            address: address(blob(row, 2)?)?,
+        },
+        owner: LeaseOwner {
+            node: names.get(text(row, 3)?)?,
+            term: Term(unsigned(row.get(4)?)?),
+        },
+        epoch: unsigned(row.get(5)?)?,
+    })))
+}
+
 fn text<'a>(row: &'a Row<'_>, index: usize) -> Result<&'a str, ReadError> {
     let value = row.get_ref(index)?.as_str();
     value.map_err(|error| of_value(index, error))
@@ -459,6 +482,11 @@ fn decode<M: prost::Message + Default>(bytes: &[u8]) -> Result<M, ReadError> {
 
 fn of_fields(rejection: Rejection) -> ReadError {
     corrupt(rejection)
+}
+
+fn address(bytes: &[u8]) -> Result<Address, ReadError> {
+    let bytes = <[u8; 16]>::try_from(bytes).map_err(|_| corrupt("an address is not 16 bytes"))?;
+    Ok(Address::from_bytes(bytes))
 }
 
 fn unsigned(number: i64) -> Result<u64, ReadError> {

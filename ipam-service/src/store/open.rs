@@ -69,6 +69,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "first_reports",
         include_str!("../../migrations/sqlite/0010_first_reports.sql"),
     ),
+    (
+        11,
+        "tenures",
+        include_str!("../../migrations/sqlite/0011_tenures.sql"),
+    ),
 ];
 
 /// Of the last of them.

@@ -23,7 +23,7 @@ use crate::state::change::{Change, Edit};
 use crate::state::model::{
     AddressSpace, Advertisement, AdvertisementKey, Allocation, AllocationId, Backends, Cluster,
     Inventory, Node, NodeKey, OwnerKey, Placement, Pool, PoolKey, Protocol, Quota, Reservation,
-    ReservationKey, Standing, Unavailable, UnavailableKey,
+    ReservationKey, Standing, Tenure, TenureKey, Unavailable, UnavailableKey,
 };
 use crate::state::names::Name;
 
@@ -103,6 +103,7 @@ struct Coalesced {
     nodes: BTreeMap<NodeKey, Edit<Node>>,
     backends: BTreeMap<OwnerKey, Edit<Backends>>,
     placements: BTreeMap<AllocationId, Edit<Placement>>,
+    tenures: BTreeMap<TenureKey, Edit<Tenure>>,
 }
 
 impl Coalesced {
@@ -127,6 +128,7 @@ impl Coalesced {
             Change::Node(edit) => merge(&mut self.nodes, edit, |it| it.key.clone()),
             Change::Backends(edit) => merge(&mut self.backends, edit, |it| it.owner.clone()),
             Change::Placement(edit) => merge(&mut self.placements, edit, |it| it.group),
+            Change::Tenure(edit) => merge(&mut self.tenures, edit, |it| it.key.clone()),
         }
     }
 }
@@ -448,6 +450,27 @@ impl Plan {
                 (None, None) => {}
             }
         }
+        for (key, edit) in &coalesced.tenures {
+            let address = key.address.to_bytes();
+            let cells = [
+                Cell::Text(&key.cluster),
+                Cell::Text(&key.space),
+                Cell::bytes(&address),
+            ];
+            match (&edit.before, &edit.after) {
+                (_, Some(tenure)) => {
+                    let seq = self.next_fact(fact_seq);
+                    let [cluster, space, address] = cells;
+                    let node = Cell::Text(&tenure.owner.node);
+                    let term = Cell::number(tenure.owner.term.0);
+                    let epoch = Cell::number(tenure.epoch);
+                    let cells = [cluster, space, address, seq, node, term, epoch];
+                    self.row(Statement::UpsertTenure, &cells);
+                }
+                (Some(_), None) => self.row(Statement::DeleteTenure, &cells),
+                (None, None) => {}
+            }
+        }
     }
 
     fn next_fact(&mut self, fact_seq: u64) -> Cell<'static> {
@@ -599,7 +622,9 @@ pub(super) fn subject_of(change: &Change) -> Option<Subject<'_>> {
             (kind_of(edit), 12, cluster, "", &quota.name)
         }
         Change::AddressSpace(edit) => (kind_of(edit), 13, "", "", &edit.subject().name),
-        Change::Node(_) | Change::Backends(_) | Change::Placement(_) => return None,
+        Change::Node(_) | Change::Backends(_) | Change::Placement(_) | Change::Tenure(_) => {
+            return None;
+        }
     };
     Some(Subject {
         kind: i64::from(i32::from(kind)),

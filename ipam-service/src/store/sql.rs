@@ -54,6 +54,8 @@ pub(super) enum Statement {
     UpsertBackends,
     DeletePlacement,
     UpsertPlacement,
+    DeleteTenure,
+    UpsertTenure,
     InsertLog,
     InsertFormerOwner,
     /// Before `InsertHolding`: an interval may end and another of the same name begin in one batch.
@@ -99,6 +101,8 @@ impl Statement {
         Self::UpsertBackends,
         Self::DeletePlacement,
         Self::UpsertPlacement,
+        Self::DeleteTenure,
+        Self::UpsertTenure,
         Self::InsertLog,
         Self::InsertFormerOwner,
         Self::UpdateHolding,
@@ -142,6 +146,8 @@ impl Statement {
             Self::UpsertBackends => UPSERT_BACKENDS,
             Self::DeletePlacement => DELETE_PLACEMENT,
             Self::UpsertPlacement => UPSERT_PLACEMENT,
+            Self::DeleteTenure => DELETE_TENURE,
+            Self::UpsertTenure => UPSERT_TENURE,
             Self::InsertLog => INSERT_LOG,
             Self::InsertFormerOwner => INSERT_FORMER_OWNER,
             Self::UpdateHolding => UPDATE_HOLDING,
@@ -294,6 +300,15 @@ insert into placement (group_id, cluster, seq, entry)
 values (?1, ?2, ?3, ?4)
 on conflict (group_id) do update set cluster = excluded.cluster, seq = excluded.seq,
     entry = excluded.entry";
+
+const DELETE_TENURE: &str = "
+delete from tenure where cluster = ?1 and space = ?2 and address = ?3";
+
+const UPSERT_TENURE: &str = "
+insert into tenure (cluster, space, address, seq, node, term, epoch)
+values (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+on conflict (cluster, space, address) do update set seq = excluded.seq, node = excluded.node,
+    term = excluded.term, epoch = excluded.epoch";
 
 const INSERT_LOG: &str = "
 insert into change_log (revision, time, actor, request_id, kind, subject, cluster, namespace,

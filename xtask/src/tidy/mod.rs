@@ -19,16 +19,18 @@ use anyhow::{Context as _, bail};
 use crate::cargo::{capture, cargo, root};
 
 /// Modules that decide and never act: a file, and what lies in the folder of its name.
-const PURE: [&str; 38] = [
+const PURE: [&str; 43] = [
     "announcer/src/bind/bound",
     "announcer/src/election",
     "announcer/src/engine/macs",
+    "announcer/src/fenced",
     "announcer/src/handover",
     "announcer/src/l2/arp",
     "announcer/src/l2/burst",
     "announcer/src/l2/check",
     "announcer/src/l2/conflict",
     "announcer/src/l2/groups",
+    "announcer/src/l2/fences",
     "announcer/src/l2/hold",
     "announcer/src/l2/ndp",
     "announcer/src/l2/question",
@@ -58,6 +60,9 @@ const PURE: [&str; 38] = [
     "k8s-adapter/src/policy",
     "k8s-adapter/src/service",
     "k8s-adapter/src/world",
+    "lease/src/granter",
+    "lease/src/holder",
+    "lease/src/owner",
 ];
 
 /// What a pure module may name all the same, and why.

@@ -1,6 +1,7 @@
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use pharos_lease::Term;
 use prometheus_client::registry::Registry;
 
 use super::super::conflict::Conflict;
@@ -84,6 +85,28 @@ fn answered(sendings: &[Sending]) -> Vec<Ipv4Addr> {
         Packet::Ndp(ndp) => panic!("{ndp:?}"),
     };
     sendings.iter().map(to).collect()
+}
+
+#[test]
+fn a_fenced_address_is_neither_answered_nor_announced_without_its_lease() {
+    let (mut table, start) = table();
+    let until = Duration::from_secs(100);
+    table.fences().set(SPOT.address, Some(Term(1)));
+    table.answer(&[SPOT], &Report::default(), start);
+    let no_lease = |outcome| matches!(outcome, Outcome::Ignored(Ignored::NoLease));
+    assert!(no_lease(ask(&mut table, 1, start)));
+    assert!(table.due(start, || 0.5).is_empty(), "nothing is announced");
+    table.fences().set_lease(Some((Term(1), until)));
+    assert!(is_answered(&ask(&mut table, 1, start)));
+    table.announce(&[SPOT], start);
+    assert!(!table.due(start + ms(2_000), || 0.5).is_empty());
+    table.fences().tell_time(until);
+    assert!(no_lease(ask(&mut table, 1, start)));
+    // What was held is not answered either.
+    table.set(&[SPOT], AddressDuty::Hold, start);
+    ask(&mut table, 2, start + ms(1));
+    let late = table.answer(&[SPOT], &Report::default(), start + ms(2));
+    assert!(late.is_empty());
 }
 
 #[test]

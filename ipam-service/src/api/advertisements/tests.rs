@@ -1,12 +1,12 @@
 //! `AdvertisementService` over gRPC.
 
-use pharos_proto::v1::advertisement::l2::Ownership;
 use pharos_proto::v1::announcer_report::{Hello, Report};
 use pharos_proto::v1::claim::Backends;
 use pharos_proto::v1::sync_facts_request::{Complete, Fact, Hello as FactsHello};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_stream::wrappers::ReceiverStream;
+use tonic_types::StatusExt as _;
 
 use super::*;
 use crate::api::testing::{TestServer, l2_advertisement, owner, until, within};
@@ -104,35 +104,6 @@ async fn what_is_only_validated_changes_nothing() {
     assert!(listed(&server, "").await.is_empty());
     let done = client.sync_advertisements(sync(false)).await;
     assert_eq!(would_be.into_inner(), done.expect("synced").into_inner());
-    server.stopped().await;
-}
-
-#[tokio::test]
-async fn fenced_ownership_is_unimplemented_and_the_field_is_named() {
-    let server = TestServer::start().await;
-    let mut client = server.advertisements().await;
-    let fenced = v1::Advertisement {
-        protocol: Some(v1::advertisement::Protocol::L2(v1::advertisement::L2 {
-            ownership: Ownership::Fenced.into(),
-            ..v1::advertisement::L2::default()
-        })),
-        ..l2_advertisement("default")
-    };
-    let refused = client.apply_advertisement(apply(fenced.clone())).await;
-    let refused = refused.expect_err("not offered");
-    assert_eq!(refused.code(), Code::Unimplemented);
-    let details = refused.get_error_details();
-    let violations = &details.bad_request().expect("BadRequest").field_violations;
-    assert_eq!(violations[0].field, "advertisement.l2.ownership");
-    let sync = v1::SyncAdvertisementsRequest {
-        cluster: "east".to_owned(),
-        advertisements: vec![l2_advertisement("other"), fenced],
-        ..v1::SyncAdvertisementsRequest::default()
-    };
-    let refused = client.sync_advertisements(sync).await;
-    let refused = refused.expect_err("not offered");
-    assert_eq!(refused.code(), Code::Unimplemented);
-    assert!(refused.message().contains("advertisements[1].l2.ownership"));
     server.stopped().await;
 }
 

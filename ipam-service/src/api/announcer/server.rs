@@ -48,6 +48,18 @@ impl UnaryService<v1::ListAssignmentsRequest> for ListAssignments {
     }
 }
 
+struct RenewLease(AnnouncerApi);
+
+impl UnaryService<v1::RenewLeaseRequest> for RenewLease {
+    type Response = v1::RenewLeaseResponse;
+    type Future = BoxFuture<Response<Self::Response>, Status>;
+
+    fn call(&mut self, request: Request<v1::RenewLeaseRequest>) -> Self::Future {
+        let api = self.0.clone();
+        Box::pin(async move { api.renew_lease(&request) })
+    }
+}
+
 impl<B> Service<http::Request<B>> for AnnouncerServer
 where
     B: HttpBody + Send + 'static,
@@ -70,6 +82,10 @@ where
             "/pharos.v1.AnnouncerService/ListAssignments" => Box::pin(async move {
                 let mut grpc = Grpc::new(ProstCodec::default());
                 Ok(grpc.unary(ListAssignments(api), request).await)
+            }),
+            "/pharos.v1.AnnouncerService/RenewLease" => Box::pin(async move {
+                let mut grpc = Grpc::new(ProstCodec::default());
+                Ok(grpc.unary(RenewLease(api), request).await)
             }),
             _ => Box::pin(async move {
                 Ok(Status::unimplemented("AnnouncerService has no such method").into_http())

@@ -1,6 +1,6 @@
 //! The node stream over gRPC, against a client that keeps to the rules of `announcer.proto`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pharos_proto::digest::bucket_of;
 use pharos_proto::v1::announcer_report::Hello;
@@ -14,6 +14,7 @@ use super::*;
 use crate::api::testing::{TestServer, owner, until, within};
 use crate::feed::assignments::testing::Client;
 
+mod leases;
 mod losses;
 
 fn report(report: Report) -> v1::AnnouncerReport {

@@ -3,7 +3,7 @@
 use pharos_proto::v1;
 use pharos_proto::v1::assignment::ByNodes;
 
-use crate::state::announce::{Assignment, AssignmentKey, Interfaces, Member, NodeSet};
+use crate::state::announce::{Assignment, AssignmentKey, Fenced, Interfaces, Member, NodeSet};
 use crate::state::model::OwnerKey;
 use crate::state::names::Name;
 
@@ -20,6 +20,7 @@ pub fn assignment_to_wire(assignment: &Assignment) -> v1::Assignment {
         candidates: assignment.candidates,
         l2: Some(interfaces_to_wire(&assignment.interfaces)),
         owners,
+        fenced: assignment.fenced.as_ref().map(fenced_to_wire),
     }
 }
 
@@ -58,5 +59,16 @@ pub fn members_to_wire(members: &[Member]) -> v1::Members {
     });
     v1::Members {
         members: members.collect(),
+    }
+}
+
+fn fenced_to_wire(fenced: &Fenced) -> v1::assignment::Fenced {
+    let owner = fenced.owner.as_ref();
+    let name = |node: Option<&Name>| node.map_or_else(String::new, Name::to_string);
+    v1::assignment::Fenced {
+        owner: name(owner.map(|owner| &owner.node)),
+        term: owner.map_or(0, |owner| owner.term.0),
+        epoch: fenced.epoch,
+        next: name(fenced.next.as_ref()),
     }
 }

@@ -100,24 +100,6 @@ fn an_advertisement_must_say_how() {
 }
 
 #[test]
-fn fenced_ownership_is_named_as_not_offered() {
-    use wire_advertisement::l2::Ownership;
-    let with = |ownership: Ownership| v1::Advertisement {
-        protocol: l2(wire_advertisement::L2 {
-            ownership: ownership.into(),
-            ..wire_advertisement::L2::default()
-        }),
-        ..simple()
-    };
-    let fenced = not_offered("advertisement", Some(&with(Ownership::Fenced)));
-    let (field, message) = fenced.expect("not offered");
-    assert_eq!(field, "advertisement.l2.ownership");
-    assert!(message.contains("FENCED"));
-    assert!(not_offered("advertisement", Some(&with(Ownership::Available))).is_none());
-    assert!(read(&with(Ownership::Fenced)).is_err());
-}
-
-#[test]
 fn a_set_belongs_to_its_cluster_and_names_each_advertisement_once() {
     let of = |own_name: &str, cluster: &str| v1::Advertisement {
         name: own_name.to_owned(),
@@ -285,6 +267,7 @@ proptest! {
         interfaces in proptest::collection::btree_set("[a-z0-9]{1,8}", 0..3),
         weight in 1..=100_u32,
         revision in any::<u64>(),
+        fenced in any::<bool>(),
     ) {
         let (pool_selectors, node_selectors, service_selectors, preferred) = selectors;
         let preferred = preferred.into_iter();
@@ -303,6 +286,7 @@ proptest! {
                 preferred_nodes: preferred
                     .map(|selector| PreferredNodes { weight, selector })
                     .collect(),
+                ownership: if fenced { Promise::Fenced } else { Promise::Available },
             },
             revision,
         };

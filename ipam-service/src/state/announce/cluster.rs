@@ -8,7 +8,7 @@ use super::group::{Announced, Component};
 use super::policy::{Memory, Offer};
 use super::{
     Assignment, AssignmentKey, ClusterAssignments, ClusterDelta, Dirt, Group, Member, NodeSet,
-    Refresh, keys_of, remove_placement,
+    Refresh, fence, keys_of, remove_placement,
 };
 use crate::state::State;
 use crate::state::change::{Change, Edit};
@@ -31,6 +31,12 @@ impl ClusterAssignments {
     /// By key.
     pub fn assignments(&self) -> impl ExactSizeIterator<Item = &Arc<Assignment>> {
         self.assignments.values()
+    }
+
+    /// The fenced addresses.
+    pub(super) fn fenced(&self) -> impl Iterator<Item = &AssignmentKey> {
+        let fenced = self.assignments.values().filter(|it| it.fenced.is_some());
+        fenced.map(|assignment| &assignment.key)
     }
 
     /// The sets that the assignments refer to, by id.
@@ -84,12 +90,24 @@ impl ClusterAssignments {
             self.note_everything(state, cluster, &mut dirt);
         }
         let work = self.take_out(state, cluster, &dirt);
-        let announced = self.evaluate(state, cluster, &work);
+        let mut announced = self.evaluate(state, cluster, &work);
         let lists = self.place(state, &dirt, &work, &announced);
-        refresh.placements.extend(placement_changes(
+        refresh.choices.extend(placement_changes(
             state, cluster, self, &dirt, &work, &lists,
         ));
+        self.name_nodes(&mut announced, &lists);
+        let tenures = name_owners(state, cluster, &dirt, &mut announced);
+        refresh.choices.extend(tenures);
         self.put_in(work, announced, lists, &mut delta);
+        if dirt.leases {
+            let is_fenced = |key: &AssignmentKey| {
+                let assignment = self.assignments.get(key);
+                assignment.is_some_and(|assignment| assignment.fenced.is_some())
+            };
+            refresh
+                .choices
+                .extend(fence::ended(state, cluster, is_fenced));
+        }
         if !delta.is_empty() {
             refresh.deltas.insert(cluster.clone(), delta);
         }
@@ -205,6 +223,23 @@ impl ClusterAssignments {
         names.iter().map(|name| self.nodes.number(name)).collect()
     }
 
+    /// Writes the lists into what is announced.
+    fn name_nodes(
+        &self,
+        announced: &mut BTreeMap<AllocationId, Announced>,
+        lists: &BTreeMap<AllocationId, Vec<NodeNo>>,
+    ) {
+        for (id, announced) in announced {
+            let list = lists.get(id).into_iter().flatten();
+            let names: Vec<Name> = list
+                .map(|number| self.nodes.name(*number).clone())
+                .collect();
+            for assignment in &mut announced.assignments {
+                assignment.nodes.clone_from(&names);
+            }
+        }
+    }
+
     /// Puts the groups back, and says what changed.
     fn put_in(
         &mut self,
@@ -216,18 +251,10 @@ impl ClusterAssignments {
         let mut gone = work.old_group;
         for (id, announced) in announced {
             let list = lists.remove(&id).unwrap_or_default();
-            let names: Vec<Name> = list
-                .iter()
-                .map(|number| self.nodes.name(*number).clone())
-                .collect();
             let mut addresses = Vec::with_capacity(announced.assignments.len());
             for assignment in announced.assignments {
                 gone.remove(&assignment.key);
                 addresses.push(assignment.key.clone());
-                let assignment = Assignment {
-                    nodes: names.clone(),
-                    ..assignment
-                };
                 self.upsert(assignment, &announced.offer.set, delta);
             }
             let offer = announced.offer;
@@ -327,6 +354,35 @@ impl<'a> Gains<'a> {
         self.last = Some((before, after, gained));
         gained
     }
+}
+
+/// Says who may answer for each fenced address. What has to be stored for it.
+fn name_owners(
+    state: &State,
+    cluster: &Name,
+    dirt: &Dirt,
+    announced: &mut BTreeMap<AllocationId, Announced>,
+) -> Vec<Change> {
+    let mut changes = Vec::new();
+    for announced in announced.values_mut() {
+        let candidates = &announced.offer.set.nodes;
+        for assignment in &mut announced.assignments {
+            if assignment.fenced.is_none() {
+                continue;
+            }
+            let key = fence::tenure_key(cluster, &assignment.key);
+            let fenced = match dirt.as_stored {
+                true => fence::stored(state, &key),
+                false => {
+                    let (fenced, change) = fence::decide(state, key, assignment, candidates);
+                    changes.extend(change);
+                    fenced
+                }
+            };
+            assignment.fenced = Some(fenced);
+        }
+    }
+    changes
 }
 
 /// What has to be stored: lists that changed, and the end of those whose group is gone. The list of

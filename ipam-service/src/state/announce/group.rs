@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::nodes::Nodes;
-use super::policy::{Memory, Offer, Policy};
-use super::{Assignment, AssignmentKey, Interfaces, Verdict};
+use super::policy::{self, Memory, Offer, Policy};
+use super::{Assignment, AssignmentKey, Fenced, Interfaces, Verdict};
 use crate::state::State;
 use crate::state::address::Address;
 use crate::state::model::{
@@ -115,7 +115,7 @@ impl Component {
             memory.offer(nodes, &policy, common)
         };
         let addresses = self.addresses.iter();
-        let assignments = addresses
+        let mut assignments: Vec<Assignment> = addresses
             .filter_map(|key| {
                 let own = participants
                     .iter()
@@ -124,6 +124,12 @@ impl Component {
                 Some(self.assignment(key, offer.set.id, interfaces, &left_out))
             })
             .collect();
+        // Who it is, is found out once the nodes are known.
+        if participants.iter().any(|it| policy::is_fenced(&it.policy)) {
+            for assignment in &mut assignments {
+                assignment.fenced = Some(Fenced::default());
+            }
+        }
         Some(Announced { offer, assignments })
     }
 
@@ -153,6 +159,7 @@ impl Component {
                 .cloned()
                 .collect(),
             owners: owners.into_iter().collect(),
+            fenced: None,
         }
     }
 

@@ -10,8 +10,8 @@ use super::nodes::Nodes;
 use super::{Interfaces, NodeSet, interfaces};
 use crate::state::State;
 use crate::state::model::{
-    Advertisement, AdvertisementKey, AdvertisementProtocol, Allocation, Labels, Pool, PoolKey,
-    PreferredNodes,
+    Advertisement, AdvertisementKey, AdvertisementProtocol, Allocation, Labels, Ownership, Pool,
+    PoolKey, PreferredNodes,
 };
 use crate::state::names::Name;
 use crate::state::placement::{Candidates, NodeNo};
@@ -164,6 +164,15 @@ fn make_offer(nodes: &Nodes, policy: &Policy, candidates: &[NodeNo]) -> Arc<Offe
     })
 }
 
+/// Whether one of the advertisements wants never two owners.
+pub(super) fn is_fenced(policy: &Policy) -> bool {
+    policy
+        .iter()
+        .any(|advertisement| match &advertisement.protocol {
+            AdvertisementProtocol::L2 { ownership, .. } => *ownership == Ownership::Fenced,
+        })
+}
+
 /// The sum of the preferences that match a node, of the advertisements that select it; one that has
 /// selected a group by two ways counts once.
 fn weight(labels: Option<&Labels>, policy: &Policy) -> u32 {
@@ -188,6 +197,7 @@ pub(super) fn l2(advertisement: &Advertisement) -> (&BTreeSet<String>, &[Preferr
         AdvertisementProtocol::L2 {
             interfaces,
             preferred_nodes,
+            ..
         } => (interfaces, preferred_nodes),
     }
 }

@@ -33,6 +33,7 @@ fn all_to(set: &Arc<NodeSet>) -> ClusterDelta {
         interfaces: Arc::default(),
         left_out: Vec::new(),
         owners: Vec::new(),
+        fenced: None,
     };
     ClusterDelta {
         node_sets: vec![Arc::clone(set)],

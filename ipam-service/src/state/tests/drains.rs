@@ -11,7 +11,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use crate::state::address::Address;
-use crate::state::announce::{Announcements, AssignmentKey};
+use crate::state::announce::{Announcements, AssignmentKey, Owners};
 use crate::state::change::{Change, Edit};
 use crate::state::command::{Command, Fact};
 use crate::state::model::*;
@@ -148,8 +148,10 @@ impl World {
     }
 
     fn publish(&mut self, changes: &[Change]) {
-        let refresh = self.announcements.refresh(&self.book.state, changes);
-        for change in &refresh.placements {
+        let refresh = self
+            .announcements
+            .refresh(&self.book.state, changes, Owners::AsStored);
+        for change in &refresh.choices {
             self.book.state.apply(change);
         }
         let mut ended = BTreeMap::new();

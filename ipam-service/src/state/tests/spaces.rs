@@ -114,7 +114,8 @@ fn losing(state: &State, lost: &str) -> Vec<Change> {
         | Change::Unavailable(_)
         | Change::Node(_)
         | Change::Backends(_)
-        | Change::Placement(_) => true,
+        | Change::Placement(_)
+        | Change::Tenure(_) => true,
     });
     rows.push(Change::Cluster(Edit {
         before: None,

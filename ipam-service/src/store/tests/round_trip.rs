@@ -5,9 +5,10 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::super::{AllocationFilter, Batch, ChangeFilter, Logged, Origin, Store, check};
+use crate::state::address::Address;
 use crate::state::change::{Change, Edit};
 use crate::state::command::Command;
-use crate::state::model::{Placement, Timestamp};
+use crate::state::model::{LeaseOwner, Placement, Tenure, TenureKey, Timestamp};
 use crate::state::names::Name;
 use crate::state::{State, decide};
 use crate::store::{LogSpan, OwnerFilter};
@@ -15,6 +16,7 @@ use crate::testing::{
     Folder, allocate, apply_grants, apply_pool, apply_quota, apply_reservation, delete_reservation,
     release, resting_pool,
 };
+use pharos_lease::Term;
 
 /// A state and its store, driven without an engine.
 struct Book {
@@ -189,6 +191,55 @@ async fn an_entry_without_content_reads_back_as_it_was_written() {
     book.commit().await;
     let rows = book.store.writer.load().await.expect("readable").rows;
     assert_eq!(format!("{rows:?}"), format!("{:?}", [nowhere]));
+}
+
+#[tokio::test]
+async fn who_owns_a_fenced_address_is_kept_and_goes() {
+    let folder = Folder::new();
+    let mut book = Book::open(&folder).await;
+    let name = |text| Name::parse(text).expect("a name");
+    let tenure = |term, epoch| {
+        Arc::new(Tenure {
+            key: TenureKey {
+                cluster: name("east"),
+                space: name("default"),
+                address: Address::from(std::net::IpAddr::from([192, 0, 2, 1])),
+            },
+            owner: LeaseOwner {
+                node: name("a"),
+                term: Term(term),
+            },
+            epoch,
+        })
+    };
+    let first = tenure(1, 1);
+    // The greatest term that there is.
+    let last = tenure(u64::MAX >> 1, 2);
+    let edits = [
+        (None, Some(&first)),
+        (Some(&first), Some(&last)),
+        (Some(&last), None),
+    ];
+    for (before, after) in edits {
+        let edit = Edit {
+            before: before.cloned(),
+            after: after.cloned(),
+        };
+        book.batch.changes.push(Logged {
+            revision: None,
+            change: Change::Tenure(edit),
+            origin: Arc::new(Origin::default()),
+        });
+        book.commit().await;
+        let rows = book.store.writer.load().await.expect("readable").rows;
+        let expected = after.map(|after| {
+            Change::Tenure(Edit {
+                before: None,
+                after: Some(Arc::clone(after)),
+            })
+        });
+        assert_eq!(rows, Vec::from_iter(expected));
+    }
 }
 
 #[tokio::test]

@@ -332,6 +332,7 @@ fn check_nodes(world: &World, assignment: &Assignment, candidates: &BTreeSet<Nam
             let AdvertisementProtocol::L2 {
                 interfaces,
                 preferred_nodes,
+                ..
             } = &advertisement.protocol;
             every |= interfaces.is_empty();
             named.extend(interfaces.iter().cloned());

@@ -1,0 +1,332 @@
+//! The fenced addresses: performing what [`crate::fenced`] asks for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::time::Instant;
+
+use pharos_proto::v1::renew_lease_request::Readiness;
+use tokio::sync::watch;
+
+use super::Engine;
+use super::effects::Applied;
+use crate::book::{Assigned, Key};
+use crate::election::{GroupId, NodeName};
+use crate::fenced::{DRAIN_TIMEOUT, Effect, Handle, Lost, Released, Told};
+use crate::handover::{Duty, Gained, Message};
+use crate::l2::burst::Spot;
+use crate::l2::hold::Notes;
+use crate::l2::reply::AddressDuty;
+use crate::lease::Standing;
+
+/// Whom the engine tells of the fenced addresses.
+#[derive(Debug)]
+pub struct FenceOutlets {
+    /// What the lease is renewed with; `None`: none is needed.
+    pub standing: watch::Sender<Option<Standing>>,
+    /// Tenures that this node has ended.
+    pub released: watch::Sender<BTreeSet<Released>>,
+}
+
+/// What the engine has of fenced addresses.
+#[derive(Debug)]
+pub(super) struct Fence {
+    outlets: FenceOutlets,
+    assigned: BTreeMap<Key, Assigned>,
+    applied: BTreeMap<Key, Applied>,
+    noted: BTreeMap<Key, Notes>,
+    /// What `metallb_speaker_announced` says this node owns, with those who use it.
+    shown: BTreeMap<Key, Vec<String>>,
+}
+
+impl Fence {
+    pub(super) fn new(outlets: FenceOutlets) -> Self {
+        Self {
+            outlets,
+            assigned: BTreeMap::new(),
+            applied: BTreeMap::new(),
+            noted: BTreeMap::new(),
+            shown: BTreeMap::new(),
+        }
+    }
+
+    /// What is answered where.
+    pub(super) fn spots(&self) -> impl Iterator<Item = &Spot> {
+        self.applied.values().flat_map(Applied::spots)
+    }
+
+    /// Whether there is such an address.
+    pub(super) fn has(&self, address: IpAddr) -> bool {
+        self.assigned.keys().any(|key| key.address == address)
+    }
+
+    /// How many addresses this node owns.
+    pub(super) fn owned(&self) -> usize {
+        self.shown.len()
+    }
+}
+
+impl Engine {
+    /// Takes in what concerns fenced addresses, and leaves the rest. Gives those that were fenced.
+    pub(super) fn take_fenced(
+        &mut self,
+        upserts: &mut Vec<Assigned>,
+        removals: &mut Vec<Key>,
+        now: Instant,
+    ) -> Vec<IpAddr> {
+        let mut unfenced: Vec<IpAddr> = removals
+            .iter()
+            .filter_map(|key| self.unfence(key))
+            .collect();
+        let (fenced, rest): (Vec<Assigned>, Vec<Assigned>) = std::mem::take(upserts)
+            .into_iter()
+            .partition(|assigned| assigned.fenced.is_some() && assigned.wanted.is_some());
+        *upserts = rest;
+        unfenced.extend(upserts.iter().filter_map(|one| self.unfence(&one.key)));
+        // It may have been announced otherwise until now.
+        removals.extend(fenced.iter().map(|assigned| assigned.key.clone()));
+        for assigned in fenced {
+            self.fence(assigned, now);
+        }
+        unfenced
+    }
+
+    fn fence(&mut self, assigned: Assigned, now: Instant) {
+        let me = &self.talk.me().node;
+        let mut nodes = assigned.listed.iter().chain(&*assigned.candidates);
+        let fenced = assigned.fenced.clone().unwrap_or_default();
+        let told = Told {
+            candidate: nodes.any(|node| node == me),
+            ..fenced
+        };
+        let key = assigned.key.clone();
+        self.fence.assigned.insert(key.clone(), assigned);
+        if self.fence.shown.contains_key(&key) {
+            self.show_fenced(&key, true);
+        }
+        self.talk.fenced.set(key, told, now);
+    }
+
+    /// Gives the address, if it was fenced.
+    fn unfence(&mut self, key: &Key) -> Option<IpAddr> {
+        if !self.talk.fenced.contains(key) {
+            return None;
+        }
+        self.talk.fenced.remove(key);
+        self.perform_fenced();
+        self.fence.assigned.remove(key);
+        self.fence.noted.remove(key);
+        Some(key.address)
+    }
+
+    /// The interfaces changed.
+    pub(super) fn reapply_fenced(&mut self) {
+        for key in self.fence.applied.keys().cloned().collect::<Vec<_>>() {
+            let spots = self.fenced_spots(&key);
+            if let Some(applied) = self.fence.applied.get_mut(&key) {
+                let duty = applied.leave(&self.responder, &spots);
+                self.responder.resume(&spots, duty);
+            }
+            if let Some(assigned) = self.fence.assigned.get(&key) {
+                self.tell_interfaces(assigned.group, &self.fenced_spots(&key));
+            }
+        }
+    }
+
+    fn fenced_spots(&self, key: &Key) -> Vec<Spot> {
+        let assigned = self.fence.assigned.get(key);
+        let Some(wanted) = assigned.and_then(|assigned| assigned.wanted.as_ref()) else {
+            return Vec::new();
+        };
+        self.plan.spots_of(key.address, wanted)
+    }
+
+    /// Performs what is to be done about fenced addresses.
+    pub(super) fn perform_fenced(&mut self) {
+        for effect in self.talk.fenced.take_effects() {
+            match effect {
+                Effect::Duty(key, duty, term) => {
+                    self.responder.fence(key.address, Some(term));
+                    self.set_fenced_duty(&key, duty);
+                }
+                Effect::Silence(key) => {
+                    self.silence_fenced(&key);
+                }
+                Effect::Release(key, to, handle) => {
+                    // From here on nothing is answered any more: only now may the other begin.
+                    let noted = self.silence_fenced(&key);
+                    self.fence.noted.insert(key.clone(), noted);
+                    self.send_fenced_go(&key, to, handle);
+                }
+                Effect::RepeatGo(key, to, handle) => self.send_fenced_go(&key, to, handle),
+                Effect::Ack(to, handle) => {
+                    self.talk.step(to, handle.id, Message::Ack(handle.epoch));
+                }
+                Effect::Gained(key, epoch, from) => self.on_fenced_gained(&key, epoch, from),
+                Effect::Lost(key, why) => self.on_fenced_lost(&key, why),
+            }
+        }
+    }
+
+    fn set_fenced_duty(&mut self, key: &Key, duty: Duty) {
+        let spots = self.fenced_spots(key);
+        let duty = match duty {
+            Duty::Silent => {
+                self.silence_fenced(key);
+                return;
+            }
+            Duty::Hold => {
+                self.responder.set(&spots, AddressDuty::Hold);
+                AddressDuty::Hold
+            }
+            Duty::Record => {
+                self.responder.set(&spots, AddressDuty::Record);
+                AddressDuty::Record
+            }
+            Duty::Answer(report) => {
+                // First: what is attracted is to be taken in.
+                self.bind_fenced(key, true);
+                self.responder.answer(&spots, &report);
+                AddressDuty::Answer
+            }
+        };
+        self.fence
+            .applied
+            .insert(key.clone(), Applied::new(duty, spots));
+    }
+
+    /// Binds a fenced address, if that is asked for; or does no longer.
+    fn bind_fenced(&mut self, key: &Key, answers: bool) {
+        if let Some(binder) = &mut self.binder {
+            let addresses = answers.then_some(key.address).into_iter().collect();
+            binder.want(bound_as(key), addresses);
+        }
+    }
+
+    fn silence_fenced(&mut self, key: &Key) -> Notes {
+        self.bind_fenced(key, false);
+        let applied = self.fence.applied.remove(key);
+        let notes = applied.map(|applied| self.responder.silence(applied.spots()));
+        self.responder.fence(key.address, None);
+        notes.unwrap_or_default()
+    }
+
+    fn send_fenced_go(&mut self, key: &Key, to: NodeName, handle: Handle) {
+        let report = self.fence.noted.get(key).map(Notes::report);
+        let go = Message::Go(handle.epoch, report.unwrap_or_default());
+        self.talk.step(to, handle.id, go);
+    }
+
+    fn on_fenced_gained(&mut self, key: &Key, epoch: u64, from: Option<NodeName>) {
+        let Some(assigned) = self.fence.assigned.get(key) else {
+            return;
+        };
+        let why = match from {
+            Some(from) => {
+                self.metrics.handovers.inc();
+                Gained::HandedOver(from)
+            }
+            // The first one takes it over from nobody.
+            None if epoch > 1 => {
+                self.metrics.failovers.inc();
+                Gained::Orphaned
+            }
+            None => Gained::Unowned,
+        };
+        let from = match &why {
+            Gained::HandedOver(from) => Some(&**from),
+            Gained::Unowned | Gained::Inherited | Gained::Orphaned => None,
+        };
+        tracing::info!(
+            address = %key.address,
+            owners = assigned.owners.join(","),
+            epoch,
+            from,
+            reason = "named",
+            "answering a fenced address"
+        );
+        self.tell_gained(assigned.group, &why, &self.fenced_spots(key));
+        self.show_fenced(key, true);
+    }
+
+    fn on_fenced_lost(&mut self, key: &Key, why: Lost) {
+        let Some(assigned) = self.fence.assigned.get(key) else {
+            return;
+        };
+        let reason = match why {
+            Lost::Released => {
+                self.metrics.handovers.inc();
+                "handed_over"
+            }
+            Lost::LeaseOver => "lease_over",
+            Lost::Removed => "removed",
+        };
+        tracing::info!(
+            address = %key.address,
+            owners = assigned.owners.join(","),
+            reason,
+            "stopped answering a fenced address"
+        );
+        let group = assigned.group;
+        self.show_fenced(key, false);
+        // A group is told of as owned while one of its addresses is.
+        let assigned = |key: &Key| self.fence.assigned.get(key).map(|it| it.group);
+        if !self
+            .fence
+            .shown
+            .keys()
+            .any(|key| assigned(key) == Some(group))
+        {
+            self.tell_lost(group);
+        }
+    }
+
+    /// Keeps `metallb_speaker_announced` in step.
+    fn show_fenced(&mut self, key: &Key, owned: bool) {
+        let node = &self.talk.me().node;
+        if let Some(owners) = self.fence.shown.remove(key) {
+            self.metrics
+                .set_announced(node, key.address, &owners, false);
+        }
+        if let Some(assigned) = self.fence.assigned.get(key).filter(|_| owned) {
+            self.metrics
+                .set_announced(node, key.address, &assigned.owners, true);
+            let owners = assigned.owners.clone();
+            self.fence.shown.insert(key.clone(), owners);
+        }
+    }
+
+    /// Whether nothing fenced is answered any more, or nobody else takes it.
+    pub(super) fn is_fence_drained(&self, since: Instant, now: Instant) -> bool {
+        self.talk.fenced.answers_nothing() || now >= since + DRAIN_TIMEOUT
+    }
+
+    /// Tells the lease and the stream what is new.
+    pub(super) fn tell_of_fenced(&self) {
+        let needed = self.own.ready && self.talk.fenced.needs_lease();
+        let readiness = match (self.own.draining, self.own.hold_down) {
+            (true, _) => Readiness::Draining,
+            (false, true) => Readiness::HoldDown,
+            (false, false) => Readiness::Ready,
+        };
+        let standing = needed.then(|| Standing {
+            readiness,
+            interfaces: self.own.interfaces.clone(),
+        });
+        set_if_new(&self.fence.outlets.standing, standing);
+        set_if_new(&self.fence.outlets.released, self.talk.fenced.released());
+    }
+}
+
+/// Fenced addresses are bound one by one, each under a number that no group has: those are small.
+fn bound_as(key: &Key) -> GroupId {
+    let text = format!("{}\0{}", key.space, key.address);
+    GroupId(pharos_proto::digest::node_set_id([text.as_str()]))
+}
+
+fn set_if_new<T: PartialEq>(to: &watch::Sender<T>, value: T) {
+    to.send_if_modified(|told| {
+        let is_new = *told != value;
+        *told = value;
+        is_new
+    });
+}

@@ -1,0 +1,532 @@
+//! The fenced addresses of a node: what it does about each, as ipam-service names their owners.
+//!
+//! Pure. It knows what is told of each address, and the term under which this node may answer now;
+//! [`Effect`]s come out, to be performed in order. That nothing is answered without a lease is not
+//! its business alone: [`crate::l2::table`] looks at the lease before each frame.
+//!
+//! ```text
+//!   owner                 ipam-service                 next
+//!     | <-- next: b ------------|------ next: b --------> |   holds the questions that it sees
+//!     | <------------------- ack ------------------------ |
+//!   stops                       |                         |
+//!     | -------------- go(answered) --------------------> |
+//!     | ----- released ------>  |                         |
+//!     |                         |------ owner: b -------> |   answers what it holds and the other
+//!     |                         |                         |   did not
+//! ```
+//!
+//! So a planned move loses no answer. Without the ack the owner stops all the same after
+//! [`ACK_TIMEOUT`]; without the go the next one answers nothing that it holds: rather no answer
+//! than two.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use pharos_lease::Term;
+
+use crate::book::Key;
+use crate::election::{Claim, GroupId, NodeName};
+use crate::handover::{Duty, Message};
+use crate::l2::hold::Report;
+
+#[cfg(test)]
+mod tests;
+
+/// How long an owner waits for the next one to hold questions.
+pub const ACK_TIMEOUT: Duration = Duration::from_millis(300);
+/// How often the next one says that it holds them, until it hears of their end.
+const ACK_REPEAT: Duration = Duration::from_millis(50);
+/// How long the next one waits, once it is named, for what the other answered.
+const GO_TIMEOUT: Duration = Duration::from_millis(100);
+/// How long the next one keeps questions without being named: nobody asks for so long.
+const HOLD_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a node that drains waits for somebody to take what it owns.
+pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What is told of a fenced address.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Told {
+    /// Who may answer, and under which term.
+    pub owner: Option<(NodeName, Term)>,
+    pub epoch: u64,
+    /// For whom the owner is to stop.
+    pub next: Option<NodeName>,
+    /// Whether this node is a candidate.
+    pub candidate: bool,
+}
+
+/// Something to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Effect {
+    /// From now on do this about an address. To answer is allowed under this term only.
+    Duty(Key, Duty, Term),
+    /// Stop answering, and tell this node what was answered while recording.
+    Release(Key, NodeName, Handle),
+    /// Tell it again.
+    RepeatGo(Key, NodeName, Handle),
+    /// Tell this node that questions are held for the address.
+    Ack(NodeName, Handle),
+    /// Do nothing about an address any more.
+    Silence(Key),
+    /// This node is the owner now; from whom, if that one said so.
+    Gained(Key, u64, Option<NodeName>),
+    Lost(Key, Lost),
+}
+
+/// Why a node is not the owner of a fenced address any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// It made room for another.
+    Released,
+    /// Its lease was not renewed in time.
+    LeaseOver,
+    /// There is nothing to announce any more, or another is named.
+    Removed,
+}
+
+/// Name of one tenure among the nodes of a cluster: they talk of it by this and its epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Handle {
+    pub id: GroupId,
+    pub epoch: Claim,
+}
+
+impl Handle {
+    fn new(key: &Key, term: Term, epoch: u64) -> Self {
+        let text = format!("{}\0{}\0{}", key.space, key.address, term.0);
+        Self {
+            id: GroupId(pharos_proto::digest::node_set_id([text.as_str()])),
+            epoch: Claim(epoch),
+        }
+    }
+}
+
+/// A tenure that this node has ended, as ipam-service is told.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Released {
+    pub key: Key,
+    pub term: Term,
+    pub epoch: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Role {
+    Idle,
+    Owner,
+    Leaving {
+        to: NodeName,
+        until: Instant,
+    },
+    /// It has stopped, for good as far as this epoch is concerned.
+    Released {
+        to: NodeName,
+    },
+    /// It is the next one.
+    Holding {
+        until: Instant,
+        ack_at: Option<Instant>,
+        go: Option<(NodeName, Report)>,
+    },
+    /// It is named, and does not know yet what the former owner answered.
+    Waiting {
+        until: Instant,
+    },
+}
+
+#[derive(Debug)]
+struct Seat {
+    told: Told,
+    role: Role,
+    /// The tenure that other nodes may talk of: of this node, or of the owner that it follows.
+    handle: Option<Handle>,
+}
+
+/// All fenced addresses.
+#[derive(Debug)]
+pub struct Fenced {
+    me: NodeName,
+    /// Under which this node may answer now.
+    term: Option<Term>,
+    seats: BTreeMap<Key, Seat>,
+    handles: BTreeMap<Handle, Key>,
+    effects: Vec<Effect>,
+}
+
+impl Fenced {
+    /// Knows of no address.
+    pub fn new(me: NodeName) -> Self {
+        Self {
+            me,
+            term: None,
+            seats: BTreeMap::new(),
+            handles: BTreeMap::new(),
+            effects: Vec::new(),
+        }
+    }
+
+    /// What is to be done now; to be asked for after every call.
+    pub fn take_effects(&mut self) -> Vec<Effect> {
+        std::mem::take(&mut self.effects)
+    }
+
+    /// Whether an address is fenced.
+    pub fn contains(&self, key: &Key) -> bool {
+        self.seats.contains_key(key)
+    }
+
+    /// Whether this node needs a lease: it may own one of the addresses.
+    pub fn needs_lease(&self) -> bool {
+        let mut seats = self.seats.values();
+        seats.any(|seat| {
+            let owner = seat.told.owner.as_ref();
+            seat.told.candidate || owner.is_some_and(|(node, _)| *node == self.me)
+        })
+    }
+
+    /// Whether it answers for an address of which it is no candidate.
+    pub fn answers_unlisted(&self) -> bool {
+        let mut seats = self.seats.values();
+        seats.any(|seat| !seat.told.candidate && seat.answers())
+    }
+
+    /// Whether it answers for nothing.
+    pub fn answers_nothing(&self) -> bool {
+        !self.seats.values().any(Seat::answers)
+    }
+
+    /// The tenures that ipam-service is to be told of as ended.
+    pub fn released(&self) -> BTreeSet<Released> {
+        let released = self.seats.iter().filter_map(|(key, seat)| match seat.role {
+            Role::Released { .. } => Some(Released {
+                key: key.clone(),
+                term: seat.told.owner.as_ref()?.1,
+                epoch: seat.told.epoch,
+            }),
+            Role::Idle
+            | Role::Owner
+            | Role::Leaving { .. }
+            | Role::Holding { .. }
+            | Role::Waiting { .. } => None,
+        });
+        released.collect()
+    }
+
+    /// When [`Self::tick`] is to be called.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.seats.values().filter_map(Seat::deadline).min()
+    }
+
+    /// An address is fenced, or something new is told of it.
+    pub fn set(&mut self, key: Key, told: Told, now: Instant) {
+        let seat = self.seats.entry(key.clone()).or_insert_with(|| Seat {
+            told: Told::default(),
+            role: Role::Idle,
+            handle: None,
+        });
+        let before = std::mem::replace(&mut seat.told, told);
+        let same_tenure = before.owner == seat.told.owner && before.epoch == seat.told.epoch;
+        self.look(&key, same_tenure, now);
+    }
+
+    /// An address is not fenced any more, or not to be announced.
+    pub fn remove(&mut self, key: &Key) {
+        self.talk_of(key, None);
+        let Some(seat) = self.seats.remove(key) else {
+            return;
+        };
+        match seat.role {
+            Role::Owner | Role::Leaving { .. } => {
+                self.effects.push(Effect::Silence(key.clone()));
+                self.effects.push(Effect::Lost(key.clone(), Lost::Removed));
+            }
+            Role::Holding { .. } | Role::Waiting { .. } => {
+                self.effects.push(Effect::Silence(key.clone()));
+            }
+            Role::Idle | Role::Released { .. } => {}
+        }
+    }
+
+    /// This node may answer under this term; `None`: not at all.
+    pub fn set_term(&mut self, term: Option<Term>, now: Instant) {
+        if self.term == term {
+            return;
+        }
+        self.term = term;
+        for key in self.seats.keys().cloned().collect::<Vec<_>>() {
+            self.look(&key, true, now);
+        }
+    }
+
+    /// Whether another node's message is about a fenced address.
+    pub fn knows(&self, id: GroupId, message: &Message) -> bool {
+        let (Message::Prepare(epoch) | Message::Ack(epoch) | Message::Go(epoch, _)) = message;
+        self.handles.contains_key(&Handle { id, epoch: *epoch })
+    }
+
+    /// A node said something about a fenced address.
+    pub fn hear(&mut self, id: GroupId, from: &NodeName, message: Message, now: Instant) {
+        let (Message::Prepare(epoch) | Message::Ack(epoch) | Message::Go(epoch, _)) = &message;
+        let handle = Handle { id, epoch: *epoch };
+        let Some(key) = self.handles.get(&handle).cloned() else {
+            return;
+        };
+        let Some(seat) = self.seats.get_mut(&key) else {
+            return;
+        };
+        match (message, &mut seat.role) {
+            (Message::Ack(_), Role::Leaving { to, .. }) if to == from => {
+                self.release(&key);
+            }
+            (Message::Ack(_), Role::Released { to }) if to == from => {
+                self.effects
+                    .push(Effect::RepeatGo(key.clone(), from.clone(), handle));
+            }
+            (Message::Go(_, report), Role::Holding { go, ack_at, .. }) => {
+                (*go, *ack_at) = (Some((from.clone(), report)), None);
+            }
+            (Message::Go(_, report), Role::Waiting { .. }) => {
+                self.own(&key, report, Some(from.clone()));
+            }
+            (
+                Message::Prepare(_) | Message::Ack(_) | Message::Go(..),
+                Role::Idle
+                | Role::Owner
+                | Role::Leaving { .. }
+                | Role::Released { .. }
+                | Role::Holding { .. }
+                | Role::Waiting { .. },
+            ) => {}
+        }
+        self.look(&key, true, now);
+    }
+
+    /// Time passed.
+    pub fn tick(&mut self, now: Instant) {
+        let due = |(key, seat): (&Key, &Seat)| {
+            let due = seat.deadline().is_some_and(|at| at <= now);
+            due.then(|| key.clone())
+        };
+        for key in self.seats.iter().filter_map(due).collect::<Vec<_>>() {
+            self.look(&key, true, now);
+        }
+    }
+
+    /// Does what follows for an address. `same_tenure`: whether the owner and the epoch are those that
+    /// the role is about.
+    fn look(&mut self, key: &Key, same_tenure: bool, now: Instant) {
+        let Some(seat) = self.seats.get(key) else {
+            return;
+        };
+        let mine = seat.told.is_of(&self.me, self.term);
+        let next = seat.told.next.clone();
+        let is_next = self.term.is_some() && next.as_ref() == Some(&self.me);
+        match (seat.role.clone(), mine) {
+            // It may have said so already: never again under this epoch.
+            (Role::Released { .. }, _) if same_tenure => {}
+            (Role::Owner | Role::Leaving { .. }, true) if same_tenure => {
+                self.look_owning(key, next, now);
+            }
+            (Role::Owner | Role::Leaving { .. }, false) => {
+                let why = match self.term {
+                    None => Lost::LeaseOver,
+                    Some(_) => Lost::Removed,
+                };
+                self.stop(key);
+                self.effects.push(Effect::Lost(key.clone(), why));
+                self.look_idle(key, is_next, now);
+            }
+            // Or named anew.
+            (Role::Idle | Role::Released { .. } | Role::Owner | Role::Leaving { .. }, true) => {
+                self.own(key, Report::default(), None);
+                self.look_owning(key, next, now);
+            }
+            (Role::Idle | Role::Released { .. }, false) => self.look_idle(key, is_next, now),
+            (Role::Holding { go, .. }, true) => match go {
+                Some((from, report)) => {
+                    self.own(key, report, Some(from));
+                    self.look_owning(key, next, now);
+                }
+                None => self.set_role(
+                    key,
+                    Role::Waiting {
+                        until: now + GO_TIMEOUT,
+                    },
+                ),
+            },
+            (Role::Holding { until, ack_at, go }, false) => {
+                self.look_holding(key, is_next, (until, ack_at, go), now);
+            }
+            (Role::Waiting { until }, true) if now >= until => {
+                // Whatever is held may have been answered.
+                self.effects.push(Effect::Silence(key.clone()));
+                self.own(key, Report::default(), None);
+                self.look_owning(key, next, now);
+            }
+            (Role::Waiting { .. }, true) => {}
+            (Role::Waiting { .. }, false) => {
+                self.stop(key);
+                self.look_idle(key, is_next, now);
+            }
+        }
+    }
+
+    fn look_owning(&mut self, key: &Key, next: Option<NodeName>, now: Instant) {
+        let (Some(seat), Some(term)) = (self.seats.get(key), self.term) else {
+            return;
+        };
+        let next = next.filter(|next| *next != self.me);
+        match (&seat.role, next) {
+            (Role::Leaving { .. }, None) => {
+                let answer = Duty::Answer(Report::default());
+                self.set_role(key, Role::Owner);
+                self.effects.push(Effect::Duty(key.clone(), answer, term));
+            }
+            (Role::Leaving { to, until }, Some(next)) if *to == next => {
+                if now >= *until {
+                    self.release(key);
+                }
+            }
+            (Role::Owner | Role::Leaving { .. }, Some(to)) => {
+                if seat.role == Role::Owner {
+                    self.effects
+                        .push(Effect::Duty(key.clone(), Duty::Record, term));
+                }
+                let until = now + ACK_TIMEOUT;
+                self.set_role(key, Role::Leaving { to, until });
+            }
+            (Role::Owner, None)
+            | (
+                Role::Idle | Role::Released { .. } | Role::Holding { .. } | Role::Waiting { .. },
+                _,
+            ) => {}
+        }
+    }
+
+    fn look_idle(&mut self, key: &Key, is_next: bool, now: Instant) {
+        let Some(seat) = self.seats.get(key) else {
+            return;
+        };
+        let tenure = seat.told.owner.clone();
+        match (is_next, tenure, self.term) {
+            (true, Some((owner, of)), Some(term)) => {
+                let handle = Handle::new(key, of, seat.told.epoch);
+                self.talk_of(key, Some(handle));
+                self.effects
+                    .push(Effect::Duty(key.clone(), Duty::Hold, term));
+                self.effects.push(Effect::Ack(owner, handle));
+                self.set_role(
+                    key,
+                    Role::Holding {
+                        until: now + HOLD_TIMEOUT,
+                        ack_at: Some(now + ACK_REPEAT),
+                        go: None,
+                    },
+                );
+            }
+            (true | false, _, _) => {
+                self.talk_of(key, None);
+                self.set_role(key, Role::Idle);
+            }
+        }
+    }
+
+    fn look_holding(
+        &mut self,
+        key: &Key,
+        is_next: bool,
+        (until, ack_at, go): (Instant, Option<Instant>, Option<(NodeName, Report)>),
+        now: Instant,
+    ) {
+        if !is_next || now >= until {
+            self.stop(key);
+            return;
+        }
+        let Some(at) = ack_at.filter(|at| now >= *at) else {
+            return;
+        };
+        let Some(seat) = self.seats.get(key) else {
+            return;
+        };
+        if let (Some((owner, _)), Some(handle)) = (&seat.told.owner, seat.handle) {
+            self.effects.push(Effect::Ack(owner.clone(), handle));
+        }
+        let ack_at = Some(at.max(now) + ACK_REPEAT);
+        self.set_role(key, Role::Holding { until, ack_at, go });
+    }
+
+    fn own(&mut self, key: &Key, report: Report, from: Option<NodeName>) {
+        let (Some(seat), Some(term)) = (self.seats.get_mut(key), self.term) else {
+            return;
+        };
+        let epoch = seat.told.epoch;
+        seat.role = Role::Owner;
+        self.talk_of(key, Some(Handle::new(key, term, epoch)));
+        let answer = Duty::Answer(report);
+        self.effects.push(Effect::Duty(key.clone(), answer, term));
+        self.effects.push(Effect::Gained(key.clone(), epoch, from));
+    }
+
+    fn release(&mut self, key: &Key) {
+        let Some(seat) = self.seats.get(key) else {
+            return;
+        };
+        let (Role::Leaving { to, .. }, Some((_, term))) = (&seat.role, &seat.told.owner) else {
+            return;
+        };
+        let (to, handle) = (to.clone(), Handle::new(key, *term, seat.told.epoch));
+        self.effects
+            .push(Effect::Release(key.clone(), to.clone(), handle));
+        self.effects.push(Effect::Lost(key.clone(), Lost::Released));
+        self.set_role(key, Role::Released { to });
+    }
+
+    fn stop(&mut self, key: &Key) {
+        self.effects.push(Effect::Silence(key.clone()));
+        self.talk_of(key, None);
+        self.set_role(key, Role::Idle);
+    }
+
+    fn talk_of(&mut self, key: &Key, handle: Option<Handle>) {
+        let Some(seat) = self.seats.get_mut(key) else {
+            return;
+        };
+        if let Some(before) = std::mem::replace(&mut seat.handle, handle) {
+            self.handles.remove(&before);
+        }
+        if let Some(handle) = handle {
+            self.handles.insert(handle, key.clone());
+        }
+    }
+
+    fn set_role(&mut self, key: &Key, role: Role) {
+        if let Some(seat) = self.seats.get_mut(key) {
+            seat.role = role;
+        }
+    }
+}
+
+impl Told {
+    fn is_of(&self, node: &NodeName, term: Option<Term>) -> bool {
+        let owner = self.owner.as_ref();
+        owner.is_some_and(|(owner, of)| owner == node && Some(*of) == term)
+    }
+}
+
+impl Seat {
+    fn answers(&self) -> bool {
+        match self.role {
+            Role::Owner | Role::Leaving { .. } => true,
+            Role::Idle | Role::Released { .. } | Role::Holding { .. } | Role::Waiting { .. } => {
+                false
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        match &self.role {
+            Role::Leaving { until, .. } | Role::Waiting { until } => Some(*until),
+            Role::Holding { until, ack_at, .. } => Some(ack_at.map_or(*until, |at| at.min(*until))),
+            Role::Idle | Role::Owner | Role::Released { .. } => None,
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! The machine of one node, and two of them with a service between.
+
+use std::net::IpAddr;
+
+use super::*;
+
+const A: u64 = 1;
+const B: u64 = 2;
+
+fn node(name: &str) -> NodeName {
+    NodeName::from(name)
+}
+
+fn key() -> Key {
+    Key {
+        space: "default".to_owned(),
+        address: IpAddr::from([192, 0, 2, 1]),
+    }
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "any instant serves as the start of a test"
+)]
+fn start() -> Instant {
+    Instant::now()
+}
+
+/// What is told of the address: the owner with its term, the epoch, and the next one.
+fn told(owner: &str, term: u64, epoch: u64, next: &str) -> Told {
+    let some = |text: &str| (!text.is_empty()).then(|| node(text));
+    Told {
+        owner: some(owner).map(|owner| (owner, Term(term))),
+        epoch,
+        next: some(next),
+        candidate: true,
+    }
+}
+
+fn machine(name: &str, term: u64) -> Fenced {
+    let mut machine = Fenced::new(node(name));
+    machine.set_term(Some(Term(term)), start());
+    machine
+}
+
+/// The effects, each in a word or two.
+fn effects(machine: &mut Fenced) -> Vec<String> {
+    let words = |effect: Effect| match effect {
+        Effect::Duty(_, Duty::Silent, _) => "duty silent".to_owned(),
+        Effect::Duty(_, Duty::Hold, _) => "hold".to_owned(),
+        Effect::Duty(_, Duty::Record, term) => format!("record {}", term.0),
+        Effect::Duty(_, Duty::Answer(report), term) => {
+            format!("answer {} but {}", term.0, report.answered.len())
+        }
+        Effect::Release(_, to, handle) => format!("release {to} {}", handle.epoch.0),
+        Effect::RepeatGo(_, to, _) => format!("go {to}"),
+        Effect::Ack(to, handle) => format!("ack {to} {}", handle.epoch.0),
+        Effect::Silence(_) => "silence".to_owned(),
+        Effect::Gained(_, epoch, from) => {
+            format!("gained {epoch} {}", from.as_deref().unwrap_or("-"))
+        }
+        Effect::Lost(_, why) => format!("lost {why:?}"),
+    };
+    machine.take_effects().into_iter().map(words).collect()
+}
+
+fn hear(machine: &mut Fenced, from: &str, term: u64, message: Message, now: Instant) -> bool {
+    let (Message::Prepare(epoch) | Message::Ack(epoch) | Message::Go(epoch, _)) = &message;
+    let id = Handle::new(&key(), Term(term), epoch.0).id;
+    let known = machine.knows(id, &message);
+    machine.hear(id, &node(from), message, now);
+    known
+}
+
+#[test]
+fn who_is_named_under_its_term_answers_and_nobody_else() {
+    let now = start();
+    for (case, expected) in [
+        (told("a", A, 1, ""), vec!["answer 1 but 0", "gained 1 -"]),
+        // A term of a process that was there before, or of the other.
+        (told("a", 9, 1, ""), vec![]),
+        (told("b", B, 1, ""), vec![]),
+        (told("", 0, 0, ""), vec![]),
+    ] {
+        let mut machine = machine("a", A);
+        machine.set(key(), case.clone(), now);
+        assert_eq!(effects(&mut machine), expected, "{case:?}");
+        // Told again, nothing follows.
+        machine.set(key(), case, now);
+        assert_eq!(effects(&mut machine), Vec::<String>::new());
+    }
+}
+
+#[test]
+fn without_a_lease_nothing_is_answered_and_with_the_same_one_again_all_is() {
+    let now = start();
+    let mut machine = machine("a", A);
+    machine.set(key(), told("a", A, 1, ""), now);
+    effects(&mut machine);
+    machine.set_term(None, now);
+    assert_eq!(effects(&mut machine), ["silence", "lost LeaseOver"]);
+    assert!(machine.answers_nothing());
+    machine.set_term(Some(Term(A)), now);
+    assert_eq!(effects(&mut machine), ["answer 1 but 0", "gained 1 -"]);
+    machine.set_term(None, now);
+    machine.set_term(Some(Term(8)), now);
+    effects(&mut machine);
+    assert!(
+        machine.answers_nothing(),
+        "it has to be named under the new term"
+    );
+}
+
+#[test]
+fn an_owner_makes_room_once_the_next_one_holds_and_never_answers_again() {
+    let now = start();
+    let mut owner = machine("a", A);
+    owner.set(key(), told("a", A, 1, ""), now);
+    effects(&mut owner);
+    owner.set(key(), told("a", A, 1, "b"), now);
+    assert_eq!(effects(&mut owner), ["record 1"]);
+    assert!(owner.released().is_empty());
+    // From others, or of another tenure: not for this.
+    assert!(hear(&mut owner, "c", A, Message::Ack(Claim(1)), now));
+    assert!(!hear(&mut owner, "b", A, Message::Ack(Claim(2)), now));
+    assert_eq!(effects(&mut owner), Vec::<String>::new());
+    hear(&mut owner, "b", A, Message::Ack(Claim(1)), now);
+    assert_eq!(effects(&mut owner), ["release b 1", "lost Released"]);
+    assert_eq!(owner.released().len(), 1);
+    // The go was lost.
+    hear(&mut owner, "b", A, Message::Ack(Claim(1)), now);
+    assert_eq!(effects(&mut owner), ["go b"]);
+    // Another mind: too late for this epoch, whoever is the next.
+    for next in ["", "c", "b"] {
+        owner.set(key(), told("a", A, 1, next), now);
+        assert_eq!(effects(&mut owner), Vec::<String>::new(), "{next:?}");
+        assert_eq!(owner.released().len(), 1);
+    }
+    owner.set(key(), told("a", A, 2, ""), now);
+    assert_eq!(effects(&mut owner), ["answer 1 but 0", "gained 2 -"]);
+    assert!(owner.released().is_empty());
+}
+
+#[test]
+fn a_move_that_is_taken_back_in_time_changes_nothing() {
+    let now = start();
+    let mut owner = machine("a", A);
+    owner.set(key(), told("a", A, 1, "b"), now);
+    assert_eq!(
+        effects(&mut owner),
+        ["answer 1 but 0", "gained 1 -", "record 1"]
+    );
+    owner.set(key(), told("a", A, 1, ""), now);
+    assert_eq!(effects(&mut owner), ["answer 1 but 0"]);
+    assert_eq!(owner.next_deadline(), None);
+}
+
+#[test]
+fn an_owner_that_hears_nothing_makes_room_all_the_same() {
+    let now = start();
+    let mut owner = machine("a", A);
+    owner.set(key(), told("a", A, 1, "b"), now);
+    effects(&mut owner);
+    assert_eq!(owner.next_deadline(), Some(now + ACK_TIMEOUT));
+    owner.tick(now + ACK_TIMEOUT - Duration::from_millis(1));
+    assert_eq!(effects(&mut owner), Vec::<String>::new());
+    owner.tick(now + ACK_TIMEOUT);
+    assert_eq!(effects(&mut owner), ["release b 1", "lost Released"]);
+}
+
+#[test]
+fn the_next_one_holds_until_it_is_named_and_answers_what_the_other_did_not() {
+    let now = start();
+    let mut next = machine("b", B);
+    next.set(key(), told("a", A, 1, "b"), now);
+    assert_eq!(effects(&mut next), ["hold", "ack a 1"]);
+    next.tick(now + ACK_REPEAT);
+    assert_eq!(effects(&mut next), ["ack a 1"]);
+    let report = Report {
+        truncated: true,
+        ..Report::default()
+    };
+    let go = || Message::Go(Claim(1), report.clone());
+    hear(&mut next, "a", A, go(), now + ACK_REPEAT);
+    assert_eq!(effects(&mut next), Vec::<String>::new());
+    // It does not ask any more.
+    assert_eq!(next.next_deadline(), Some(now + HOLD_TIMEOUT));
+    next.set(key(), told("b", B, 2, ""), now + ACK_REPEAT);
+    assert_eq!(effects(&mut next), ["answer 2 but 0", "gained 2 a"]);
+    assert!(!hear(&mut next, "a", A, go(), now), "a late repetition");
+}
+
+#[test]
+fn named_before_the_go_it_waits_a_moment_for_it_and_then_drops_what_it_holds() {
+    let now = start();
+    for arrives in [true, false] {
+        let mut next = machine("b", B);
+        next.set(key(), told("a", A, 1, "b"), now);
+        effects(&mut next);
+        next.set(key(), told("b", B, 2, ""), now);
+        assert_eq!(effects(&mut next), Vec::<String>::new());
+        if arrives {
+            let go = Message::Go(Claim(1), Report::default());
+            assert!(hear(&mut next, "a", A, go, now));
+            assert_eq!(effects(&mut next), ["answer 2 but 0", "gained 2 a"]);
+        } else {
+            next.tick(now + GO_TIMEOUT);
+            assert_eq!(
+                effects(&mut next),
+                ["silence", "answer 2 but 0", "gained 2 -"]
+            );
+        }
+    }
+}
+
+#[test]
+fn who_is_not_the_next_one_any_more_drops_what_it_holds() {
+    let now = start();
+    for after in [
+        told("a", A, 1, ""),
+        told("a", A, 1, "c"),
+        told("c", 3, 2, ""),
+    ] {
+        let mut next = machine("b", B);
+        next.set(key(), told("a", A, 1, "b"), now);
+        effects(&mut next);
+        next.set(key(), after, now);
+        assert_eq!(effects(&mut next), ["silence"]);
+        assert_eq!(next.next_deadline(), None);
+    }
+    let mut next = machine("b", B);
+    next.set(key(), told("a", A, 1, "b"), now);
+    effects(&mut next);
+    next.tick(now + HOLD_TIMEOUT);
+    assert_eq!(effects(&mut next), ["silence"]);
+}
+
+#[test]
+fn an_address_that_goes_is_silent_whatever_the_role() {
+    let now = start();
+    for (case, expected) in [
+        (told("a", A, 1, ""), vec!["silence", "lost Removed"]),
+        (told("a", A, 1, "b"), vec!["silence", "lost Removed"]),
+        (told("b", B, 1, "a"), vec!["silence"]),
+        (told("b", B, 1, ""), vec![]),
+    ] {
+        let mut machine = machine("a", A);
+        machine.set(key(), case.clone(), now);
+        effects(&mut machine);
+        machine.remove(&key());
+        assert_eq!(effects(&mut machine), expected, "{case:?}");
+        assert!(machine.handles.is_empty() && !machine.contains(&key()));
+    }
+}
+
+#[test]
+fn a_lease_is_needed_only_where_something_may_be_owned() {
+    let now = start();
+    let mut machine = machine("a", A);
+    assert!(!machine.needs_lease());
+    let other = Told {
+        candidate: false,
+        ..told("b", B, 1, "")
+    };
+    machine.set(key(), other, now);
+    assert!(!machine.needs_lease());
+    let unlisted = Told {
+        candidate: false,
+        ..told("a", A, 1, "")
+    };
+    machine.set(key(), unlisted, now);
+    assert!(machine.needs_lease() && machine.answers_unlisted());
+    machine.set(key(), told("b", B, 2, ""), now);
+    assert!(machine.needs_lease() && !machine.answers_unlisted());
+}
