@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use rand::RngExt as _;
 
+use super::node::name;
 use super::world::{World, address};
 
 /// What may happen.
@@ -162,7 +163,7 @@ impl World {
     }
 
     /// From now on nothing happens, and the network carries everything. Nodes that are away may stay
-    /// away.
+    /// away, but not all that may own an address.
     pub(super) fn calm_down(&mut self) {
         self.note("calm down".to_owned());
         self.cut.clear();
@@ -179,8 +180,28 @@ impl World {
                 self.start(index, Duration::ZERO);
             }
         }
+        self.start_candidates();
         // The last list arrives, who is suspended resumes, and who was stopped is back.
         self.run(Duration::from_secs(4));
         self.note("quiet".to_owned());
+    }
+
+    /// Of an address whose candidates are all away one starts.
+    fn start_candidates(&mut self) {
+        let lists = &self.lists[self.lists.len() - 1];
+        let away: Vec<usize> = lists
+            .values()
+            .filter_map(|list| {
+                let indexes = 0..self.hosts.len();
+                let mut candidates =
+                    indexes.filter(|index| list.candidates.contains(&name(*index)));
+                let first = candidates.clone().next()?;
+                let is_away = |index: usize| self.hosts[index].node.is_none();
+                candidates.all(is_away).then_some(first)
+            })
+            .collect();
+        for index in away {
+            self.start(index, Duration::ZERO);
+        }
     }
 }
