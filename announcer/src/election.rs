@@ -221,8 +221,8 @@ pub enum Leave {
     Unfit,
     /// A living node has not told yet what it owns.
     Asking,
-    /// This node came a moment ago, and somebody owns a group that it does not know: perhaps this
-    /// one's address, under another number.
+    /// This node or this group came a moment ago, or the group is gone for its owner, and somebody
+    /// owns another group: perhaps this one's address, under another number.
     Wondering,
     /// This node has reached nobody since it started, and is not the first that is wanted.
     Isolated,
@@ -288,7 +288,7 @@ impl Roster {
         if self.others.values().any(|standing| !standing.is_settled()) {
             return Verdict::Leave(Leave::Asking);
         }
-        if self.wonders {
+        if self.wonders || self.may_be_owned_by_another_number(candidacy) {
             return Verdict::Leave(Leave::Wondering);
         }
         let first_wanted = candidacy.first(|_| true) == Some(&self.me);

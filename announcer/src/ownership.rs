@@ -40,8 +40,6 @@ pub struct Ownership {
     renumbered: BTreeMap<GroupId, (GroupId, Instant)>,
     /// Until when this node is a newcomer; from when it may act on what it knows.
     newcomer_until: Option<Instant>,
-    /// Groups that others claim and that are not to be announced here.
-    unknown: BTreeSet<GroupId>,
     effects: Vec<Effect>,
 }
 
@@ -56,7 +54,6 @@ impl Ownership {
             gone: BTreeMap::new(),
             renumbered: BTreeMap::new(),
             newcomer_until: None,
-            unknown: BTreeSet::new(),
             effects: Vec::new(),
         }
     }
@@ -105,7 +102,7 @@ impl Ownership {
             .or_insert_with(|| (candidacy.clone(), Seat::default()));
         *old = candidacy;
         seat.retry_now();
-        if self.unknown.remove(&group) {
+        if self.roster.unknown.remove(&group) {
             self.wonder(now);
         }
         self.event(group, Event::Look, now);
@@ -117,38 +114,39 @@ impl Ownership {
     pub fn succeed(&mut self, before: GroupId, candidacy: Candidacy, now: Instant) {
         let group = candidacy.id;
         let has_owner = self.roster.strongest_other(&candidacy).is_some();
-        let Some((old, seat)) = self.seats.get(&before) else {
-            return;
-        };
         if has_owner || self.seats.contains_key(&group) {
             return;
         }
-        if let Some(holding) = seat.held_for_successor() {
+        let Some((_, seat)) = self.seats.get(&before) else {
+            return;
+        };
+        if let Some(claim) = seat.claim() {
+            // Also where it may not own the new one, or is about to stop: then it answers until
+            // somebody else has it.
+            let wanted = candidacy.wanted.of(&self.roster.me);
+            if self.roster.own.can_answer(wanted) {
+                let claim = self.roster.peak(group).max(claim).next();
+                self.seats.insert(group, (candidacy, Seat::default()));
+                self.event(group, Event::Inherited(claim), now);
+            }
+            return;
+        }
+        let holding = seat.held_for_successor();
+        if let Some(passed) = seat.statement(before)
+            && let (Some(to), Some(claim)) = (passed.holder, passed.claim)
+        {
+            self.testify(before, to, claim, now);
+        }
+        // Others that do not know the new one yet may go on handing over the former one.
+        let until = self.roster.note_successor(group, before, now);
+        self.timers.insert((until, group));
+        if let Some(holding) = holding {
             let until = now + HOLD_TIMEOUT;
             self.renumbered.insert(before, (group, until));
             self.timers.insert((until, before));
             self.seats.insert(group, (candidacy, holding));
             self.perform(group, vec![Action::Duty(Duty::Hold)]);
             self.event(group, Event::Look, now);
-        } else if let Some(claim) = seat.claim() {
-            // Also where it may not own the new one, or is about to stop: then it answers until
-            // somebody else has it.
-            if self
-                .roster
-                .own
-                .can_answer(candidacy.wanted.of(&self.roster.me))
-            {
-                let claim = self.roster.peak(group).max(claim).next();
-                self.seats.insert(group, (candidacy, Seat::default()));
-                self.event(group, Event::Inherited(claim), now);
-            }
-        } else if let Some((owner, claim)) = self.roster.strongest_other(old)
-            && self.roster.can_answer(owner, &candidacy)
-        {
-            // By which claim it will own the new one is its own matter, and that it will a guess.
-            let owner = owner.clone();
-            self.testify(group, owner, Claim::default(), now);
-            self.roster.raise_peak(group, claim.next());
         }
     }
 
@@ -166,7 +164,8 @@ impl Ownership {
             }
             let actions = seat.dissolve();
             self.perform(group, actions);
-            self.roster.forget_group(group);
+            self.forget_unknown(group);
+            self.wonder(now);
         }
     }
 
@@ -208,6 +207,9 @@ impl Ownership {
     /// A node is no member any more.
     pub fn forget(&mut self, node: &str, now: Instant) {
         self.roster.forget(node);
+        for group in self.roster.unknown.clone() {
+            self.forget_unknown(group);
+        }
         self.wonder(now);
         self.look_at_all(now);
     }
@@ -256,6 +258,8 @@ impl Ownership {
                 if holder == node {
                     // It is gone there. Here the stream is behind, or there never was one.
                     self.roster.set_claim(statement.group, node.clone(), None);
+                    let until = self.roster.note_gone_elsewhere(statement.group, now);
+                    self.timers.insert((until, statement.group));
                 }
                 self.testify(statement.group, holder.clone(), claim, now);
                 self.forget_unknown(statement.group);
@@ -281,20 +285,16 @@ impl Ownership {
             return;
         }
         if self.roster.is_claimed(group) {
-            self.unknown.insert(group);
+            self.roster.unknown.insert(group);
         } else {
-            self.unknown.remove(&group);
+            self.roster.unknown.remove(&group);
             self.roster.forget_group(group);
         }
     }
 
     /// Whether this node came a moment ago, and a living node owns a group that it does not know.
     fn wonder(&mut self, now: Instant) {
-        let is_owned = |group: &GroupId| {
-            let mut claims = self.roster.claims(*group);
-            claims.any(|(node, _)| self.roster.lives(node))
-        };
-        let wonders = self.newcomer_until.is_some() && self.unknown.iter().any(is_owned);
+        let wonders = self.newcomer_until.is_some() && self.roster.is_any_unknown_owned();
         if std::mem::replace(&mut self.roster.wonders, wonders) != wonders {
             self.look_at_all(now);
         }
@@ -310,6 +310,14 @@ impl Ownership {
     ) {
         self.wonder(now);
         self.set_standing(node, Standing::Known(Some(condition)), now);
+        if changed.is_empty() {
+            return;
+        }
+        // Whoever gave up a group may have owned another one's addresses by it.
+        let changed: BTreeSet<GroupId> = changed
+            .into_iter()
+            .chain(self.roster.renumbered())
+            .collect();
         for group in changed {
             self.event(group, Event::Look, now);
         }
@@ -357,6 +365,7 @@ impl Ownership {
             }
             self.timers.remove(&(at, group));
             self.roster.forget_testimony(group, now);
+            self.roster.forget_renumbered(now);
             self.forget_unknown(group);
             self.renumbered.retain(|_, (_, until)| *until > now);
             self.gone.retain(|_, (_, until)| *until > now);

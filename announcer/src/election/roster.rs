@@ -30,6 +30,14 @@ struct Testimony {
     until: Instant,
 }
 
+/// Addresses have, or had until a moment ago, other numbers on some nodes.
+#[derive(Debug, Clone)]
+struct Renumbering {
+    /// Groups that they came from, as far as this node knew them.
+    before: BTreeSet<GroupId>,
+    until: Instant,
+}
+
 /// Everything one node knows about the cluster.
 #[derive(Debug, Clone)]
 pub struct Roster {
@@ -41,10 +49,13 @@ pub struct Roster {
     pub reached_anyone: bool,
     /// Whether others own groups that this node, which came a moment ago, does not know.
     pub wonders: bool,
+    /// Groups that others claim and that are not to be announced here.
+    pub unknown: BTreeSet<GroupId>,
     pub(super) others: BTreeMap<NodeName, Standing>,
     claims: BTreeMap<(GroupId, NodeName), Claim>,
     testimonies: BTreeMap<GroupId, Testimony>,
     peaks: BTreeMap<GroupId, Claim>,
+    renumbered: BTreeMap<GroupId, Renumbering>,
 }
 
 impl Roster {
@@ -55,10 +66,12 @@ impl Roster {
             own,
             reached_anyone: false,
             wonders: false,
+            unknown: BTreeSet::new(),
             others: BTreeMap::new(),
             claims: BTreeMap::new(),
             testimonies: BTreeMap::new(),
             peaks: BTreeMap::new(),
+            renumbered: BTreeMap::new(),
         }
     }
 
@@ -134,6 +147,63 @@ impl Roster {
         if self.testimonies.get(&group).is_some_and(is_old) {
             self.testimonies.remove(&group);
         }
+    }
+
+    /// Notes that a group came with addresses of another one; gives until when others may not know it.
+    pub fn note_successor(&mut self, group: GroupId, former: GroupId, now: Instant) -> Instant {
+        let older = self.renumbered.get(&former);
+        let mut before = older.map_or_else(BTreeSet::new, |older| older.before.clone());
+        before.insert(former);
+        before.remove(&group);
+        let peak = self.peak(former);
+        if peak != Claim::default() {
+            // Whoever owns the former one takes this one by the next number.
+            self.raise_peak(group, peak.next());
+        }
+        let until = now + TESTIMONY_LIFETIME;
+        self.renumbered.insert(group, Renumbering { before, until });
+        until
+    }
+
+    /// Notes that a group is gone for its owner: its addresses may have got a number that this node
+    /// does not know. Gives until when that is so.
+    pub fn note_gone_elsewhere(&mut self, group: GroupId, now: Instant) -> Instant {
+        let fresh = Renumbering {
+            before: BTreeSet::new(),
+            until: now + TESTIMONY_LIFETIME,
+        };
+        self.renumbered.entry(group).or_insert(fresh).until
+    }
+
+    /// Groups that were renumbered a moment ago.
+    pub fn renumbered(&self) -> impl Iterator<Item = GroupId> {
+        self.renumbered.keys().copied()
+    }
+
+    /// Forgets which groups were renumbered, if the streams have told everybody by now.
+    pub fn forget_renumbered(&mut self, now: Instant) {
+        self.renumbered.retain(|_, one| one.until > now);
+    }
+
+    /// Whether the addresses of a group may be owned under another number: one that they had before,
+    /// or one that this node does not know.
+    pub fn may_be_owned_by_another_number(&self, candidacy: &Candidacy) -> bool {
+        let Some(renumbering) = self.renumbered.get(&candidacy.id) else {
+            return false;
+        };
+        let mut numbers = renumbering.before.union(&self.unknown);
+        numbers.any(|number| {
+            let mut claims = self.claims(*number);
+            claims.any(|(node, _)| self.can_answer(node, candidacy))
+        })
+    }
+
+    /// Whether a living node owns a group that this node does not know.
+    pub fn is_any_unknown_owned(&self) -> bool {
+        self.unknown.iter().any(|group| {
+            let mut claims = self.claims(*group);
+            claims.any(|(node, _)| self.lives(node))
+        })
     }
 
     /// Replaces all claims of a node; tells which groups changed.

@@ -146,6 +146,73 @@ fn successor(order: &[usize]) -> Candidacy {
     }
 }
 
+fn said(group: GroupId, holder: Option<usize>, claim: Option<u64>) -> Statement {
+    Statement {
+        group,
+        holder: holder.map(name),
+        claim: claim.map(Claim),
+    }
+}
+
+#[test]
+fn a_renumbered_group_is_owned_by_whoever_gets_the_former_one_while_the_streams_are_apart() {
+    let new = successor(&[2, 0, 1]);
+    let next = Candidacy {
+        id: GroupId(10),
+        ..new.clone()
+    };
+    let handed_over = vec![
+        (0, said(GROUP, Some(1), Some(2))),
+        (1, said(GROUP, None, Some(2))),
+        (0, said(GROUP, None, None)),
+    ];
+    let gone_there = vec![
+        (0, said(GROUP, Some(0), Some(1))),
+        (0, said(next.id, Some(1), Some(3))),
+        (1, said(next.id, None, Some(3))),
+    ];
+    // What the last node learns from its stream, in order, what the others say then, and whether
+    // somebody owns what the last node has in the end.
+    let renumbered = vec![(GROUP, new.clone())];
+    let twice = vec![(GROUP, new.clone()), (new.id, next)];
+    let table = [
+        ("nothing is said", renumbered.clone(), vec![], false),
+        ("the former", renumbered.clone(), handed_over.clone(), true),
+        ("the one before that", twice, handed_over, true),
+        ("a later one", renumbered, gone_there.clone(), true),
+        ("nothing is learnt", vec![], gone_there, true),
+    ];
+    for (what, learnt, told, is_owned) in table {
+        let mut world = World::new(1, 0.0);
+        world.run(400);
+        let now = world.now;
+        let last = &mut world.nodes[2].ownership;
+        for (former, candidacy) in learnt {
+            last.succeed(former, candidacy.clone(), now);
+            last.set_group(candidacy, now);
+            last.remove_group(former, now);
+        }
+        for (node, statement) in told {
+            last.learn_changes(&name(node), condition(), &[statement], now);
+        }
+        // Who handed it over stops.
+        last.set_standing(&name(0), Standing::Dead, now);
+        let takes = |ownership: &mut Ownership| {
+            let effects = ownership.take_effects();
+            effects
+                .iter()
+                .any(|effect| matches!(effect.action, Action::Claim(..)))
+        };
+        let mut takes_it = takes(last);
+        last.tick(now + Duration::from_millis(1500));
+        takes_it |= takes(last);
+        assert_eq!(takes_it, !is_owned, "{what}");
+        last.tick(now + Duration::from_millis(2000));
+        last.tick(now + Duration::from_millis(3600));
+        assert_eq!(takes(last), is_owned, "{what}: the streams would have told");
+    }
+}
+
 #[test]
 fn an_owner_that_may_not_own_the_successor_answers_until_another_node_has_it() {
     let mut world = World::new(1, 0.0);
