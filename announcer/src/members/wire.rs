@@ -33,7 +33,8 @@ pub enum Body {
     /// Bytes of the SWIM protocol.
     #[prost(bytes, tag = "1")]
     Swim(Vec<u8>),
-    /// Who are you? Answered by a welcome.
+    /// Who are you? Answered by a welcome. Another node may send it in the name of one that it knows
+    /// to live.
     #[prost(message, tag = "2")]
     Hello(Greeting),
     #[prost(message, tag = "3")]

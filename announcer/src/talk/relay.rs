@@ -9,6 +9,9 @@ use crate::members::Peer;
 use crate::members::reports::states;
 use crate::members::wire::{AskAbout, Body, Greeting, Version};
 
+#[cfg(test)]
+mod tests;
+
 /// How many members are asked about one that does not answer: one of them may not hear it either.
 const RELAYS: usize = 2;
 
@@ -43,13 +46,9 @@ impl Talk {
     pub(super) fn on_ask_about(&mut self, question: AskAbout) {
         let node = question.known.node.as_str();
         if let Some(peer) = self.swim.active(node)
-            && peer.epoch <= question.dead_epoch
+            && question.dead_epoch > 0
         {
-            let hello = Greeting {
-                from: self.me().into(),
-                dead_epoch: question.dead_epoch,
-            };
-            self.send(peer.endpoint, Body::Hello(hello));
+            self.on_ask_about_dead(&peer, &question);
         }
         let Some(known) = self.reports.known(node) else {
             return;
@@ -64,6 +63,23 @@ impl Talk {
             for state in states(&known, condition, &roster.statements_of(node)) {
                 self.send(asker.endpoint, Body::Relayed(state));
             }
+        }
+    }
+
+    /// That node lives. Either it goes on anew, or the asker only missed that it did.
+    fn on_ask_about_dead(&mut self, peer: &Peer, question: &AskAbout) {
+        if peer.epoch <= question.dead_epoch {
+            let hello = Greeting {
+                from: self.me().into(),
+                dead_epoch: question.dead_epoch,
+            };
+            self.send(peer.endpoint, Body::Hello(hello));
+        } else if let Ok(asker) = Peer::try_from(question.from.clone()) {
+            let in_its_name = Greeting {
+                from: peer.into(),
+                dead_epoch: 0,
+            };
+            self.send(asker.endpoint, Body::Hello(in_its_name));
         }
     }
 
