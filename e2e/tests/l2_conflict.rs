@@ -8,6 +8,7 @@
 //! 2. The same for IPv6.
 //! 3. The kernel of another node of the cluster is told apart: not reported, not defended against.
 //! 4. Nodes that come, go and hand over are no conflict.
+//! 5. A conflict goes on while the machine is there, although nobody asks for the address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -20,6 +21,8 @@ const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 12, 100);
 const IPV6: Ipv6Addr = Ipv6Addr::new(0xfd12, 0, 0, 0, 0, 0, 0, 0x100);
 /// The bar for a conflict to be seen.
 const SEEN: Duration = Duration::from_secs(1);
+/// Longer than a conflict lasts that is not seen any more (10 s).
+const UNSEEN: Duration = Duration::from_secs(14);
 
 fn series(segment: &Segment, address: IpAddr, kind: &str, other: &str) -> anyhow::Result<String> {
     let mac = segment.lan.host(other)?.mac;
@@ -34,12 +37,22 @@ fn shows(segment: &Segment, series: &str) -> Option<bool> {
     Some(text.lines().any(|line| line == series))
 }
 
-/// Waits until the metric is there; gives how long that took.
-fn wait_seen(segment: &Segment, series: &str) -> anyhow::Result<Duration> {
-    let began = wait::now();
-    wait::until(series, SOON, || {
-        shows(segment, series)?.then(|| began.elapsed())
-    })
+/// Waits until the metric is there.
+fn wait_seen(segment: &Segment, series: &str) -> anyhow::Result<()> {
+    wait::until(series, SOON, || shows(segment, series)?.then_some(()))
+}
+
+/// Waits until the metric is there; fails when that took longer than the bar, and what the machine
+/// paused for meanwhile.
+fn check_seen(prober: &impl Recorder, segment: &Segment, series: &str) -> anyhow::Result<()> {
+    let began = prober.now();
+    wait_seen(segment, series)?;
+    let seen = prober.now();
+    let pause = prober.record().longest_unasked(began, seen);
+    let took = seen - began;
+    eprintln!("seen after {took:?} (the machine paused for up to {pause:?})");
+    anyhow::ensure!(took <= SEEN + pause, "seen after {took:?}, {pause:?}");
+    Ok(())
 }
 
 fn wait_over(segment: &Segment, series: &str) -> anyhow::Result<()> {
@@ -74,9 +87,7 @@ fn a_stranger_is_seen_within_a_second_and_told_of_and_nothing_changes() -> anyho
         ["add", "del"].map(|what| ["ip", "addr", what, "192.168.12.100/32", "dev", "eth0"]);
     stranger.namespace.exec(&add)?;
     let metric = series(&segment, ADDRESS.into(), "foreign", "n3")?;
-    let took = wait_seen(&segment, &metric)?;
-    eprintln!("seen after {took:?}");
-    assert!(took <= SEEN, "seen after {took:?}");
+    check_seen(&prober, &segment, &metric)?;
     let (node, conflict) = wait::until("the report", SOON, || segment.peer.conflicts().pop())?;
     assert_eq!(
         (node.as_str(), conflict.address.as_str()),
@@ -129,9 +140,7 @@ fn a_stranger_with_an_ipv6_address_is_seen_within_a_second() -> anyhow::Result<(
         ["add", "del"].map(|what| ["ip", "-6", "addr", what, "fd12::100/128", "dev", "eth0"]);
     stranger.exec(&[&add[..], &["nodad"]].concat())?;
     let metric = series(&segment, IPV6.into(), "foreign", "n3")?;
-    let took = wait_seen(&segment, &metric)?;
-    eprintln!("seen after {took:?}");
-    assert!(took <= SEEN, "seen after {took:?}");
+    check_seen(&prober, &segment, &metric)?;
     wait::until("the report", SOON, || segment.peer.conflicts().pop())?;
     stranger.exec(&del)?;
     wait_over(&segment, &metric)
@@ -162,6 +171,34 @@ fn the_kernel_of_a_member_is_told_apart() -> anyhow::Result<()> {
     segment
         .announcer("n1")?
         .wait_log("set kube-proxy ipvs strictARP: true", SOON)
+}
+
+#[test]
+fn a_conflict_goes_on_while_nobody_asks() -> anyhow::Result<()> {
+    if !skip::can_use_namespaces() {
+        return Ok(());
+    }
+    let segment = Segment::start(&["n1", "n2"], &[])?;
+    let prober = segment.probe(&[ADDRESS])?;
+    segment.peer.assign(ADDRESS, 1, &["n1", "n2"]);
+    let since = segment.wait_owner(&prober, ADDRESS, "n1")?;
+    wait_answered(&prober, since, Duration::from_secs(2))?;
+    let stranger = &segment.lan.host("n3")?.namespace;
+    let [add, del] =
+        ["add", "del"].map(|what| ["ip", "addr", what, "192.168.12.100/32", "dev", "eth0"]);
+    stranger.exec(&add)?;
+    let metric = series(&segment, ADDRESS.into(), "foreign", "n3")?;
+    wait_seen(&segment, &metric)?;
+    // The last one that asks.
+    drop(prober);
+    let began = wait::now();
+    let last = wait::until("time in which nobody asks", SOON, || {
+        let shown = shows(&segment, &metric)?;
+        (!shown || began.elapsed() > UNSEEN).then_some(shown)
+    })?;
+    assert!(last, "over after {:?}", began.elapsed());
+    stranger.exec(&del)?;
+    wait_over(&segment, &metric)
 }
 
 #[test]

@@ -93,6 +93,10 @@ impl Pace {
         }
     }
 
+    pub(super) fn next(&self) -> Instant {
+        self.next
+    }
+
     pub(super) fn allows(&self, now: Instant) -> bool {
         self.next <= now
     }

@@ -1,7 +1,8 @@
 //! When to look whether another machine answers for an address of this node.
 //!
 //! Pure. A foreign machine answers whoever asks, by unicast: this node does not see that. So it asks
-//! itself, soon after somebody else asked everybody. Where nobody asks, nobody is misled.
+//! itself, soon after somebody else asked everybody. Where nobody asks, nobody is misled; but a
+//! machine that was seen once is asked until it is gone ([`super::conflict`]).
 
 use std::time::{Duration, Instant};
 
@@ -31,6 +32,11 @@ impl Checks {
     /// Whether this node has answered for long enough to hold another machine's frame against it.
     pub fn is_settled(since: Instant, now: Instant) -> bool {
         now.saturating_duration_since(since) >= AFTER_TAKE_OVER
+    }
+
+    /// From when on a look may be taken at anything.
+    pub fn next(&self) -> Instant {
+        self.pace.next()
     }
 
     /// Whether to look now at an address that is answered `since` then, and was looked at `last`.

@@ -11,6 +11,8 @@ use std::time::{Duration, Instant};
 
 use pnet_base::MacAddr;
 
+use super::burst::Spot;
+
 #[cfg(test)]
 mod tests;
 
@@ -18,6 +20,8 @@ mod tests;
 const DEFEND_INTERVAL: Duration = Duration::from_secs(10);
 /// Who has not been seen for so long is no conflict any more.
 const OVER: Duration = Duration::from_secs(10);
+/// Where nobody asks, the other machine says nothing: it is asked, more than once before it is over.
+const LOOK: Duration = Duration::from_secs(3);
 /// A conflict that goes on is told again.
 const AGAIN: Duration = Duration::from_secs(60);
 /// Two nodes that both own an address settle that within a second of hearing each other. What another
@@ -51,7 +55,7 @@ pub struct Conflict {
     pub address: IpAddr,
     /// Of the machine.
     pub mac: MacAddr,
-    /// Of the interface that saw it.
+    /// Of the interface that saw it first.
     pub own_mac: MacAddr,
     pub kind: Kind,
 }
@@ -80,8 +84,12 @@ pub struct Conflicts {
 #[derive(Debug, Clone, Copy)]
 struct Watched {
     conflict: Conflict,
+    /// Index of the interface that saw it last.
+    interface: u32,
     first: Instant,
     last: Instant,
+    /// When the machine is to be asked whether it is still there, if it says nothing by itself.
+    look: Instant,
     /// When it was told last.
     told: Option<Instant>,
 }
@@ -93,41 +101,47 @@ impl Conflicts {
     }
 
     /// A machine used an address of ours; says whether the address is to be defended now.
-    pub fn seen(&mut self, address: IpAddr, mac: MacAddr, own_mac: MacAddr, now: Instant) -> bool {
+    pub fn seen(&mut self, spot: Spot, mac: MacAddr, own_mac: MacAddr, now: Instant) -> bool {
         let kind = match self.members.contains(&mac) {
             true => Kind::KernelAnswers,
             false => Kind::Foreign,
         };
         let conflict = Conflict {
-            address,
+            address: spot.address,
             mac,
             own_mac,
             kind,
         };
-        self.watch(conflict, now);
+        self.watch(conflict, spot.interface, now);
         match kind {
             Kind::KernelAnswers => false,
-            Kind::Foreign => self.defend(address, now),
+            Kind::Foreign => self.defend(spot.address, now),
         }
     }
 
-    fn watch(&mut self, conflict: Conflict, now: Instant) {
-        let key = (conflict.address, conflict.mac);
+    fn watch(&mut self, seen: Conflict, interface: u32, now: Instant) {
+        let key = (seen.address, seen.mac);
         let known = self.watched.get(&key);
-        if known.is_some_and(|known| known.conflict != conflict) {
-            // It is a member now, or seen by another interface: another thing to tell.
+        if known.is_some_and(|known| known.conflict.kind != seen.kind) {
+            // It is a member now, or none any more: another thing to tell.
             self.end(key);
         }
         if self.watched.len() >= LIMIT && !self.watched.contains_key(&key) {
             return;
         }
         let watched = self.watched.entry(key).or_insert(Watched {
-            conflict,
+            // Two interfaces of one segment see each frame: it is told as that of the first.
+            conflict: seen,
+            interface,
             first: now,
             last: now,
+            look: now,
             told: None,
         });
+        watched.interface = interface;
         watched.last = now;
+        watched.look = now + LOOK;
+        let conflict = watched.conflict;
         let patience = match conflict.kind {
             Kind::Foreign => Duration::ZERO,
             Kind::KernelAnswers => MEMBER_PATIENCE,
@@ -138,6 +152,24 @@ impl Conflicts {
             None | Some(_) => return,
         }
         watched.told = Some(now);
+    }
+
+    /// When [`Self::take_look`] has something.
+    pub fn next_look(&self) -> Option<Instant> {
+        self.watched.values().map(|one| one.look).min()
+    }
+
+    /// Where to ask now whether a machine is still there, if it is time for one.
+    pub fn take_look(&mut self, now: Instant) -> Option<Spot> {
+        let (key, watched) = self.watched.iter_mut().min_by_key(|(_, one)| one.look)?;
+        if watched.look > now {
+            return None;
+        }
+        watched.look = now + LOOK;
+        Some(Spot {
+            interface: watched.interface,
+            address: key.0,
+        })
     }
 
     fn defend(&mut self, address: IpAddr, now: Instant) -> bool {

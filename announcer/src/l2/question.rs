@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use pnet_base::MacAddr;
 
-/// A question for an address, by ARP.
+/// A question for an address: an ARP request, or a neighbour solicitation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Question {
     /// Who is to be answered.

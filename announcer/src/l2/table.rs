@@ -23,6 +23,7 @@ use super::reply::{self, AddressDuty, Decision, Freshness, Ignored};
 use super::waiting::Waiting;
 use crate::metrics::{AddressCounters, Metrics, PlainCounter};
 
+mod look;
 #[cfg(test)]
 mod tests;
 
@@ -317,7 +318,7 @@ impl Table {
                     .get(&address)
                     .is_some_and(|entry| Checks::is_settled(entry.since, now));
                 let spot = Spot { interface, address };
-                let defend = is_settled && self.conflicts.seen(address, other, mac, now);
+                let defend = is_settled && self.conflicts.seen(spot, other, mac, now);
                 Outcome::Conflict(if defend {
                     self.announcement(spot)
                 } else {
@@ -354,15 +355,22 @@ impl Table {
 
     /// When [`Self::due`] is to be called next.
     pub fn next_deadline(&self) -> Option<Instant> {
-        let deadlines = [self.bursts.next_deadline(), self.conflicts.next_deadline()];
+        let deadlines = [
+            self.bursts.next_deadline(),
+            self.conflicts.next_deadline(),
+            self.next_look(),
+        ];
         deadlines.into_iter().flatten().min()
     }
 
-    /// The gratuitous frames that are due. `jitter` gives a number from 0 to 1.
+    /// The gratuitous frames that are due, and the questions to machines that use addresses of ours. `jitter` gives a number from 0 to 1.
     pub fn due(&mut self, now: Instant, jitter: impl FnMut() -> f64) -> Vec<Sending> {
         self.conflicts.tick(now);
         let frames = self.bursts.due(now, jitter).into_iter();
-        frames.filter_map(|frame| self.gratuitous(&frame)).collect()
+        let frames = frames.filter_map(|frame| self.gratuitous(&frame));
+        let mut due: Vec<Sending> = frames.collect();
+        due.extend(self.look_again(now));
+        due
     }
 
     fn duty(&self, spot: Spot) -> Option<AddressDuty> {
@@ -424,27 +432,6 @@ impl Table {
         let forms = spot.forms().iter();
         let frames = forms.map(|form| Gratuitous { spot, form: *form });
         frames.filter_map(|frame| self.gratuitous(&frame)).collect()
-    }
-
-    /// A question for an address of ours, if it is time for one: another machine that has it answers.
-    fn check(&mut self, interface: u32, address: IpAddr, now: Instant) -> Option<Sending> {
-        let open = self.ports.get_mut(&interface)?;
-        let (mac, link_local) = (open.port.mac, open.port.link_local);
-        let entry = open.duties.get_mut(&address)?;
-        if entry.duty != AddressDuty::Answer || !self.checks.is_due(entry.since, entry.checked, now)
-        {
-            return None;
-        }
-        entry.checked = Some(now);
-        let packet = match address {
-            IpAddr::V4(address) => Packet::Arp(Arp::probe(address, mac)),
-            IpAddr::V6(address) => Packet::Ndp(Ndp::question(address, mac, link_local?)),
-        };
-        Some(Sending {
-            interface,
-            packet,
-            counter: self.metrics.conflict_checks.clone(),
-        })
     }
 
     fn gratuitous(&self, frame: &Gratuitous) -> Option<Sending> {

@@ -350,6 +350,71 @@ fn a_stranger_is_told_of_and_the_address_defended_but_not_at_once_after_the_take
     assert_eq!(table.take_news(), [News::Over(conflict)]);
 }
 
+/// The looks among what is due each 10 ms from this moment on; a machine answers those before `gone`.
+fn looks(table: &mut Table, start: Instant, gone: Duration) -> Vec<u64> {
+    let probe = Packet::Arp(Arp::probe(ADDRESS, NODE));
+    let answer = Arp::gratuitous_reply(ADDRESS, STRANGER).emit();
+    let mut looks = Vec::new();
+    for after in (0..60_000).step_by(10) {
+        let now = start + ms(after);
+        let sent = table.due(now, || 0.5);
+        if sent.iter().any(|sending| sending.packet == probe) {
+            looks.push(after);
+            if ms(after) < gone {
+                table.on_frame(ARP, &answer, now, now);
+            }
+        }
+    }
+    looks
+}
+
+#[test]
+fn a_conflict_is_looked_at_until_the_machine_is_gone_although_nobody_asks() {
+    let (mut table, start) = table();
+    table.answer(&[SPOT], &Report::default(), start);
+    let none = looks(&mut table, start, ms(0));
+    assert!(none.is_empty(), "no conflict: {none:?}");
+    let at = start + ms(100_000);
+    let frame = Arp::gratuitous_request(ADDRESS, STRANGER).emit();
+    table.on_frame(ARP, &frame, at, at);
+    assert!(matches!(table.take_news()[..], [News::Begun(_)]));
+    // It answers for the last time after 24 s, and is over 10 s later.
+    let expected: Vec<u64> = (1..=11).map(|look| look * 3000).collect();
+    assert_eq!(looks(&mut table, at, ms(25_000)), expected);
+    assert!(matches!(table.take_news()[..], [News::Over(_)]));
+}
+
+#[test]
+fn conflicts_are_looked_at_in_turn() {
+    let (mut table, start) = table();
+    let addresses: Vec<Ipv4Addr> = (0..200).map(client).collect();
+    let spots: Vec<Spot> = addresses.iter().copied().map(spot).collect();
+    table.answer(&spots, &Report::default(), start);
+    let at = start + ms(100_000);
+    table.due(at, || 0.5);
+    for address in &addresses {
+        let frame = Arp::gratuitous_request(*address, STRANGER).emit();
+        table.on_frame(ARP, &frame, at, at);
+    }
+    let mut looked = BTreeSet::new();
+    let mut first = None;
+    let mut now = at + ms(3000);
+    while looked.len() < addresses.len() && now < at + ms(6000) {
+        for sending in table.due(now, || 0.5) {
+            if let Packet::Arp(arp) = sending.packet
+                && arp.sender_ip.is_unspecified()
+            {
+                first.get_or_insert(now);
+                assert!(looked.insert(arp.target_ip), "looked at twice");
+            }
+        }
+        now = now.max(table.next_deadline().expect("conflicts")) + ms(1);
+    }
+    assert_eq!(looked.len(), addresses.len());
+    let took = now.saturating_duration_since(first.expect("looks"));
+    assert!((ms(390)..ms(700)).contains(&took), "500 a second: {took:?}");
+}
+
 #[test]
 fn a_drain_of_a_thousand_busy_addresses_answers_every_question_once() {
     const ADDRESSES: u16 = 1000;
