@@ -6,6 +6,7 @@
 //! takes microseconds; what it refuses is tried again each second.
 
 pub mod bound;
+pub mod failures;
 pub mod netlink;
 
 use std::collections::BTreeSet;
@@ -19,6 +20,7 @@ use pharos_process::{Readiness, UsageError};
 use crate::clock;
 use crate::election::GroupId;
 use bound::Bound;
+use failures::Failures;
 use netlink::{Added, Addresses};
 
 /// How often what failed is tried again, and how often is looked at what others changed.
@@ -35,10 +37,7 @@ pub struct Binder {
     /// When the kernel is asked next for what is there.
     look: Option<Instant>,
     readiness: Readiness,
-    /// Something failed since the last look.
-    failing: bool,
-    /// What was told of that.
-    told: Option<String>,
+    failures: Failures,
 }
 
 impl Binder {
@@ -58,8 +57,7 @@ impl Binder {
             bound: Bound::default(),
             look: None,
             readiness,
-            failing: false,
-            told: None,
+            failures: Failures::default(),
         };
         if !left.is_empty() {
             tracing::info!(
@@ -86,7 +84,7 @@ impl Binder {
         for address in self.bound.surplus() {
             match self.addresses.remove(address) {
                 Ok(()) => self.bound.unbound(address),
-                Err(error) => self.failed(format!("cannot remove {address}: {error}")),
+                Err(error) => self.failed(&format!("cannot remove {address}: {error}")),
             }
         }
     }
@@ -113,19 +111,20 @@ impl Binder {
             return;
         }
         self.look = None;
-        self.failing = false;
+        self.failures.begin();
         self.put_in_order();
-        if !self.failing && self.told.take().is_some() {
+        if self.failures.end() {
             tracing::info!(interface = self.interface, "all addresses are bound");
             self.readiness.ready("bind-addresses");
         }
+        self.show();
     }
 
     fn put_in_order(&mut self) {
         match self.addresses.marked() {
             Ok(there) => self.bound.found(there),
             Err(error) => {
-                self.failed(format!("cannot list addresses: {error}"));
+                self.failed(&format!("cannot list addresses: {error}"));
                 return;
             }
         }
@@ -139,21 +138,25 @@ impl Binder {
         match self.addresses.add(address) {
             Ok(Added::Ours) => self.bound.bound(address),
             Ok(Added::Foreign) => {}
-            Err(error) => self.failed(format!("cannot add {address}: {error}")),
+            Err(error) => self.failed(&format!("cannot add {address}: {error}")),
         }
     }
 
-    fn failed(&mut self, reason: String) {
-        self.failing = true;
+    fn failed(&mut self, reason: &str) {
         self.look.get_or_insert_with(|| clock::now() + RETRY);
-        if self.told.as_ref() != Some(&reason) {
+        if self.failures.add(reason) {
             tracing::error!(
                 interface = self.interface,
                 reason,
                 "addresses are not bound"
             );
-            self.readiness.not_ready("bind-addresses", reason.clone());
-            self.told = Some(reason);
+            self.show();
+        }
+    }
+
+    fn show(&self) {
+        if let Some(reasons) = self.failures.summary() {
+            self.readiness.not_ready("bind-addresses", reasons);
         }
     }
 }

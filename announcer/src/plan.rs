@@ -139,6 +139,12 @@ impl Plan {
         spots.collect::<BTreeSet<Spot>>().into_iter().collect()
     }
 
+    /// The addresses of a group that are to be answered somewhere.
+    pub fn answerable(&self, group: GroupId) -> BTreeSet<IpAddr> {
+        let spots = self.spots(group).into_iter();
+        spots.map(|spot| spot.address).collect()
+    }
+
     /// Where an address is to be answered that is wanted there.
     pub fn spots_of(&self, address: IpAddr, wanted: &WantedBy) -> Vec<Spot> {
         let wanted = wanted.of(&self.me);

@@ -10,6 +10,7 @@
 //! 4. Without NET_ADMIN, or without the interface, it does not start, and says why.
 //! 5. No request is lost and none answered twice while the owner changes in order.
 //! 6. IPv6 addresses are served in the same way.
+//! 7. Where IPv6 is disabled a dual-stack group is served by IPv4, and the node is ready.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -237,4 +238,25 @@ fn ipv6_addresses_are_served_in_the_same_way() -> anyhow::Result<()> {
         (!is_bound(&segment, "n2", IPV6).ok()?).then_some(())
     })?;
     wait_served(&segment, "n2")
+}
+
+#[test]
+fn where_ipv6_is_disabled_only_ipv4_is_bound_and_the_node_is_ready() -> anyhow::Result<()> {
+    if !skip::can_use_namespaces() {
+        return Ok(());
+    }
+    let (mut segment, _servers) = site()?;
+    let namespace = &segment.lan.host("n1")?.namespace;
+    for scope in ["lo", "eth0"] {
+        namespace.write_sysctl(&format!("net/ipv6/conf/{scope}/disable_ipv6"), "1")?;
+    }
+    start(&mut segment)?;
+    segment.peer.assign(IPV6, 1, &NODES);
+    segment.peer.assign(ADDRESS, 1, &NODES);
+    wait_served(&segment, "n1")?;
+    // What cannot be bound makes it unready before it answers for anything.
+    let (_, ready) = segment.admin("n1", "/readyz")?;
+    assert!(!ready.contains("bind-addresses"), "{ready}");
+    assert!(!segment.announcer("n1")?.log().contains("not bound"));
+    Ok(())
 }

@@ -192,11 +192,12 @@ impl Engine {
         self.applied.insert(group, Applied { duty, spots });
     }
 
-    /// Binds the addresses of a group, if that is asked for and the group is answered for.
+    /// Binds the addresses of a group, if that is asked for and the group is answered for. What is
+    /// answered nowhere attracts nothing; where IPv6 is disabled the kernel takes no such address.
     fn bind_addresses(&mut self, group: GroupId, duty: AddressDuty) {
         if let Some(binder) = &mut self.binder {
             let addresses = match duty {
-                AddressDuty::Answer | AddressDuty::Record => self.plan.addresses(group).collect(),
+                AddressDuty::Answer | AddressDuty::Record => self.plan.answerable(group),
                 AddressDuty::Hold => BTreeSet::new(),
             };
             binder.want(group, addresses);

@@ -141,6 +141,11 @@ fn an_ipv6_address_is_answered_where_there_is_a_link_local_address() {
     };
     assert_eq!(plan.spots(GroupId(7)), [spot(2, 1), ipv6, spot(3, 1)]);
     assert_eq!(plan.lack_link_local().collect::<Vec<_>>(), [&bare]);
+    let ipv4 = key("192.0.2.1").address;
+    assert_eq!(plan.answerable(GroupId(7)), [ipv4, address].into());
+    plan.set_ports(vec![bare.clone()]);
+    assert_eq!(plan.answerable(GroupId(7)), [ipv4].into());
+    plan.set_ports(vec![port(2, "eth0"), bare.clone()]);
     // Told again, and as one of another group.
     plan.apply(&[assigned("2001:db8::1", 8, Some(&[]))], &[]);
     plan.apply(&[assigned("2001:db8::1", 8, Some(&[]))], &[]);
