@@ -2,11 +2,12 @@
 //! in `l2_ownership`. These are short forms; `cargo xtask bench failover` has the figures.
 //!
 //! Topology: `e2e::segment`. A client asks every 10 ms. A machine that is busy with something else
-//! pauses the prober as well: by as much as it says, a failover may take longer.
+//! pauses the prober as well: by as much as it says, a failover may take longer. Times are those of the median of some runs; none
+//! may take twice as long.
 //!
-//! 1. Among seven nodes a killed owner (-9) is replaced within half a second, each time.
+//! 1. Among seven nodes a killed owner (-9) is replaced within half a second.
 //! 2. So are 1,000 addresses of a killed owner, and each of them is announced.
-//! 3. An owner that is cut off is replaced within a second, each time; one is left when it is back.
+//! 3. An owner that is cut off is replaced within a second; one is left when it is back.
 //! 4. Announcers that start from their disks answer within half a second, although the node that
 //!    comes first in every list is cut off.
 
@@ -141,7 +142,7 @@ fn announcers_start_from_their_disks_within_half_a_second_though_a_peer_is_cut_o
         for node in ["n3", "n1"] {
             segment.start_announcer(node)?;
         }
-        figures.push(replaced(&prober, &sample, cut, started, 2 * STARTED)?);
+        figures.push(replaced(&prober, &sample, cut, started, STARTED)?);
         for address in &sample {
             segment.wait_owner(&prober, *address, "n1")?;
             let answerers = prober.record().answerers(*address, started, prober.now());
@@ -157,13 +158,14 @@ fn announcers_start_from_their_disks_within_half_a_second_though_a_peer_is_cut_o
 }
 
 /// Waits until another than the old owner answers for each of these; gives how long the slowest
-/// took. Fails when it took longer than allowed, and what the machine paused for meanwhile.
+/// took. The bar is for the median of the runs ([`check_median`]); here a run fails that took twice as
+/// long, and what the machine paused for meanwhile.
 fn replaced(
     prober: &Prober,
     addresses: &[Ipv4Addr],
     old: MacAddr,
     since: Duration,
-    allowed: Duration,
+    bar: Duration,
 ) -> anyhow::Result<Duration> {
     let mut slowest = Duration::ZERO;
     for address in addresses {
@@ -173,7 +175,7 @@ fn replaced(
     let record = prober.record();
     let pause = record.longest_unasked(since, since + slowest);
     anyhow::ensure!(
-        slowest <= allowed + pause,
+        slowest <= 2 * bar + pause,
         "{slowest:?} (the machine paused for up to {pause:?})\n{}",
         record.timeline(addresses[0])
     );
