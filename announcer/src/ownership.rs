@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::election::{
     Candidacy, Claim, Condition, GroupId, NodeName, Roster, Standing, Statement, TESTIMONY_LIFETIME,
 };
-use crate::handover::{Action, Duty, Event, HOLD_TIMEOUT, Message, Scene, Seat};
+use crate::handover::{Action, Duty, Event, HOLD_TIMEOUT, Lost, Message, Scene, Seat};
 
 #[cfg(test)]
 mod tests;
@@ -17,6 +17,10 @@ mod tests;
 /// it does not know: one of them may have the same address, under the number that it had before or
 /// has now. Streams are not so far apart.
 const NEWCOMER: Duration = Duration::from_secs(2);
+
+/// For so long who has handed over a group does not leave: on its way its farewell may overtake what
+/// it and the new owner said last, and then others would believe the group orphaned.
+const LINGER: Duration = Duration::from_millis(20);
 
 /// Something to be done about a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,6 +44,8 @@ pub struct Ownership {
     renumbered: BTreeMap<GroupId, (GroupId, Instant)>,
     /// Until when this node is a newcomer; from when it may act on what it knows.
     newcomer_until: Option<Instant>,
+    /// Until when this node is not to leave, if it handed over a group a moment ago.
+    lingers_until: Option<Instant>,
     effects: Vec<Effect>,
 }
 
@@ -54,6 +60,7 @@ impl Ownership {
             gone: BTreeMap::new(),
             renumbered: BTreeMap::new(),
             newcomer_until: None,
+            lingers_until: None,
             effects: Vec::new(),
         }
     }
@@ -71,7 +78,10 @@ impl Ownership {
     /// When [`Self::tick`] is to be called at the latest.
     pub fn next_deadline(&self) -> Option<Instant> {
         let timer = self.timers.first().map(|(at, _)| *at);
-        [timer, self.newcomer_until].into_iter().flatten().min()
+        [timer, self.newcomer_until, self.lingers_until]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether this node still answers for something that it is no candidate of; it does so for
@@ -359,6 +369,7 @@ impl Ownership {
         if self.newcomer_until.take_if(|until| *until <= now).is_some() {
             self.wonder(now);
         }
+        self.lingers_until.take_if(|until| *until <= now);
         while let Some((at, group)) = self.timers.first().copied() {
             if at > now {
                 return;
@@ -373,17 +384,19 @@ impl Ownership {
         }
     }
 
-    /// Whether no handover is under way or waiting to be tried: what is still owned stays here
+    /// Whether no handover is under way, was a moment ago, or waits to be tried: what is still owned stays here
     /// until the process ends, because nobody else can have it.
     pub fn is_settled(&self, now: Instant) -> bool {
-        self.seats.values().all(|(candidacy, seat)| {
-            let scene = Scene {
-                candidacy,
-                roster: &self.roster,
-                now,
-            };
-            !seat.is_moving(&scene)
-        })
+        let lingers = self.lingers_until.is_some_and(|until| until > now);
+        !lingers
+            && self.seats.values().all(|(candidacy, seat)| {
+                let scene = Scene {
+                    candidacy,
+                    roster: &self.roster,
+                    now,
+                };
+                !seat.is_moving(&scene)
+            })
     }
 
     fn look_at_all(&mut self, now: Instant) {
@@ -406,6 +419,10 @@ impl Ownership {
             now,
         };
         let actions = seat.handle(event, &scene);
+        let handed_over = |action: &Action| matches!(action, Action::Unclaim(Lost::HandedOver(_)));
+        if actions.iter().any(handed_over) {
+            self.lingers_until = Some(now + LINGER);
+        }
         if let Some(at) = seat.deadline() {
             self.timers.insert((at, group));
         }

@@ -468,6 +468,8 @@ fn without_loss_a_drain_takes_a_few_milliseconds_and_goes_to_the_next_node() {
         world.act(0, |node, _| node.own.draining = true);
         world.run(5);
         assert_eq!(world.owners(), [1], "seed {seed}");
+        // The farewell is said when the others have heard of that.
+        world.run(20);
         assert!(
             world.nodes[0].ownership.is_settled(world.now),
             "seed {seed}"

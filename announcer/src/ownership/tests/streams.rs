@@ -214,6 +214,30 @@ fn a_renumbered_group_is_owned_by_whoever_gets_the_former_one_while_the_streams_
 }
 
 #[test]
+fn who_handed_over_leaves_only_when_the_others_have_heard_of_that() {
+    let mut world = World::new(1, 0.0);
+    world.run(400);
+    let now = world.now;
+    let owner = &mut world.nodes[0].ownership;
+    let draining = Condition {
+        draining: true,
+        ..condition()
+    };
+    owner.set_own(draining, now);
+    owner.hear(GROUP, name(1), Message::Ack(Claim(1)), now);
+    let taken = [said(GROUP, None, Some(2))];
+    owner.learn_changes(&name(1), condition(), &taken, now);
+    let actions = actions_of(owner, GROUP);
+    let handed_over = Action::Unclaim(Lost::HandedOver(name(1)));
+    assert_eq!(actions.last(), Some(&handed_over));
+    assert!(!owner.is_settled(now));
+    let heard = now + LINGER;
+    assert_eq!(owner.next_deadline(), Some(heard));
+    owner.tick(heard);
+    assert!(owner.is_settled(heard));
+}
+
+#[test]
 fn an_owner_that_may_not_own_the_successor_answers_until_another_node_has_it() {
     let mut world = World::new(1, 0.0);
     world.run(400);
