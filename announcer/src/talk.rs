@@ -347,7 +347,9 @@ impl Talk {
             peers::Event::Greet(endpoint) => {
                 let node = self.peers.at(endpoint).cloned();
                 let greeting = self.greeting(node.as_ref());
-                if let Some(node) = node.filter(|_| greeting.dead_epoch > 0) {
+                let roster = self.ownership.roster();
+                let is_dead = |node: &NodeName| roster.standing(node) == Some(&Standing::Dead);
+                if let Some(node) = node.filter(is_dead) {
                     self.ask_about_dead(&node, greeting.dead_epoch);
                 }
                 self.send(endpoint, Body::Hello(greeting));

@@ -46,7 +46,7 @@ impl Talk {
     pub(super) fn on_ask_about(&mut self, question: AskAbout) {
         let node = question.known.node.as_str();
         if let Some(peer) = self.swim.active(node)
-            && question.dead_epoch > 0
+            && question.known.epoch == 0
         {
             self.on_ask_about_dead(&peer, &question);
         }
@@ -66,7 +66,7 @@ impl Talk {
         }
     }
 
-    /// That node lives. Either it goes on anew, or the asker only missed that it did.
+    /// That node lives. Either it goes on anew, or the asker only missed that it did, or never heard it.
     fn on_ask_about_dead(&mut self, peer: &Peer, question: &AskAbout) {
         if peer.epoch <= question.dead_epoch {
             let hello = Greeting {

@@ -72,3 +72,32 @@ fn who_missed_that_a_node_goes_on_anew_learns_it_from_the_others() {
     let roster = first.ownership.roster();
     assert_eq!(roster.standing("n3"), Some(&Standing::Silent));
 }
+
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "any instant serves as the start of a test"
+)]
+fn a_node_that_never_answered_is_learnt_from_whoever_hears_it() {
+    let start = Instant::now();
+    let (mut first, mut second) = (talk(1, start), talk(2, start));
+    let third = peer(3, 5);
+    first.set_members(&[(third.node.clone(), Some(third.endpoint))], start);
+    hear_of(&mut second, first.me(), start);
+    hear_of(&mut second, &third, start);
+    let mut now = start;
+    while first.ownership.roster().standing("n3") != Some(&Standing::Dead) {
+        now += Duration::from_millis(10);
+        first.tick(now);
+    }
+    hear_of(&mut first, second.me(), now);
+    now += Duration::from_millis(500);
+    first.take_unsent();
+    for event in first.peers.tick(now) {
+        first.on_peer(event, now);
+    }
+    second.take_unsent();
+    carry(&mut first, &mut second, now);
+    carry(&mut second, &mut first, now);
+    assert_eq!(first.swim.active("n3"), Some(third));
+}
