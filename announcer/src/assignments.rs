@@ -4,16 +4,18 @@
 //! new stream begins with digests of what is there, so that only what differs is sent.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures::{FutureExt as _, Stream, StreamExt as _};
 use pharos_process::Readiness;
 use pharos_proto::v1;
+use pharos_proto::v1::announcer_report::conflict::Kind as WireKind;
 use pharos_proto::v1::announcer_report::released::Tenure;
 use pharos_proto::v1::announcer_report::{Hello, Report};
 use pharos_proto::v1::announcer_service_client::AnnouncerServiceClient;
+use pnet_base::MacAddr;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tonic::Streaming;
@@ -24,7 +26,7 @@ use crate::clock;
 use crate::config;
 use crate::engine::Command;
 use crate::fenced::Released;
-use crate::l2::conflict::{self, Conflict};
+use crate::l2::conflict::{self, Kind, News};
 use crate::metrics::Metrics;
 use crate::names::{LookupError, Names};
 use crate::progress::{Progress, Step};
@@ -155,8 +157,10 @@ pub struct Follower {
     pub status: watch::Receiver<Standing>,
     /// How far the engine is.
     pub applied: watch::Receiver<u64>,
-    /// Foreign machines that use addresses of this node.
-    pub conflicts: mpsc::Receiver<Conflict>,
+    /// Other machines that use addresses of this node.
+    pub conflicts: mpsc::Receiver<News>,
+    /// The spaces in which each of them was told: as many as layer 2 watches.
+    pub told_conflicts: BTreeMap<(IpAddr, MacAddr), Vec<String>>,
     /// Tenures of fenced addresses that this node has ended: told on each stream.
     pub released: watch::Receiver<BTreeSet<Released>>,
     /// Differences handed to the engine so far.
@@ -192,7 +196,7 @@ enum Event {
     Frame(Box<v1::AssignmentUpdate>),
     /// The engine or the disk has come further.
     Applied,
-    Conflict(Conflict),
+    Conflict(News),
 }
 
 impl From<tonic::Status> for FollowError {
@@ -295,8 +299,8 @@ impl Follower {
             };
             match event {
                 Event::Frame(frame) => self.take_in(*frame, &mut progress, reached).await?,
-                Event::Conflict(conflict) => {
-                    for wire in self.in_spaces(&conflict) {
+                Event::Conflict(news) => {
+                    for wire in self.in_spaces(&news) {
                         // A server that takes in none is told again in a minute.
                         let _ = conflicts.try_send(wire);
                     }
@@ -383,17 +387,39 @@ impl Follower {
     }
 
     /// Layer 2 does not know of address spaces: it is told in each that has the address.
-    fn in_spaces(&self, conflict: &Conflict) -> Vec<v1::announcer_report::Conflict> {
-        let assigned = self.book.lock().assigned().into_iter();
-        let keys = assigned.map(|assigned| assigned.key);
-        keys.filter(|key| key.address == conflict.address)
-            .map(|key| v1::announcer_report::Conflict {
-                address_space: key.space,
+    fn in_spaces(&mut self, news: &News) -> Vec<v1::announcer_report::Conflict> {
+        let (News::Begun(conflict) | News::GoesOn(conflict) | News::Over(conflict)) = news;
+        let key = (conflict.address, conflict.mac);
+        let over = matches!(news, News::Over(_));
+        // Where it is over the address may be gone already: then as it was told before.
+        let told = self.told_conflicts.remove(&key).unwrap_or_default();
+        let spaces = if over {
+            told
+        } else {
+            let assigned = self.book.lock().assigned().into_iter();
+            let keys = assigned.map(|assigned| assigned.key);
+            let there = keys.filter(|there| there.address == conflict.address);
+            let spaces: Vec<String> = there.map(|there| there.space).collect();
+            if self.told_conflicts.len() < conflict::LIMIT {
+                self.told_conflicts.insert(key, spaces.clone());
+            }
+            spaces
+        };
+        let kind = match conflict.kind {
+            Kind::Foreign => WireKind::Foreign,
+            Kind::KernelAnswers => WireKind::KernelAnswers,
+        };
+        let told = spaces
+            .into_iter()
+            .map(|space| v1::announcer_report::Conflict {
+                address_space: space,
                 address: conflict.address.to_string(),
                 mac: conflict.mac.to_string(),
                 own_mac: conflict.own_mac.to_string(),
-            })
-            .collect()
+                kind: kind.into(),
+                over,
+            });
+        told.collect()
     }
 
     async fn on_synced(&self) -> Result<(), FollowError> {

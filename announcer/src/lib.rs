@@ -41,7 +41,7 @@ pub mod stamped;
 pub mod status;
 pub mod talk;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::time::Duration;
 
@@ -173,6 +173,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         status: engine.status(),
         applied: engine.applied(),
         conflicts,
+        told_conflicts: BTreeMap::new(),
         released: released_seen,
         marks: 0,
         complaints: Complaints::default(),

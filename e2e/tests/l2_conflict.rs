@@ -6,14 +6,21 @@
 //!    with both hardware addresses, in the log, and at ipam-service. The owner goes on answering, defends
 //!    the address at most once in 10 s, and says when it is over.
 //! 2. The same for IPv6.
-//! 3. The kernel of another node of the cluster is told apart: not reported, not defended against.
+//! 3. The kernel of another node of the cluster is told apart, and not defended against.
 //! 4. Nodes that come, go and hand over are no conflict.
 //! 5. A conflict goes on while the machine is there, although nobody asks for the address.
+//! 6. With the real ipam-service (`e2e::fleet`): it shows who saw which machine, gives the address to nobody
+//!    else, and forgets the conflict when it is over.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use e2e::fleet::{CLUSTER, Fleet};
 use e2e::segment::{SOON, Segment};
+use pharos_proto::v1;
+use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
+use pharos_proto::v1::announcement_service_client::AnnouncementServiceClient;
+use pharos_testbed::arp::Prober;
 use pharos_testbed::record::Recorder;
 use pharos_testbed::{ndp, skip, wait};
 
@@ -120,6 +127,10 @@ fn a_stranger_is_seen_within_a_second_and_told_of_and_nothing_changes() -> anyho
 
     segment.lan.host("n3")?.namespace.exec(&del)?;
     wait_over(&segment, &metric)?;
+    let is_over = |(_, one): &(String, v1::announcer_report::Conflict)| one.over;
+    wait::until("the report that it is over", SOON, || {
+        segment.peer.conflicts().iter().any(is_over).then_some(())
+    })?;
     let announcer = segment.announcer("n1")?;
     announcer.wait_log("another machine uses an address of this node", SOON)?;
     announcer.wait_log("does not use the address any more", SOON)
@@ -167,7 +178,11 @@ fn the_kernel_of_a_member_is_told_apart() -> anyhow::Result<()> {
     let defences =
         frames.filter(|frame| frame.is_gratuitous() && frame.at > begun && frame.source == own);
     assert_eq!(defences.count(), 0, "defended against a member");
-    assert_eq!(segment.peer.conflicts().len(), 0, "reported a member");
+    let reported = segment.peer.conflicts();
+    let is_member = |(_, one): &(String, v1::announcer_report::Conflict)| {
+        one.kind() == v1::announcer_report::conflict::Kind::KernelAnswers && !one.over
+    };
+    assert!(reported.iter().all(is_member), "{reported:?}");
     segment
         .announcer("n1")?
         .wait_log("set kube-proxy ipvs strictARP: true", SOON)
@@ -228,4 +243,66 @@ fn nodes_that_come_and_go_are_no_conflict() -> anyhow::Result<()> {
     }
     assert_eq!(segment.peer.conflicts(), []);
     Ok(())
+}
+
+fn listed(fleet: &Fleet) -> anyhow::Result<Vec<v1::SeenConflict>> {
+    let request = v1::ListConflictsRequest {
+        cluster: CLUSTER.to_owned(),
+    };
+    let listed = fleet.call(|channel| async {
+        let mut announcements = AnnouncementServiceClient::new(channel);
+        announcements.list_conflicts(request).await
+    })?;
+    Ok(listed.conflicts)
+}
+
+/// An address of the service's own choice.
+fn any_address(fleet: &Fleet, name: &str) -> anyhow::Result<Vec<String>> {
+    let request = v1::AllocateRequest {
+        owner: Some(v1::Owner {
+            cluster: CLUSTER.to_owned(),
+            namespace: "default".to_owned(),
+            name: name.to_owned(),
+            ..v1::Owner::default()
+        }),
+        ..v1::AllocateRequest::default()
+    };
+    let answer = fleet.call(|channel| async {
+        let mut allocations = AllocationServiceClient::new(channel);
+        allocations.allocate(request).await
+    })?;
+    Ok(answer.allocation.unwrap_or_default().addresses)
+}
+
+#[test]
+fn ipam_service_shows_the_other_machine_and_gives_its_address_to_nobody_else() -> anyhow::Result<()>
+{
+    let Some(fleet) = Fleet::start(&["n1"])? else {
+        return Ok(());
+    };
+    fleet.apply_pool("192.168.12.100-192.168.12.101")?;
+    fleet.advertise("all", &[], &[])?;
+    assert_eq!(any_address(&fleet, "web")?, ["192.168.12.100"]);
+    let prober = Prober::start(fleet.client()?, &[ADDRESS])?;
+    let first = prober.wait_answer(ADDRESS, Duration::ZERO, None, SOON)?;
+    wait_answered(&prober, first.at, Duration::from_secs(2))?;
+    assert_eq!(listed(&fleet)?, []);
+
+    let stranger = fleet.lan.host("n2")?;
+    let [add, del] =
+        ["add", "del"].map(|what| ["ip", "addr", what, "192.168.12.100/32", "dev", "eth0"]);
+    stranger.namespace.exec(&add)?;
+    let seen = wait::until("the conflict", SOON, || listed(&fleet).ok()?.pop())?;
+    let conflict = seen.conflict.unwrap_or_default();
+    assert_eq!((&*seen.node, &*conflict.address), ("n1", "192.168.12.100"));
+    let macs = [stranger.mac, fleet.lan.host("n1")?.mac].map(|mac| mac.to_string());
+    assert_eq!([conflict.mac, conflict.own_mac], macs);
+
+    // Its holder keeps it; after a release others are passed by it.
+    fleet.release("web")?;
+    assert_eq!(any_address(&fleet, "api")?, ["192.168.12.101"]);
+    stranger.namespace.exec(&del)?;
+    wait::until("nobody tells of it any more", SOON, || {
+        listed(&fleet).ok()?.is_empty().then_some(())
+    })
 }

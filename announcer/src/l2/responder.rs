@@ -64,7 +64,7 @@ struct Shared {
     stop: AtomicBool,
     ended: tokio::sync::Notify,
     metrics: Metrics,
-    foreign: mpsc::Sender<Conflict>,
+    conflicts: mpsc::Sender<News>,
     ignored_arp: Vec<(Ignored, Counter)>,
     ignored_ndp: Vec<(Ignored, Counter)>,
     /// Apart from the table: the kernel takes its time for them.
@@ -78,12 +78,10 @@ struct State {
     sockets: BTreeMap<Place, Arc<PacketSocket>>,
 }
 
-/// Starts the thread. The third part tells of foreign machines that use addresses of ours, again and
+/// Starts the thread. The third part tells of other machines that use addresses of ours, again and
 /// again; what nobody fetches in time is left out.
-pub fn start(
-    metrics: &Metrics,
-) -> io::Result<(Responder, ResponderThread, mpsc::Receiver<Conflict>)> {
-    let (foreign, seen) = mpsc::channel(conflict::LIMIT);
+pub fn start(metrics: &Metrics) -> io::Result<(Responder, ResponderThread, mpsc::Receiver<News>)> {
+    let (conflicts, seen) = mpsc::channel(conflict::LIMIT);
     let shared = Arc::new(Shared {
         state: Mutex::new(State {
             table: Table::new(metrics.clone(), clock::now()),
@@ -94,7 +92,7 @@ pub fn start(
         stop: AtomicBool::new(false),
         ended: tokio::sync::Notify::new(),
         metrics: metrics.clone(),
-        foreign,
+        conflicts,
         ignored_arp: metrics.of_arp_reasons(),
         ignored_ndp: metrics.of_ndp_reasons(),
         memberships: Mutex::new(Memberships::default()),
@@ -446,27 +444,20 @@ impl Shared {
     /// Tells persons, and who reports it.
     fn tell(&self, news: &[News]) {
         for one in news {
+            // Nobody fetches them while ipam-service is away; what goes on is told again.
+            let _ = self.conflicts.try_send(*one);
             match one {
                 News::Begun(conflict) => {
                     self.metrics.set_conflict(conflict, true);
                     warn_of(conflict);
-                    self.report(conflict);
                 }
-                News::GoesOn(conflict) => self.report(conflict),
+                News::GoesOn(_) => {}
                 News::Over(conflict) => {
                     self.metrics.set_conflict(conflict, false);
                     let Conflict { address, mac, .. } = conflict;
                     tracing::info!(%address, %mac, "the other machine does not use the address any more");
                 }
             }
-        }
-    }
-
-    fn report(&self, conflict: &Conflict) {
-        match conflict.kind {
-            // Nobody fetches them while ipam-service is away; it is told again.
-            Kind::Foreign => drop(self.foreign.try_send(*conflict)),
-            Kind::KernelAnswers => {}
         }
     }
 

@@ -17,6 +17,7 @@ use pharos_process::Shutdown;
 use pharos_proto::digest::Digests;
 use pharos_proto::v1;
 use pharos_proto::v1::announcer_report::Report;
+use pharos_proto::v1::announcer_report::conflict::Kind;
 use tonic::{Code, Request, Response, Status, Streaming};
 use uuid::Uuid;
 
@@ -314,6 +315,9 @@ impl Connection {
         let (space, address) = read.map_err(|bad| status::of_rejection(&bad))?;
         let node = self.place.node();
         self.told.see(wire);
+        if wire.over || wire.kind() == Kind::KernelAnswers {
+            return Ok(());
+        }
         tracing::warn!(
             cluster = %node.cluster,
             node = %node.node,

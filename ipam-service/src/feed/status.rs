@@ -163,7 +163,7 @@ impl StatusFeed {
         self.changed();
     }
 
-    /// A node saw another machine answer for an address.
+    /// A node saw another machine answer for an address, or does not any more.
     pub fn see(&self, node: &NodeKey, conflict: &Conflict, at: Instant, wall: Timestamp) {
         let mut told = self.lock();
         told.forget(at);
@@ -173,6 +173,13 @@ impl StatusFeed {
             conflict.address.clone(),
             conflict.mac.clone(),
         );
+        if conflict.over {
+            if conflicts.remove(&key).is_some() {
+                drop(told);
+                self.changed();
+            }
+            return;
+        }
         let first = conflicts.get(&key).map(|known| known.first);
         if first.is_none() && conflicts.len() >= MAX_CONFLICTS {
             return;

@@ -143,3 +143,24 @@ fn a_conflict_is_shown_until_it_is_not_seen_any_more() {
             .is_empty()
     );
 }
+
+#[test]
+fn a_conflict_that_its_node_says_is_over_is_not_shown() {
+    let (feed, now) = (StatusFeed::default(), Instant::now());
+    let conflict = |mac: &str, over| Conflict {
+        address: "192.0.2.1".to_owned(),
+        mac: mac.to_owned(),
+        over,
+        ..Conflict::default()
+    };
+    for mac in ["02:00:00:00:00:09", "02:00:00:00:00:08"] {
+        feed.see(&node("a"), &conflict(mac, false), now, Timestamp(1));
+    }
+    let over = conflict("02:00:00:00:00:09", true);
+    for who in ["b", "a", "a"] {
+        feed.see(&node(who), &over, now, Timestamp(2));
+    }
+    let seen = feed.conflicts(&name("east"), now);
+    let macs: Vec<&str> = seen.iter().map(|one| &*one.conflict.mac).collect();
+    assert_eq!(macs, ["02:00:00:00:00:08"]);
+}
