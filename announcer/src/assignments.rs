@@ -19,16 +19,16 @@ use pnet_base::MacAddr;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_stream::wrappers::{ReceiverStream, WatchStream};
 use tonic::Streaming;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Endpoint;
 
 use crate::book::{Book, Contents, Difference, StreamError};
 use crate::clock;
-use crate::config;
+use crate::dial::{DialError, dial};
 use crate::engine::Command;
 use crate::fenced::Released;
 use crate::l2::conflict::{self, Kind, News};
 use crate::metrics::Metrics;
-use crate::names::{LookupError, Names};
+use crate::names::Names;
 use crate::progress::{Progress, Step};
 use crate::status::{Standing, Teller};
 
@@ -46,6 +46,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Changes of what is told of this node within so long are told together: a node that dies moves hundreds
 /// of groups at once.
 const STATUS_PAUSE: Duration = Duration::from_millis(100);
+/// Tenures that are told together: some 50 KiB, as frames of the stream are.
+const RELEASED_AT_ONCE: usize = 1000;
 /// A frame is at most 64 KiB unless one bucket is larger; this is a bucket of 100,000 addresses.
 const MAX_FRAME: usize = 16 << 20;
 
@@ -170,12 +172,8 @@ pub struct Follower {
 
 #[derive(Debug, thiserror::Error)]
 enum FollowError {
-    #[error("cannot connect: {0}")]
-    Connect(#[from] tonic::transport::Error),
     #[error(transparent)]
-    Lookup(#[from] LookupError),
-    #[error("its name has no address that can be dialled")]
-    NoAddress,
+    Dial(#[from] DialError),
     #[error("the server did not answer in time")]
     AnswerTimeout,
     #[error("{} ({:?})", .0.message(), .0.code())]
@@ -223,9 +221,7 @@ impl Follower {
             let pause = match outcome {
                 FollowError::NoEngine => return Ok(()),
                 FollowError::Moved => Duration::ZERO,
-                FollowError::Connect(_)
-                | FollowError::Lookup(_)
-                | FollowError::NoAddress
+                FollowError::Dial(_)
                 | FollowError::AnswerTimeout
                 | FollowError::Status(_)
                 | FollowError::Ended
@@ -261,7 +257,7 @@ impl Follower {
         server: &Endpoint,
         reached: &mut bool,
     ) -> Result<(), FollowError> {
-        let channel = self.connect(server).await?;
+        let channel = dial(&self.names, server).await?;
         let mut client = AnnouncerServiceClient::new(channel).max_decoding_message_size(MAX_FRAME);
         let (position, positions) = watch::channel(0);
         let hello = self.hello();
@@ -271,9 +267,7 @@ impl Follower {
         let (_following, left) = oneshot::channel::<()>();
         let left = left.shared();
         let status = statuses(self.status.clone()).take_until(left.clone());
-        let released = WatchStream::new(self.released.clone()).take_until(left);
-        let released = released.filter(|ended| std::future::ready(!ended.is_empty()));
-        let released = released.map(|ended| Report::Released(released_to_wire(&ended)));
+        let released = releases(self.released.clone()).take_until(left);
         let (conflicts, told) = mpsc::channel(conflict::LIMIT);
         let told = ReceiverStream::new(told).map(Report::Conflict);
         let of_node = futures::stream::select(status, released);
@@ -312,25 +306,6 @@ impl Follower {
                 position.send_replace(reached);
             }
         }
-    }
-
-    /// Of several addresses of a name the first that accepts, beginning at any.
-    async fn connect(&self, server: &Endpoint) -> Result<Channel, FollowError> {
-        let host = server.uri().host().unwrap_or_default();
-        let mut addresses = self.names.resolve(host).await?;
-        let first = rand::random_range(0..addresses.len());
-        addresses.rotate_left(first);
-        let mut outcome = Err(FollowError::NoAddress);
-        for address in addresses {
-            outcome = match config::at(server, address) {
-                Ok(endpoint) => endpoint.connect().await.map_err(FollowError::Connect),
-                Err(_) => Err(FollowError::NoAddress),
-            };
-            if outcome.is_ok() {
-                break;
-            }
-        }
-        outcome
     }
 
     /// Cancel safe: all that it waits for is.
@@ -475,15 +450,33 @@ fn statuses(standing: watch::Receiver<Standing>) -> impl Stream<Item = Report> {
     told.flatten().map(Report::Status)
 }
 
-fn released_to_wire(released: &BTreeSet<Released>) -> v1::announcer_report::Released {
-    let tenures = released.iter().map(|one| Tenure {
-        address_space: one.key.space.clone(),
-        address: pharos_proto::net::format_address(one.key.address),
-        term: one.term.0,
-        epoch: one.epoch,
-    });
-    v1::announcer_report::Released {
-        tenures: tenures.collect(),
+/// What this node has released, all of it first, then what is new.
+fn releases(released: watch::Receiver<BTreeSet<Released>>) -> impl Stream<Item = Report> {
+    let told = futures::stream::unfold(
+        (released, BTreeSet::new(), true),
+        |(mut released, told, is_first)| async move {
+            if !is_first {
+                released.changed().await.ok()?;
+            }
+            let now = released.borrow_and_update().clone();
+            let new: Vec<Tenure> = now.difference(&told).map(tenure_to_wire).collect();
+            let parts: Vec<Vec<Tenure>> = new
+                .chunks(RELEASED_AT_ONCE)
+                .map(<[Tenure]>::to_vec)
+                .collect();
+            Some((futures::stream::iter(parts), (released, now, false)))
+        },
+    );
+    let parts = told.flatten();
+    parts.map(|tenures| Report::Released(v1::announcer_report::Released { tenures }))
+}
+
+fn tenure_to_wire(released: &Released) -> Tenure {
+    Tenure {
+        address_space: released.key.space.clone(),
+        address: pharos_proto::net::format_address(released.key.address),
+        term: released.term.0,
+        epoch: released.epoch,
     }
 }
 

@@ -314,7 +314,6 @@ impl Engine {
         self.talk.set_own(&self.own, now);
         self.perform();
         self.perform_fenced();
-        self.tell_of_fenced();
         self.pack_steps();
         self.talk.publish(now);
         self.perform();
@@ -323,6 +322,7 @@ impl Engine {
             // Nobody is told to go on before it is gone here.
             binder.unbind();
         }
+        self.tell_of_fenced();
         self.send();
         self.observe();
         self.tell_node();

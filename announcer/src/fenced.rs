@@ -26,7 +26,7 @@ use pharos_lease::Term;
 
 use crate::book::Key;
 use crate::election::{Claim, GroupId, NodeName};
-use crate::handover::{Duty, Message};
+use crate::handover::{Duty, Gained, Message, UNLISTED_LIMIT};
 use crate::l2::hold::Report;
 
 #[cfg(test)]
@@ -37,7 +37,7 @@ pub const ACK_TIMEOUT: Duration = Duration::from_millis(300);
 /// How often the next one says that it holds them, until it hears of their end.
 const ACK_REPEAT: Duration = Duration::from_millis(50);
 /// How long the next one waits, once it is named, for what the other answered.
-const GO_TIMEOUT: Duration = Duration::from_millis(100);
+const GO_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long the next one keeps questions without being named: nobody asks for so long.
 const HOLD_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a node that drains waits for somebody to take what it owns.
@@ -68,8 +68,8 @@ pub enum Effect {
     Ack(NodeName, Handle),
     /// Do nothing about an address any more.
     Silence(Key),
-    /// This node is the owner now; from whom, if that one said so.
-    Gained(Key, u64, Option<NodeName>),
+    /// This node is the owner now, under this epoch.
+    Gained(Key, u64, Gained),
     Lost(Key, Lost),
 }
 
@@ -78,6 +78,8 @@ pub enum Effect {
 pub enum Lost {
     /// It made room for another.
     Released,
+    /// It is no candidate any more, and nobody took it within [`UNLISTED_LIMIT`].
+    Unlisted,
     /// Its lease was not renewed in time.
     LeaseOver,
     /// There is nothing to announce any more, or another is named.
@@ -119,7 +121,7 @@ enum Role {
     },
     /// It has stopped, for good as far as this epoch is concerned.
     Released {
-        to: NodeName,
+        to: Option<NodeName>,
     },
     /// It is the next one.
     Holding {
@@ -139,6 +141,10 @@ struct Seat {
     role: Role,
     /// The tenure that other nodes may talk of: of this node, or of the owner that it follows.
     handle: Option<Handle>,
+    /// Another node that was told of as the owner since this one was last.
+    other: Option<NodeName>,
+    /// Since when this node answers without being a candidate.
+    unlisted_since: Option<Instant>,
 }
 
 /// All fenced addresses.
@@ -149,6 +155,9 @@ pub struct Fenced {
     term: Option<Term>,
     seats: BTreeMap<Key, Seat>,
     handles: BTreeMap<Handle, Key>,
+    /// What this node has released under the term that it has, or had last: it answers for none of it
+    /// again, also if the address goes and comes back.
+    ended: BTreeMap<Key, (Term, u64)>,
     effects: Vec<Effect>,
 }
 
@@ -160,6 +169,7 @@ impl Fenced {
             term: None,
             seats: BTreeMap::new(),
             handles: BTreeMap::new(),
+            ended: BTreeMap::new(),
             effects: Vec::new(),
         }
     }
@@ -222,9 +232,22 @@ impl Fenced {
             told: Told::default(),
             role: Role::Idle,
             handle: None,
+            other: None,
+            unlisted_since: None,
         });
+        match &told.owner {
+            Some((owner, _)) if *owner != self.me => seat.other = Some(owner.clone()),
+            Some(_) | None => {}
+        }
+        let has_ended = told.owner.as_ref().is_some_and(|(owner, term)| {
+            *owner == self.me && self.ended.get(&key) == Some(&(*term, told.epoch))
+        });
+        if has_ended && !matches!(seat.role, Role::Released { .. }) {
+            seat.role = Role::Released { to: None };
+        }
         let before = std::mem::replace(&mut seat.told, told);
-        let same_tenure = before.owner == seat.told.owner && before.epoch == seat.told.epoch;
+        let same_tenure =
+            has_ended || (before.owner == seat.told.owner && before.epoch == seat.told.epoch);
         self.look(&key, same_tenure, now);
     }
 
@@ -252,6 +275,10 @@ impl Fenced {
             return;
         }
         self.term = term;
+        // Without a lease the same term may come back.
+        if let Some(term) = term {
+            self.ended.retain(|_, (of, _)| *of == term);
+        }
         for key in self.seats.keys().cloned().collect::<Vec<_>>() {
             self.look(&key, true, now);
         }
@@ -277,7 +304,7 @@ impl Fenced {
             (Message::Ack(_), Role::Leaving { to, .. }) if to == from => {
                 self.release(&key);
             }
-            (Message::Ack(_), Role::Released { to }) if to == from => {
+            (Message::Ack(_), Role::Released { to }) if to.as_ref() == Some(from) => {
                 self.effects
                     .push(Effect::RepeatGo(key.clone(), from.clone(), handle));
             }
@@ -374,7 +401,17 @@ impl Fenced {
         let (Some(seat), Some(term)) = (self.seats.get(key), self.term) else {
             return;
         };
+        let is_unlisted = !seat.told.candidate;
         let next = next.filter(|next| *next != self.me);
+        if self.is_unlisted_for_long(key, is_unlisted, now) {
+            self.effects.push(Effect::Silence(key.clone()));
+            self.effects.push(Effect::Lost(key.clone(), Lost::Unlisted));
+            self.end(key, None);
+            return;
+        }
+        let Some(seat) = self.seats.get(key) else {
+            return;
+        };
         match (&seat.role, next) {
             (Role::Leaving { .. }, None) => {
                 let answer = Duty::Answer(Report::default());
@@ -400,6 +437,32 @@ impl Fenced {
                 _,
             ) => {}
         }
+    }
+
+    /// Whether this node has answered for too long without being a candidate: others that wait for it
+    /// to stop are not kept waiting for ever.
+    fn is_unlisted_for_long(&mut self, key: &Key, is_unlisted: bool, now: Instant) -> bool {
+        let Some(seat) = self.seats.get_mut(key) else {
+            return false;
+        };
+        if !is_unlisted {
+            seat.unlisted_since = None;
+            return false;
+        }
+        let since = *seat.unlisted_since.get_or_insert(now);
+        now >= since + UNLISTED_LIMIT
+    }
+
+    /// The tenure that this node has is over, for good.
+    fn end(&mut self, key: &Key, to: Option<NodeName>) {
+        let Some(seat) = self.seats.get_mut(key) else {
+            return;
+        };
+        if let Some((_, term)) = &seat.told.owner {
+            self.ended.insert(key.clone(), (*term, seat.told.epoch));
+        }
+        seat.unlisted_since = None;
+        seat.role = Role::Released { to };
     }
 
     fn look_idle(&mut self, key: &Key, is_next: bool, now: Instant) {
@@ -460,10 +523,17 @@ impl Fenced {
         };
         let epoch = seat.told.epoch;
         seat.role = Role::Owner;
+        seat.unlisted_since = None;
+        let why = match (from, seat.other.take()) {
+            (Some(from), _) => Gained::HandedOver(from),
+            (None, Some(_)) => Gained::Orphaned,
+            // Nobody else had it since.
+            (None, None) => Gained::Unowned,
+        };
         self.talk_of(key, Some(Handle::new(key, term, epoch)));
         let answer = Duty::Answer(report);
         self.effects.push(Effect::Duty(key.clone(), answer, term));
-        self.effects.push(Effect::Gained(key.clone(), epoch, from));
+        self.effects.push(Effect::Gained(key.clone(), epoch, why));
     }
 
     fn release(&mut self, key: &Key) {
@@ -477,7 +547,7 @@ impl Fenced {
         self.effects
             .push(Effect::Release(key.clone(), to.clone(), handle));
         self.effects.push(Effect::Lost(key.clone(), Lost::Released));
-        self.set_role(key, Role::Released { to });
+        self.end(key, Some(to));
     }
 
     fn stop(&mut self, key: &Key) {
@@ -523,6 +593,12 @@ impl Seat {
     }
 
     fn deadline(&self) -> Option<Instant> {
+        let unlisted = self.unlisted_since.filter(|_| self.answers());
+        let unlisted = unlisted.map(|since| since + UNLISTED_LIMIT);
+        self.own_deadline().into_iter().chain(unlisted).min()
+    }
+
+    fn own_deadline(&self) -> Option<Instant> {
         match &self.role {
             Role::Leaving { until, .. } | Role::Waiting { until } => Some(*until),
             Role::Holding { until, ack_at, .. } => Some(ack_at.map_or(*until, |at| at.min(*until))),

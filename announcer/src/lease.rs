@@ -15,15 +15,20 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
+use crate::assignments::SharedBook;
 use crate::clock;
+use crate::dial::dial;
 use crate::engine::Command;
 use crate::l2::responder::Responder;
 use crate::metrics::Metrics;
+use crate::names::Names;
 
 /// How long a server may take to answer: afterwards it is time to ask again.
-const ANSWER_WITHIN: Duration = Duration::from_millis(900);
+const ANSWER_WITHIN: Duration = Duration::from_millis(800);
 /// How long a stop waits for the lease to be given back.
 const END_WITHIN: Duration = Duration::from_millis(300);
+/// Names of interfaces that are told: as many as a request may have.
+const INTERFACES: usize = 1000;
 /// The shortest pause between two questions, whatever is answered.
 const LEAST_PAUSE: Duration = Duration::from_millis(50);
 
@@ -39,6 +44,9 @@ pub struct Standing {
 #[derive(Debug)]
 pub struct Renewer {
     pub servers: Vec<Endpoint>,
+    pub names: Names,
+    /// Of whose store the lease must be: that store names the owners.
+    pub book: SharedBook,
     pub cluster: String,
     pub node: String,
     /// `None`: no lease is needed.
@@ -62,7 +70,7 @@ struct Run {
 }
 
 impl Renewer {
-    /// Renews until it is stopped, or the engine ends.
+    /// Renews until it is stopped, or the engine ends; gives the lease back then.
     pub async fn run(self) -> anyhow::Result<()> {
         let stop = self.stop.clone();
         let mut run = Run {
@@ -73,12 +81,12 @@ impl Renewer {
             told: None,
             complained: false,
         };
-        tokio::select! {
-            () = stop.cancelled() => {}
-            ended = run.renew() => return ended,
-        }
+        let ended = tokio::select! {
+            () = stop.cancelled() => Ok(()),
+            ended = run.renew() => ended,
+        };
         run.give_up().await;
-        Ok(())
+        ended
     }
 }
 
@@ -142,14 +150,22 @@ impl Run {
             node: self.renewer.node.clone(),
             term,
             readiness: standing.readiness.into(),
-            interfaces: standing.interfaces.iter().cloned().collect(),
+            interfaces: standing
+                .interfaces
+                .iter()
+                .take(INTERFACES)
+                .cloned()
+                .collect(),
             end: false,
         };
         let answered = tokio::time::timeout(ANSWER_WITHIN, self.send(request)).await;
         let answered = answered.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer")));
         let answer = match answered {
-            Ok(response) if response.term != 0 => Answer::Granted(Term(response.term)),
-            Ok(_) => Answer::None,
+            Ok(response) if self.is_of_the_book(&response) => Answer::Granted(Term(response.term)),
+            Ok(_) => {
+                self.next_server();
+                Answer::None
+            }
             Err(status) if status.code() == Code::FailedPrecondition => Answer::Over,
             Err(status) => {
                 if !std::mem::replace(&mut self.complained, true) {
@@ -170,10 +186,24 @@ impl Run {
         &mut self,
         request: v1::RenewLeaseRequest,
     ) -> Result<v1::RenewLeaseResponse, Status> {
-        let server = &self.renewer.servers[self.server];
-        let channel = self.channel.get_or_insert_with(|| server.connect_lazy());
-        let mut client = AnnouncerServiceClient::new(channel.clone());
+        let channel = match &self.channel {
+            Some(channel) => channel.clone(),
+            None => {
+                let server = &self.renewer.servers[self.server];
+                let dialled = dial(&self.renewer.names, server).await;
+                let dialled = dialled.map_err(|error| Status::unavailable(error.to_string()))?;
+                self.channel.insert(dialled).clone()
+            }
+        };
+        let mut client = AnnouncerServiceClient::new(channel);
         Ok(client.renew_lease(request).await?.into_inner())
+    }
+
+    /// A term of another store means nothing to the one that names the owners.
+    fn is_of_the_book(&self, response: &v1::RenewLeaseResponse) -> bool {
+        let book = self.renewer.book.lock();
+        let same = book.store_id().is_empty() || book.store_id() == response.store_id;
+        same && response.term != 0
     }
 
     fn next_server(&mut self) {

@@ -21,6 +21,7 @@ pub mod book;
 pub mod cache;
 pub mod clock;
 pub mod config;
+pub mod dial;
 pub mod election;
 pub mod endpoint;
 pub mod engine;
@@ -149,6 +150,8 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let stop_lease = CancellationToken::new();
     let renewer = Renewer {
         servers: config.ipam.clone(),
+        names: names.clone(),
+        book: book.clone(),
         cluster: config.cluster.clone(),
         node: config.node.clone(),
         standing: standing_seen,

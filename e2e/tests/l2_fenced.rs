@@ -65,16 +65,20 @@ impl Scene {
         Ok(self.named()?.0)
     }
 
-    /// Waits until this node alone has answered for half a second.
-    fn wait_alone(&self, node: &str) -> anyhow::Result<()> {
+    /// Whether this node alone has answered for half a second.
+    fn is_alone(&self, node: &str) -> anyhow::Result<bool> {
         let mac = self.fleet.lan.host(node)?.mac;
+        let now = self.prober.now();
+        let since = now.saturating_sub(Duration::from_millis(500));
+        let record = self.prober.record();
+        let settled = now.saturating_sub(Duration::from_millis(100));
+        let alone = record.answerers(ADDRESS, since, now).iter().eq(&[mac]);
+        Ok(alone && record.lost(ADDRESS, since, settled).is_empty())
+    }
+
+    fn wait_alone(&self, node: &str) -> anyhow::Result<()> {
         wait::until(&format!("{node} alone answers"), SOON, || {
-            let now = self.prober.now();
-            let since = now.checked_sub(Duration::from_millis(500))?;
-            let record = self.prober.record();
-            let settled = now - Duration::from_millis(100);
-            let alone = record.answerers(ADDRESS, since, now).iter().eq(&[mac]);
-            (alone && record.lost(ADDRESS, since, settled).is_empty()).then_some(())
+            self.is_alone(node).ok()?.then_some(())
         })
     }
 
@@ -243,12 +247,17 @@ fn random_partitions_never_make_two_owners() -> anyhow::Result<()> {
         })?;
         owners.insert(scene.owner()?);
     }
-    let settled = scene.prober.now();
-    scene.prober.wait_answer(ADDRESS, settled, None, SOON)?;
-    wait::until("one owner answers alone", SOON, || {
+    let alone = wait::until("the named owner answers alone", SOON, || {
         let owner = scene.owner().ok()?;
-        scene.wait_alone(&owner).ok()
-    })?;
+        scene.is_alone(&owner).ok()?.then_some(())
+    });
+    if let Err(error) = alone {
+        let named = scene.named()?;
+        anyhow::bail!(
+            "{error}: {named:?}\n{}",
+            scene.prober.record().timeline(ADDRESS)
+        );
+    }
     scene.check_never_two();
     assert!(owners.len() > 1, "the owner never changed: {owners:?}");
     Ok(())

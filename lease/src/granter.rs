@@ -100,8 +100,12 @@ impl<N: Ord + Clone> Granter<N> {
     }
 
     fn run(&mut self, node: N, term: Term, now: Moment) {
-        let until = now + LENGTH + GRACE;
-        if let Some(before) = self.terms.insert((node.clone(), term), until) {
+        let key = (node.clone(), term);
+        let before = self.terms.get(&key).copied();
+        // A question that was overtaken shortens nothing.
+        let until = (now + LENGTH + GRACE).max(before.unwrap_or_default());
+        self.terms.insert(key, until);
+        if let Some(before) = before {
             self.by_end.remove(&(before, node.clone(), term));
         }
         self.by_end.insert((until, node, term));
@@ -127,6 +131,7 @@ mod tests {
         assert_eq!(granter.next_end(), Some(at(100) + FULL));
         assert_eq!(granter.renew(&"a", Term(1), at(1000)), Ok(()));
         assert_eq!(granter.next_end(), Some(at(1000) + FULL));
+        assert_eq!(granter.renew(&"a", Term(1), at(900)), Ok(()), "overtaken");
         granter.pass(at(999) + FULL);
         assert!(granter.is_running(&"a", Term(1)));
         granter.pass(at(1000) + FULL);

@@ -39,8 +39,11 @@ pub use owner::{Next, Owner, OwnersTerm, next};
 /// How long a node may answer after it asked for what it was then granted.
 pub const LENGTH: Duration = Duration::from_secs(3);
 
-/// How often a node renews: two renewals may be lost.
-pub const RENEW_EVERY: Duration = Duration::from_secs(1);
+/// How often a node renews: two renewals may be lost, and the third is in time.
+pub const RENEW_EVERY: Duration = Duration::from_millis(900);
+
+/// After which time a node asks again that got no answer.
+pub const RETRY_AFTER: Duration = Duration::from_millis(250);
 
 /// How much longer the service takes a term to run: clocks that differ in speed by 1 % each are
 /// 60 ms apart after [`LENGTH`].

@@ -99,10 +99,16 @@ impl Engine {
             ..fenced
         };
         let key = assigned.key.clone();
-        self.fence.assigned.insert(key.clone(), assigned);
-        if self.fence.shown.contains_key(&key) {
-            self.show_fenced(&key, true);
+        let group = assigned.group;
+        let before = self.fence.assigned.insert(key.clone(), assigned);
+        let before = before.map(|before| before.group);
+        if self.fence.shown.contains_key(&key) && before.is_some_and(|before| before != group) {
+            before
+                .into_iter()
+                .for_each(|before| self.tell_if_lost(before));
+            self.tell_gained(group, &Gained::Inherited, &self.fenced_spots(&key));
         }
+        self.reapply_address(&key);
         self.talk.fenced.set(key, told, now);
     }
 
@@ -121,14 +127,22 @@ impl Engine {
     /// The interfaces changed.
     pub(super) fn reapply_fenced(&mut self) {
         for key in self.fence.applied.keys().cloned().collect::<Vec<_>>() {
-            let spots = self.fenced_spots(&key);
-            if let Some(applied) = self.fence.applied.get_mut(&key) {
-                let duty = applied.leave(&self.responder, &spots);
-                self.responder.resume(&spots, duty);
-            }
-            if let Some(assigned) = self.fence.assigned.get(&key) {
-                self.tell_interfaces(assigned.group, &self.fenced_spots(&key));
-            }
+            self.reapply_address(&key);
+        }
+    }
+
+    /// Where it is to be answered changed, or who uses it.
+    fn reapply_address(&mut self, key: &Key) {
+        let spots = self.fenced_spots(key);
+        if let Some(applied) = self.fence.applied.get_mut(key) {
+            let duty = applied.leave(&self.responder, &spots);
+            self.responder.resume(&spots, duty);
+        }
+        if let Some(assigned) = self.fence.assigned.get(key) {
+            self.tell_interfaces(assigned.group, &spots);
+        }
+        if self.fence.shown.contains_key(key) {
+            self.show_fenced(key, true);
         }
     }
 
@@ -161,7 +175,7 @@ impl Engine {
                 Effect::Ack(to, handle) => {
                     self.talk.step(to, handle.id, Message::Ack(handle.epoch));
                 }
-                Effect::Gained(key, epoch, from) => self.on_fenced_gained(&key, epoch, from),
+                Effect::Gained(key, epoch, why) => self.on_fenced_gained(&key, epoch, &why),
                 Effect::Lost(key, why) => self.on_fenced_lost(&key, why),
             }
         }
@@ -184,7 +198,7 @@ impl Engine {
             }
             Duty::Answer(report) => {
                 // First: what is attracted is to be taken in.
-                self.bind_fenced(key, true);
+                self.bind_fenced(key, !spots.is_empty());
                 self.responder.answer(&spots, &report);
                 AddressDuty::Answer
             }
@@ -206,7 +220,11 @@ impl Engine {
         self.bind_fenced(key, false);
         let applied = self.fence.applied.remove(key);
         let notes = applied.map(|applied| self.responder.silence(applied.spots()));
-        self.responder.fence(key.address, None);
+        // Another address space may have the same address.
+        let mut others = self.fence.applied.keys();
+        if !others.any(|other| other.address == key.address) {
+            self.responder.fence(key.address, None);
+        }
         notes.unwrap_or_default()
     }
 
@@ -216,23 +234,20 @@ impl Engine {
         self.talk.step(to, handle.id, go);
     }
 
-    fn on_fenced_gained(&mut self, key: &Key, epoch: u64, from: Option<NodeName>) {
+    fn on_fenced_gained(&mut self, key: &Key, epoch: u64, why: &Gained) {
         let Some(assigned) = self.fence.assigned.get(key) else {
             return;
         };
-        let why = match from {
-            Some(from) => {
+        match &why {
+            Gained::HandedOver(_) => {
                 self.metrics.handovers.inc();
-                Gained::HandedOver(from)
             }
-            // The first one takes it over from nobody.
-            None if epoch > 1 => {
+            Gained::Orphaned => {
                 self.metrics.failovers.inc();
-                Gained::Orphaned
             }
-            None => Gained::Unowned,
-        };
-        let from = match &why {
+            Gained::Unowned | Gained::Inherited => {}
+        }
+        let from = match why {
             Gained::HandedOver(from) => Some(&**from),
             Gained::Unowned | Gained::Inherited | Gained::Orphaned => None,
         };
@@ -244,7 +259,7 @@ impl Engine {
             reason = "named",
             "answering a fenced address"
         );
-        self.tell_gained(assigned.group, &why, &self.fenced_spots(key));
+        self.tell_gained(assigned.group, why, &self.fenced_spots(key));
         self.show_fenced(key, true);
     }
 
@@ -257,6 +272,7 @@ impl Engine {
                 self.metrics.handovers.inc();
                 "handed_over"
             }
+            Lost::Unlisted => "no_candidate",
             Lost::LeaseOver => "lease_over",
             Lost::Removed => "removed",
         };
@@ -268,14 +284,13 @@ impl Engine {
         );
         let group = assigned.group;
         self.show_fenced(key, false);
-        // A group is told of as owned while one of its addresses is.
-        let assigned = |key: &Key| self.fence.assigned.get(key).map(|it| it.group);
-        if !self
-            .fence
-            .shown
-            .keys()
-            .any(|key| assigned(key) == Some(group))
-        {
+        self.tell_if_lost(group);
+    }
+
+    /// A group is told of as owned while one of its addresses is.
+    fn tell_if_lost(&self, group: GroupId) {
+        let of = |key: &Key| self.fence.assigned.get(key).map(|it| it.group);
+        if !self.fence.shown.keys().any(|key| of(key) == Some(group)) {
             self.tell_lost(group);
         }
     }

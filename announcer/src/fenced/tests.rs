@@ -56,8 +56,10 @@ fn effects(machine: &mut Fenced) -> Vec<String> {
         Effect::RepeatGo(_, to, _) => format!("go {to}"),
         Effect::Ack(to, handle) => format!("ack {to} {}", handle.epoch.0),
         Effect::Silence(_) => "silence".to_owned(),
-        Effect::Gained(_, epoch, from) => {
-            format!("gained {epoch} {}", from.as_deref().unwrap_or("-"))
+        Effect::Gained(_, epoch, Gained::HandedOver(from)) => format!("gained {epoch} {from}"),
+        Effect::Gained(_, epoch, Gained::Orphaned) => format!("gained {epoch} orphaned"),
+        Effect::Gained(_, epoch, Gained::Unowned | Gained::Inherited) => {
+            format!("gained {epoch} -")
         }
         Effect::Lost(_, why) => format!("lost {why:?}"),
     };
@@ -207,7 +209,7 @@ fn named_before_the_go_it_waits_a_moment_for_it_and_then_drops_what_it_holds() {
             next.tick(now + GO_TIMEOUT);
             assert_eq!(
                 effects(&mut next),
-                ["silence", "answer 2 but 0", "gained 2 -"]
+                ["silence", "answer 2 but 0", "gained 2 orphaned"]
             );
         }
     }
@@ -272,4 +274,58 @@ fn a_lease_is_needed_only_where_something_may_be_owned() {
     assert!(machine.needs_lease() && machine.answers_unlisted());
     machine.set(key(), told("b", B, 2, ""), now);
     assert!(machine.needs_lease() && !machine.answers_unlisted());
+}
+
+#[test]
+fn what_was_released_is_not_answered_again_though_the_address_goes_and_comes_back() {
+    let now = start();
+    let mut owner = machine("a", A);
+    owner.set(key(), told("a", A, 1, "b"), now);
+    owner.tick(now + ACK_TIMEOUT);
+    effects(&mut owner);
+    owner.remove(&key());
+    owner.set(key(), told("a", A, 1, ""), now);
+    assert_eq!(effects(&mut owner), Vec::<String>::new());
+    assert_eq!(owner.released().len(), 1, "it is told again");
+    // A lease that was late is the same lease.
+    owner.set_term(None, now);
+    owner.set_term(Some(Term(A)), now);
+    assert_eq!(effects(&mut owner), Vec::<String>::new());
+    owner.set(key(), told("a", A, 2, ""), now);
+    assert_eq!(effects(&mut owner), ["answer 1 but 0", "gained 2 -"]);
+}
+
+#[test]
+fn an_owner_that_is_no_candidate_stops_after_two_seconds() {
+    let now = start();
+    let mut owner = machine("a", A);
+    let unlisted = Told {
+        candidate: false,
+        ..told("a", A, 1, "")
+    };
+    owner.set(key(), told("a", A, 1, ""), now);
+    owner.set(key(), unlisted.clone(), now);
+    effects(&mut owner);
+    assert!(owner.answers_unlisted());
+    // A candidate again in time.
+    owner.set(key(), told("a", A, 1, ""), now + UNLISTED_LIMIT / 2);
+    owner.set(key(), unlisted, now + UNLISTED_LIMIT / 2);
+    let limit = now + UNLISTED_LIMIT / 2 + UNLISTED_LIMIT;
+    assert_eq!(owner.next_deadline(), Some(limit));
+    owner.tick(limit);
+    assert_eq!(effects(&mut owner), ["silence", "lost Unlisted"]);
+    assert!(!owner.answers_unlisted() && owner.released().len() == 1);
+}
+
+#[test]
+fn only_what_another_node_had_is_a_failover() {
+    let now = start();
+    let mut owner = machine("a", A);
+    owner.set(key(), told("a", A, 1, ""), now);
+    owner.set_term(None, now);
+    owner.set_term(Some(Term(A)), now);
+    owner.set(key(), told("b", B, 2, ""), now);
+    effects(&mut owner);
+    owner.set(key(), told("a", A, 3, ""), now);
+    assert_eq!(effects(&mut owner), ["answer 1 but 0", "gained 3 orphaned"]);
 }

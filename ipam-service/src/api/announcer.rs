@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::stream::BoxStream;
-use pharos_lease::{Over, Term};
+use pharos_lease::Term;
 use pharos_process::Shutdown;
 use pharos_proto::digest::Digests;
 use pharos_proto::v1;
@@ -30,6 +30,7 @@ use super::convert_announce::{AnnouncerHello, announcer_hello};
 use super::convert_lease::{Renewal, lease_renewal, released_from_wire};
 use super::fields::FieldErrors;
 use super::status;
+use crate::engine::NotRenewed;
 use crate::feed::assignments::{Ended, Frame, Subscription};
 use crate::state::command::{Command, Fact};
 
@@ -182,16 +183,22 @@ impl AnnouncerApi {
             }
             Renewal::Renew(node, term, standing) => {
                 let renewed = leases.renew(&node, term, standing, fresh_term());
-                let over = |over: Over| {
-                    status::plain(Code::FailedPrecondition, "LEASE_OVER", over.to_string())
-                };
-                renewed.map_err(over)?.0
+                renewed.map_err(not_renewed)?.0
             }
         };
         Ok(Response::new(v1::RenewLeaseResponse {
             store_id: self.api.store_id.to_string(),
             term,
         }))
+    }
+}
+
+fn not_renewed(why: NotRenewed) -> Status {
+    match why {
+        NotRenewed::Over(_) => {
+            status::plain(Code::FailedPrecondition, "LEASE_OVER", why.to_string())
+        }
+        NotRenewed::Closed => status::unavailable("DEPOSED", why.to_string()),
     }
 }
 
@@ -290,8 +297,8 @@ impl Connection {
             Some(Report::Released(released)) => {
                 let released = released_from_wire(self.place.node(), released);
                 let released = released.map_err(|bad| status::of_rejection(&bad))?;
-                for (tenure, term, epoch) in released {
-                    self.api.leases.release(tenure, term, epoch);
+                for one in released {
+                    self.api.leases.release(one);
                 }
                 Ok(())
             }

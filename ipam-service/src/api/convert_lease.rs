@@ -5,7 +5,7 @@ use pharos_proto::v1;
 
 use super::convert_announce::{bound, names};
 use super::fields::FieldErrors;
-use crate::state::leases::{Readiness, Standing};
+use crate::state::leases::{Readiness, Released, Standing};
 use crate::state::model::{NodeKey, TenureKey};
 use crate::state::names::Name;
 use crate::state::refusal::Rejection;
@@ -65,7 +65,7 @@ pub fn lease_renewal(wire: &v1::RenewLeaseRequest) -> Result<Renewal, Rejection>
 pub fn released_from_wire(
     node: &NodeKey,
     wire: &v1::announcer_report::Released,
-) -> Result<Vec<(TenureKey, Term, u64)>, Rejection> {
+) -> Result<Vec<Released>, Rejection> {
     let mut errors = FieldErrors::new();
     let tenures = wire.tenures.iter().enumerate().map(|(index, one)| {
         let field = format!("released.tenures[{index}]");
@@ -76,7 +76,12 @@ pub fn released_from_wire(
             space: space?,
             address: address?,
         };
-        Some((key, Term(one.term), one.epoch))
+        Some(Released {
+            key,
+            node: node.node.clone(),
+            term: Term(one.term),
+            epoch: one.epoch,
+        })
     });
     let tenures = tenures.collect();
     errors.finish(tenures)

@@ -148,13 +148,16 @@ impl OpenBatch {
     }
 
     /// Finds out what the batch means for announcers; to be called once, after everything else.
+    /// `moves`: whether owners of fenced addresses may be asked to make room.
     pub(super) fn refresh(
         &mut self,
         state: &mut State,
         announcements: &mut Announcements,
+        moves: bool,
     ) -> Refresh {
-        let leases = state.leases_mut().take_touched();
-        let mut refresh = refresh(state, announcements, &self.changes, Owners::Named(leases));
+        let touched = state.leases_mut().take_touched();
+        let owners = Owners::Named { touched, moves };
+        let mut refresh = refresh(state, announcements, &self.changes, owners);
         let choices = std::mem::take(&mut refresh.choices);
         self.add_applied(choices);
         refresh

@@ -10,8 +10,17 @@ use pharos_lease::{Granter, News, Over, Term};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use crate::state::leases::{NodeLeases, Standing};
-use crate::state::model::{NodeKey, TenureKey};
+use crate::state::leases::{NodeLeases, Released, Standing};
+use crate::state::model::NodeKey;
+
+/// Why a node has no lease now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NotRenewed {
+    #[error(transparent)]
+    Over(#[from] Over),
+    #[error("another process decides about the store")]
+    Closed,
+}
 
 /// All leases. Clones share them.
 #[derive(Debug, Clone)]
@@ -31,15 +40,17 @@ struct Inner {
     granter: Granter<NodeKey>,
     nodes: BTreeMap<NodeKey, NodeLeases>,
     changed: BTreeSet<NodeKey>,
-    released: BTreeMap<TenureKey, (Term, u64)>,
+    released: BTreeSet<Released>,
     settled: bool,
+    /// Another process has the store: nothing is granted here any more.
+    closed: bool,
 }
 
 /// What changed since the writer asked last.
 #[derive(Debug, Default)]
 pub(super) struct LeaseNews {
     pub(super) nodes: Vec<(NodeKey, NodeLeases)>,
-    pub(super) released: BTreeMap<TenureKey, (Term, u64)>,
+    pub(super) released: BTreeSet<Released>,
     /// From now on every term that runs is known.
     pub(super) settled: bool,
 }
@@ -58,8 +69,9 @@ impl LeaseBook {
                     granter: Granter::new(std::time::Duration::ZERO, in_use),
                     nodes,
                     changed: BTreeSet::new(),
-                    released: BTreeMap::new(),
+                    released: BTreeSet::new(),
                     settled: false,
+                    closed: false,
                 }),
                 news: Notify::new(),
             }),
@@ -73,9 +85,13 @@ impl LeaseBook {
         term: Option<Term>,
         standing: Standing,
         fresh: Term,
-    ) -> Result<Term, Over> {
-        let now = self.shared.begun.elapsed();
+    ) -> Result<Term, NotRenewed> {
         let mut inner = lock(&self.shared.inner);
+        if inner.closed {
+            return Err(NotRenewed::Closed);
+        }
+        // Under the lock: what is granted later ends later.
+        let now = self.shared.begun.elapsed();
         let granted = match term {
             Some(term) => inner.granter.renew(node, term, now).map(|()| term),
             None => {
@@ -88,7 +104,7 @@ impl LeaseBook {
             inner.note(node, term, standing);
         }
         self.wake(&inner);
-        granted
+        Ok(granted?)
     }
 
     /// A node gives its lease back.
@@ -99,12 +115,16 @@ impl LeaseBook {
         self.wake(&inner);
     }
 
-    /// A node has ended its tenure: it does not answer for the address any more. Whether it has that
-    /// tenure is seen when the writer looks.
-    pub fn release(&self, tenure: TenureKey, term: Term, epoch: u64) {
+    /// A node says that it ended its tenure. Whether it has it is seen when the writer looks.
+    pub fn release(&self, released: Released) {
         let mut inner = lock(&self.shared.inner);
-        inner.released.insert(tenure, (term, epoch));
+        inner.released.insert(released);
         self.wake(&inner);
+    }
+
+    /// Grants and renews nothing from now on: another process decides about the store.
+    pub(super) fn close(&self) {
+        lock(&self.shared.inner).closed = true;
     }
 
     /// Waits until there is something to take. Cancel safe.
@@ -172,6 +192,11 @@ impl Inner {
         let Some(leases) = self.nodes.get_mut(node) else {
             return;
         };
+        // Of terms from before the start of the service nothing says which is the newest.
+        if leases.standing.is_none() {
+            leases.terms.retain(|other| *other != term);
+            leases.terms.push(term);
+        }
         if leases.terms.last() == Some(&term) && leases.standing.as_ref() != Some(&standing) {
             leases.standing = Some(standing);
             self.changed.insert(node.clone());
@@ -256,7 +281,10 @@ mod tests {
             standing(Readiness::Ready),
             Term(6),
         );
-        assert_eq!(over, Err(Over));
+        assert_eq!(over, Err(NotRenewed::Over(Over)));
+        book.close();
+        let closed = book.renew(&node("b"), None, standing(Readiness::Ready), Term(6));
+        assert_eq!(closed, Err(NotRenewed::Closed));
         tokio::time::sleep(Duration::from_secs(60)).await;
         assert!(!book.take_news().settled);
         assert_eq!(book.next_end(), None);

@@ -36,7 +36,7 @@ use crate::state::refusal::Rejection;
 use crate::store::CommitError;
 
 pub use clock::wall_time;
-pub use leases::LeaseBook;
+pub use leases::{LeaseBook, NotRenewed};
 pub use left::Left;
 pub use metrics::EngineMetrics;
 pub use open::{Opened, open};

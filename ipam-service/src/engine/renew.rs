@@ -12,7 +12,6 @@ use super::task::{BATCH, EngineTask};
 use super::{Request, SubmitError};
 use crate::state::State;
 use crate::state::announce::Owners;
-use crate::state::names::Name;
 use crate::store::{Batch, Loaded, RenewError};
 
 /// Between the first two attempts; it doubles with each.
@@ -155,6 +154,9 @@ impl EngineTask {
             .readiness
             .not_ready("store", stopped.reason.clone());
         self.parts.metrics.stopped();
+        if !stopped.curable {
+            self.parts.leases.close();
+        }
         self.stopped = Some(stopped);
     }
 
@@ -202,8 +204,7 @@ impl EngineTask {
             &batch.changes,
             Owners::AsStored,
         );
-        let all: Vec<Name> = parts.announcements.names().cloned().collect();
-        parts.state.leases_mut().touch(all);
+        parts.state.touch_leases();
         parts.owed = std::mem::take(&mut refresh.choices);
         parts.metrics.committed(batch, 0, 0.0);
         self.publish(batch, &refresh.deltas);

@@ -78,6 +78,7 @@ pub(super) fn start(mut parts: EngineParts) -> (Engine, EngineTask) {
         more_follow_ups: true,
         unfinished: String::new(),
         resting_until: None,
+        failing: false,
         stopped: None,
         observed: Instant::now(),
         unobserved: false,
@@ -101,6 +102,8 @@ pub struct EngineTask {
     /// Request id of the call that made them necessary.
     unfinished: String,
     resting_until: Option<Instant>,
+    /// The last batch could not be written.
+    failing: bool,
     /// Why nothing can be written now.
     pub(super) stopped: Option<Stopped>,
     observed: Instant,
@@ -233,11 +236,12 @@ impl EngineTask {
         for (node, terms) in news.nodes {
             leases.set(node, terms);
         }
-        for (tenure, (term, epoch)) in news.released {
-            leases.release(tenure, term, epoch);
-        }
         if news.settled {
             leases.settle(parts.announcements.names().cloned());
+        }
+        parts.state.forget_past_releases();
+        for released in news.released {
+            parts.state.release(released);
         }
     }
 
@@ -360,7 +364,7 @@ impl EngineTask {
         open.follow_up(&mut parts.state, "");
         self.more_follow_ups = open.is_full() && follow_ups;
         open.unfinished().clone_into(&mut self.unfinished);
-        let refresh = open.refresh(&mut parts.state, &mut parts.announcements);
+        let refresh = open.refresh(&mut parts.state, &mut parts.announcements, !self.failing);
         let mut batch = open.close();
         batch.seen = self.seen.due();
         if batch.is_empty() {
@@ -376,6 +380,10 @@ impl EngineTask {
                 parts.metrics.committed(&batch, decided.len(), seconds);
                 self.seen.stored(&batch.seen);
                 self.unobserved = true;
+                if std::mem::take(&mut self.failing) {
+                    self.parts.state.touch_leases();
+                    self.more_follow_ups = true;
+                }
                 answer(decided);
                 self.publish(&batch, &refresh.deltas);
                 Ok(())
@@ -422,6 +430,7 @@ impl EngineTask {
     ) -> Result<(), Vec<CommandRequest>> {
         self.parts.metrics.failed(&error);
         self.take_back(batch, owed);
+        self.failing = true;
         tracing::error!(
             %error,
             requests = decided.len(),
@@ -495,8 +504,7 @@ impl EngineTask {
         }
         parts.owed = owed;
         parts.owed.extend(placements);
-        let all: Vec<Name> = parts.announcements.names().cloned().collect();
-        parts.state.leases_mut().touch(all);
+        parts.state.touch_leases();
         self.more_follow_ups = true;
     }
 }

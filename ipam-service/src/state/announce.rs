@@ -144,8 +144,14 @@ pub struct Refresh {
 pub enum Owners {
     /// Those that are stored: what is chosen now might be published before it is on disk.
     AsStored,
-    /// Nodes may be named. In these clusters leases changed.
-    Named(BTreeSet<Name>),
+    /// Nodes may be named.
+    Named {
+        /// Clusters in which leases changed.
+        touched: BTreeSet<Name>,
+        /// Whether an owner may be asked to make room: not while whom it makes room for could not be
+        /// stored.
+        moves: bool,
+    },
 }
 
 /// All assignments of all clusters.
@@ -187,8 +193,18 @@ struct Dirt {
     deleted: bool,
     /// Leases of its nodes changed.
     leases: bool,
-    /// Owners of fenced addresses are those that are stored; nobody is named now.
-    as_stored: bool,
+    fencing: Fencing,
+}
+
+/// What may become of the owners of fenced addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Fencing {
+    /// They are those that are stored; nobody is named now.
+    #[default]
+    AsStored,
+    Named {
+        moves: bool,
+    },
 }
 
 impl Announcements {
@@ -208,7 +224,6 @@ impl Announcements {
             let dirt = Dirt {
                 policy: true,
                 members: true,
-                as_stored: true,
                 ..Dirt::default()
             };
             assignments.refresh(state, &cluster.name, dirt, &mut refresh);
@@ -225,23 +240,28 @@ impl Announcements {
     /// Takes in the changes of a batch, which `state` already has.
     pub fn refresh(&mut self, state: &State, changes: &[Change], owners: Owners) -> Refresh {
         let mut dirt = BTreeMap::new();
-        let (as_stored, leases) = match owners {
-            Owners::AsStored => (true, BTreeSet::new()),
-            Owners::Named(leases) => (false, leases),
+        let mut refresh = Refresh::default();
+        let (fencing, touched) = match owners {
+            Owners::AsStored => (Fencing::AsStored, BTreeSet::new()),
+            Owners::Named { touched, moves } => (Fencing::Named { moves }, touched),
         };
-        for cluster in &leases {
-            let assignments = self.clusters.get(cluster);
-            let fenced = assignments.into_iter().flat_map(ClusterAssignments::fenced);
+        for cluster in &touched {
+            let Some(assignments) = self.clusters.get(cluster) else {
+                // Nothing is announced there: what was, may have ended.
+                refresh
+                    .choices
+                    .extend(fence::ended(state, cluster, |_| false));
+                continue;
+            };
             let dirt = dirt_of(&mut dirt, cluster);
             dirt.leases = true;
-            dirt.addresses.extend(fenced.cloned());
+            dirt.addresses.extend(assignments.fenced().cloned());
         }
         for change in changes {
             self.note(state, change, &mut dirt);
         }
-        let mut refresh = Refresh::default();
         for (cluster, mut dirt) in dirt {
-            dirt.as_stored = as_stored;
+            dirt.fencing = fencing;
             let was_deleted = dirt.deleted;
             let assignments = self.clusters.entry(cluster.clone()).or_default();
             assignments.refresh(state, &cluster, dirt, &mut refresh);

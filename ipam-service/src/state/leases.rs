@@ -12,16 +12,34 @@ use super::names::Name;
 #[derive(Debug, Default)]
 pub struct Leases {
     nodes: BTreeMap<NodeKey, NodeLeases>,
-    /// Tenures that their owner has ended: term and epoch of each.
-    released: BTreeMap<TenureKey, (Term, u64)>,
+    /// Tenures that their owner has ended.
+    released: BTreeMap<TenureKey, Released>,
     quiet: Quiet,
     touched: BTreeSet<Name>,
+}
+
+/// A tenure that its owner has ended: it does not answer any more, and will not again under this epoch.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Released {
+    pub key: TenureKey,
+    pub node: Name,
+    pub term: Term,
+    pub epoch: u64,
+}
+
+impl Released {
+    /// Whether this is the tenure that was ended.
+    pub fn is_of(&self, tenure: &Tenure) -> bool {
+        let owner = &tenure.owner;
+        (&self.node, self.term, self.epoch) == (&owner.node, owner.term, tenure.epoch)
+    }
 }
 
 /// What is known of one node.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NodeLeases {
-    /// Those that may run, the newest last. More than one: of a process that was there before.
+    /// Those that may run, that of the process which speaks for the node last. More than one: of one
+    /// that was there before.
     pub terms: Vec<Term>,
     /// What the node said last, if anything since the service began.
     pub standing: Option<Standing>,
@@ -98,10 +116,13 @@ impl Leases {
         };
     }
 
-    /// The owner of a tenure has stopped answering, and will not again under this epoch.
-    pub fn release(&mut self, key: TenureKey, term: Term, epoch: u64) {
-        self.touched.insert(key.cluster.clone());
-        self.released.insert(key, (term, epoch));
+    pub(super) fn release(&mut self, released: Released) {
+        self.touched.insert(released.key.cluster.clone());
+        self.released.insert(released.key.clone(), released);
+    }
+
+    pub(super) fn retain_released(&mut self, is_of: impl Fn(&Released) -> bool) {
+        self.released.retain(|_, released| is_of(released));
     }
 
     /// These clusters are to be looked at again.
@@ -114,11 +135,6 @@ impl Leases {
         std::mem::take(&mut self.touched)
     }
 
-    /// A tenure changed or ended: what was said of it is of no use any more.
-    pub(super) fn forget_release(&mut self, key: &TenureKey) {
-        self.released.remove(key);
-    }
-
     /// The lease of a node that said something of itself: its newest term, and what it said.
     pub fn of(&self, node: &NodeKey) -> Option<(Term, &Standing)> {
         let leases = self.nodes.get(node)?;
@@ -127,10 +143,11 @@ impl Leases {
 
     /// What is known of the term of a tenure.
     pub fn term_of(&self, tenure: &Tenure) -> OwnersTerm {
-        let (term, node) = (tenure.owner.term, tenure.owner.node.clone());
-        if self.released.get(&tenure.key) == Some(&(term, tenure.epoch)) {
+        let released = self.released.get(&tenure.key);
+        if released.is_some_and(|released| released.is_of(tenure)) {
             return OwnersTerm::Released;
         }
+        let (term, node) = (tenure.owner.term, tenure.owner.node.clone());
         let cluster = tenure.key.cluster.clone();
         let leases = self.nodes.get(&NodeKey { cluster, node });
         match leases.is_some_and(|leases| leases.terms.contains(&term)) {

@@ -77,7 +77,7 @@ use change::{Change, Edit};
 use command::Command;
 use draft::Draft;
 use exposure::Exposure;
-use leases::Leases;
+use leases::{Leases, Released};
 use model::{
     Advertisement, AdvertisementKey, Allocation, AllocationId, Cluster, Moment, NodeKey, Placement,
     Pool, Reservation, ReservationKey, Revision, Tenure, TenureKey, Timestamp, UnavailableKey,
@@ -304,6 +304,34 @@ impl State {
         self.leases.begin(tenures, unsure)
     }
 
+    /// A node says that it ended this tenure: it counts if the node has it, as it is stored.
+    pub fn release(&mut self, released: Released) {
+        let tenure = self.tenures.get(&released.key);
+        if tenure.is_some_and(|tenure| released.is_of(tenure)) {
+            self.leases.release(released);
+        }
+    }
+
+    /// Forgets what was said of tenures that are past. To be called between two batches: what a
+    /// batch does may be undone.
+    pub fn forget_past_releases(&mut self) {
+        let tenures = &self.tenures;
+        let is_of = |released: &Released| {
+            tenures
+                .get(&released.key)
+                .is_some_and(|it| released.is_of(it))
+        };
+        self.leases.retain_released(is_of);
+    }
+
+    /// Every cluster that has leases, tenures or anything to announce is to be looked at again.
+    pub fn touch_leases(&mut self) {
+        let clusters = self.tenants.clusters().map(|cluster| &cluster.name);
+        let of_tenures = self.tenures.keys().map(|key| &key.cluster);
+        let all: Vec<Name> = clusters.chain(of_tenures).cloned().collect();
+        self.leases.touch(all);
+    }
+
     /// What became of the leases of nodes.
     pub fn leases_mut(&mut self) -> &mut Leases {
         &mut self.leases
@@ -399,7 +427,6 @@ impl State {
             }
             Change::Tenure(edit) => {
                 let key = &edit.subject().key;
-                self.leases.forget_release(key);
                 match &edit.after {
                     Some(after) => self.tenures.insert(key.clone(), Arc::clone(after)),
                     None => self.tenures.remove(key),

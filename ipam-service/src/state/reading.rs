@@ -174,7 +174,6 @@ impl State {
         self.placements.get(&group)
     }
 
-    /// By group.
     /// Who may answer for a fenced address.
     pub fn tenure(&self, key: &TenureKey) -> Option<&Arc<Tenure>> {
         self.tenures.get(key)
@@ -190,6 +189,7 @@ impl State {
         &self.leases
     }
 
+    /// By group.
     pub fn placements(&self) -> impl Iterator<Item = &Arc<Placement>> {
         self.placements.values()
     }

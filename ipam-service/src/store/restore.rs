@@ -210,6 +210,10 @@ async fn take_in(from: &Path, to: &Path) -> Result<(), RestoreError> {
 /// The new name, and numbers above all that were given out. What the log has so far is history, and
 /// nobody can go on from it: the lost store had other decisions after it.
 async fn rename_store(connection: &mut SqliteConnection) -> Result<(String, i64), RestoreError> {
+    // Others may have been named since: nobody may answer by what a backup says.
+    sqlx::query("delete from tenure")
+        .execute(&mut *connection)
+        .await?;
     let store_id = uuid::Uuid::new_v4().to_string();
     let row: (i64,) = sqlx::query_as(
         "update meta set store_id = ?1, epoch = epoch + ?2, revision = revision + ?2,

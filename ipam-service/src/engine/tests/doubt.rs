@@ -72,7 +72,7 @@ async fn what_was_in_doubt_is_published_and_what_comes_later_drains() {
     let first = allocate("east/default/first", |_| {});
     let reply = open.decide(&mut task.parts.state, &first, &Meta::default());
     assert_eq!(addresses(&reply.expect("granted")), ["192.0.2.1"]);
-    open.refresh(&mut task.parts.state, &mut task.parts.announcements);
+    open.refresh(&mut task.parts.state, &mut task.parts.announcements, true);
     let batch = open.close();
     task.parts.writer.commit(&batch).await.expect("on disk");
     let unknown = CommitError::Unknown("a sync failed".to_owned());

@@ -7,8 +7,8 @@ use std::sync::Arc;
 use super::group::{Announced, Component};
 use super::policy::{Memory, Offer};
 use super::{
-    Assignment, AssignmentKey, ClusterAssignments, ClusterDelta, Dirt, Group, Member, NodeSet,
-    Refresh, fence, keys_of, remove_placement,
+    Assignment, AssignmentKey, ClusterAssignments, ClusterDelta, Dirt, Fencing, Group, Member,
+    NodeSet, Refresh, fence, keys_of, remove_placement,
 };
 use crate::state::State;
 use crate::state::change::{Change, Edit};
@@ -99,7 +99,7 @@ impl ClusterAssignments {
         let tenures = name_owners(state, cluster, &dirt, &mut announced);
         refresh.choices.extend(tenures);
         self.put_in(work, announced, lists, &mut delta);
-        if dirt.leases {
+        if dirt.leases || dirt.deleted || dirt.policy || !delta.removals.is_empty() {
             let is_fenced = |key: &AssignmentKey| {
                 let assignment = self.assignments.get(key);
                 assignment.is_some_and(|assignment| assignment.fenced.is_some())
@@ -371,10 +371,10 @@ fn name_owners(
                 continue;
             }
             let key = fence::tenure_key(cluster, &assignment.key);
-            let fenced = match dirt.as_stored {
-                true => fence::stored(state, &key),
-                false => {
-                    let (fenced, change) = fence::decide(state, key, assignment, candidates);
+            let fenced = match dirt.fencing {
+                Fencing::AsStored => fence::stored(state, &key),
+                Fencing::Named { moves } => {
+                    let (fenced, change) = fence::decide(state, key, assignment, candidates, moves);
                     changes.extend(change);
                     fenced
                 }

@@ -43,12 +43,14 @@ pub(super) fn stored(state: &State, key: &TenureKey) -> Fenced {
         .map_or_else(Fenced::default, |it| named(it))
 }
 
-/// What is to be told now, and what has to be stored before.
+/// What is to be told now, and what has to be stored before. `moves`: whether the owner may be asked to
+/// make room.
 pub(super) fn decide(
     state: &State,
     key: TenureKey,
     assignment: &Assignment,
     candidates: &[Name],
+    moves: bool,
 ) -> (Fenced, Option<Change>) {
     let before = state.tenure(&key);
     let leases = state.leases();
@@ -62,6 +64,7 @@ pub(super) fn decide(
     let wanted = wanted.wanted(owner);
     match next(owner, wanted, leases.is_quiet(before.is_some())) {
         Next::Stay => (stored(state, &key), None),
+        Next::Move(_) if !moves => (stored(state, &key), None),
         Next::Move(to) => {
             let fenced = Fenced {
                 next: Some(to),
@@ -97,7 +100,7 @@ pub(super) fn ended<'a>(
             space: tenure.key.space.clone(),
             address: tenure.key.address,
         };
-        !is_fenced(&key) && state.leases().term_of(tenure) != OwnersTerm::Running
+        !is_fenced(&key) && state.leases().term_of(tenure) == OwnersTerm::Over
     });
     ended.map(|tenure| {
         Change::Tenure(Edit {
@@ -133,13 +136,15 @@ impl Choice<'_> {
         {
             return Some(living.clone());
         }
-        let order = self.order();
         let first = |accept: &dyn Fn(Readiness) -> bool| {
-            order.iter().find_map(|node| {
+            let fits = |node: &Name| {
                 let (owner, standing) = self.lease(node)?;
                 let fits = accept(standing.readiness) && self.serves(node, standing);
                 fits.then_some(owner)
-            })
+            };
+            let listed = &self.assignment.nodes;
+            let found = listed.iter().find_map(fits);
+            found.or_else(|| self.unlisted().into_iter().find_map(fits))
         };
         let still = || {
             let node = &living?.node;
@@ -164,8 +169,8 @@ impl Choice<'_> {
         Some((Owner { node, term }, standing))
     }
 
-    /// The list, then the other candidates.
-    fn order(&self) -> Vec<&Name> {
+    /// The candidates behind the list, in their order.
+    fn unlisted(&self) -> Vec<&Name> {
         let listed = &self.assignment.nodes;
         let mut others: Vec<&Name> = self
             .candidates
@@ -174,11 +179,11 @@ impl Choice<'_> {
             .collect();
         let group: AllocationId = self.assignment.group;
         others.sort_by_cached_key(|node| rendezvous_rank(group, node));
-        listed.iter().chain(others).collect()
+        others
     }
 
     fn serves(&self, node: &Name, standing: &Standing) -> bool {
-        let wanted = self.assignment.interfaces.of_node(node);
+        let wanted = self.assignment.interfaces.of(node);
         match wanted.is_empty() {
             true => !standing.interfaces.is_empty(),
             false => wanted.iter().any(|one| standing.interfaces.contains(one)),

@@ -124,8 +124,11 @@ impl Component {
                 Some(self.assignment(key, offer.set.id, interfaces, &left_out))
             })
             .collect();
-        // Who it is, is found out once the nodes are known.
-        if participants.iter().any(|it| policy::is_fenced(&it.policy)) {
+        // Whoever of the group has endpoints. Who it is, is found out once the nodes are known.
+        let is_fenced = self.parts().any(|(allocation, pool)| {
+            policy::is_fenced(&memory.of_allocation(state, cluster, allocation, pool))
+        });
+        if is_fenced {
             for assignment in &mut assignments {
                 assignment.fenced = Some(Fenced::default());
             }

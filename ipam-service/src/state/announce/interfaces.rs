@@ -36,15 +36,6 @@ pub struct ByNodes {
     pub interfaces: Vec<String>,
 }
 
-impl Interfaces {
-    /// Those of a node; empty: every interface.
-    pub(super) fn of_node(&self, node: &Name) -> &[String] {
-        let mut others = self.by_nodes.iter();
-        let own = others.find(|entry| entry.nodes.nodes.contains(node));
-        own.map_or(&self.names, |entry| &entry.interfaces)
-    }
-}
-
 /// Whether the advertisements mean the same on all nodes, whichever of them each selects.
 pub(super) fn are_alike(policy: &Policy) -> bool {
     let Some((first, others)) = policy.split_first() else {

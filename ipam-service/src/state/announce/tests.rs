@@ -141,6 +141,8 @@ struct World {
     state: State,
     announcements: Announcements,
     followed: BTreeMap<Name, Follower>,
+    /// Whether owners of fenced addresses may be asked to make room.
+    moves: bool,
     /// Deltas of the last batch.
     last: BTreeMap<Name, ClusterDelta>,
 }
@@ -210,6 +212,7 @@ impl World {
             state: State::new(),
             announcements: Announcements::default(),
             followed: BTreeMap::new(),
+            moves: true,
             last: BTreeMap::new(),
         }
     }
@@ -224,8 +227,9 @@ impl World {
 
     /// The second half of a batch that is applied.
     fn publish(&mut self, changes: &[Change]) {
-        let leases = self.state.leases_mut().take_touched();
-        let owners = Owners::Named(leases);
+        let touched = self.state.leases_mut().take_touched();
+        let moves = self.moves;
+        let owners = Owners::Named { touched, moves };
         let refresh = self.announcements.refresh(&self.state, changes, owners);
         for change in &refresh.choices {
             self.state.apply(change);

@@ -3,7 +3,7 @@
 use pharos_lease::{Owner, Term};
 
 use super::*;
-use crate::state::leases::{NodeLeases, Readiness, Standing};
+use crate::state::leases::{NodeLeases, Readiness, Released, Standing};
 use crate::state::model::{Ownership, TenureKey};
 
 const ADDRESS: &str = "192.0.2.1";
@@ -81,8 +81,18 @@ impl World {
     }
 
     fn says_released(&mut self, term: u64, epoch: u64) {
-        self.state.leases_mut().release(tenure(), Term(term), epoch);
+        let owner = self.state.tenure(&tenure()).map(|it| it.owner.node.clone());
+        self.release_by(owner.expect("owned").as_str(), term, epoch);
         self.publish(&[]);
+    }
+
+    fn release_by(&mut self, node: &str, term: u64, epoch: u64) {
+        self.state.release(Released {
+            key: tenure(),
+            node: name(node),
+            term: Term(term),
+            epoch,
+        });
     }
 
     /// Owner, its term, the epoch, and for whom the owner is to stop.
@@ -150,6 +160,9 @@ fn what_is_said_of_another_tenure_ends_nothing() {
         world.says_released(term, epoch);
         assert_eq!(world.told(), told(&second, 2, 1, &first), "{term} {epoch}");
     }
+    world.release_by(&first, 2, 1);
+    world.publish(&[]);
+    assert_eq!(world.told(), told(&second, 2, 1, &first), "of another node");
     world.says_released(2, 1);
     assert_eq!(world.told(), told(&first, 1, 2, ""));
     // Said twice.
@@ -296,4 +309,96 @@ fn both_families_of_a_group_have_a_tenure_each_and_want_the_same_node() {
         term: Term(1),
     };
     assert_eq!(owners.collect::<Vec<_>>(), [expected.clone(), expected]);
+}
+
+#[test]
+fn a_batch_that_is_undone_forgets_no_release() {
+    let (mut world, [first, second, _]) = World::fenced();
+    world.leases(&second, &[2], Readiness::Ready);
+    world.leases(&first, &[1], Readiness::Ready);
+    world.release_by(&second, 2, 1);
+    let owners = Owners::Named {
+        touched: world.state.leases_mut().take_touched(),
+        moves: true,
+    };
+    let refresh = world.announcements.refresh(&world.state, &[], owners);
+    assert_eq!(refresh.choices.len(), 1);
+    for change in &refresh.choices {
+        world.state.apply(change);
+    }
+    for change in refresh.choices.iter().rev() {
+        world.state.undo(change);
+    }
+    world.announcements = Announcements::rebuild(&world.state).0;
+    world.state.touch_leases();
+    world.state.forget_past_releases();
+    let (owners, touched) = (
+        world.state.tenures().count(),
+        world.state.leases_mut().take_touched(),
+    );
+    assert_eq!((owners, touched.len()), (1, 1));
+    world.state.touch_leases();
+    let owners = Owners::Named {
+        touched: world.state.leases_mut().take_touched(),
+        moves: true,
+    };
+    let refresh = world.announcements.refresh(&world.state, &[], owners);
+    let tenures = refresh.choices.iter().filter_map(|change| match change {
+        Change::Tenure(edit) => edit.after.clone(),
+        Change::Allocation(_)
+        | Change::Pool(_)
+        | Change::Advertisement(_)
+        | Change::Cluster(_)
+        | Change::Reservation(_)
+        | Change::Quota(_)
+        | Change::AddressSpace(_)
+        | Change::Unavailable(_)
+        | Change::Node(_)
+        | Change::Backends(_)
+        | Change::Placement(_) => None,
+    });
+    let named: Vec<String> = tenures.map(|it| it.owner.node.to_string()).collect();
+    assert_eq!(named, [first]);
+}
+
+#[test]
+fn nobody_makes_room_while_nothing_can_be_stored() {
+    let (mut world, [first, second, _]) = World::fenced();
+    world.leases(&second, &[2], Readiness::Ready);
+    world.moves = false;
+    world.leases(&first, &[1], Readiness::Ready);
+    assert_eq!(world.told(), told(&second, 2, 1, ""));
+    world.moves = true;
+    world.state.touch_leases();
+    world.publish(&[]);
+    assert_eq!(world.told(), told(&second, 2, 1, &first));
+}
+
+#[test]
+fn an_ended_tenure_is_kept_while_its_term_runs() {
+    let (mut world, [first, second, _]) = World::fenced();
+    world.leases(&second, &[2], Readiness::Ready);
+    world.leases(&first, &[1], Readiness::Ready);
+    world.release("east", "web");
+    world.release_by(&second, 2, 1);
+    world.publish(&[]);
+    world.hold("east", "api", held(&[ADDRESS]));
+    assert_eq!(world.told(), told(&first, 1, 2, ""), "the epoch goes on");
+}
+
+#[test]
+fn a_shared_address_is_fenced_whoever_has_endpoints() {
+    let mut world = World::east(&["a", "b"]);
+    let of = |own_name: &str, value: &str| Advertisement {
+        service_selectors: vec![selector("app", value)],
+        ..advertisement(Some("east"), own_name)
+    };
+    world.drop_advertisement(Some("east"), "all");
+    world.advertise(of("one", "web"));
+    world.advertise(fenced(of("two", "api")));
+    world.hold("east", "web", held(&[ADDRESS]).labelled(&[("app", "web")]));
+    // It has no endpoint.
+    let silent = held(&[ADDRESS]).labelled(&[("app", "api")]).reported();
+    world.hold("east", "api", silent);
+    assert!(world.assigned().fenced.is_some());
 }
