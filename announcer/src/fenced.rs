@@ -6,16 +6,19 @@
 //!
 //! ```text
 //!   owner                 ipam-service                 next
-//!     | <-- next: b ------------|------ next: b --------> |   holds the questions that it sees
-//!     | <------------------- ack ------------------------ |
+//!     | <-- next: b ------------|------ next: b --------> |
+//!   notes what it answers       |                         |
+//!     | ----------------- prepare(1) -------------------> |   holds the questions that it sees
+//!     | <------------------- ack(1) --------------------- |
 //!   stops                       |                         |
-//!     | -------------- go(answered) --------------------> |
+//!     | ------------ go(1, answered) -------------------> |
 //!     | ----- released ------>  |                         |
 //!     |                         |------ owner: b -------> |   answers what it holds and the other
 //!     |                         |                         |   did not
 //! ```
 //!
-//! So a planned move loses no answer. Without the ack the owner stops all the same after
+//! So a planned move loses no answer. The attempts are counted: what is held for one is answered by what
+//! was noted for that one only. Without the ack the owner stops all the same after
 //! [`ACK_TIMEOUT`]; without the go the next one answers nothing that it holds: rather no answer
 //! than two.
 
@@ -34,8 +37,8 @@ mod tests;
 
 /// How long an owner waits for the next one to hold questions.
 pub const ACK_TIMEOUT: Duration = Duration::from_millis(300);
-/// How often the next one says that it holds them, until it hears of their end.
-const ACK_REPEAT: Duration = Duration::from_millis(50);
+/// How often the owner asks it to.
+const PREPARE_REPEAT: Duration = Duration::from_millis(50);
 /// How long the next one waits, once it is named, for what the other answered.
 const GO_TIMEOUT: Duration = Duration::from_millis(300);
 /// How long the next one keeps questions without being named: nobody asks for so long.
@@ -64,7 +67,9 @@ pub enum Effect {
     Release(Key, NodeName, Handle),
     /// Tell it again.
     RepeatGo(Key, NodeName, Handle),
-    /// Tell this node that questions are held for the address.
+    /// Ask this node to hold questions for the address.
+    Prepare(NodeName, Handle),
+    /// Tell this node that they are held.
     Ack(NodeName, Handle),
     /// Do nothing about an address any more.
     Silence(Key),
@@ -86,21 +91,19 @@ pub enum Lost {
     Removed,
 }
 
-/// Name of one tenure among the nodes of a cluster: they talk of it by this and its epoch.
+/// An attempt to hand a tenure over, as the nodes of a cluster talk of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Handle {
+    /// Of the tenure.
     pub id: GroupId,
-    pub epoch: Claim,
+    /// The how-manieth attempt.
+    pub attempt: Claim,
 }
 
-impl Handle {
-    fn new(key: &Key, term: Term, epoch: u64) -> Self {
-        let text = format!("{}\0{}\0{}", key.space, key.address, term.0);
-        Self {
-            id: GroupId(pharos_proto::digest::node_set_id([text.as_str()])),
-            epoch: Claim(epoch),
-        }
-    }
+/// The name of a tenure among the nodes of a cluster.
+fn tenure_id(key: &Key, term: Term, epoch: u64) -> GroupId {
+    let text = format!("{}\0{}\0{}\0{epoch}", key.space, key.address, term.0);
+    GroupId(pharos_proto::digest::node_set_id([text.as_str()]))
 }
 
 /// A tenure that this node has ended, as ipam-service is told.
@@ -118,19 +121,21 @@ enum Role {
     Leaving {
         to: NodeName,
         until: Instant,
+        repeat_at: Instant,
     },
     /// It has stopped, for good as far as this epoch is concerned.
     Released {
         to: Option<NodeName>,
     },
-    /// It is the next one.
+    /// It is the next one, and was asked to hold questions.
     Holding {
+        attempt: Claim,
         until: Instant,
-        ack_at: Option<Instant>,
         go: Option<(NodeName, Report)>,
     },
     /// It is named, and does not know yet what the former owner answered.
     Waiting {
+        attempt: Claim,
         until: Instant,
     },
 }
@@ -140,7 +145,9 @@ struct Seat {
     told: Told,
     role: Role,
     /// The tenure that other nodes may talk of: of this node, or of the owner that it follows.
-    handle: Option<Handle>,
+    id: Option<GroupId>,
+    /// Attempts of this node to hand it over.
+    attempts: u64,
     /// Another node that was told of as the owner since this one was last.
     other: Option<NodeName>,
     /// Since when this node answers without being a candidate.
@@ -154,7 +161,7 @@ pub struct Fenced {
     /// Under which this node may answer now.
     term: Option<Term>,
     seats: BTreeMap<Key, Seat>,
-    handles: BTreeMap<Handle, Key>,
+    ids: BTreeMap<GroupId, Key>,
     /// What this node has released under the term that it has, or had last: it answers for none of it
     /// again, also if the address goes and comes back.
     ended: BTreeMap<Key, (Term, u64)>,
@@ -168,7 +175,7 @@ impl Fenced {
             me,
             term: None,
             seats: BTreeMap::new(),
-            handles: BTreeMap::new(),
+            ids: BTreeMap::new(),
             ended: BTreeMap::new(),
             effects: Vec::new(),
         }
@@ -231,7 +238,8 @@ impl Fenced {
         let seat = self.seats.entry(key.clone()).or_insert_with(|| Seat {
             told: Told::default(),
             role: Role::Idle,
-            handle: None,
+            id: None,
+            attempts: 0,
             other: None,
             unlisted_since: None,
         });
@@ -285,33 +293,39 @@ impl Fenced {
     }
 
     /// Whether another node's message is about a fenced address.
-    pub fn knows(&self, id: GroupId, message: &Message) -> bool {
-        let (Message::Prepare(epoch) | Message::Ack(epoch) | Message::Go(epoch, _)) = message;
-        self.handles.contains_key(&Handle { id, epoch: *epoch })
+    pub fn knows(&self, id: GroupId) -> bool {
+        self.ids.contains_key(&id)
     }
 
     /// A node said something about a fenced address.
     pub fn hear(&mut self, id: GroupId, from: &NodeName, message: Message, now: Instant) {
-        let (Message::Prepare(epoch) | Message::Ack(epoch) | Message::Go(epoch, _)) = &message;
-        let handle = Handle { id, epoch: *epoch };
-        let Some(key) = self.handles.get(&handle).cloned() else {
+        let Some(key) = self.ids.get(&id).cloned() else {
             return;
         };
         let Some(seat) = self.seats.get_mut(&key) else {
             return;
         };
+        let current = Claim(seat.attempts);
         match (message, &mut seat.role) {
-            (Message::Ack(_), Role::Leaving { to, .. }) if to == from => {
+            (Message::Prepare(attempt), Role::Idle | Role::Holding { .. }) => {
+                self.on_prepare(&key, from, Handle { id, attempt }, now);
+            }
+            (Message::Ack(attempt), Role::Leaving { to, .. })
+                if to == from && attempt == current =>
+            {
                 self.release(&key);
             }
-            (Message::Ack(_), Role::Released { to }) if to.as_ref() == Some(from) => {
+            (Message::Ack(attempt), Role::Released { to })
+                if to.as_ref() == Some(from) && attempt == current =>
+            {
+                let handle = Handle { id, attempt };
                 self.effects
                     .push(Effect::RepeatGo(key.clone(), from.clone(), handle));
             }
-            (Message::Go(_, report), Role::Holding { go, ack_at, .. }) => {
-                (*go, *ack_at) = (Some((from.clone(), report)), None);
+            (Message::Go(of, report), Role::Holding { attempt, go, .. }) if of == *attempt => {
+                *go = Some((from.clone(), report));
             }
-            (Message::Go(_, report), Role::Waiting { .. }) => {
+            (Message::Go(of, report), Role::Waiting { attempt, .. }) if of == *attempt => {
                 self.own(&key, report, Some(from.clone()));
             }
             (
@@ -325,6 +339,37 @@ impl Fenced {
             ) => {}
         }
         self.look(&key, true, now);
+    }
+
+    /// The owner asks this node to hold questions: from now on, whatever it held for an earlier attempt.
+    fn on_prepare(&mut self, key: &Key, from: &NodeName, handle: Handle, now: Instant) {
+        let (Some(seat), Some(term)) = (self.seats.get(key), self.term) else {
+            return;
+        };
+        let owner = seat.told.owner.as_ref().map(|(owner, _)| owner);
+        if seat.told.next.as_ref() != Some(&self.me) || owner != Some(from) {
+            return;
+        }
+        match &seat.role {
+            Role::Holding { attempt, .. } if *attempt >= handle.attempt => {}
+            Role::Idle
+            | Role::Owner
+            | Role::Leaving { .. }
+            | Role::Released { .. }
+            | Role::Holding { .. }
+            | Role::Waiting { .. } => {
+                self.effects.push(Effect::Silence(key.clone()));
+                self.effects
+                    .push(Effect::Duty(key.clone(), Duty::Hold, term));
+                let role = Role::Holding {
+                    attempt: handle.attempt,
+                    until: now + HOLD_TIMEOUT,
+                    go: None,
+                };
+                self.set_role(key, role);
+            }
+        }
+        self.effects.push(Effect::Ack(from.clone(), handle));
     }
 
     /// Time passed.
@@ -360,30 +405,31 @@ impl Fenced {
                 };
                 self.stop(key);
                 self.effects.push(Effect::Lost(key.clone(), why));
-                self.look_idle(key, is_next, now);
+                self.look_idle(key, is_next);
             }
             // Or named anew.
             (Role::Idle | Role::Released { .. } | Role::Owner | Role::Leaving { .. }, true) => {
                 self.own(key, Report::default(), None);
                 self.look_owning(key, next, now);
             }
-            (Role::Idle | Role::Released { .. }, false) => self.look_idle(key, is_next, now),
-            (Role::Holding { go, .. }, true) => match go {
+            (Role::Idle | Role::Released { .. }, false) => self.look_idle(key, is_next),
+            (Role::Holding { attempt, go, .. }, true) => match go {
                 Some((from, report)) => {
                     self.own(key, report, Some(from));
                     self.look_owning(key, next, now);
                 }
-                None => self.set_role(
-                    key,
-                    Role::Waiting {
-                        until: now + GO_TIMEOUT,
-                    },
-                ),
+                None => {
+                    let until = now + GO_TIMEOUT;
+                    self.set_role(key, Role::Waiting { attempt, until });
+                }
             },
-            (Role::Holding { until, ack_at, go }, false) => {
-                self.look_holding(key, is_next, (until, ack_at, go), now);
+            (Role::Holding { until, .. }, false) => {
+                if !is_next || !same_tenure || now >= until {
+                    self.stop(key);
+                    self.look_idle(key, is_next);
+                }
             }
-            (Role::Waiting { until }, true) if now >= until => {
+            (Role::Waiting { until, .. }, true) if now >= until => {
                 // Whatever is held may have been answered.
                 self.effects.push(Effect::Silence(key.clone()));
                 self.own(key, Report::default(), None);
@@ -392,7 +438,7 @@ impl Fenced {
             (Role::Waiting { .. }, true) => {}
             (Role::Waiting { .. }, false) => {
                 self.stop(key);
-                self.look_idle(key, is_next, now);
+                self.look_idle(key, is_next);
             }
         }
     }
@@ -418,18 +464,28 @@ impl Fenced {
                 self.set_role(key, Role::Owner);
                 self.effects.push(Effect::Duty(key.clone(), answer, term));
             }
-            (Role::Leaving { to, until }, Some(next)) if *to == next => {
+            (
+                Role::Leaving {
+                    to,
+                    until,
+                    repeat_at,
+                },
+                Some(next),
+            ) if *to == next => {
                 if now >= *until {
                     self.release(key);
+                } else if now >= *repeat_at {
+                    self.prepare(key, next, *until, now);
                 }
             }
             (Role::Owner | Role::Leaving { .. }, Some(to)) => {
-                if seat.role == Role::Owner {
-                    self.effects
-                        .push(Effect::Duty(key.clone(), Duty::Record, term));
+                // Before the other one begins to hold; whatever was noted for an earlier attempt.
+                self.effects
+                    .push(Effect::Duty(key.clone(), Duty::Record, term));
+                if let Some(seat) = self.seats.get_mut(key) {
+                    seat.attempts += 1;
                 }
-                let until = now + ACK_TIMEOUT;
-                self.set_role(key, Role::Leaving { to, until });
+                self.prepare(key, to, now + ACK_TIMEOUT, now);
             }
             (Role::Owner, None)
             | (
@@ -465,56 +521,39 @@ impl Fenced {
         seat.role = Role::Released { to };
     }
 
-    fn look_idle(&mut self, key: &Key, is_next: bool, now: Instant) {
-        let Some(seat) = self.seats.get(key) else {
-            return;
-        };
-        let tenure = seat.told.owner.clone();
-        match (is_next, tenure, self.term) {
-            (true, Some((owner, of)), Some(term)) => {
-                let handle = Handle::new(key, of, seat.told.epoch);
-                self.talk_of(key, Some(handle));
-                self.effects
-                    .push(Effect::Duty(key.clone(), Duty::Hold, term));
-                self.effects.push(Effect::Ack(owner, handle));
-                self.set_role(
-                    key,
-                    Role::Holding {
-                        until: now + HOLD_TIMEOUT,
-                        ack_at: Some(now + ACK_REPEAT),
-                        go: None,
-                    },
-                );
-            }
-            (true | false, _, _) => {
-                self.talk_of(key, None);
-                self.set_role(key, Role::Idle);
-            }
+    fn prepare(&mut self, key: &Key, to: NodeName, until: Instant, now: Instant) {
+        if let Some(handle) = self.handle(key) {
+            self.effects.push(Effect::Prepare(to.clone(), handle));
         }
+        let repeat_at = now + PREPARE_REPEAT;
+        self.set_role(
+            key,
+            Role::Leaving {
+                to,
+                until,
+                repeat_at,
+            },
+        );
     }
 
-    fn look_holding(
-        &mut self,
-        key: &Key,
-        is_next: bool,
-        (until, ack_at, go): (Instant, Option<Instant>, Option<(NodeName, Report)>),
-        now: Instant,
-    ) {
-        if !is_next || now >= until {
-            self.stop(key);
-            return;
-        }
-        let Some(at) = ack_at.filter(|at| now >= *at) else {
-            return;
-        };
+    /// The present attempt of this node to hand its tenure over.
+    fn handle(&self, key: &Key) -> Option<Handle> {
+        let seat = self.seats.get(key)?;
+        Some(Handle {
+            id: seat.id?,
+            attempt: Claim(seat.attempts),
+        })
+    }
+
+    /// The next one is to know of which tenure the owner talks.
+    fn look_idle(&mut self, key: &Key, is_next: bool) {
         let Some(seat) = self.seats.get(key) else {
             return;
         };
-        if let (Some((owner, _)), Some(handle)) = (&seat.told.owner, seat.handle) {
-            self.effects.push(Effect::Ack(owner.clone(), handle));
-        }
-        let ack_at = Some(at.max(now) + ACK_REPEAT);
-        self.set_role(key, Role::Holding { until, ack_at, go });
+        let owner = seat.told.owner.as_ref().filter(|_| is_next);
+        let id = owner.map(|(_, term)| tenure_id(key, *term, seat.told.epoch));
+        self.talk_of(key, id);
+        self.set_role(key, Role::Idle);
     }
 
     fn own(&mut self, key: &Key, report: Report, from: Option<NodeName>) {
@@ -530,7 +569,8 @@ impl Fenced {
             // Nobody else had it since.
             (None, None) => Gained::Unowned,
         };
-        self.talk_of(key, Some(Handle::new(key, term, epoch)));
+        seat.attempts = 0;
+        self.talk_of(key, Some(tenure_id(key, term, epoch)));
         let answer = Duty::Answer(report);
         self.effects.push(Effect::Duty(key.clone(), answer, term));
         self.effects.push(Effect::Gained(key.clone(), epoch, why));
@@ -540,10 +580,10 @@ impl Fenced {
         let Some(seat) = self.seats.get(key) else {
             return;
         };
-        let (Role::Leaving { to, .. }, Some((_, term))) = (&seat.role, &seat.told.owner) else {
+        let (Role::Leaving { to, .. }, Some(handle)) = (&seat.role, self.handle(key)) else {
             return;
         };
-        let (to, handle) = (to.clone(), Handle::new(key, *term, seat.told.epoch));
+        let to = to.clone();
         self.effects
             .push(Effect::Release(key.clone(), to.clone(), handle));
         self.effects.push(Effect::Lost(key.clone(), Lost::Released));
@@ -556,15 +596,15 @@ impl Fenced {
         self.set_role(key, Role::Idle);
     }
 
-    fn talk_of(&mut self, key: &Key, handle: Option<Handle>) {
+    fn talk_of(&mut self, key: &Key, id: Option<GroupId>) {
         let Some(seat) = self.seats.get_mut(key) else {
             return;
         };
-        if let Some(before) = std::mem::replace(&mut seat.handle, handle) {
-            self.handles.remove(&before);
+        if let Some(before) = std::mem::replace(&mut seat.id, id) {
+            self.ids.remove(&before);
         }
-        if let Some(handle) = handle {
-            self.handles.insert(handle, key.clone());
+        if let Some(id) = id {
+            self.ids.insert(id, key.clone());
         }
     }
 
@@ -600,8 +640,10 @@ impl Seat {
 
     fn own_deadline(&self) -> Option<Instant> {
         match &self.role {
-            Role::Leaving { until, .. } | Role::Waiting { until } => Some(*until),
-            Role::Holding { until, ack_at, .. } => Some(ack_at.map_or(*until, |at| at.min(*until))),
+            Role::Leaving {
+                until, repeat_at, ..
+            } => Some(*until.min(repeat_at)),
+            Role::Holding { until, .. } | Role::Waiting { until, .. } => Some(*until),
             Role::Idle | Role::Owner | Role::Released { .. } => None,
         }
     }

@@ -284,7 +284,7 @@ impl Talk {
             return;
         }
         for (group, message) in handover.steps.into_iter().filter_map(|step| step.read(at)) {
-            match self.fenced.knows(group, &message) {
+            match self.fenced.knows(group) {
                 true => self.fenced.hear(group, &from, message, now),
                 false => self.ownership.hear(group, from.clone(), message, now),
             }

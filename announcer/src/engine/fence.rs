@@ -172,8 +172,12 @@ impl Engine {
                     self.send_fenced_go(&key, to, handle);
                 }
                 Effect::RepeatGo(key, to, handle) => self.send_fenced_go(&key, to, handle),
+                Effect::Prepare(to, handle) => {
+                    self.talk
+                        .step(to, handle.id, Message::Prepare(handle.attempt));
+                }
                 Effect::Ack(to, handle) => {
-                    self.talk.step(to, handle.id, Message::Ack(handle.epoch));
+                    self.talk.step(to, handle.id, Message::Ack(handle.attempt));
                 }
                 Effect::Gained(key, epoch, why) => self.on_fenced_gained(&key, epoch, &why),
                 Effect::Lost(key, why) => self.on_fenced_lost(&key, why),
@@ -230,7 +234,7 @@ impl Engine {
 
     fn send_fenced_go(&mut self, key: &Key, to: NodeName, handle: Handle) {
         let report = self.fence.noted.get(key).map(Notes::report);
-        let go = Message::Go(handle.epoch, report.unwrap_or_default());
+        let go = Message::Go(handle.attempt, report.unwrap_or_default());
         self.talk.step(to, handle.id, go);
     }
 

@@ -52,9 +52,10 @@ fn effects(machine: &mut Fenced) -> Vec<String> {
         Effect::Duty(_, Duty::Answer(report), term) => {
             format!("answer {} but {}", term.0, report.answered.len())
         }
-        Effect::Release(_, to, handle) => format!("release {to} {}", handle.epoch.0),
+        Effect::Release(_, to, handle) => format!("release {to} {}", handle.attempt.0),
         Effect::RepeatGo(_, to, _) => format!("go {to}"),
-        Effect::Ack(to, handle) => format!("ack {to} {}", handle.epoch.0),
+        Effect::Prepare(to, handle) => format!("prepare {to} {}", handle.attempt.0),
+        Effect::Ack(to, handle) => format!("ack {to} {}", handle.attempt.0),
         Effect::Silence(_) => "silence".to_owned(),
         Effect::Gained(_, epoch, Gained::HandedOver(from)) => format!("gained {epoch} {from}"),
         Effect::Gained(_, epoch, Gained::Orphaned) => format!("gained {epoch} orphaned"),
@@ -66,10 +67,10 @@ fn effects(machine: &mut Fenced) -> Vec<String> {
     machine.take_effects().into_iter().map(words).collect()
 }
 
+/// A node says something of the first tenure of another one, or of this one.
 fn hear(machine: &mut Fenced, from: &str, term: u64, message: Message, now: Instant) -> bool {
-    let (Message::Prepare(epoch) | Message::Ack(epoch) | Message::Go(epoch, _)) = &message;
-    let id = Handle::new(&key(), Term(term), epoch.0).id;
-    let known = machine.knows(id, &message);
+    let id = tenure_id(&key(), Term(term), 1);
+    let known = machine.knows(id);
     machine.hear(id, &node(from), message, now);
     known
 }
@@ -120,11 +121,12 @@ fn an_owner_makes_room_once_the_next_one_holds_and_never_answers_again() {
     owner.set(key(), told("a", A, 1, ""), now);
     effects(&mut owner);
     owner.set(key(), told("a", A, 1, "b"), now);
-    assert_eq!(effects(&mut owner), ["record 1"]);
+    assert_eq!(effects(&mut owner), ["record 1", "prepare b 1"]);
     assert!(owner.released().is_empty());
-    // From others, or of another tenure: not for this.
+    // From others, of another attempt, or of another tenure: not for this.
     assert!(hear(&mut owner, "c", A, Message::Ack(Claim(1)), now));
-    assert!(!hear(&mut owner, "b", A, Message::Ack(Claim(2)), now));
+    assert!(hear(&mut owner, "b", A, Message::Ack(Claim(2)), now));
+    assert!(!hear(&mut owner, "b", B, Message::Ack(Claim(1)), now));
     assert_eq!(effects(&mut owner), Vec::<String>::new());
     hear(&mut owner, "b", A, Message::Ack(Claim(1)), now);
     assert_eq!(effects(&mut owner), ["release b 1", "lost Released"]);
@@ -150,11 +152,18 @@ fn a_move_that_is_taken_back_in_time_changes_nothing() {
     owner.set(key(), told("a", A, 1, "b"), now);
     assert_eq!(
         effects(&mut owner),
-        ["answer 1 but 0", "gained 1 -", "record 1"]
+        ["answer 1 but 0", "gained 1 -", "record 1", "prepare b 1"]
     );
     owner.set(key(), told("a", A, 1, ""), now);
     assert_eq!(effects(&mut owner), ["answer 1 but 0"]);
     assert_eq!(owner.next_deadline(), None);
+    // What was noted until now is no part of the next attempt, nor is who was ready for the last.
+    owner.set(key(), told("a", A, 1, "b"), now);
+    assert_eq!(effects(&mut owner), ["record 1", "prepare b 2"]);
+    hear(&mut owner, "b", A, Message::Ack(Claim(1)), now);
+    assert_eq!(effects(&mut owner), Vec::<String>::new());
+    owner.set(key(), told("a", A, 1, "c"), now);
+    assert_eq!(effects(&mut owner), ["record 1", "prepare c 3"]);
 }
 
 #[test]
@@ -163,42 +172,78 @@ fn an_owner_that_hears_nothing_makes_room_all_the_same() {
     let mut owner = machine("a", A);
     owner.set(key(), told("a", A, 1, "b"), now);
     effects(&mut owner);
-    assert_eq!(owner.next_deadline(), Some(now + ACK_TIMEOUT));
-    owner.tick(now + ACK_TIMEOUT - Duration::from_millis(1));
-    assert_eq!(effects(&mut owner), Vec::<String>::new());
+    assert_eq!(owner.next_deadline(), Some(now + PREPARE_REPEAT));
+    owner.tick(now + PREPARE_REPEAT);
+    assert_eq!(effects(&mut owner), ["prepare b 1"]);
     owner.tick(now + ACK_TIMEOUT);
     assert_eq!(effects(&mut owner), ["release b 1", "lost Released"]);
+}
+
+/// The next one, which was asked to hold questions.
+fn holding(now: Instant) -> Fenced {
+    let mut next = machine("b", B);
+    next.set(key(), told("a", A, 1, "b"), now);
+    assert_eq!(effects(&mut next), Vec::<String>::new());
+    hear(&mut next, "a", A, Message::Prepare(Claim(1)), now);
+    assert_eq!(effects(&mut next), ["silence", "hold", "ack a 1"]);
+    next
 }
 
 #[test]
 fn the_next_one_holds_until_it_is_named_and_answers_what_the_other_did_not() {
     let now = start();
-    let mut next = machine("b", B);
-    next.set(key(), told("a", A, 1, "b"), now);
-    assert_eq!(effects(&mut next), ["hold", "ack a 1"]);
-    next.tick(now + ACK_REPEAT);
+    let mut next = holding(now);
+    // The ack was lost.
+    hear(&mut next, "a", A, Message::Prepare(Claim(1)), now);
     assert_eq!(effects(&mut next), ["ack a 1"]);
     let report = Report {
         truncated: true,
         ..Report::default()
     };
-    let go = || Message::Go(Claim(1), report.clone());
-    hear(&mut next, "a", A, go(), now + ACK_REPEAT);
+    let go = |attempt| Message::Go(Claim(attempt), report.clone());
+    hear(&mut next, "a", A, go(1), now);
     assert_eq!(effects(&mut next), Vec::<String>::new());
-    // It does not ask any more.
-    assert_eq!(next.next_deadline(), Some(now + HOLD_TIMEOUT));
-    next.set(key(), told("b", B, 2, ""), now + ACK_REPEAT);
+    next.set(key(), told("b", B, 2, ""), now);
     assert_eq!(effects(&mut next), ["answer 2 but 0", "gained 2 a"]);
-    assert!(!hear(&mut next, "a", A, go(), now), "a late repetition");
+    assert!(!hear(&mut next, "a", A, go(1), now), "a late repetition");
+}
+
+#[test]
+fn what_was_held_for_an_earlier_attempt_is_dropped() {
+    let now = start();
+    let mut next = holding(now);
+    hear(&mut next, "a", A, Message::Prepare(Claim(2)), now);
+    assert_eq!(effects(&mut next), ["silence", "hold", "ack a 2"]);
+    // Late ones.
+    hear(&mut next, "a", A, Message::Prepare(Claim(1)), now);
+    hear(
+        &mut next,
+        "a",
+        A,
+        Message::Go(Claim(1), Report::default()),
+        now,
+    );
+    effects(&mut next);
+    next.set(key(), told("b", B, 2, ""), now);
+    assert_eq!(
+        effects(&mut next),
+        Vec::<String>::new(),
+        "it waits for the go"
+    );
+    // Only the owner, and only who is the next one.
+    for (from, told) in [("c", told("a", A, 1, "b")), ("a", told("a", A, 1, "c"))] {
+        let mut other = machine("b", B);
+        other.set(key(), told, now);
+        hear(&mut other, from, A, Message::Prepare(Claim(1)), now);
+        assert_eq!(effects(&mut other), Vec::<String>::new());
+    }
 }
 
 #[test]
 fn named_before_the_go_it_waits_a_moment_for_it_and_then_drops_what_it_holds() {
     let now = start();
     for arrives in [true, false] {
-        let mut next = machine("b", B);
-        next.set(key(), told("a", A, 1, "b"), now);
-        effects(&mut next);
+        let mut next = holding(now);
         next.set(key(), told("b", B, 2, ""), now);
         assert_eq!(effects(&mut next), Vec::<String>::new());
         if arrives {
@@ -223,16 +268,12 @@ fn who_is_not_the_next_one_any_more_drops_what_it_holds() {
         told("a", A, 1, "c"),
         told("c", 3, 2, ""),
     ] {
-        let mut next = machine("b", B);
-        next.set(key(), told("a", A, 1, "b"), now);
-        effects(&mut next);
+        let mut next = holding(now);
         next.set(key(), after, now);
         assert_eq!(effects(&mut next), ["silence"]);
         assert_eq!(next.next_deadline(), None);
     }
-    let mut next = machine("b", B);
-    next.set(key(), told("a", A, 1, "b"), now);
-    effects(&mut next);
+    let mut next = holding(now);
     next.tick(now + HOLD_TIMEOUT);
     assert_eq!(effects(&mut next), ["silence"]);
 }
@@ -243,7 +284,7 @@ fn an_address_that_goes_is_silent_whatever_the_role() {
     for (case, expected) in [
         (told("a", A, 1, ""), vec!["silence", "lost Removed"]),
         (told("a", A, 1, "b"), vec!["silence", "lost Removed"]),
-        (told("b", B, 1, "a"), vec!["silence"]),
+        (told("b", B, 1, "a"), vec![]),
         (told("b", B, 1, ""), vec![]),
     ] {
         let mut machine = machine("a", A);
@@ -251,7 +292,7 @@ fn an_address_that_goes_is_silent_whatever_the_role() {
         effects(&mut machine);
         machine.remove(&key());
         assert_eq!(effects(&mut machine), expected, "{case:?}");
-        assert!(machine.handles.is_empty() && !machine.contains(&key()));
+        assert!(machine.ids.is_empty() && !machine.contains(&key()));
     }
 }
 
