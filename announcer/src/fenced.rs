@@ -444,12 +444,11 @@ impl Fenced {
     }
 
     fn look_owning(&mut self, key: &Key, next: Option<NodeName>, now: Instant) {
-        let (Some(seat), Some(term)) = (self.seats.get(key), self.term) else {
+        let Some(term) = self.term else {
             return;
         };
-        let is_unlisted = !seat.told.candidate;
         let next = next.filter(|next| *next != self.me);
-        if self.is_unlisted_for_long(key, is_unlisted, now) {
+        if self.is_unlisted_for_long(key, now) {
             self.effects.push(Effect::Silence(key.clone()));
             self.effects.push(Effect::Lost(key.clone(), Lost::Unlisted));
             self.end(key, None);
@@ -497,11 +496,11 @@ impl Fenced {
 
     /// Whether this node has answered for too long without being a candidate: others that wait for it
     /// to stop are not kept waiting for ever.
-    fn is_unlisted_for_long(&mut self, key: &Key, is_unlisted: bool, now: Instant) -> bool {
+    fn is_unlisted_for_long(&mut self, key: &Key, now: Instant) -> bool {
         let Some(seat) = self.seats.get_mut(key) else {
             return false;
         };
-        if !is_unlisted {
+        if seat.told.candidate {
             seat.unlisted_since = None;
             return false;
         }

@@ -220,9 +220,9 @@ impl Engine {
         self.talk.step(to, group, message);
     }
 
-    fn on_gained(&mut self, group: GroupId, claim: Claim, why: &Gained) {
-        self.talk.say(group, None, Some(claim));
-        let (reason, from) = match why {
+    /// Counts that something came to this node. How the log calls it, and from whom it came.
+    pub(super) fn count_gained<'a>(&self, why: &'a Gained) -> (&'static str, Option<&'a NodeName>) {
+        match why {
             Gained::Unowned => ("unowned", None),
             Gained::Inherited => ("group_changed", None),
             Gained::Orphaned => {
@@ -233,7 +233,12 @@ impl Engine {
                 self.metrics.handovers.inc();
                 ("handed_over", Some(from))
             }
-        };
+        }
+    }
+
+    fn on_gained(&mut self, group: GroupId, claim: Claim, why: &Gained) {
+        self.talk.say(group, None, Some(claim));
+        let (reason, from) = self.count_gained(why);
         self.show(group, true);
         self.tell_gained(group, why, &self.plan.spots(group));
         for used in self.plan.used(group) {

@@ -73,15 +73,12 @@ impl Engine {
         removals: &mut Vec<Key>,
         now: Instant,
     ) -> Vec<IpAddr> {
-        let mut unfenced: Vec<IpAddr> = removals
-            .iter()
-            .filter_map(|key| self.unfence(key))
-            .collect();
         let (fenced, rest): (Vec<Assigned>, Vec<Assigned>) = std::mem::take(upserts)
             .into_iter()
             .partition(|assigned| assigned.fenced.is_some() && assigned.wanted.is_some());
         *upserts = rest;
-        unfenced.extend(upserts.iter().filter_map(|one| self.unfence(&one.key)));
+        let gone = removals.iter().chain(upserts.iter().map(|one| &one.key));
+        let unfenced = self.unfence(gone);
         // It may have been announced otherwise until now.
         removals.extend(fenced.iter().map(|assigned| assigned.key.clone()));
         for assigned in fenced {
@@ -102,26 +99,28 @@ impl Engine {
         let group = assigned.group;
         let before = self.fence.assigned.insert(key.clone(), assigned);
         let before = before.map(|before| before.group);
-        if self.fence.shown.contains_key(&key) && before.is_some_and(|before| before != group) {
-            before
-                .into_iter()
-                .for_each(|before| self.tell_if_lost(before));
+        if let Some(before) = before.filter(|before| *before != group)
+            && self.fence.shown.contains_key(&key)
+        {
+            self.tell_lost_groups([before].into());
             self.tell_gained(group, &Gained::Inherited, &self.fenced_spots(&key));
         }
         self.reapply_address(&key);
         self.talk.fenced.set(key, told, now);
     }
 
-    /// Gives the address, if it was fenced.
-    fn unfence(&mut self, key: &Key) -> Option<IpAddr> {
-        if !self.talk.fenced.contains(key) {
-            return None;
+    /// Gives those addresses that were fenced.
+    fn unfence<'a>(&mut self, gone: impl Iterator<Item = &'a Key>) -> Vec<IpAddr> {
+        let fenced: Vec<&Key> = gone.filter(|key| self.talk.fenced.contains(key)).collect();
+        for key in &fenced {
+            self.talk.fenced.remove(key);
         }
-        self.talk.fenced.remove(key);
         self.perform_fenced();
-        self.fence.assigned.remove(key);
-        self.fence.noted.remove(key);
-        Some(key.address)
+        for key in &fenced {
+            self.fence.assigned.remove(*key);
+            self.fence.noted.remove(*key);
+        }
+        fenced.iter().map(|key| key.address).collect()
     }
 
     /// The interfaces changed.
@@ -156,6 +155,7 @@ impl Engine {
 
     /// Performs what is to be done about fenced addresses.
     pub(super) fn perform_fenced(&mut self) {
+        let mut lost = BTreeSet::new();
         for effect in self.talk.fenced.take_effects() {
             match effect {
                 Effect::Duty(key, duty, term) => {
@@ -180,9 +180,10 @@ impl Engine {
                     self.talk.step(to, handle.id, Message::Ack(handle.attempt));
                 }
                 Effect::Gained(key, epoch, why) => self.on_fenced_gained(&key, epoch, &why),
-                Effect::Lost(key, why) => self.on_fenced_lost(&key, why),
+                Effect::Lost(key, why) => lost.extend(self.on_fenced_lost(&key, why)),
             }
         }
+        self.tell_lost_groups(lost);
     }
 
     fn set_fenced_duty(&mut self, key: &Key, duty: Duty) {
@@ -242,24 +243,12 @@ impl Engine {
         let Some(assigned) = self.fence.assigned.get(key) else {
             return;
         };
-        match &why {
-            Gained::HandedOver(_) => {
-                self.metrics.handovers.inc();
-            }
-            Gained::Orphaned => {
-                self.metrics.failovers.inc();
-            }
-            Gained::Unowned | Gained::Inherited => {}
-        }
-        let from = match why {
-            Gained::HandedOver(from) => Some(&**from),
-            Gained::Unowned | Gained::Inherited | Gained::Orphaned => None,
-        };
+        let (_, from) = self.count_gained(why);
         tracing::info!(
             address = %key.address,
             owners = assigned.owners.join(","),
             epoch,
-            from,
+            from = from.map(|node| &**node),
             reason = "named",
             "answering a fenced address"
         );
@@ -267,10 +256,9 @@ impl Engine {
         self.show_fenced(key, true);
     }
 
-    fn on_fenced_lost(&mut self, key: &Key, why: Lost) {
-        let Some(assigned) = self.fence.assigned.get(key) else {
-            return;
-        };
+    /// Gives the group of the address.
+    fn on_fenced_lost(&mut self, key: &Key, why: Lost) -> Option<GroupId> {
+        let assigned = self.fence.assigned.get(key)?;
         let reason = match why {
             Lost::Released => {
                 self.metrics.handovers.inc();
@@ -288,14 +276,19 @@ impl Engine {
         );
         let group = assigned.group;
         self.show_fenced(key, false);
-        self.tell_if_lost(group);
+        Some(group)
     }
 
     /// A group is told of as owned while one of its addresses is.
-    fn tell_if_lost(&self, group: GroupId) {
-        let of = |key: &Key| self.fence.assigned.get(key).map(|it| it.group);
-        if !self.fence.shown.keys().any(|key| of(key) == Some(group)) {
-            self.tell_lost(group);
+    fn tell_lost_groups(&self, lost: BTreeSet<GroupId>) {
+        if lost.is_empty() {
+            return;
+        }
+        let shown = self.fence.shown.keys();
+        let owned = shown.filter_map(|key| self.fence.assigned.get(key));
+        let owned: BTreeSet<GroupId> = owned.map(|assigned| assigned.group).collect();
+        for group in lost.difference(&owned) {
+            self.tell_lost(*group);
         }
     }
 

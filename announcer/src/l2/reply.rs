@@ -185,10 +185,7 @@ pub fn decide(
     is_own: impl Fn(MacAddr) -> bool,
     duty: impl Fn(Ipv4Addr) -> Option<AddressDuty>,
 ) -> Decision {
-    match decide_parsed(frame, own_mac, is_own, duty) {
-        Ok(decision) => decision,
-        Err(ignored) => Decision::Ignore(ignored),
-    }
+    decide_parsed(frame, own_mac, is_own, duty).unwrap_or_else(Decision::Ignore)
 }
 
 fn decide_parsed(
