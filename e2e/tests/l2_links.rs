@@ -133,6 +133,21 @@ fn plug_second(segment: &Segment, node: &str, octet: u8) -> anyhow::Result<MacAd
     Ok(mac)
 }
 
+/// A segment on which n1 answers and has announced all that it had to, with its hardware address;
+/// `None`, after a loud line, where that cannot run.
+fn at_rest() -> anyhow::Result<Option<(Segment, Prober, MacAddr)>> {
+    if !skip::can_use_namespaces() {
+        return Ok(None);
+    }
+    let segment = Segment::start(&["n1"], &["--hold-down", "0"])?;
+    let prober = segment.probe(&[ADDRESS])?;
+    segment.peer.assign(ADDRESS, 1, &["n1"]);
+    let begin = segment.wait_owner(&prober, ADDRESS, "n1")?;
+    let mac = segment.lan.host("n1")?.mac;
+    wait_for_rest(&prober, mac, begin.saturating_sub(BAR))?;
+    Ok(Some((segment, prober, mac)))
+}
+
 #[test]
 fn an_interface_that_appears_answers_and_one_that_vanishes_hands_over() -> anyhow::Result<()> {
     if !skip::can_use_namespaces() {
@@ -191,15 +206,9 @@ fn a_new_hardware_address_is_announced() -> anyhow::Result<()> {
 
 #[test]
 fn a_renamed_interface_goes_by_its_new_name() -> anyhow::Result<()> {
-    if !skip::can_use_namespaces() {
+    let Some((segment, prober, mac)) = at_rest()? else {
         return Ok(());
-    }
-    let segment = Segment::start(&["n1"], &["--hold-down", "0"])?;
-    let prober = segment.probe(&[ADDRESS])?;
-    segment.peer.assign(ADDRESS, 1, &["n1"]);
-    let begin = segment.wait_owner(&prober, ADDRESS, "n1")?;
-    let mac = segment.lan.host("n1")?.mac;
-    wait_for_rest(&prober, mac, begin.saturating_sub(BAR))?;
+    };
     let (mut renamed, mut excluded, mut allowed) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         // What MetalLB excludes.
@@ -220,15 +229,9 @@ fn a_renamed_interface_goes_by_its_new_name() -> anyhow::Result<()> {
 
 #[test]
 fn an_interface_that_joins_a_bridge_leaves_the_answers_to_it() -> anyhow::Result<()> {
-    if !skip::can_use_namespaces() {
+    let Some((segment, prober, mac)) = at_rest()? else {
         return Ok(());
-    }
-    let segment = Segment::start(&["n1"], &["--hold-down", "0"])?;
-    let prober = segment.probe(&[ADDRESS])?;
-    segment.peer.assign(ADDRESS, 1, &["n1"]);
-    let begin = segment.wait_owner(&prober, ADDRESS, "n1")?;
-    let mac = segment.lan.host("n1")?.mac;
-    wait_for_rest(&prober, mac, begin.saturating_sub(BAR))?;
+    };
     // The hardware address of a bridge without one of its own is that of its port: it is the same
     // frame that comes from another interface.
     let make = "ip link add br0 type bridge forward_delay 0 && ip link set br0 up";
@@ -251,15 +254,9 @@ fn an_interface_that_joins_a_bridge_leaves_the_answers_to_it() -> anyhow::Result
 
 #[test]
 fn a_link_that_flapped_is_announced_again() -> anyhow::Result<()> {
-    if !skip::can_use_namespaces() {
+    let Some((segment, prober, mac)) = at_rest()? else {
         return Ok(());
-    }
-    let segment = Segment::start(&["n1"], &["--hold-down", "0"])?;
-    let prober = segment.probe(&[ADDRESS])?;
-    segment.peer.assign(ADDRESS, 1, &["n1"]);
-    let begin = segment.wait_owner(&prober, ADDRESS, "n1")?;
-    let mac = segment.lan.host("n1")?.mac;
-    wait_for_rest(&prober, mac, begin.saturating_sub(BAR))?;
+    };
     let mut figures = Vec::new();
     for _ in 0..ROUNDS {
         let begin = prober.now();

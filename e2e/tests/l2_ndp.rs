@@ -49,6 +49,17 @@ fn with_address(host: &Host) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// A segment on which n1 answers; `None`, after a loud line, where that cannot run.
+fn answered() -> anyhow::Result<Option<(Segment, Prober)>> {
+    if !skip::can_use_namespaces() {
+        return Ok(None);
+    }
+    let segment = Segment::start(&["n1"], &[])?;
+    let prober = Prober::start(segment.lan.host("client")?, &[ADDRESS])?;
+    wait_answered(&segment, &prober)?;
+    Ok(Some((segment, prober)))
+}
+
 #[test]
 fn every_solicitation_is_answered_once_and_a_new_owner_advertises_itself() -> anyhow::Result<()> {
     if !skip::can_use_namespaces() {
@@ -147,12 +158,9 @@ fn linux_and_ndisc6_find_the_address() -> anyhow::Result<()> {
 
 #[test]
 fn a_kernel_that_wants_the_address_learns_that_it_is_taken() -> anyhow::Result<()> {
-    if !skip::can_use_namespaces() {
+    let Some((segment, _prober)) = answered()? else {
         return Ok(());
-    }
-    let segment = Segment::start(&["n1"], &[])?;
-    let prober = Prober::start(segment.lan.host("client")?, &[ADDRESS])?;
-    wait_answered(&segment, &prober)?;
+    };
     let other = segment.lan.host("n3")?;
     other
         .namespace
@@ -183,12 +191,9 @@ fn told(prober: &Prober, since: Duration) -> Vec<Frame> {
 
 #[test]
 fn whoever_asks_rightly_is_answered() -> anyhow::Result<()> {
-    if !skip::can_use_namespaces() {
+    let Some((segment, prober)) = answered()? else {
         return Ok(());
-    }
-    let segment = Segment::start(&["n1"], &[])?;
-    let prober = Prober::start(segment.lan.host("client")?, &[ADDRESS])?;
-    wait_answered(&segment, &prober)?;
+    };
     let node = segment.lan.host("n1")?.mac;
     let group = solicited_node(ADDRESS);
     let nowhere = Ipv6Addr::UNSPECIFIED;
@@ -299,12 +304,9 @@ fn spoiled(node: MacAddr) -> Vec<(&'static str, Vec<u8>)> {
 
 #[test]
 fn what_is_no_proper_solicitation_is_not_answered() -> anyhow::Result<()> {
-    if !skip::can_use_namespaces() {
+    let Some((segment, prober)) = answered()? else {
         return Ok(());
-    }
-    let segment = Segment::start(&["n1"], &[])?;
-    let prober = Prober::start(segment.lan.host("client")?, &[ADDRESS])?;
-    wait_answered(&segment, &prober)?;
+    };
     let node = segment.lan.host("n1")?.mac;
     // Behind an answer everything that was sent before the question has been seen.
     let seen = |what: &str, ago: u64| -> anyhow::Result<()> {
@@ -365,12 +367,9 @@ fn what_is_no_proper_solicitation_is_not_answered() -> anyhow::Result<()> {
 
 #[test]
 fn without_a_link_local_address_ipv6_is_silent_until_there_is_one() -> anyhow::Result<()> {
-    if !skip::can_use_namespaces() {
+    let Some((segment, prober)) = answered()? else {
         return Ok(());
-    }
-    let segment = Segment::start(&["n1"], &[])?;
-    let prober = Prober::start(segment.lan.host("client")?, &[ADDRESS])?;
-    wait_answered(&segment, &prober)?;
+    };
     let node = &segment.lan.host("n1")?.namespace;
     node.exec(&["ip", "-6", "addr", "flush", "dev", "eth0", "scope", "link"])?;
     let note = "IPv6 addresses are not answered on eth0: no link-local address";
