@@ -21,8 +21,25 @@ pub(super) struct Applied {
 }
 
 impl Applied {
-    pub(super) fn new(duty: AddressDuty, spots: Vec<Spot>) -> Self {
-        Self { duty, spots }
+    /// Has the responder do this there; `None`: nothing.
+    pub(super) fn begin(duty: &Duty, spots: Vec<Spot>, responder: &Responder) -> Option<Self> {
+        let duty = match duty {
+            Duty::Silent => return None,
+            Duty::Hold => {
+                // What is held for a group that came with the addresses of another one goes on.
+                responder.resume(&spots, AddressDuty::Hold);
+                AddressDuty::Hold
+            }
+            Duty::Record => {
+                responder.set(&spots, AddressDuty::Record);
+                AddressDuty::Record
+            }
+            Duty::Answer(report) => {
+                responder.answer(&spots, report);
+                AddressDuty::Answer
+            }
+        };
+        Some(Self { duty, spots })
     }
 
     /// Goes on only there: what is answered elsewhere falls silent. Says what is to be gone on with.
@@ -46,7 +63,7 @@ impl Engine {
         for Effect { group, action } in self.talk.ownership.take_effects() {
             match action {
                 Action::Send(to, message) => self.talk.step(to, group, message),
-                Action::Duty(duty) => self.set_duty(group, duty),
+                Action::Duty(duty) => self.set_duty(group, &duty),
                 Action::Release(to, claim) => {
                     // From here on nothing is answered any more: only now may the other begin.
                     let noted = self.silence(group);
@@ -164,32 +181,18 @@ impl Engine {
         }
     }
 
-    fn set_duty(&mut self, group: GroupId, duty: Duty) {
+    fn set_duty(&mut self, group: GroupId, duty: &Duty) {
+        match duty {
+            // Interfaces may differ from those that were answered on.
+            Duty::Silent | Duty::Hold => drop(self.silence(group)),
+            // First: what is attracted is to be taken in.
+            Duty::Answer(_) => self.bind_addresses(group, AddressDuty::Answer),
+            Duty::Record => {}
+        }
         let spots = self.plan.spots(group);
-        let duty = match duty {
-            Duty::Silent => {
-                self.silence(group);
-                return;
-            }
-            Duty::Hold => {
-                // Interfaces may differ from those that were answered on.
-                self.silence(group);
-                // What is held for a group that came with the addresses of another one goes on.
-                self.responder.resume(&spots, AddressDuty::Hold);
-                AddressDuty::Hold
-            }
-            Duty::Record => {
-                self.responder.set(&spots, AddressDuty::Record);
-                AddressDuty::Record
-            }
-            Duty::Answer(report) => {
-                // First: what is attracted is to be taken in.
-                self.bind_addresses(group, AddressDuty::Answer);
-                self.responder.answer(&spots, &report);
-                AddressDuty::Answer
-            }
-        };
-        self.applied.insert(group, Applied { duty, spots });
+        if let Some(applied) = Applied::begin(duty, spots, &self.responder) {
+            self.applied.insert(group, applied);
+        }
     }
 
     /// Binds the addresses of a group, if that is asked for and the group is answered for. What is

@@ -15,7 +15,6 @@ use crate::fenced::{DRAIN_TIMEOUT, Effect, Handle, Lost, Released, Told};
 use crate::handover::{Duty, Gained, Message};
 use crate::l2::burst::Spot;
 use crate::l2::hold::Notes;
-use crate::l2::reply::AddressDuty;
 use crate::lease::Standing;
 
 /// Whom the engine tells of the fenced addresses.
@@ -160,7 +159,7 @@ impl Engine {
             match effect {
                 Effect::Duty(key, duty, term) => {
                     self.responder.fence(key.address, Some(term));
-                    self.set_fenced_duty(&key, duty);
+                    self.set_fenced_duty(&key, &duty);
                 }
                 Effect::Silence(key) => {
                     self.silence_fenced(&key);
@@ -186,31 +185,16 @@ impl Engine {
         self.tell_lost_groups(lost);
     }
 
-    fn set_fenced_duty(&mut self, key: &Key, duty: Duty) {
+    fn set_fenced_duty(&mut self, key: &Key, duty: &Duty) {
         let spots = self.fenced_spots(key);
-        let duty = match duty {
-            Duty::Silent => {
-                self.silence_fenced(key);
-                return;
-            }
-            Duty::Hold => {
-                self.responder.set(&spots, AddressDuty::Hold);
-                AddressDuty::Hold
-            }
-            Duty::Record => {
-                self.responder.set(&spots, AddressDuty::Record);
-                AddressDuty::Record
-            }
-            Duty::Answer(report) => {
-                // First: what is attracted is to be taken in.
-                self.bind_fenced(key, !spots.is_empty());
-                self.responder.answer(&spots, &report);
-                AddressDuty::Answer
-            }
-        };
-        self.fence
-            .applied
-            .insert(key.clone(), Applied::new(duty, spots));
+        if matches!(duty, Duty::Answer(_)) {
+            // First: what is attracted is to be taken in.
+            self.bind_fenced(key, !spots.is_empty());
+        }
+        match Applied::begin(duty, spots, &self.responder) {
+            Some(applied) => drop(self.fence.applied.insert(key.clone(), applied)),
+            None => drop(self.silence_fenced(key)),
+        }
     }
 
     /// Binds a fenced address, if that is asked for; or does no longer.
@@ -324,8 +308,9 @@ impl Engine {
             readiness,
             interfaces: self.own.interfaces.clone(),
         });
-        set_if_new(&self.fence.outlets.standing, standing);
-        set_if_new(&self.fence.outlets.released, self.talk.fenced.released());
+        let outlets = &self.fence.outlets;
+        set_if_new(&outlets.standing, &standing);
+        set_if_new(&outlets.released, self.talk.fenced.released());
     }
 }
 
@@ -335,10 +320,12 @@ fn bound_as(key: &Key) -> GroupId {
     GroupId(pharos_proto::digest::node_set_id([text.as_str()]))
 }
 
-fn set_if_new<T: PartialEq>(to: &watch::Sender<T>, value: T) {
+fn set_if_new<T: PartialEq + Clone>(to: &watch::Sender<T>, value: &T) {
     to.send_if_modified(|told| {
-        let is_new = *told != value;
-        *told = value;
+        let is_new = told != value;
+        if is_new {
+            value.clone_into(told);
+        }
         is_new
     });
 }

@@ -2,7 +2,13 @@
 
 use std::net::IpAddr;
 
+use super::effect::tenure_id;
 use super::*;
+use crate::election::Claim;
+use crate::handover::{Gained, UNLISTED_LIMIT};
+use crate::l2::hold::Report;
+
+mod scan;
 
 const A: u64 = 1;
 const B: u64 = 2;
@@ -369,4 +375,29 @@ fn only_what_another_node_had_is_a_failover() {
     effects(&mut owner);
     owner.set(key(), told("a", A, 3, ""), now);
     assert_eq!(effects(&mut owner), ["answer 1 but 0", "gained 3 orphaned"]);
+}
+
+#[test]
+fn attempts_to_move_one_tenure_are_never_counted_anew() {
+    let now = start();
+    let mut owner = machine("a", A);
+    owner.set(key(), told("a", A, 1, "b"), now);
+    effects(&mut owner);
+    // A lease that was late: whatever the next one holds is older than what is noted from now on.
+    owner.set_term(None, now);
+    owner.set_term(Some(Term(A)), now);
+    let again = ["silence", "lost LeaseOver", "answer 1 but 0", "gained 1 -"];
+    let expected: Vec<&str> = again
+        .into_iter()
+        .chain(["record 1", "prepare b 2"])
+        .collect();
+    assert_eq!(effects(&mut owner), expected);
+    // Nor when the address goes and comes back.
+    owner.remove(&key());
+    effects(&mut owner);
+    owner.set(key(), told("a", A, 1, "b"), now);
+    let expected = ["answer 1 but 0", "gained 1 -", "record 1", "prepare b 3"];
+    assert_eq!(effects(&mut owner), expected);
+    hear(&mut owner, "b", A, Message::Ack(Claim(1)), now);
+    assert_eq!(effects(&mut owner), Vec::<String>::new());
 }
