@@ -380,7 +380,7 @@ impl Follower {
             }
             spaces
         };
-        let kind = match conflict.kind {
+        let kind = match conflict.kind() {
             Kind::Foreign => WireKind::Foreign,
             Kind::KernelAnswers => WireKind::KernelAnswers,
         };
@@ -390,9 +390,11 @@ impl Follower {
                 address_space: space,
                 address: conflict.address.to_string(),
                 mac: conflict.mac.to_string(),
-                own_mac: conflict.own_mac.to_string(),
+                own_mac: conflict.by.mac.to_string(),
                 kind: kind.into(),
                 over,
+                interface: conflict.by.name.to_string(),
+                member: conflict.member.as_deref().unwrap_or_default().to_owned(),
             });
         told.collect()
     }

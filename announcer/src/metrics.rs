@@ -16,6 +16,7 @@ use prometheus_client::registry::Registry;
 use crate::clock;
 use crate::l2::conflict::Conflict;
 use crate::l2::reply::Ignored;
+use crate::l2::table::Protocol;
 
 /// Counts up under exactly the name that it is registered by: OpenMetrics counters get `_total`
 /// appended, which the names of MetalLB do not have.
@@ -67,6 +68,12 @@ struct ConflictLabels {
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct DeafLabels {
+    interface: String,
+    protocol: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct ReasonLabel {
     reason: &'static str,
 }
@@ -89,6 +96,7 @@ pub struct Metrics {
     ignored_arp: Family<ReasonLabel, Counter>,
     ignored_ndp: Family<ReasonLabel, Counter>,
     conflicts: Family<ConflictLabels, Gauge>,
+    deaf: Family<DeafLabels, Gauge>,
     /// Questions that were asked to see whether another machine answers.
     pub conflict_checks: PlainCounter,
     /// Groups taken over because their owner died.
@@ -142,6 +150,7 @@ impl Metrics {
             ignored_arp: Family::default(),
             ignored_ndp: Family::default(),
             conflicts: Family::default(),
+            deaf: Family::default(),
             conflict_checks: PlainCounter::default(),
             failovers: Counter::default(),
             handovers: Counter::default(),
@@ -241,6 +250,11 @@ impl Metrics {
             &self.stream_connected,
         );
         registry.register(
+            "pharos_announcer_deaf",
+            "1 for each interface and protocol of which no socket could be opened",
+            self.deaf.clone(),
+        );
+        registry.register(
             "pharos_announcer_conflicts",
             "1 for each other machine that uses an address of this node",
             self.conflicts.clone(),
@@ -290,14 +304,26 @@ impl Metrics {
     pub fn set_conflict(&self, conflict: &Conflict, there: bool) {
         let labels = ConflictLabels {
             ip: conflict.address.to_string(),
-            kind: conflict.kind.label(),
+            kind: conflict.kind().label(),
             mac: conflict.mac.to_string(),
-            own_mac: conflict.own_mac.to_string(),
+            own_mac: conflict.by.mac.to_string(),
         };
         if there {
             self.conflicts.get_or_create(&labels).set(1);
         } else {
             self.conflicts.remove(&labels);
+        }
+    }
+
+    /// Shows on which interfaces, by name, which protocols cannot be answered.
+    pub fn set_deaf<'a>(&self, deaf: impl Iterator<Item = &'a (String, Protocol)>) {
+        self.deaf.clear();
+        for (interface, protocol) in deaf {
+            let labels = DeafLabels {
+                interface: interface.clone(),
+                protocol: protocol.label(),
+            };
+            self.deaf.get_or_create(&labels).set(1);
         }
     }
 
@@ -361,7 +387,7 @@ mod tests {
     use pnet_base::MacAddr;
 
     use super::*;
-    use crate::l2::conflict::Kind;
+    use crate::l2::conflict::Seer;
 
     #[test]
     fn every_metric_of_an_alert_is_served_and_what_is_served_is_on_the_page() {
@@ -375,10 +401,15 @@ mod tests {
         let conflict = Conflict {
             address,
             mac: MacAddr::zero(),
-            own_mac: MacAddr::zero(),
-            kind: Kind::Foreign,
+            by: Seer {
+                index: 1,
+                name: "eth0".into(),
+                mac: MacAddr::zero(),
+            },
+            member: None,
         };
         metrics.set_conflict(&conflict, true);
+        metrics.set_deaf([("eth0".to_owned(), Protocol::Ndp)].iter());
         metrics.updated();
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).expect("encodes");

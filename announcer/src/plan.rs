@@ -10,7 +10,7 @@ use std::ops::Bound;
 use crate::book::{Assigned, Key};
 use crate::election::{Candidacy, GroupId, NodeName, WantedBy};
 use crate::l2::burst::Spot;
-use crate::l2::responder::Port;
+use crate::l2::table::{Place, Port, Protocol};
 
 #[cfg(test)]
 mod tests;
@@ -33,6 +33,8 @@ pub struct Plan {
     groups: BTreeMap<GroupId, Group>,
     group_of: BTreeMap<Key, GroupId>,
     ports: Vec<Port>,
+    /// What cannot be answered on them for now.
+    deaf: BTreeSet<Place>,
     /// How many of the addresses are of IPv6.
     ipv6: usize,
 }
@@ -70,13 +72,15 @@ impl Plan {
             groups: BTreeMap::new(),
             group_of: BTreeMap::new(),
             ports: Vec::new(),
+            deaf: BTreeSet::new(),
             ipv6: 0,
         }
     }
 
-    /// Answers on these interfaces from now on.
-    pub fn set_ports(&mut self, ports: Vec<Port>) {
+    /// Answers on these interfaces from now on, but for what is `deaf`.
+    pub fn set_ports(&mut self, ports: Vec<Port>, deaf: BTreeSet<Place>) {
         self.ports = ports;
+        self.deaf = deaf;
     }
 
     /// The interfaces that are answered on.
@@ -149,12 +153,17 @@ impl Plan {
     pub fn spots_of(&self, address: IpAddr, wanted: &WantedBy) -> Vec<Spot> {
         let wanted = wanted.of(&self.me);
         let ports = self.ports.iter();
-        let ports = ports.filter(|port| wanted.includes(&port.name) && port.answers(address));
+        let ports = ports.filter(|port| wanted.includes(&port.name) && self.answers(port, address));
         let spots = ports.map(|port| Spot {
             interface: port.index,
             address,
         });
         spots.collect()
+    }
+
+    fn answers(&self, port: &Port, address: IpAddr) -> bool {
+        let place = (port.index, Protocol::of(address));
+        port.answers(address) && !self.deaf.contains(&place)
     }
 
     /// Takes in changes; gives the groups that they touched, also those that are gone.

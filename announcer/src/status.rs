@@ -30,13 +30,19 @@ pub struct Standing {
 
 impl Standing {
     /// What the node says of itself; whether that is news.
-    pub fn set_node(&mut self, own: &Condition, members_unreachable: bool) -> bool {
+    pub fn set_node(
+        &mut self,
+        own: &Condition,
+        members_unreachable: bool,
+        deaf: Vec<String>,
+    ) -> bool {
         let node = v1::NodeStatus {
             ready: own.ready,
             hold_down: own.hold_down,
             draining: own.draining,
             interfaces: own.interfaces.iter().cloned().collect(),
             members_unreachable,
+            deaf,
         };
         let is_news = self.node != node;
         self.node = node;
@@ -150,8 +156,9 @@ mod tests {
 
     #[test]
     fn a_stream_begins_with_everything_and_goes_on_with_what_changed() {
+        let deaf = vec!["eth0 answers no ndp: out of memory".to_owned()];
         let mut standing = Standing::default();
-        assert!(standing.set_node(&condition(true), false));
+        assert!(standing.set_node(&condition(true), false, Vec::new()));
         let from = Gained::HandedOver(NodeName::from("a"));
         standing.gain(GroupId(7), AT, &from, names(&["eth0"]));
         standing.gain(GroupId(8), AT, &Gained::Orphaned, names(&[]));
@@ -168,8 +175,9 @@ mod tests {
         assert_eq!((since.seconds, since.nanos), (1, 500_000_000));
         assert_eq!(teller.tell(standing.clone()), []);
 
-        assert!(!standing.set_node(&condition(true), false));
-        assert!(standing.set_node(&condition(false), false));
+        assert!(!standing.set_node(&condition(true), false, Vec::new()));
+        assert!(standing.set_node(&condition(false), false, Vec::new()));
+        assert!(standing.set_node(&condition(false), false, deaf.clone()));
         assert!(!standing.set_interfaces(GroupId(8), names(&[])));
         assert!(standing.set_interfaces(GroupId(8), names(&["eth1"])));
         assert!(!standing.set_interfaces(GroupId(9), names(&["eth1"])));
@@ -179,7 +187,8 @@ mod tests {
         assert!(!changed[0].whole);
         assert_eq!(changed[0].lost, [7]);
         assert_eq!(changed[0].owned[0].interfaces, ["eth1"]);
-        assert!(!changed[0].node.as_ref().expect("told").hold_down);
+        let node = changed[0].node.as_ref().expect("told");
+        assert!(!node.hold_down && node.deaf == deaf);
         // Another stream knows nothing of this one.
         assert!(Teller::default().tell(standing)[0].whole);
     }

@@ -105,6 +105,8 @@ fn a_stranger_is_seen_within_a_second_and_told_of_and_nothing_changes() -> anyho
         (mac.to_string(), own.to_string())
     );
 
+    assert_eq!((&*conflict.interface, &*conflict.member), ("eth0", ""));
+
     wait_answered(&prober, begun, Duration::from_secs(12))?;
     let frames = prober.frames().into_iter();
     let defences: Vec<Duration> = frames
@@ -180,7 +182,8 @@ fn the_kernel_of_a_member_is_told_apart() -> anyhow::Result<()> {
     assert_eq!(defences.count(), 0, "defended against a member");
     let reported = segment.peer.conflicts();
     let is_member = |(_, one): &(String, v1::announcer_report::Conflict)| {
-        one.kind() == v1::announcer_report::conflict::Kind::KernelAnswers && !one.over
+        one.kind() == v1::announcer_report::conflict::Kind::KernelAnswers
+            && (one.over, &*one.interface, &*one.member) == (false, "eth0", "n2")
     };
     assert!(reported.iter().all(is_member), "{reported:?}");
     segment
@@ -297,6 +300,7 @@ fn ipam_service_shows_the_other_machine_and_gives_its_address_to_nobody_else() -
     assert_eq!((&*seen.node, &*conflict.address), ("n1", "192.168.12.100"));
     let macs = [stranger.mac, fleet.lan.host("n1")?.mac].map(|mac| mac.to_string());
     assert_eq!([conflict.mac, conflict.own_mac], macs);
+    assert_eq!(conflict.interface, "eth0");
 
     // Its holder keeps it; after a release others are passed by it.
     fleet.release("web")?;

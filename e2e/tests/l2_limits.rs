@@ -4,15 +4,22 @@
 //!
 //! 1. Addresses that come and go leave no series behind.
 //! 2. When the kernel refuses to wait for frames, it says so once and goes on answering.
+//! 3. Where the kernel opens no socket for neighbour discovery, IPv4 addresses are answered all the same; it
+//!    says so, and answers IPv6 when it can.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use e2e::segment::{SOON, Segment};
-use pharos_testbed::{run, skip, wait};
+use pharos_testbed::record::Recorder as _;
+use pharos_testbed::{ndp, run, skip, wait};
 
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 12, 100);
 const PASSING: Ipv4Addr = Ipv4Addr::new(192, 168, 12, 101);
+const IPV6: Ipv6Addr = Ipv6Addr::new(0xfd12, 0, 0, 0, 0, 0, 0, 0x100);
+/// Room for the filter of ARP and of one address, not for that of neighbour discovery, in bytes.
+const ROOM_FOR_ARP: &str = "600";
+const DEFAULT_ROOM: &str = "131072";
 
 #[test]
 fn addresses_that_come_and_go_leave_no_series_behind() -> anyhow::Result<()> {
@@ -72,5 +79,50 @@ fn when_the_kernel_refuses_to_wait_it_says_so_once_and_goes_on_answering() -> an
         .wait_log("the kernel waits for frames again", SOON)?;
     let log = segment.announcer("n1")?.log();
     assert_eq!(log.matches("cannot wait for frames").count(), 1, "{log}");
+    Ok(())
+}
+
+/// How much memory the kernel gives a socket of a node for its filter and the like.
+fn set_room(segment: &Segment, bytes: &str) -> anyhow::Result<()> {
+    let namespace = &segment.lan.host("n1")?.namespace;
+    let command = format!("echo {bytes} > /proc/sys/net/core/optmem_max");
+    namespace.exec(&["sh", "-c", &command])?;
+    Ok(())
+}
+
+#[test]
+fn without_a_socket_for_ndp_ipv4_is_answered_all_the_same() -> anyhow::Result<()> {
+    if !skip::can_use_namespaces() {
+        return Ok(());
+    }
+    let mut segment = Segment::start(&["n1"], &[])?;
+    if set_room(&segment, ROOM_FOR_ARP).is_err() {
+        eprintln!("skipped: this kernel has no such limit for one namespace");
+        return Ok(());
+    }
+    let ipv4 = segment.probe(&[ADDRESS])?;
+    let ipv6 = ndp::Prober::start(segment.lan.host("client")?, &[IPV6])?;
+    segment.peer.assign(ADDRESS, 1, &["n1"]);
+    segment.peer.assign(IPV6, 2, &["n1"]);
+    segment.announcer("n1")?.terminate(SOON)?;
+    segment.start_announcer("n1")?;
+    let began = segment.wait_owner(&ipv4, ADDRESS, "n1")?;
+    let announcer = segment.announcer("n1")?;
+    announcer.wait_log("cannot answer on an interface", SOON)?;
+    let deaf = "pharos_announcer_deaf{interface=\"eth0\",protocol=\"ndp\"}";
+    segment.wait_metric("n1", deaf, "1")?;
+    let (_, ready) = segment.admin("n1", "/readyz")?;
+    assert!(ready.contains("eth0 answers no ndp"), "{ready}");
+    assert_eq!(ipv6.record().of(IPV6).count(), 0);
+
+    set_room(&segment, DEFAULT_ROOM)?;
+    segment.wait_owner(&ipv6, IPV6, "n1")?;
+    let (_, text) = segment.admin("n1", "/metrics")?;
+    assert!(!text.contains(deaf), "{text}");
+    // Nothing of that was a failure of ARP.
+    segment.check_moves(&ipv4, ADDRESS, began)?;
+    let log = segment.announcer("n1")?.log();
+    let told = log.matches("cannot answer on an interface").count();
+    assert_eq!(told, 1, "{log}");
     Ok(())
 }

@@ -1,6 +1,6 @@
 //! The interfaces that answer: what changed about them, and what follows.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -10,7 +10,8 @@ use super::{Engine, RETRY};
 use crate::bind;
 use crate::election::GroupId;
 use crate::l2::burst::Spot;
-use crate::l2::responder::Port;
+use crate::l2::sockets::Failure;
+use crate::l2::table::{Port, Protocol};
 use crate::links::table::Uplink;
 
 /// Names of interfaces that are remembered: more than any node has. What is forgotten costs a
@@ -29,8 +30,8 @@ pub(super) struct Uplinks {
     begun: bool,
     /// When those that could not be opened are tried again.
     again: Option<Instant>,
-    /// Names of those.
-    failed: BTreeSet<String>,
+    /// Those, by name, and why.
+    failed: BTreeMap<(String, Protocol), String>,
     /// Interfaces of which the other end may not be ready yet, and until when.
     came_up: BTreeSet<u32>,
     ready: Option<Instant>,
@@ -53,6 +54,15 @@ impl Uplinks {
     /// When [`Engine::tick_uplinks`] is to be called.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         [self.again, self.ready].into_iter().flatten().min()
+    }
+
+    /// What cannot be answered for now, for people.
+    pub(super) fn deaf(&self) -> Vec<String> {
+        let failed = self.failed.iter();
+        let lines = failed.map(|((interface, protocol), error)| {
+            format!("{interface} answers no {}: {error}", protocol.label())
+        });
+        lines.collect()
     }
 
     fn news(&self, uplinks: &[Uplink]) -> News {
@@ -145,11 +155,7 @@ impl Engine {
         let failed = self.responder.set_ports(&ports);
         self.tell_failed(&failed);
         self.uplinks.again = (!failed.is_empty()).then(|| now + RETRY);
-        let opened: Vec<Port> = ports
-            .into_iter()
-            .filter(|port| !failed.iter().any(|(bad, _)| bad == port))
-            .collect();
-        let names: BTreeSet<String> = opened.iter().map(|port| port.name.clone()).collect();
+        let names = usable(&ports, &failed);
         if names != self.own.interfaces {
             tracing::info!(interfaces = ?names, "usable interfaces changed");
             for name in names.difference(&self.own.interfaces) {
@@ -163,7 +169,7 @@ impl Engine {
         }
         if !names.is_empty() {
             self.readiness.ready("interfaces");
-        } else if let Some((port, error)) = failed.first() {
+        } else if let Some(Failure { port, error, .. }) = failed.first() {
             let name = &port.name;
             let reason = if error.kind() == ErrorKind::PermissionDenied {
                 format!("{name}: needs the capability NET_RAW")
@@ -175,19 +181,31 @@ impl Engine {
             self.readiness.not_ready("interfaces", "none is usable");
         }
         self.own.interfaces = names;
-        self.own.macs = opened.iter().map(|port| port.mac).collect();
-        self.plan.set_ports(opened);
+        self.own.macs = ports.iter().map(|port| port.mac).collect();
+        let deaf = failed
+            .iter()
+            .map(|failed| (failed.port.index, failed.protocol));
+        self.plan.set_ports(ports, deaf.collect());
         self.note_link_local();
     }
 
-    /// Each once: they are tried again every second.
-    fn tell_failed(&mut self, failed: &[(Port, std::io::Error)]) {
-        let names: BTreeSet<String> = failed.iter().map(|(port, _)| port.name.clone()).collect();
-        let before = std::mem::replace(&mut self.uplinks.failed, names);
-        for (port, error) in failed {
-            if !before.contains(&port.name) {
-                tracing::error!(interface = port.name, %error, "cannot answer on an interface");
+    /// Each once in the log: they are tried again every second.
+    fn tell_failed(&mut self, failed: &[Failure]) {
+        let now = failed.iter().map(|failed| {
+            let key = (failed.port.name.clone(), failed.protocol);
+            (key, failed.error.to_string())
+        });
+        let before = std::mem::replace(&mut self.uplinks.failed, now.collect());
+        for ((interface, protocol), error) in &self.uplinks.failed {
+            if !before.contains_key(&(interface.clone(), *protocol)) {
+                let protocol = protocol.label();
+                tracing::error!(interface, protocol, error, "cannot answer on an interface");
             }
+        }
+        self.metrics.set_deaf(self.uplinks.failed.keys());
+        match self.uplinks.deaf().as_slice() {
+            [] => self.readiness.clear_note("sockets"),
+            deaf => self.readiness.note("sockets", deaf.join(", ")),
         }
     }
 
@@ -204,6 +222,17 @@ impl Engine {
             self.responder.announce(&there);
         }
     }
+}
+
+/// Names of the interfaces that count: where ARP is not answered another node is to own what it can.
+/// One that only lacks NDP counts as one that speaks no IPv6 does.
+fn usable(ports: &[Port], failed: &[Failure]) -> BTreeSet<String> {
+    let lacks_arp = |port: &&Port| {
+        let mut failed = failed.iter();
+        failed.any(|one| one.port == **port && one.protocol == Protocol::Arp)
+    };
+    let usable = ports.iter().filter(|port| !lacks_arp(port));
+    usable.map(|port| port.name.clone()).collect()
 }
 
 #[cfg(test)]

@@ -28,8 +28,9 @@ impl Engine {
 
     pub(super) fn tell_node(&self) {
         let unreachable = self.are_members_unreachable();
-        self.status
-            .send_if_modified(|standing| standing.set_node(&self.own, unreachable));
+        self.status.send_if_modified(|standing| {
+            standing.set_node(&self.own, unreachable, self.uplinks.deaf())
+        });
     }
 
     fn names_of(&self, spots: &[Spot]) -> BTreeSet<String> {

@@ -5,8 +5,9 @@
 //! cluster is told apart: it answers because the address is on one of its interfaces, as kube-proxy
 //! puts it there, and is never defended against.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pnet_base::MacAddr;
@@ -49,19 +50,41 @@ impl Kind {
     }
 }
 
+/// The hardware addresses of the other nodes of the cluster, with the name of each one's node.
+pub type Members = BTreeMap<MacAddr, Arc<str>>;
+
+/// An interface of this node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seer {
+    pub index: u32,
+    pub name: Arc<str>,
+    pub mac: MacAddr,
+}
+
 /// A machine that uses an address of ours.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Conflict {
     pub address: IpAddr,
     /// Of the machine.
     pub mac: MacAddr,
-    /// Of the interface that saw it first.
-    pub own_mac: MacAddr,
-    pub kind: Kind,
+    /// The interface that saw it first, of those that see it.
+    pub by: Seer,
+    /// The node of the cluster that it is.
+    pub member: Option<Arc<str>>,
+}
+
+impl Conflict {
+    /// Whose machine it is.
+    pub fn kind(&self) -> Kind {
+        match self.member {
+            Some(_) => Kind::KernelAnswers,
+            None => Kind::Foreign,
+        }
+    }
 }
 
 /// What is to be told.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
     /// It was seen for the first time.
     Begun(Conflict),
@@ -74,101 +97,102 @@ pub enum News {
 /// All conflicts of this node.
 #[derive(Debug, Default)]
 pub struct Conflicts {
-    members: BTreeSet<MacAddr>,
+    members: Members,
     watched: BTreeMap<(IpAddr, MacAddr), Watched>,
     /// When each address was defended last.
     defended: BTreeMap<IpAddr, Instant>,
     news: Vec<News>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Watched {
     conflict: Conflict,
-    /// Index of the interface that saw it last.
-    interface: u32,
     first: Instant,
-    last: Instant,
-    /// When the machine is to be asked whether it is still there, if it says nothing by itself.
-    look: Instant,
+    /// By index of the interface. Each asks for itself: they may be on different segments.
+    sightings: BTreeMap<u32, Sighting>,
     /// When it was told last.
     told: Option<Instant>,
 }
 
+/// What one interface sees of it.
+#[derive(Debug)]
+struct Sighting {
+    by: Seer,
+    last: Instant,
+    /// When the machine is to be asked whether it is still there, if it says nothing by itself.
+    look: Instant,
+}
+
 impl Conflicts {
     /// The hardware addresses of the other nodes of the cluster.
-    pub fn set_members(&mut self, members: BTreeSet<MacAddr>) {
+    pub fn set_members(&mut self, members: Members) {
         self.members = members;
     }
 
     /// A machine used an address of ours; says whether the address is to be defended now.
-    pub fn seen(&mut self, spot: Spot, mac: MacAddr, own_mac: MacAddr, now: Instant) -> bool {
-        let kind = match self.members.contains(&mac) {
-            true => Kind::KernelAnswers,
-            false => Kind::Foreign,
-        };
+    pub fn seen(&mut self, address: IpAddr, mac: MacAddr, by: Seer, now: Instant) -> bool {
         let conflict = Conflict {
-            address: spot.address,
+            address,
             mac,
-            own_mac,
-            kind,
+            by,
+            member: self.members.get(&mac).cloned(),
         };
-        self.watch(conflict, spot.interface, now);
+        let kind = conflict.kind();
+        self.watch(conflict, now);
         match kind {
             Kind::KernelAnswers => false,
-            Kind::Foreign => self.defend(spot.address, now),
+            Kind::Foreign => self.defend(address, now),
         }
     }
 
-    fn watch(&mut self, seen: Conflict, interface: u32, now: Instant) {
+    fn watch(&mut self, seen: Conflict, now: Instant) {
         let key = (seen.address, seen.mac);
         let known = self.watched.get(&key);
-        if known.is_some_and(|known| known.conflict.kind != seen.kind) {
+        if known.is_some_and(|known| known.conflict.member != seen.member) {
             // It is a member now, or none any more: another thing to tell.
             self.end(key);
         }
         if self.watched.len() >= LIMIT && !self.watched.contains_key(&key) {
             return;
         }
+        let by = seen.by.clone();
         let watched = self.watched.entry(key).or_insert(Watched {
             // Two interfaces of one segment see each frame: it is told as that of the first.
             conflict: seen,
-            interface,
             first: now,
-            last: now,
-            look: now,
+            sightings: BTreeMap::new(),
             told: None,
         });
-        watched.interface = interface;
-        watched.last = now;
-        watched.look = now + LOOK;
-        let conflict = watched.conflict;
-        let patience = match conflict.kind {
-            Kind::Foreign => Duration::ZERO,
-            Kind::KernelAnswers => MEMBER_PATIENCE,
+        let sighting = Sighting {
+            last: now,
+            look: now + LOOK,
+            by,
         };
-        match watched.told {
-            None if now >= watched.first + patience => self.news.push(News::Begun(conflict)),
-            Some(told) if now >= told + AGAIN => self.news.push(News::GoesOn(conflict)),
-            None | Some(_) => return,
-        }
-        watched.told = Some(now);
+        watched.sightings.insert(sighting.by.index, sighting);
+        self.news.extend(watched.news(now));
     }
 
     /// When [`Self::take_look`] has something.
     pub fn next_look(&self) -> Option<Instant> {
-        self.watched.values().map(|one| one.look).min()
+        let sightings = self.watched.values().flat_map(|one| one.sightings.values());
+        sightings.map(|sighting| sighting.look).min()
     }
 
     /// Where to ask now whether a machine is still there, if it is time for one.
     pub fn take_look(&mut self, now: Instant) -> Option<Spot> {
-        let (key, watched) = self.watched.iter_mut().min_by_key(|(_, one)| one.look)?;
-        if watched.look > now {
+        let watched = self.watched.iter_mut();
+        let sightings = watched.flat_map(|(key, one)| {
+            let sightings = one.sightings.values_mut();
+            sightings.map(|sighting| (key.0, sighting))
+        });
+        let (address, sighting) = sightings.min_by_key(|(_, sighting)| sighting.look)?;
+        if sighting.look > now {
             return None;
         }
-        watched.look = now + LOOK;
+        sighting.look = now + LOOK;
         Some(Spot {
-            interface: watched.interface,
-            address: key.0,
+            interface: sighting.by.index,
+            address,
         })
     }
 
@@ -195,16 +219,26 @@ impl Conflicts {
 
     /// When [`Self::tick`] is to be called.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.watched.values().map(|one| one.last + OVER).min()
+        let sightings = self.watched.values().flat_map(|one| one.sightings.values());
+        sightings.map(|sighting| sighting.last + OVER).min()
     }
 
     /// Time passed.
     pub fn tick(&mut self, now: Instant) {
-        let quiet = self
-            .watched
-            .iter()
-            .filter(|(_, one)| one.last + OVER <= now);
-        for key in quiet.map(|(key, _)| *key).collect::<Vec<_>>() {
+        let mut gone = Vec::new();
+        for (key, watched) in &mut self.watched {
+            let sightings = &mut watched.sightings;
+            sightings.retain(|_, sighting| sighting.last + OVER > now);
+            match sightings.values().next() {
+                None => gone.push(*key),
+                Some(other) if !sightings.contains_key(&watched.conflict.by.index) => {
+                    let by = other.by.clone();
+                    self.news.extend(watched.moves_to(by));
+                }
+                Some(_) => {}
+            }
+        }
+        for key in gone {
             self.end(key);
         }
     }
@@ -219,6 +253,34 @@ impl Conflicts {
             && watched.told.is_some()
         {
             self.news.push(News::Over(watched.conflict));
+        }
+    }
+}
+
+impl Watched {
+    /// It was seen: is that to be told?
+    fn news(&mut self, now: Instant) -> Option<News> {
+        let conflict = self.conflict.clone();
+        let patience = match conflict.kind() {
+            Kind::Foreign => Duration::ZERO,
+            Kind::KernelAnswers => MEMBER_PATIENCE,
+        };
+        let news = match self.told {
+            None if now >= self.first + patience => News::Begun(conflict),
+            Some(told) if now >= told + AGAIN => News::GoesOn(conflict),
+            None | Some(_) => return None,
+        };
+        self.told = Some(now);
+        Some(news)
+    }
+
+    /// The interface that it was told with does not see it any more; this one does.
+    fn moves_to(&mut self, by: Seer) -> Vec<News> {
+        let before = self.conflict.clone();
+        self.conflict.by = by;
+        match self.told {
+            Some(_) => vec![News::Over(before), News::Begun(self.conflict.clone())],
+            None => Vec::new(),
         }
     }
 }

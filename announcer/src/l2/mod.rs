@@ -20,5 +20,6 @@ pub mod recent;
 pub mod reply;
 pub mod responder;
 pub mod socket;
+pub mod sockets;
 pub mod table;
 pub mod waiting;

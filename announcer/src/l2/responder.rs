@@ -4,8 +4,6 @@
 //! it answers is a table behind a short lock. Whoever changes a duty holds that lock, and a frame
 //! is decided and answered under it: after a duty was taken away, no answer goes out any more.
 
-use std::collections::btree_map::Entry;
-use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
@@ -17,16 +15,16 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use pharos_lease::{Moment, Term};
-use pnet_base::MacAddr;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::mpsc;
 
 use super::burst::Spot;
-use super::conflict::{self, Conflict, Kind, News};
+use super::conflict::{self, Conflict, Members, News};
 use super::hold::{Notes, Report};
 use super::multicast::Memberships;
 use super::reply::{AddressDuty, Ignored};
 use super::socket::PacketSocket;
+use super::sockets::{Failure, Sockets};
 pub use super::table::Port;
 use super::table::{Outcome, Packet, Place, Protocol, Sending, Table};
 use crate::clock;
@@ -74,8 +72,8 @@ struct Shared {
 #[derive(Debug)]
 struct State {
     table: Table,
-    /// By index of the interface; ARP on those of the table, NDP on those of them that speak IPv6.
-    sockets: BTreeMap<Place, Arc<PacketSocket>>,
+    /// On the interfaces of the table, as far as they could be opened.
+    sockets: Sockets<Arc<PacketSocket>>,
 }
 
 /// Starts the thread. The third part tells of other machines that use addresses of ours, again and
@@ -85,7 +83,7 @@ pub fn start(metrics: &Metrics) -> io::Result<(Responder, ResponderThread, mpsc:
     let shared = Arc::new(Shared {
         state: Mutex::new(State {
             table: Table::new(metrics.clone(), clock::now()),
-            sockets: BTreeMap::new(),
+            sockets: Sockets::default(),
         }),
         wake: EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
         generation: AtomicU64::new(0),
@@ -143,9 +141,9 @@ impl Drop for ResponderThread {
 }
 
 impl Responder {
-    /// Answers on exactly these interfaces. Gives those that could not be opened. An interface
-    /// that is new, or has a new MAC address, has no duties yet.
-    pub fn set_ports(&self, ports: &[Port]) -> Vec<(Port, io::Error)> {
+    /// Answers on exactly these interfaces. Gives what could not be opened. An interface that is new, or
+    /// has a new MAC address, has no duties yet.
+    pub fn set_ports(&self, ports: &[Port]) -> Vec<Failure> {
         let mut state = self.shared.lock();
         let stays = |open: &Port| ports.iter().any(|port| port.is_same(open));
         let gone = state.table.ports().filter(|open| !stays(open));
@@ -154,10 +152,7 @@ impl Responder {
         }
         let mut failed = Vec::new();
         for port in ports {
-            if let Err(error) = state.open(port) {
-                state.close(port.index);
-                failed.push((port.clone(), error));
-            }
+            failed.extend(state.open(port));
         }
         self.unlock(state);
         self.shared.generation.fetch_add(1, Ordering::Release);
@@ -182,9 +177,9 @@ impl Responder {
         self.change(|table| table.answer(spots, report, clock::now()));
     }
 
-    /// The hardware addresses of the other nodes of the cluster: what they use is not foreign.
-    pub fn set_members(&self, macs: BTreeSet<MacAddr>) {
-        self.shared.lock().table.set_members(macs);
+    /// The other nodes of the cluster: what they use is not foreign.
+    pub fn set_members(&self, members: Members) {
+        self.shared.lock().table.set_members(members);
     }
 
     /// Announces these again, as far as they are answered.
@@ -200,10 +195,9 @@ impl Responder {
         let mut state = self.shared.lock();
         // What has arrived is this node's to answer still, read or not: the next owner may have read
         // it before it began to hold.
-        let sockets = state.sockets.clone();
-        for (place, socket) in &sockets {
+        for (place, socket) in state.sockets() {
             let mut reads = 0..READ_BATCH;
-            reads.all(|_| self.shared.read_frame(&mut state, *place, socket));
+            reads.all(|_| self.shared.read_frame(&mut state, place, &socket));
         }
         let notes = state.table.silence(spots);
         self.unlock(state);
@@ -257,31 +251,26 @@ impl State {
     }
 
     /// Answers on an interface, as far as it does not yet.
-    fn open(&mut self, port: &Port) -> io::Result<()> {
+    fn open(&mut self, port: &Port) -> Vec<Failure> {
         if !self.table.ports().any(|open| open.is_same(port)) {
-            self.open_socket(port.index, Protocol::Arp)?;
             self.table.open(port.clone());
         }
         self.table.set_link_local(port.index, port.link_local);
-        if port.link_local.is_some() {
-            return self.open_socket(port.index, Protocol::Ndp);
-        }
-        self.sockets.remove(&(port.index, Protocol::Ndp));
-        Ok(())
-    }
-
-    fn open_socket(&mut self, interface: u32, protocol: Protocol) -> io::Result<()> {
-        if let Entry::Vacant(entry) = self.sockets.entry((interface, protocol)) {
-            entry.insert(Arc::new(PacketSocket::open(interface, protocol)?));
-        }
-        Ok(())
+        self.sockets.set(port, |(interface, protocol)| {
+            Ok(Arc::new(PacketSocket::open(interface, protocol)?))
+        })
     }
 
     fn close(&mut self, interface: u32) {
         self.table.close(interface);
-        for protocol in [Protocol::Arp, Protocol::Ndp] {
-            self.sockets.remove(&(interface, protocol));
-        }
+        self.sockets.close(interface);
+    }
+
+    fn sockets(&self) -> Vec<(Place, Arc<PacketSocket>)> {
+        let sockets = self.sockets.iter();
+        sockets
+            .map(|(place, socket)| (place, socket.clone()))
+            .collect()
     }
 
     fn send(&self, sending: &Sending) {
@@ -290,7 +279,7 @@ impl State {
             Packet::Arp(arp) => (Protocol::Arp, &arp.emit()),
             Packet::Ndp(ndp) => (Protocol::Ndp, &ndp.emit()),
         };
-        let Some(socket) = self.sockets.get(&(interface, protocol)) else {
+        let Some(socket) = self.sockets.get((interface, protocol)) else {
             return;
         };
         match socket.send(frame) {
@@ -321,7 +310,7 @@ impl Shared {
             if generation != Some(current) {
                 generation = Some(current);
                 // Closing a raw socket waits for the kernel: it must not happen under the lock.
-                sockets = self.sockets();
+                sockets = self.lock().sockets();
             }
             let before = clock::now();
             let ready = self.wait(&sockets, &mut polls);
@@ -333,14 +322,6 @@ impl Shared {
             }
             self.announce();
         }
-    }
-
-    fn sockets(&self) -> Vec<(Place, Arc<PacketSocket>)> {
-        let state = self.lock();
-        let sockets = state.sockets.iter();
-        sockets
-            .map(|(place, socket)| (*place, socket.clone()))
-            .collect()
     }
 
     /// Sleeps until a frame, a change or a gratuitous frame is due; gives the sockets to read. While
@@ -445,7 +426,7 @@ impl Shared {
     fn tell(&self, news: &[News]) {
         for one in news {
             // Nobody fetches them while ipam-service is away; what goes on is told again.
-            let _ = self.conflicts.try_send(*one);
+            let _ = self.conflicts.try_send(one.clone());
             match one {
                 News::Begun(conflict) => {
                     self.metrics.set_conflict(conflict, true);
@@ -475,18 +456,19 @@ impl Shared {
 
 fn warn_of(conflict: &Conflict) {
     let Conflict {
-        address,
-        mac,
-        own_mac,
-        ..
+        address, mac, by, ..
     } = conflict;
-    match conflict.kind {
-        Kind::Foreign => {
-            tracing::warn!(%address, %mac, %own_mac, "another machine uses an address of this node");
-        }
-        Kind::KernelAnswers => {
+    let (own_mac, interface) = (by.mac, &by.name);
+    match &conflict.member {
+        None => {
             tracing::warn!(
-                %address, %mac, %own_mac,
+                %address, %mac, %own_mac, %interface,
+                "another machine uses an address of this node"
+            );
+        }
+        Some(member) => {
+            tracing::warn!(
+                %address, %mac, %own_mac, %interface, %member,
                 "another node of the cluster answers for an address of this node: set kube-proxy ipvs \
                  strictARP: true"
             );

@@ -3,7 +3,7 @@
 //!
 //! Pure: [`super::responder`] hands in frames and the time, and sends what is asked for, in order.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Instant;
 
@@ -12,7 +12,7 @@ use pnet_base::MacAddr;
 use super::arp::Arp;
 use super::burst::{Bursts, Form, Gratuitous, Spot};
 use super::check::Checks;
-use super::conflict::{Conflicts, News};
+use super::conflict::{Conflicts, Members, News, Seer};
 use super::fences::Fences;
 use super::groups::{Change, Groups};
 use super::hold::{Held, Noted, Notes, Report};
@@ -41,7 +41,15 @@ pub struct Port {
 impl Port {
     /// Whether addresses of this family can be answered here.
     pub fn answers(&self, address: IpAddr) -> bool {
-        address.is_ipv4() || self.link_local.is_some()
+        self.speaks(Protocol::of(address))
+    }
+
+    /// Whether it speaks this protocol.
+    pub fn speaks(&self, protocol: Protocol) -> bool {
+        match protocol {
+            Protocol::Arp => true,
+            Protocol::Ndp => self.link_local.is_some(),
+        }
     }
 
     /// Whether the other is the same interface, with the same MAC address; it may speak IPv6 or not.
@@ -50,11 +58,42 @@ impl Port {
     }
 }
 
+impl From<&Port> for Seer {
+    fn from(port: &Port) -> Self {
+        Self {
+            index: port.index,
+            name: port.name.as_str().into(),
+            mac: port.mac,
+        }
+    }
+}
+
 /// By which protocol addresses are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Protocol {
     Arp,
     Ndp,
+}
+
+impl Protocol {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Arp, Self::Ndp];
+
+    /// By which this address is asked for.
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(_) => Self::Arp,
+            IpAddr::V6(_) => Self::Ndp,
+        }
+    }
+
+    /// As a label.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Arp => "arp",
+            Self::Ndp => "ndp",
+        }
+    }
 }
 
 /// Where frames come in and go out: an interface, by index, and a protocol.
@@ -318,7 +357,8 @@ impl Table {
                     .get(&address)
                     .is_some_and(|entry| Checks::is_settled(entry.since, now));
                 let spot = Spot { interface, address };
-                let defend = is_settled && self.conflicts.seen(spot, other, mac, now);
+                let by = || Seer::from(&open.port);
+                let defend = is_settled && self.conflicts.seen(address, other, by(), now);
                 Outcome::Conflict(if defend {
                     self.announcement(spot)
                 } else {
@@ -338,9 +378,9 @@ impl Table {
         }
     }
 
-    /// The hardware addresses of the other nodes of the cluster.
-    pub fn set_members(&mut self, macs: BTreeSet<MacAddr>) {
-        self.conflicts.set_members(macs);
+    /// The other nodes of the cluster.
+    pub fn set_members(&mut self, members: Members) {
+        self.conflicts.set_members(members);
     }
 
     /// What is to be told of other machines that use our addresses.

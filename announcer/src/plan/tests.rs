@@ -45,7 +45,7 @@ fn spot(interface: u32, last: u8) -> Spot {
 
 fn plan() -> Plan {
     let mut plan = Plan::new(NodeName::from("a"));
-    plan.set_ports(vec![port(2, "eth0"), port(3, "eth1")]);
+    plan.set_ports(vec![port(2, "eth0"), port(3, "eth1")], BTreeSet::new());
     plan
 }
 
@@ -130,7 +130,7 @@ fn an_ipv6_address_is_answered_where_there_is_a_link_local_address() {
         link_local: None,
         ..port(3, "eth1")
     };
-    plan.set_ports(vec![port(2, "eth0"), bare.clone()]);
+    plan.set_ports(vec![port(2, "eth0"), bare.clone()], BTreeSet::new());
     plan.apply(&[assigned("192.0.2.1", 7, Some(&[]))], &[]);
     assert_eq!(plan.lack_link_local().count(), 0);
     plan.apply(&[assigned("2001:db8::1", 7, Some(&[]))], &[]);
@@ -143,14 +143,26 @@ fn an_ipv6_address_is_answered_where_there_is_a_link_local_address() {
     assert_eq!(plan.lack_link_local().collect::<Vec<_>>(), [&bare]);
     let ipv4 = key("192.0.2.1").address;
     assert_eq!(plan.answerable(GroupId(7)), [ipv4, address].into());
-    plan.set_ports(vec![bare.clone()]);
+    plan.set_ports(vec![bare.clone()], BTreeSet::new());
     assert_eq!(plan.answerable(GroupId(7)), [ipv4].into());
-    plan.set_ports(vec![port(2, "eth0"), bare.clone()]);
+    plan.set_ports(vec![port(2, "eth0"), bare.clone()], BTreeSet::new());
     // Told again, and as one of another group.
     plan.apply(&[assigned("2001:db8::1", 8, Some(&[]))], &[]);
     plan.apply(&[assigned("2001:db8::1", 8, Some(&[]))], &[]);
     plan.apply(&[], &[key("2001:db8::1")]);
     assert_eq!(plan.lack_link_local().count(), 0);
+}
+
+#[test]
+fn where_one_protocol_has_no_socket_the_other_is_answered() {
+    let mut plan = plan();
+    let assigned = ["192.0.2.1", "2001:db8::1"].map(|one| assigned(one, 7, Some(&["eth0"])));
+    plan.apply(&assigned, &[]);
+    for (protocol, answered) in [(Protocol::Ndp, "192.0.2.1"), (Protocol::Arp, "2001:db8::1")] {
+        plan.set_ports(vec![port(2, "eth0")], [(2, protocol)].into());
+        let only = key(answered).address;
+        assert_eq!(plan.answerable(GroupId(7)), [only].into());
+    }
 }
 
 #[test]

@@ -102,7 +102,7 @@ impl Node {
         let mut table = Table::new(Metrics::register(&mut Registry::default()), now);
         table.open(port.clone());
         let mut plan = Plan::new(me.node.clone());
-        plan.set_ports(vec![port]);
+        plan.set_ports(vec![port], BTreeSet::new());
         let mut node = Self {
             talk: Talk::new(me, not_ready, start.seed, now),
             table,

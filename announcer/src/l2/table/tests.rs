@@ -1,10 +1,11 @@
+use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use pharos_lease::Term;
 use prometheus_client::registry::Registry;
 
-use super::super::conflict::Conflict;
+use super::super::conflict::{Conflict, Seer};
 use super::super::groups::Membership;
 use super::super::ndp::{Kind, ethernet_group, solicited_node};
 use super::*;
@@ -341,11 +342,15 @@ fn a_stranger_is_told_of_and_the_address_defended_but_not_at_once_after_the_take
     let conflict = Conflict {
         address: ADDRESS.into(),
         mac: STRANGER,
-        own_mac: NODE,
-        kind: super::super::conflict::Kind::Foreign,
+        by: Seer {
+            index: 2,
+            name: "eth0".into(),
+            mac: NODE,
+        },
+        member: None,
     };
-    assert_eq!(table.take_news(), [News::Begun(conflict)]);
-    table.set_members([STRANGER].into());
+    assert_eq!(table.take_news(), [News::Begun(conflict.clone())]);
+    table.set_members([(STRANGER, "b".into())].into());
     table.silence(&[SPOT]);
     assert_eq!(table.take_news(), [News::Over(conflict)]);
 }

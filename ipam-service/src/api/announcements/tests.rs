@@ -159,6 +159,8 @@ async fn conflicts_are_listed_with_both_hardware_addresses() {
         address: list(&server, "").await.announcements[0].address.clone(),
         mac: "02:00:00:00:00:09".to_owned(),
         own_mac: "02:00:00:00:00:01".to_owned(),
+        interface: "eth0".to_owned(),
+        member: "b".to_owned(),
         ..Conflict::default()
     };
     a.say(Report::Conflict(seen.clone())).await;
