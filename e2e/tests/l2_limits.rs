@@ -6,12 +6,17 @@
 //! 2. When the kernel refuses to wait for frames, it says so once and goes on answering.
 //! 3. Where the kernel opens no socket for neighbour discovery, IPv4 addresses are answered all the same; it
 //!    says so, and answers IPv6 when it can.
+//! 4. Questions for addresses of others do not wake the thread that answers.
+//! 5. Who floods it with questions for one address is answered no more than a few hundred times a second; others
+//!    lose nothing.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use e2e::segment::{SOON, Segment};
 use pharos_testbed::record::Recorder as _;
+use pharos_testbed::storm::Storm;
 use pharos_testbed::{ndp, run, skip, wait};
 
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 12, 100);
@@ -20,6 +25,9 @@ const IPV6: Ipv6Addr = Ipv6Addr::new(0xfd12, 0, 0, 0, 0, 0, 0, 0x100);
 /// Room for the filter of ARP and of one address, not for that of neighbour discovery, in bytes.
 const ROOM_FOR_ARP: &str = "600";
 const DEFAULT_ROOM: &str = "131072";
+/// Questions a second.
+const FLOOD: u32 = 5000;
+const WINDOW: Duration = Duration::from_millis(500);
 
 #[test]
 fn addresses_that_come_and_go_leave_no_series_behind() -> anyhow::Result<()> {
@@ -125,4 +133,68 @@ fn without_a_socket_for_ndp_ipv4_is_answered_all_the_same() -> anyhow::Result<()
     let told = log.matches("cannot answer on an interface").count();
     assert_eq!(told, 1, "{log}");
     Ok(())
+}
+
+/// How often the thread that answers has waited for something.
+fn wakeups(pid: u32) -> anyhow::Result<u64> {
+    for task in std::fs::read_dir(format!("/proc/{pid}/task"))? {
+        let status = std::fs::read_to_string(task?.path().join("status"))?;
+        if !status.starts_with("Name:\tneighbours\n") {
+            continue;
+        }
+        let waits = status.lines().filter_map(|line| line.split_once(":\t"));
+        let mut waits = waits.filter(|(name, _)| *name == "voluntary_ctxt_switches");
+        let (_, waits) = waits.next().context("it has waited")?;
+        return Ok(waits.parse()?);
+    }
+    anyhow::bail!("no such thread")
+}
+
+#[test]
+fn questions_for_addresses_of_others_wake_nobody() -> anyhow::Result<()> {
+    if !skip::can_use_namespaces() {
+        return Ok(());
+    }
+    let mut segment = Segment::start(&["n1"], &[])?;
+    let prober = segment.probe(&[ADDRESS])?;
+    segment.peer.assign(ADDRESS, 1, &["n1"]);
+    let began = segment.wait_owner(&prober, ADDRESS, "n1")?;
+    let pid = segment.announcer("n1")?.pid();
+    let _storm = Storm::start(segment.lan.host("n3")?, PASSING, FLOOD)?;
+    // The prober alone wakes it 50 times in each window.
+    let few = u64::from(FLOOD) / 10;
+    wait::until("a window in which it sleeps", SOON, || {
+        let (before, since) = (wakeups(pid).ok()?, wait::now());
+        wait::until("the end of a window", SOON, || {
+            (since.elapsed() > WINDOW).then_some(())
+        })
+        .ok()?;
+        (wakeups(pid).ok()? - before < few / 4).then_some(())
+    })?;
+    segment.check_moves(&prober, ADDRESS, began)?;
+    // It is heard as soon as it is ours.
+    segment.peer.assign(PASSING, 2, &["n1"]);
+    let gained = segment.probe(&[PASSING])?;
+    segment.wait_owner(&gained, PASSING, "n1")?;
+    segment.check_moves(&prober, ADDRESS, began)
+}
+
+#[test]
+fn who_floods_is_answered_a_few_hundred_times_and_others_lose_nothing() -> anyhow::Result<()> {
+    if !skip::can_use_namespaces() {
+        return Ok(());
+    }
+    let segment = Segment::start(&["n1"], &[])?;
+    let prober = segment.probe(&[ADDRESS])?;
+    segment.peer.assign(ADDRESS, 1, &["n1"]);
+    let began = segment.wait_owner(&prober, ADDRESS, "n1")?;
+    let storm = Storm::start(segment.lan.host("n3")?, ADDRESS, FLOOD)?;
+    let refused = "pharos_announcer_arp_ignored_total{reason=\"too_often\"} ";
+    wait::until("a second of questions that are not answered", SOON, || {
+        let (_, text) = segment.admin("n1", "/metrics").ok()?;
+        let refused = text.lines().find_map(|line| line.strip_prefix(refused))?;
+        (refused.parse::<u32>().ok()? > FLOOD).then_some(())
+    })?;
+    drop(storm);
+    segment.check_moves(&prober, ADDRESS, began)
 }

@@ -352,7 +352,6 @@ fn what_is_no_proper_solicitation_is_not_answered() -> anyhow::Result<()> {
         "checksum",
         "code",
         "option",
-        "target",
         "source",
         "unspecified",
         "own_frame",

@@ -1,8 +1,9 @@
 //! Layer 2: answering and announcing addresses by ARP and by neighbour discovery.
 //!
 //! [`table`] decides and is pure, with what it is made of: [`arp`], [`ndp`], [`reply`], [`question`],
-//! [`hold`], [`recent`], [`waiting`], [`burst`], [`groups`], [`conflict`] and [`check`]. [`socket`],
-//! [`multicast`] and [`responder`] act.
+//! [`hold`], [`recent`], [`waiting`], [`burst`], [`groups`], [`limit`], [`conflict`] and [`check`]; so are
+//! [`filter`] and [`narrow`], which say what the kernel lets through. [`socket`], [`multicast`] and
+//! [`responder`] act.
 //! Nothing here knows of assignments, of other nodes or of gRPC: it is told which address has which
 //! duty on which interface.
 
@@ -11,9 +12,12 @@ pub mod burst;
 pub mod check;
 pub mod conflict;
 pub mod fences;
+pub mod filter;
 pub mod groups;
 pub mod hold;
+pub mod limit;
 pub mod multicast;
+pub mod narrow;
 pub mod ndp;
 pub mod question;
 pub mod recent;

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use pnet_base::MacAddr;
 
 /// A question for an address: an ARP request, or a neighbour solicitation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Question {
     /// Who is to be answered.
     pub asker: MacAddr,

@@ -97,11 +97,13 @@ pub enum Ignored {
     Stale,
     /// It is fenced, and this node has no lease for it (any more).
     NoLease,
+    /// Its sender was answered too often for this address ([`super::limit`]).
+    TooOften,
 }
 
 impl Ignored {
     /// Every reason for ARP, for metrics.
-    pub const ARP: [Self; 15] = [
+    pub const ARP: [Self; 16] = [
         Self::Malformed(Malformed::Short),
         Self::Malformed(Malformed::NotArp),
         Self::Malformed(Malformed::HardwareType),
@@ -117,10 +119,11 @@ impl Ignored {
         Self::NotOwned,
         Self::Stale,
         Self::NoLease,
+        Self::TooOften,
     ];
 
     /// Every reason for neighbour discovery, for metrics.
-    pub const NDP: [Self; 20] = [
+    pub const NDP: [Self; 21] = [
         Self::MalformedNdp(MalformedNdp::Short),
         Self::MalformedNdp(MalformedNdp::NotIpv6),
         Self::MalformedNdp(MalformedNdp::NotNeighbour),
@@ -141,6 +144,7 @@ impl Ignored {
         Self::NotOwned,
         Self::Stale,
         Self::NoLease,
+        Self::TooOften,
     ];
 
     /// The reason as a label.
@@ -173,6 +177,7 @@ impl Ignored {
             Self::NotOwned => "not_owned",
             Self::Stale => "stale",
             Self::NoLease => "no_lease",
+            Self::TooOften => "too_often",
         }
     }
 }

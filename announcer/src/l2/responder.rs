@@ -24,12 +24,16 @@ use super::hold::{Notes, Report};
 use super::multicast::Memberships;
 use super::reply::{AddressDuty, Ignored};
 use super::socket::PacketSocket;
-use super::sockets::{Failure, Sockets};
+use super::sockets::Failure;
 pub use super::table::Port;
-use super::table::{Outcome, Packet, Place, Protocol, Sending, Table};
+use super::table::{Outcome, Place, Protocol, Sending, Table};
 use crate::clock;
 use crate::metrics::Metrics;
 use crate::stamped::Received;
+
+mod state;
+
+use state::State;
 
 /// Frames read from one socket before the others get their turn.
 const READ_BATCH: usize = 64;
@@ -69,22 +73,12 @@ struct Shared {
     memberships: Mutex<Memberships>,
 }
 
-#[derive(Debug)]
-struct State {
-    table: Table,
-    /// On the interfaces of the table, as far as they could be opened.
-    sockets: Sockets<Arc<PacketSocket>>,
-}
-
 /// Starts the thread. The third part tells of other machines that use addresses of ours, again and
 /// again; what nobody fetches in time is left out.
 pub fn start(metrics: &Metrics) -> io::Result<(Responder, ResponderThread, mpsc::Receiver<News>)> {
     let (conflicts, seen) = mpsc::channel(conflict::LIMIT);
     let shared = Arc::new(Shared {
-        state: Mutex::new(State {
-            table: Table::new(metrics.clone(), clock::now()),
-            sockets: Sockets::default(),
-        }),
+        state: Mutex::new(State::new(Table::new(metrics.clone(), clock::now()))),
         wake: EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
         generation: AtomicU64::new(0),
         stop: AtomicBool::new(false),
@@ -145,15 +139,7 @@ impl Responder {
     /// has a new MAC address, has no duties yet.
     pub fn set_ports(&self, ports: &[Port]) -> Vec<Failure> {
         let mut state = self.shared.lock();
-        let stays = |open: &Port| ports.iter().any(|port| port.is_same(open));
-        let gone = state.table.ports().filter(|open| !stays(open));
-        for index in gone.map(|open| open.index).collect::<Vec<u32>>() {
-            state.close(index);
-        }
-        let mut failed = Vec::new();
-        for port in ports {
-            failed.extend(state.open(port));
-        }
+        let failed = state.set_ports(ports);
         self.unlock(state);
         self.shared.generation.fetch_add(1, Ordering::Release);
         self.shared.wake();
@@ -163,18 +149,20 @@ impl Responder {
     /// Keeps requests for these, or goes on answering them while noting which.
     pub fn set(&self, spots: &[Spot], duty: AddressDuty) {
         let mut state = self.shared.lock();
+        state.widen(spots);
         state.table.set(spots, duty, clock::now());
         self.unlock(state);
+        self.shared.wake();
     }
 
     /// Goes on with a duty on these; see [`Table::resume`].
     pub fn resume(&self, spots: &[Spot], duty: AddressDuty) {
-        self.change(|table| table.resume(spots, duty, clock::now()));
+        self.change(spots, |table| table.resume(spots, duty, clock::now()));
     }
 
     /// Answers these, and announces what is new; see [`Table::answer`].
     pub fn answer(&self, spots: &[Spot], report: &Report) {
-        self.change(|table| table.answer(spots, report, clock::now()));
+        self.change(spots, |table| table.answer(spots, report, clock::now()));
     }
 
     /// The other nodes of the cluster: what they use is not foreign.
@@ -184,7 +172,7 @@ impl Responder {
 
     /// Announces these again, as far as they are answered.
     pub fn announce(&self, spots: &[Spot]) {
-        self.change(|table| {
+        self.change(&[], |table| {
             table.announce(spots, clock::now());
             Vec::new()
         });
@@ -199,7 +187,7 @@ impl Responder {
             let mut reads = 0..READ_BATCH;
             reads.all(|_| self.shared.read_frame(&mut state, place, &socket));
         }
-        let notes = state.table.silence(spots);
+        let notes = state.silence(spots);
         self.unlock(state);
         notes
     }
@@ -214,10 +202,11 @@ impl Responder {
         self.shared.lock().table.fences().set(address, term);
     }
 
-    /// Sends what follows from a change, under the lock under which it is made; then lets the thread
-    /// look at what is to be announced.
-    fn change(&self, change: impl FnOnce(&mut Table) -> Vec<Sending>) {
+    /// Sends what follows from a change to these, under the lock under which it is made; then lets the
+    /// thread look at what is to be announced.
+    fn change(&self, gained: &[Spot], change: impl FnOnce(&mut Table) -> Vec<Sending>) {
         let mut state = self.shared.lock();
+        state.widen(gained);
         state.tell_time();
         for sending in change(&mut state.table) {
             state.send(&sending);
@@ -237,56 +226,6 @@ impl Responder {
             let memberships = self.shared.memberships.lock();
             let mut memberships = memberships.unwrap_or_else(PoisonError::into_inner);
             memberships.apply(&changes);
-        }
-    }
-}
-
-impl State {
-    /// Before anything is sent: leases are looked at by the time that it is now.
-    fn tell_time(&mut self) {
-        let fences = self.table.fences();
-        if !fences.is_empty() {
-            fences.tell_time(clock::since_boot());
-        }
-    }
-
-    /// Answers on an interface, as far as it does not yet.
-    fn open(&mut self, port: &Port) -> Vec<Failure> {
-        if !self.table.ports().any(|open| open.is_same(port)) {
-            self.table.open(port.clone());
-        }
-        self.table.set_link_local(port.index, port.link_local);
-        self.sockets.set(port, |(interface, protocol)| {
-            Ok(Arc::new(PacketSocket::open(interface, protocol)?))
-        })
-    }
-
-    fn close(&mut self, interface: u32) {
-        self.table.close(interface);
-        self.sockets.close(interface);
-    }
-
-    fn sockets(&self) -> Vec<(Place, Arc<PacketSocket>)> {
-        let sockets = self.sockets.iter();
-        sockets
-            .map(|(place, socket)| (place, socket.clone()))
-            .collect()
-    }
-
-    fn send(&self, sending: &Sending) {
-        let interface = sending.interface;
-        let (protocol, frame): (Protocol, &[u8]) = match sending.packet {
-            Packet::Arp(arp) => (Protocol::Arp, &arp.emit()),
-            Packet::Ndp(ndp) => (Protocol::Ndp, &ndp.emit()),
-        };
-        let Some(socket) = self.sockets.get((interface, protocol)) else {
-            return;
-        };
-        match socket.send(frame) {
-            Ok(()) => sending.counter.inc(),
-            Err(error) => {
-                tracing::debug!(interface = sending.interface, %error, "cannot send a frame");
-            }
         }
     }
 }
@@ -327,7 +266,7 @@ impl Shared {
     /// Sleeps until a frame, a change or a gratuitous frame is due; gives the sockets to read. While
     /// the kernel refuses to wait (`polls`), each is looked at a hundred times a second.
     fn wait(&self, sockets: &[(Place, Arc<PacketSocket>)], polls: &mut bool) -> Vec<usize> {
-        let deadline = self.lock().table.next_deadline();
+        let deadline = self.lock().next_deadline();
         let longest = clock::now() + LONGEST_SLEEP;
         let timeout = timeout_until(deadline.map_or(longest, |deadline| deadline.min(longest)));
         let mut waiting = vec![PollFd::new(self.wake.as_fd(), PollFlags::POLLIN)];
@@ -448,6 +387,7 @@ impl Shared {
         for sending in state.table.due(clock::now(), rand::random::<f64>) {
             state.send(&sending);
         }
+        state.narrow();
         let news = state.table.take_news();
         drop(state);
         self.tell(&news);

@@ -16,6 +16,7 @@ use super::conflict::{Conflicts, Members, News, Seer};
 use super::fences::Fences;
 use super::groups::{Change, Groups};
 use super::hold::{Held, Noted, Notes, Report};
+use super::limit::Limits;
 use super::ndp::Ndp;
 use super::question::Question;
 use super::recent::Recent;
@@ -140,6 +141,7 @@ pub struct Table {
     conflicts: Conflicts,
     checks: Checks,
     freshness: Freshness,
+    limits: Limits,
     fences: Fences,
     metrics: Metrics,
 }
@@ -171,6 +173,7 @@ impl Table {
             conflicts: Conflicts::default(),
             checks: Checks::new(now),
             freshness: Freshness::default(),
+            limits: Limits::default(),
             fences: Fences::default(),
             metrics,
         }
@@ -179,6 +182,13 @@ impl Table {
     /// The interfaces that are answered on.
     pub fn ports(&self) -> impl Iterator<Item = &Port> {
         self.ports.values().map(|open| &open.port)
+    }
+
+    /// The addresses that have a duty there.
+    pub fn addresses(&self, (interface, protocol): Place) -> impl Iterator<Item = IpAddr> {
+        let open = self.ports.get(&interface).into_iter();
+        let addresses = open.flat_map(|open| open.duties.keys().copied());
+        addresses.filter(move |address| Protocol::of(*address) == protocol)
     }
 
     /// Which addresses are answered only with a lease, and the lease.
@@ -328,6 +338,9 @@ impl Table {
         match decision {
             Decision::Answer(question, _) if !self.fences.permits(question.target) => {
                 Outcome::Ignored(Ignored::NoLease)
+            }
+            Decision::Answer(question, _) if !self.limits.allows(&question, now) => {
+                Outcome::Ignored(Ignored::TooOften)
             }
             Decision::Answer(question, note) => {
                 open.count_request(question.target);

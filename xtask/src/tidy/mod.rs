@@ -19,7 +19,7 @@ use anyhow::{Context as _, bail};
 use crate::cargo::{capture, cargo, root};
 
 /// Modules that decide and never act: a file, and what lies in the folder of its name.
-const PURE: [&str; 43] = [
+const PURE: [&str; 46] = [
     "announcer/src/bind/bound",
     "announcer/src/election",
     "announcer/src/engine/macs",
@@ -31,7 +31,10 @@ const PURE: [&str; 43] = [
     "announcer/src/l2/conflict",
     "announcer/src/l2/groups",
     "announcer/src/l2/fences",
+    "announcer/src/l2/filter",
     "announcer/src/l2/hold",
+    "announcer/src/l2/limit",
+    "announcer/src/l2/narrow",
     "announcer/src/l2/ndp",
     "announcer/src/l2/question",
     "announcer/src/l2/reply",
