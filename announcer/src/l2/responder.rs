@@ -73,22 +73,29 @@ struct Shared {
     memberships: Mutex<Memberships>,
 }
 
+impl Shared {
+    fn new(metrics: &Metrics) -> io::Result<(Arc<Self>, mpsc::Receiver<News>)> {
+        let (conflicts, seen) = mpsc::channel(conflict::LIMIT);
+        let shared = Self {
+            state: Mutex::new(State::new(Table::new(metrics.clone(), clock::now()))),
+            wake: EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
+            generation: AtomicU64::new(0),
+            stop: AtomicBool::new(false),
+            ended: tokio::sync::Notify::new(),
+            metrics: metrics.clone(),
+            conflicts,
+            ignored_arp: metrics.of_arp_reasons(),
+            ignored_ndp: metrics.of_ndp_reasons(),
+            memberships: Mutex::new(Memberships::default()),
+        };
+        Ok((Arc::new(shared), seen))
+    }
+}
+
 /// Starts the thread. The third part tells of other machines that use addresses of ours, again and
 /// again; what nobody fetches in time is left out.
 pub fn start(metrics: &Metrics) -> io::Result<(Responder, ResponderThread, mpsc::Receiver<News>)> {
-    let (conflicts, seen) = mpsc::channel(conflict::LIMIT);
-    let shared = Arc::new(Shared {
-        state: Mutex::new(State::new(Table::new(metrics.clone(), clock::now()))),
-        wake: EventFd::from_value_and_flags(0, EfdFlags::EFD_NONBLOCK | EfdFlags::EFD_CLOEXEC)?,
-        generation: AtomicU64::new(0),
-        stop: AtomicBool::new(false),
-        ended: tokio::sync::Notify::new(),
-        metrics: metrics.clone(),
-        conflicts,
-        ignored_arp: metrics.of_arp_reasons(),
-        ignored_ndp: metrics.of_ndp_reasons(),
-        memberships: Mutex::new(Memberships::default()),
-    });
+    let (shared, seen) = Shared::new(metrics)?;
     let for_thread = shared.clone();
     let thread = std::thread::Builder::new()
         .name("neighbours".to_owned())
@@ -162,6 +169,9 @@ impl Responder {
 
     /// Answers these, and announces what is new; see [`Table::answer`].
     pub fn answer(&self, spots: &[Spot], report: &Report) {
+        // What the old owner answered before it stopped has arrived here, but may not have been read yet:
+        // it is held against the report, and not answered after it.
+        self.shared.read_arrived(&mut self.shared.lock());
         self.change(spots, |table| table.answer(spots, report, clock::now()));
     }
 
@@ -183,10 +193,7 @@ impl Responder {
         let mut state = self.shared.lock();
         // What has arrived is this node's to answer still, read or not: the next owner may have read
         // it before it began to hold.
-        for (place, socket) in state.sockets() {
-            let mut reads = 0..READ_BATCH;
-            reads.all(|_| self.shared.read_frame(&mut state, place, &socket));
-        }
+        self.shared.read_arrived(&mut state);
         let notes = state.silence(spots);
         self.unlock(state);
         notes
@@ -303,26 +310,41 @@ impl Shared {
     /// Reads what is there, in turn with whoever changes a duty.
     fn read(&self, place: Place, socket: &PacketSocket) {
         for _ in 0..READ_BATCH {
-            if !self.read_frame(&mut self.lock(), place, socket) {
+            if self.read_frame(&mut self.lock(), place, socket).is_none() {
                 return;
             }
         }
     }
 
-    /// Reads one frame and does what follows from it; `false` when there is none. A frame is taken
-    /// from the socket under the lock as well: none is on its way when a duty changes.
-    fn read_frame(&self, state: &mut State, place: Place, socket: &PacketSocket) -> bool {
+    /// Reads all that has arrived until now, whichever duty is about to change.
+    fn read_arrived(&self, state: &mut State) {
+        let now = clock::now();
+        for (place, socket) in state.sockets() {
+            while let Some(at) = self.read_frame(state, place, &socket)
+                && at <= now
+            {}
+        }
+    }
+
+    /// Reads one frame and does what follows from it; gives when it arrived, `None` when there is none.
+    /// A frame is taken from the socket under the lock as well: none is on its way when a duty changes.
+    fn read_frame(
+        &self,
+        state: &mut State,
+        place: Place,
+        socket: &PacketSocket,
+    ) -> Option<Instant> {
         let mut buffer = [0; FRAME_BUFFER];
         match socket.receive(&mut buffer) {
             Ok(Received { length, at, .. }) => {
                 self.on_frame(state, place, &buffer[..length], at);
-                true
+                Some(at)
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
             // The interface went down or away; its link event takes it out of the table.
             Err(error) => {
                 tracing::debug!(?place, %error, "cannot read frames");
-                false
+                None
             }
         }
     }
@@ -422,3 +444,6 @@ fn timeout_until(deadline: Instant) -> PollTimeout {
     let millis = left.as_micros().div_ceil(1000);
     PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
 }
+
+#[cfg(test)]
+mod tests;
