@@ -5,6 +5,7 @@
 //! 2. An API server that lost its store says nothing about what its cluster holds.
 //! 3. A replica that sees a Service as it was does not ask for what it asked for then.
 //! 4. A write that is never answered is given up, and done when the API server answers again.
+//! 5. A replica that sees pools as they were does not put the old set back.
 
 use e2e::adapters::Stage;
 use e2e::site::DEADLINE;
@@ -135,4 +136,34 @@ fn a_replica_that_sees_a_service_as_it_was_puts_no_old_claim_back() {
     relay.release();
     stage.wait_readiness(EAST, "ok").unwrap();
     assert_eq!(stage.allocations(EAST).unwrap(), moved);
+}
+
+#[test]
+fn a_replica_that_sees_pools_as_they_were_puts_no_old_set_back() {
+    let Some(mut stage) = Stage::start().unwrap() else {
+        return;
+    };
+    stage.add_cluster(EAST).unwrap();
+    stage.apply_crds(EAST).unwrap();
+    stage.apply_pool(EAST, "a", &["192.0.2.0/30"]).unwrap();
+    let relay = stage.start_adapter_behind_relay(EAST).unwrap();
+    stage.start_replica(EAST, "seeing").unwrap();
+    relay.hold();
+    stage.apply_pool(EAST, "b", &["198.51.100.0/30"]).unwrap();
+    let from = json!({ "metallb.io/address-pool": "b" });
+    stage.apply_service(EAST, "web", &from, &json!({})).unwrap();
+    stage
+        .wait_addresses(EAST, "web", &["198.51.100.0"])
+        .unwrap();
+    let held = stage.allocations(EAST).unwrap();
+    // Each replica hands its set over every 30 s.
+    wait::until("the late one has kept its set to itself", DEADLINE, || {
+        let log = stage.adapter(EAST).unwrap().log();
+        assert_eq!(stage.allocations(EAST).unwrap(), held, "{log}");
+        log.contains("nothing is handed over").then_some(())
+    })
+    .unwrap();
+    relay.release();
+    stage.wait_readiness(EAST, "ok").unwrap();
+    assert_eq!(stage.allocations(EAST).unwrap(), held);
 }

@@ -5,7 +5,7 @@
 //! what the Service wants; [`ask`] makes the claim at ipam-service ([`client`]) and notes the
 //! answer in [`book`]; the next plan is to write status and events ([`write`], [`notice`]).
 //! [`session`] keeps the conversation with ipam-service: the cluster's inventory at its start,
-//! pools and advertisements ([`policy`], [`sets`]), late answers. [`sweep`] looks for Services that vanished
+//! pools and advertisements ([`policy`], [`sets`], [`confirm`]), late answers. [`sweep`] looks for Services that vanished
 //! unseen, [`identity`] for another cluster at the same address.
 //! [`facts`] reports nodes and endpoints ([`eligibility`]) on a stream of their own.
 //!
@@ -18,6 +18,7 @@ pub mod book;
 pub mod claim;
 pub mod client;
 pub mod config;
+pub mod confirm;
 pub mod context;
 pub mod crd;
 pub mod eligibility;

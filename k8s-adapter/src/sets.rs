@@ -3,6 +3,9 @@
 //! A set that would take an address from a Service may be half of a change that people make in
 //! several objects: a range that goes from one pool to another, a pool with a new name. It is
 //! handed over once nothing has changed for a while; every other set goes at once.
+//!
+//! Every replica hands over what it knows, and only when a list that it has just made says the same
+//! ([`crate::confirm`]): a replica that sees the cluster late puts no old set back.
 
 use std::time::Duration;
 
@@ -10,6 +13,7 @@ use pharos_proto::v1;
 use tokio::time::Instant;
 
 use crate::client::CallError;
+use crate::confirm::Live;
 use crate::context::Context;
 use crate::index::Kind;
 use crate::policy::{self, FieldError};
@@ -70,9 +74,23 @@ enum Outcome {
 /// Hands over what is declared. What has never been listed, or what a list has none of, is left
 /// alone: an empty list is what a kind answers with whose definition was removed and applied again.
 pub async fn hand_over(context: &Context, patience: &mut Patience) -> Result<(), CallError> {
+    let live = match Live::read(context).await {
+        Ok(live) => live,
+        Err(error) => {
+            tracing::warn!(%error, "unsure of pools and advertisements, nothing is handed over");
+            return Ok(());
+        }
+    };
     let (pools, advertisements) = {
         let world = context.world();
         let index = &world.index;
+        if !live.agrees(index) {
+            // What is missing is on its way here, and will be looked at when it arrives.
+            tracing::info!(
+                "pools or advertisements are not known as they are, nothing is handed over"
+            );
+            return Ok(());
+        }
         let settings = &world.settings;
         let pools = || policy::pools(index.pools().map(|pool| &pool.declared), settings);
         let advertisements = || policy::advertisements(index.advertisements(), settings);
