@@ -23,7 +23,7 @@ use super::fields::FieldErrors;
 use super::paging::{PageToken, page_size};
 use super::status;
 use crate::feed::status::Answerer;
-use crate::state::announce::{Assignment, AssignmentKey, ExplainedNode, Verdict, explain};
+use crate::state::announce::{Assignment, AssignmentKey, ExplainedNode, Question, Verdict};
 use crate::state::model::{AllocationId, OwnerKey};
 use crate::state::names::Name;
 use crate::state::refusal::Rejection;
@@ -124,8 +124,11 @@ impl AnnouncementService for Announcements {
         let (cluster, (space, address)) = read.map_err(|bad| status::of_rejection(&bad))?;
         let key = AssignmentKey { space, address };
         let of_whom = cluster.clone();
-        let explained = self.0.read(move |state| explain(state, &of_whom, &key));
-        let Some(explained) = explained.await? else {
+        // The writer only collects: who asks about many takes no time from those who write.
+        let question = self
+            .0
+            .read(move |state| Question::collect(state, &of_whom, key));
+        let Some(explained) = question.await?.map(Question::answer) else {
             let message = format!("nobody of cluster {cluster} holds {}", message.address);
             return Err(status::plain(tonic::Code::NotFound, "NOT_HELD", message));
         };

@@ -27,7 +27,7 @@ mod policy;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-pub use self::explain::{Explained, ExplainedNode, Verdict, explain};
+pub use self::explain::{Explained, ExplainedNode, Question, Verdict};
 pub use self::fence::Fenced;
 use self::group::Component;
 pub use self::interfaces::{ByNodes, Interfaces};

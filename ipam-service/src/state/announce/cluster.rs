@@ -4,7 +4,7 @@ use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::group::{Announced, Component};
+use super::group::{self, Announced, Component};
 use super::policy::{Memory, Offer};
 use super::{
     Assignment, AssignmentKey, ClusterAssignments, ClusterDelta, Dirt, Fencing, Group, Member,
@@ -165,8 +165,9 @@ impl ClusterAssignments {
         let components = work.components.iter();
         components
             .filter_map(|(id, component)| {
-                let announced =
-                    component.evaluate(state, cluster, &self.nodes, &mut self.memory)?;
+                let parts = component.parts(state, cluster, &mut self.memory);
+                let standings = group::standings(&parts, &self.nodes, &mut self.memory);
+                let announced = component.evaluate(&standings, &self.nodes, &mut self.memory)?;
                 Some((*id, announced))
             })
             .collect()

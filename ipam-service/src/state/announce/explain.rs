@@ -1,7 +1,9 @@
 //! What speaks for and against each node of a cluster for an address. Decides nothing itself: it asks
 //! the same functions that decide.
 
-use super::group::Component;
+use std::sync::Arc;
+
+use super::group::{Component, Part, obstacle, standings};
 use super::nodes::Nodes;
 use super::policy::Memory;
 use super::{Assignment, AssignmentKey};
@@ -56,50 +58,80 @@ fn list(keys: &[AdvertisementKey]) -> String {
     names.collect::<Vec<_>>().join(", ")
 }
 
-/// Explains an address of a cluster; `None`: nobody of the cluster holds it.
-pub fn explain(state: &State, cluster: &Name, key: &AssignmentKey) -> Option<Explained> {
-    let component = Component::of(state, key).filter(|component| component.is_of(cluster))?;
-    let mut nodes = Nodes::default();
-    for node in state.nodes_of(cluster) {
-        nodes.update(&node.key.node, Some(node));
-    }
-    let mut memory = Memory::default();
-    let announced = component.evaluate(state, cluster, &nodes, &mut memory);
-    let stored = state.placement(component.id());
-    let listed = stored.map(|placement| placement.nodes.clone());
-    let assignment = announced.as_ref().and_then(|announced| {
-        let mut all = announced.assignments.iter();
-        let own = all.find(|assignment| assignment.key == *key)?;
-        Some(Assignment {
-            nodes: listed.unwrap_or_default(),
-            ..own.clone()
+/// What the state knows about an address, to be asked for without the state: collecting it costs a
+/// reference to each owner and node, the answer a look at each owner for each node.
+#[derive(Debug)]
+pub struct Question {
+    key: AssignmentKey,
+    component: Component,
+    parts: Vec<Part>,
+    nodes: Vec<Arc<Node>>,
+    /// The list that is stored.
+    listed: Vec<Name>,
+}
+
+impl Question {
+    /// Of an address of a cluster; `None`: nobody of the cluster holds it.
+    pub fn collect(state: &State, cluster: &Name, key: AssignmentKey) -> Option<Self> {
+        let component = Component::of(state, &key).filter(|it| it.is_of(cluster))?;
+        let stored = state.placement(component.id());
+        Some(Self {
+            parts: component.parts(state, cluster, &mut Memory::default()),
+            nodes: state.nodes_of(cluster).cloned().collect(),
+            listed: stored
+                .map(|stored| stored.nodes.clone())
+                .unwrap_or_default(),
+            key,
+            component,
         })
-    });
-    let explained = state.nodes_of(cluster).map(|node| {
-        let name = &node.key.node;
-        let number = nodes.find(name);
-        let offer = announced.as_ref().map(|announced| &announced.offer);
-        let weight = offer
-            .zip(number)
-            .and_then(|(offer, number)| offer.candidates.weight(number));
-        let verdict = match (weight, &assignment) {
-            (Some(_), Some(_)) => Verdict::Candidate,
-            (Some(_) | None, Some(_) | None) => unfit(node)
-                .unwrap_or_else(|| component.obstacle(state, cluster, &nodes, &mut memory, number)),
-        };
-        let interfaces = match (&verdict, &assignment) {
-            (Verdict::Candidate, Some(assignment)) => assignment.interfaces.of(name).to_vec(),
-            (_, _) => Vec::new(),
-        };
-        ExplainedNode {
-            node: name.clone(),
-            weight: weight.unwrap_or_default(),
-            verdict,
-            interfaces,
+    }
+
+    /// What speaks for and against each node.
+    pub fn answer(self) -> Explained {
+        let mut nodes = Nodes::default();
+        for node in &self.nodes {
+            nodes.update(&node.key.node, Some(node));
         }
-    });
-    let nodes = explained.collect();
-    Some(Explained { assignment, nodes })
+        let mut memory = Memory::default();
+        let standings = standings(&self.parts, &nodes, &mut memory);
+        let announced = self.component.evaluate(&standings, &nodes, &mut memory);
+        let (offer, assignments) = announced.map(|it| (it.offer, it.assignments)).unzip();
+        let mut assignments = assignments.into_iter().flatten();
+        let assignment = assignments.find(|assignment| assignment.key == self.key);
+        let assignment = assignment.map(|assignment| Assignment {
+            nodes: self.listed,
+            ..assignment
+        });
+        let explained = self.nodes.iter().map(|node| {
+            let name = &node.key.node;
+            let number = nodes.find(name);
+            let weight = offer.as_ref().zip(number);
+            let weight = weight.and_then(|(offer, number)| offer.candidates.weight(number));
+            let (verdict, interfaces) = match (weight, &assignment) {
+                (Some(_), Some(assignment)) => {
+                    let interfaces = assignment.interfaces.of(name).to_vec();
+                    (Verdict::Candidate, interfaces)
+                }
+                (Some(_) | None, Some(_) | None) => {
+                    let verdict = unfit(node).or_else(|| obstacle(&standings, number));
+                    // A component is never without a holder, nor a holder without a pool.
+                    let oldest =
+                        || Verdict::NotAdvertised(self.component.oldest().owner.key.clone());
+                    (verdict.unwrap_or_else(oldest), Vec::new())
+                }
+            };
+            ExplainedNode {
+                node: name.clone(),
+                weight: weight.unwrap_or_default(),
+                verdict,
+                interfaces,
+            }
+        });
+        Explained {
+            nodes: explained.collect(),
+            assignment,
+        }
+    }
 }
 
 /// What keeps a node from announcing anything.

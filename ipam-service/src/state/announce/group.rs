@@ -9,7 +9,7 @@ use super::{Assignment, AssignmentKey, Fenced, Interfaces, Verdict};
 use crate::state::State;
 use crate::state::address::Address;
 use crate::state::model::{
-    Allocation, AllocationId, BackendsPolicy, EntryNodes, OwnerKey, PoolKey,
+    Allocation, AllocationId, Backends, BackendsPolicy, EntryNodes, OwnerKey, PoolKey,
 };
 use crate::state::names::Name;
 use crate::state::placement::NodeNo;
@@ -31,12 +31,23 @@ pub(super) struct Announced {
     pub(super) assignments: Vec<Assignment>,
 }
 
-/// An owner who has somewhere to send traffic, and nodes to send it through. One that holds through
-/// two pools takes part for each, as advertisements select by pool.
-struct Participant<'a> {
-    allocation: &'a Arc<Allocation>,
-    pool: &'a PoolKey,
+/// What the state says of an owner who may take part: whoever has it needs the state no more. One
+/// that holds through two pools may take part for each, as advertisements select by pool.
+#[derive(Debug)]
+pub(super) struct Part {
+    allocation: Arc<Allocation>,
+    pool: PoolKey,
     policy: Arc<Policy>,
+    /// Where its traffic may enter; `None`: nobody has said.
+    backends: Option<Arc<Backends>>,
+}
+
+/// The nodes of an owner who may take part.
+pub(super) struct Standing<'a> {
+    part: &'a Part,
+    /// Those that its advertisements select.
+    selected: Arc<[NodeNo]>,
+    /// Those of them that can serve it; none: it does not take part.
     nodes: Arc<[NodeNo]>,
 }
 
@@ -47,23 +58,25 @@ impl Component {
             allocations: BTreeMap::new(),
             addresses: BTreeSet::new(),
         };
+        // Each address is looked at once, however many share it.
+        let mut seen = BTreeSet::from([start.address]);
         let mut open: Vec<Address> = vec![start.address];
         while let Some(address) = open.pop() {
             for allocation in state.holders(&start.space, address) {
                 if found.allocations.contains_key(&allocation.id) {
                     continue;
                 }
-                open.extend(&allocation.addresses);
-                let keys = allocation.addresses.iter().map(|address| AssignmentKey {
-                    space: start.space.clone(),
-                    address: *address,
-                });
-                found.addresses.extend(keys);
-                found
-                    .allocations
-                    .insert(allocation.id, Arc::clone(allocation));
+                let held = allocation.addresses.iter().copied();
+                open.extend(held.filter(|address| seen.insert(*address)));
+                let shared = Arc::clone(allocation);
+                found.allocations.insert(allocation.id, shared);
             }
         }
+        let keys = seen.into_iter().map(|address| AssignmentKey {
+            space: start.space.clone(),
+            address,
+        });
+        found.addresses = keys.collect();
         (!found.allocations.is_empty()).then_some(found)
     }
 
@@ -83,6 +96,21 @@ impl Component {
         self.allocations.keys().skip(1).copied()
     }
 
+    /// Who may take part, the oldest first: to be handed to [`standings`].
+    pub(super) fn parts(&self, state: &State, cluster: &Name, memory: &mut Memory) -> Vec<Part> {
+        let all = self.allocations.values();
+        let by_pool =
+            all.flat_map(|allocation| allocation.pools().map(move |pool| (allocation, pool)));
+        by_pool
+            .map(|(allocation, pool)| Part {
+                policy: memory.of_allocation(state, cluster, allocation, pool),
+                backends: state.backends(&allocation.owner.key).cloned(),
+                allocation: Arc::clone(allocation),
+                pool: pool.clone(),
+            })
+            .collect()
+    }
+
     /// Who is to announce it how; `None`: nobody.
     ///
     /// An owner takes part if an advertisement selects it, and if there are nodes that are both
@@ -91,17 +119,12 @@ impl Component {
     /// there are none, those of the oldest.
     pub(super) fn evaluate(
         &self,
-        state: &State,
-        cluster: &Name,
+        standings: &[Standing<'_>],
         nodes: &Nodes,
         memory: &mut Memory,
     ) -> Option<Announced> {
-        let participants: Vec<_> = self
-            .parts()
-            .filter_map(|(allocation, pool)| {
-                participant(state, cluster, nodes, memory, allocation, pool)
-            })
-            .collect();
+        let all = standings.iter();
+        let participants: Vec<_> = all.filter(|one| one.takes_part()).collect();
         let oldest = participants.first()?;
         let common = intersection(&participants);
         let left_out = match common.is_empty() {
@@ -109,26 +132,22 @@ impl Component {
             false => BTreeSet::new(),
         };
         let offer = if common.is_empty() {
-            memory.offer(nodes, &oldest.policy, Arc::clone(&oldest.nodes))
+            memory.offer(nodes, &oldest.part.policy, Arc::clone(&oldest.nodes))
         } else {
-            let policy = union(&participants).unwrap_or_default();
+            let policy = union(participants.iter().copied()).unwrap_or_default();
             memory.offer(nodes, &policy, common)
         };
         let addresses = self.addresses.iter();
         let mut assignments: Vec<Assignment> = addresses
             .filter_map(|key| {
-                let own = participants
-                    .iter()
-                    .filter(|it| it.allocation.pool_of(key.address) == Some(it.pool));
+                let own = participants.iter().copied().filter(|it| it.part.is_of(key));
                 let interfaces = memory.interfaces(nodes, &*union(own)?, &offer);
                 Some(self.assignment(key, offer.set.id, interfaces, &left_out))
             })
             .collect();
         // Whoever of the group has endpoints. Who it is, is found out once the nodes are known.
-        let is_fenced = self.parts().any(|(allocation, pool)| {
-            policy::is_fenced(&memory.of_allocation(state, cluster, allocation, pool))
-        });
-        if is_fenced {
+        let mut all = standings.iter();
+        if all.any(|one| policy::is_fenced(&one.part.policy)) {
             for assignment in &mut assignments {
                 assignment.fenced = Some(Fenced::default());
             }
@@ -166,55 +185,7 @@ impl Component {
         }
     }
 
-    /// What keeps an available node from being a candidate: of those who take part, or of all if
-    /// nobody does, the oldest has the first word.
-    pub(super) fn obstacle(
-        &self,
-        state: &State,
-        cluster: &Name,
-        nodes: &Nodes,
-        memory: &mut Memory,
-        node: Option<NodeNo>,
-    ) -> Verdict {
-        let mut silent = None;
-        for (allocation, pool) in self.parts() {
-            let owner = &allocation.owner.key;
-            let policy = memory.of_allocation(state, cluster, allocation, pool);
-            let selected = memory.selected(nodes, &policy);
-            let selects = node.is_some_and(|node| selected.binary_search(&node).is_ok());
-            let takes_part = participant(state, cluster, nodes, memory, allocation, pool);
-            let serves = |part: &Participant<'_>| {
-                node.is_some_and(|node| part.nodes.binary_search(&node).is_ok())
-            };
-            if takes_part.as_ref().is_some_and(serves) {
-                continue;
-            }
-            let verdict = if policy.is_empty() {
-                Verdict::NotAdvertised(owner.clone())
-            } else if selects {
-                Verdict::NoEndpoint(owner.clone())
-            } else {
-                let by = policy.iter().map(|one| one.key.clone()).collect();
-                let owner = owner.clone();
-                Verdict::NotSelected { owner, by }
-            };
-            if takes_part.is_some() {
-                return verdict;
-            }
-            silent.get_or_insert(verdict);
-        }
-        // A component is never without a holder, nor a holder without a pool.
-        let oldest = || Verdict::NotAdvertised(self.oldest().owner.key.clone());
-        silent.unwrap_or_else(oldest)
-    }
-
-    /// Who may take part: each owner for each of its pools, the oldest first.
-    fn parts(&self) -> impl Iterator<Item = (&Arc<Allocation>, &PoolKey)> {
-        let all = self.allocations.values();
-        all.flat_map(|allocation| allocation.pools().map(move |pool| (allocation, pool)))
-    }
-
-    fn oldest(&self) -> &Arc<Allocation> {
+    pub(super) fn oldest(&self) -> &Arc<Allocation> {
         let (_, oldest) = self
             .allocations
             .first_key_value()
@@ -223,29 +194,78 @@ impl Component {
     }
 }
 
-fn participant<'a>(
-    state: &State,
-    cluster: &Name,
+/// The nodes of each of these.
+pub(super) fn standings<'a>(
+    parts: &'a [Part],
     nodes: &Nodes,
     memory: &mut Memory,
-    allocation: &'a Arc<Allocation>,
-    pool: &'a PoolKey,
-) -> Option<Participant<'a>> {
-    let policy = memory.of_allocation(state, cluster, allocation, pool);
-    let selected = memory.selected(nodes, &policy);
-    let able = match allocation.effective_claim().backends {
-        BackendsPolicy::Unmanaged => selected,
-        BackendsPolicy::Reported => match &state.backends(&allocation.owner.key)?.entry {
-            EntryNodes::Any => selected,
-            EntryNodes::Only(names) => restrict(nodes, &selected, names),
-        },
-    };
-    (!able.is_empty()).then_some(Participant {
-        allocation,
-        pool,
-        policy,
-        nodes: able,
-    })
+) -> Vec<Standing<'a>> {
+    let parts = parts.iter();
+    parts
+        .map(|part| {
+            let selected = memory.selected(nodes, &part.policy);
+            let able = part.able(nodes, &selected);
+            Standing {
+                part,
+                selected,
+                nodes: able,
+            }
+        })
+        .collect()
+}
+
+/// What keeps an available node from being a candidate: of those who take part, or of all if nobody
+/// does, the oldest has the first word. `None`: nothing, or nobody may take part.
+pub(super) fn obstacle(standings: &[Standing<'_>], node: Option<NodeNo>) -> Option<Verdict> {
+    let hindered = |one: &&Standing<'_>| !contains(&one.nodes, node);
+    let mut all = standings.iter();
+    let mut those_in = standings.iter().filter(|one| one.takes_part());
+    let first = those_in.find(hindered).or_else(|| all.find(hindered))?;
+    Some(first.verdict(node))
+}
+
+impl Part {
+    /// Whether it holds the address, and through its pool.
+    fn is_of(&self, key: &AssignmentKey) -> bool {
+        self.allocation.pool_of(key.address) == Some(&self.pool)
+    }
+
+    /// Those of the selected nodes that can serve it.
+    fn able(&self, nodes: &Nodes, selected: &Arc<[NodeNo]>) -> Arc<[NodeNo]> {
+        match self.allocation.effective_claim().backends {
+            BackendsPolicy::Unmanaged => Arc::clone(selected),
+            BackendsPolicy::Reported => match self.backends.as_ref().map(|one| &one.entry) {
+                None => Arc::default(),
+                Some(EntryNodes::Any) => Arc::clone(selected),
+                Some(EntryNodes::Only(names)) => restrict(nodes, selected, names),
+            },
+        }
+    }
+}
+
+impl Standing<'_> {
+    fn takes_part(&self) -> bool {
+        !self.nodes.is_empty()
+    }
+
+    /// Why a node cannot serve it.
+    fn verdict(&self, node: Option<NodeNo>) -> Verdict {
+        let owner = self.part.allocation.owner.key.clone();
+        let policy = &self.part.policy;
+        if policy.is_empty() {
+            Verdict::NotAdvertised(owner)
+        } else if contains(&self.selected, node) {
+            Verdict::NoEndpoint(owner)
+        } else {
+            let by = policy.iter().map(|one| one.key.clone()).collect();
+            Verdict::NotSelected { owner, by }
+        }
+    }
+}
+
+/// Whether a node is one of these, which are sorted.
+fn contains(nodes: &[NodeNo], node: Option<NodeNo>) -> bool {
+    node.is_some_and(|node| nodes.binary_search(&node).is_ok())
 }
 
 fn restrict(nodes: &Nodes, selected: &[NodeNo], names: &BTreeSet<Name>) -> Arc<[NodeNo]> {
@@ -258,7 +278,7 @@ fn restrict(nodes: &Nodes, selected: &[NodeNo], names: &BTreeSet<Name>) -> Arc<[
     able.into()
 }
 
-fn intersection(participants: &[Participant<'_>]) -> Arc<[NodeNo]> {
+fn intersection(participants: &[&Standing<'_>]) -> Arc<[NodeNo]> {
     let Some((oldest, others)) = participants.split_first() else {
         return Arc::default();
     };
@@ -273,28 +293,28 @@ fn intersection(participants: &[Participant<'_>]) -> Arc<[NodeNo]> {
 }
 
 /// Who cannot be served by every one of these nodes.
-fn left_out<'a>(nodes: &[NodeNo], participants: &[Participant<'a>]) -> BTreeSet<&'a OwnerKey> {
-    let lacks = |one: &&Participant<'a>| {
+fn left_out<'a>(nodes: &[NodeNo], participants: &[&Standing<'a>]) -> BTreeSet<&'a OwnerKey> {
+    let lacks = |one: &&&Standing<'a>| {
         let mut nodes = nodes.iter();
         !nodes.all(|node| one.nodes.binary_search(node).is_ok())
     };
     let lacking = participants.iter().filter(lacks);
-    lacking.map(|one| &one.allocation.owner.key).collect()
+    lacking.map(|one| &one.part.allocation.owner.key).collect()
 }
 
 /// The advertisements of some who take part, each once; `None`: nobody does, and so nobody could
 /// serve what they hold.
 fn union<'a>(
-    participants: impl IntoIterator<Item = &'a Participant<'a>, IntoIter: Clone>,
+    participants: impl IntoIterator<Item = &'a Standing<'a>, IntoIter: Clone>,
 ) -> Option<Arc<Policy>> {
     let participants = participants.into_iter();
     let mut others = participants.clone();
     let oldest = others.next()?;
-    if others.all(|other| Arc::ptr_eq(&other.policy, &oldest.policy)) {
-        return Some(Arc::clone(&oldest.policy));
+    if others.all(|other| Arc::ptr_eq(&other.part.policy, &oldest.part.policy)) {
+        return Some(Arc::clone(&oldest.part.policy));
     }
     let by_key: BTreeMap<_, _> = participants
-        .flat_map(|participant| participant.policy.iter())
+        .flat_map(|participant| participant.part.policy.iter())
         .map(|advertisement| (&advertisement.key, advertisement))
         .collect();
     Some(Arc::new(by_key.into_values().cloned().collect()))

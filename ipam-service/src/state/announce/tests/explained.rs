@@ -9,7 +9,8 @@ fn explained(world: &World, text: &str) -> Explained {
         space: name(SPACE),
         address: address(text),
     };
-    explain(&world.state, &name("east"), &key).expect("held")
+    let question = Question::collect(&world.state, &name("east"), key);
+    question.expect("held").answer()
 }
 
 fn verdict(world: &World, node: &str) -> Verdict {
@@ -86,5 +87,46 @@ fn only_who_holds_it_can_ask() {
         space: name(SPACE),
         address: address(A1),
     };
-    assert_eq!(explain(&world.state, &name("west"), &key), None);
+    let question = Question::collect(&world.state, &name("west"), key);
+    assert!(question.is_none());
+}
+
+/// Each address is looked at once, and each owner's nodes are found once.
+#[test]
+fn a_thousand_sharers_on_a_hundred_nodes_are_explained() {
+    const SHARERS: usize = 1000;
+    const NODES: usize = 100;
+    let nodes: Vec<String> = (0..NODES).map(|number| format!("n{number}")).collect();
+    let names: Vec<&str> = nodes.iter().map(String::as_str).collect();
+    let mut world = World::east(&names);
+    let owners: Vec<String> = (0..SHARERS).map(|number| format!("s{number}")).collect();
+    let (youngest, older) = owners.split_last().expect("many");
+    let mut changes = Vec::new();
+    let mut take = |world: &mut World, change: Change| {
+        world.state.apply(&change);
+        changes.push(change);
+    };
+    for owner in &owners {
+        let held = world.hold_edit("east", owner, Some(held(&[A1]).reported()));
+        take(&mut world, held);
+    }
+    for owner in older {
+        let anywhere = world.backends_edit("east", owner, Some(EntryNodes::Any));
+        take(&mut world, anywhere);
+    }
+    let only = EntryNodes::Only(BTreeSet::from([name("n0")]));
+    let only = world.backends_edit("east", youngest, Some(only));
+    take(&mut world, only);
+    world.publish(&changes);
+
+    let explained = explained(&world, A1);
+    assert_eq!(explained.nodes.len(), NODES);
+    let vetoes = Verdict::NoEndpoint(owner_key("east", youngest));
+    for node in &explained.nodes {
+        let expected = match node.node.as_str() {
+            "n0" => &Verdict::Candidate,
+            _ => &vetoes,
+        };
+        assert_eq!(node.verdict, *expected, "{}", node.node);
+    }
 }

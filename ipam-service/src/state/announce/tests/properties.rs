@@ -281,6 +281,7 @@ fn check_assignments(world: &World) {
             }
         }
     }
+    check_silence(world, &all);
     let stored: BTreeSet<_> = world.state.placements().map(|one| one.group).collect();
     assert!(all.values().all(|one| stored.contains(&one.group)));
     let held = |group| world.state.allocation_by_id(group).is_some();
@@ -352,12 +353,36 @@ fn check_nodes(world: &World, assignment: &Assignment, candidates: &BTreeSet<Nam
 
 /// What is explained is what is announced.
 fn check_explanation(world: &World, assignment: &Assignment, candidates: &BTreeSet<Name>) {
-    let explained = explain(&world.state, &name("east"), &assignment.key).expect("held");
+    let key = assignment.key.clone();
+    let question = Question::collect(&world.state, &name("east"), key);
+    let explained = question.expect("held").answer();
     assert_eq!(explained.assignment.as_ref(), Some(assignment));
     let chosen = explained.nodes.iter();
     let chosen = chosen.filter(|node| node.verdict == Verdict::Candidate);
     let chosen: BTreeSet<Name> = chosen.map(|node| node.node.clone()).collect();
     assert_eq!(chosen, *candidates);
+}
+
+/// What is held and not announced is explained as that, with a reason for each node.
+fn check_silence(world: &World, announced: &BTreeMap<AssignmentKey, Arc<Assignment>>) {
+    let allocations = (0..OWNERS).filter_map(|number| {
+        let key = owner_key("east", &owner(number));
+        world.state.allocation(&key)
+    });
+    let held: BTreeSet<_> = allocations.flat_map(|one| keys_of(one)).collect();
+    for key in held.into_iter().filter(|key| !announced.contains_key(key)) {
+        let question = Question::collect(&world.state, &name("east"), key);
+        let explained = question.expect("held").answer();
+        assert_eq!(explained.assignment, None);
+        let mut nodes = explained.nodes.iter();
+        assert!(nodes.all(|node| node.verdict != Verdict::Candidate));
+        assert!(
+            explained
+                .nodes
+                .iter()
+                .all(|node| node.interfaces.is_empty())
+        );
+    }
 }
 
 /// The owners whom a batch concerns; `None` if it concerns more than owners.
