@@ -90,11 +90,6 @@ impl Candidacy {
         listed + by_hash.count()
     }
 
-    /// Whether `a` is wanted more than `b`. Nodes that are no candidates come last, by hash.
-    pub fn prefers(&self, a: &str, b: &str) -> bool {
-        self.rank(a) < self.rank(b)
-    }
-
     fn rank(&self, node: &str) -> (usize, bool, [u8; 32]) {
         match self.listed.iter().position(|listed| &**listed == node) {
             Some(position) => (position, false, [0; 32]),
@@ -234,7 +229,7 @@ impl Roster {
         self.claims(candidacy.id)
             .filter(|(node, _)| self.others.get(*node).is_some_and(Standing::lives))
             .reduce(|best, next| {
-                if is_stronger(candidacy, next, best) {
+                if is_stronger(candidacy.id, next, best) {
                     next
                 } else {
                     best
@@ -245,7 +240,7 @@ impl Roster {
     /// What this node should do about a group that it owns by `claim`.
     pub fn judge_owned(&self, candidacy: &Candidacy, claim: Claim) -> Verdict {
         if let Some((other, theirs)) = self.strongest_other(candidacy)
-            && is_stronger(candidacy, (other, theirs), (&self.me, claim))
+            && is_stronger(candidacy.id, (other, theirs), (&self.me, claim))
         {
             return Verdict::Yield(other.clone());
         }
@@ -306,7 +301,10 @@ impl Roster {
     }
 }
 
-/// The higher number wins; among equals the node that is wanted more.
-fn is_stronger(candidacy: &Candidacy, a: (&NodeName, Claim), b: (&NodeName, Claim)) -> bool {
-    a.1 > b.1 || (a.1 == b.1 && candidacy.prefers(a.0, b.0))
+/// Whether of two claims on a group the first is right. The higher number wins; among equals a hash of the
+/// node does, and not who is wanted more: while a new list has reached one of them only, each could be
+/// wanted more by its own, and both would stay.
+pub fn is_stronger(group: GroupId, a: (&NodeName, Claim), b: (&NodeName, Claim)) -> bool {
+    let rank = |node: &NodeName| rendezvous_rank(group.0, node);
+    a.1 > b.1 || (a.1 == b.1 && rank(a.0) < rank(b.0))
 }

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::task::JoinHandle;
+use futures::FutureExt as _;
+use futures::future::{BoxFuture, Shared};
 
 use crate::cache;
 
@@ -35,13 +36,13 @@ pub struct LookupError {
     reason: String,
 }
 
-type Lookup = JoinHandle<io::Result<Vec<IpAddr>>>;
+type Lookup = Shared<BoxFuture<'static, Result<Vec<IpAddr>, String>>>;
 
 #[derive(Debug, Default)]
 struct State {
     known: BTreeMap<String, Vec<IpAddr>>,
-    /// Look-ups that nobody waits for any more: the next one who asks takes theirs, so that a
-    /// resolver that hangs has one question of each name.
+    /// Look-ups whose outcome nobody has taken: who asks meanwhile, or later, waits for that one, so that
+    /// a resolver that hangs has one question of each name.
     running: BTreeMap<String, Lookup>,
     /// Names whose kept addresses are used now.
     told: BTreeSet<String>,
@@ -75,23 +76,38 @@ impl Names {
         if let Ok(address) = bare.parse() {
             return Ok(vec![address]);
         }
-        let running = self.lock().running.remove(host);
-        let mut lookup = running.unwrap_or_else(|| tokio::spawn(look_up(host.to_owned())));
-        let outcome = match tokio::time::timeout(PATIENCE, &mut lookup).await {
-            Ok(Ok(Ok(addresses))) if addresses.is_empty() => Err("it has no address".to_owned()),
-            Ok(Ok(Ok(addresses))) => Ok(addresses),
-            Ok(Ok(Err(error))) => Err(error.to_string()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Err(_) => {
-                self.lock().running.insert(host.to_owned(), lookup);
-                Err("no answer in time".to_owned())
-            }
-        };
+        let outcome = self.wait_for(host, look_up).await;
         let (addresses, news) = self.settle(host, outcome)?;
         if let Some(text) = news {
             self.keep(text).await;
         }
         Ok(addresses)
+    }
+
+    /// Waits for the look-up that runs, or begins one. Cancel safe: it goes on for whoever asks next.
+    async fn wait_for<F>(
+        &self,
+        host: &str,
+        look_up: impl FnOnce(String) -> F,
+    ) -> Result<Vec<IpAddr>, String>
+    where
+        F: Future<Output = io::Result<Vec<IpAddr>>> + Send + 'static,
+    {
+        let lookup = {
+            let running = &mut self.lock().running;
+            let lookup = running
+                .entry(host.to_owned())
+                .or_insert_with(|| begin(look_up(host.to_owned())));
+            lookup.clone()
+        };
+        let Ok(outcome) = tokio::time::timeout(PATIENCE, lookup.clone()).await else {
+            return Err("no answer in time".to_owned());
+        };
+        let running = &mut self.lock().running;
+        if running.get(host).is_some_and(|it| it.ptr_eq(&lookup)) {
+            running.remove(host);
+        }
+        outcome
     }
 
     /// What counts after a look-up, and the text of the file if that changed.
@@ -148,6 +164,18 @@ impl Names {
     }
 }
 
+/// Goes on whether somebody waits for it or not.
+fn begin(look_up: impl Future<Output = io::Result<Vec<IpAddr>>> + Send + 'static) -> Lookup {
+    let task = tokio::spawn(look_up);
+    let outcome = task.map(|outcome| match outcome {
+        Ok(Ok(addresses)) if addresses.is_empty() => Err("it has no address".to_owned()),
+        Ok(Ok(addresses)) => Ok(addresses),
+        Ok(Err(error)) => Err(error.to_string()),
+        Err(error) => Err(error.to_string()),
+    });
+    outcome.boxed().shared()
+}
+
 async fn look_up(host: String) -> io::Result<Vec<IpAddr>> {
     let found = tokio::net::lookup_host((host, 0)).await?;
     Ok(found.map(|address| address.ip()).collect())
@@ -174,6 +202,8 @@ fn to_text(known: &BTreeMap<String, Vec<IpAddr>>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
+
     use super::*;
 
     fn addresses(texts: &[&str]) -> Vec<IpAddr> {
@@ -209,6 +239,34 @@ mod tests {
             assert_eq!(names.settle("ipam", away()), Ok((sorted.clone(), None)));
             assert!(names.settle("other", away()).is_err());
         }
+    }
+
+    #[tokio::test]
+    async fn a_resolver_that_hangs_has_one_question_of_each_name_whoever_gives_up() {
+        let names = Names::open(Path::new("/nonexistent"));
+        let begun = AtomicU32::new(0);
+        let (answer, answered) = tokio::sync::watch::channel(false);
+        let ask = || {
+            names.wait_for("ipam", |_| {
+                begun.fetch_add(1, Ordering::Relaxed);
+                let mut answered = answered.clone();
+                async move {
+                    answered.wait_for(|it| *it).await.expect("answered");
+                    Ok(addresses(&["192.0.2.1"]))
+                }
+            })
+        };
+        // Two give up; then two at once get the answer.
+        assert_eq!(ask().now_or_never(), None);
+        assert_eq!(ask().now_or_never(), None);
+        let both = async { tokio::join!(ask(), ask()) };
+        let tell = async { answer.send_replace(true) };
+        let (both, _) = tokio::join!(both, tell);
+        let found = Ok(addresses(&["192.0.2.1"]));
+        assert_eq!(both, (found.clone(), found.clone()));
+        assert_eq!(begun.load(Ordering::Relaxed), 1);
+        assert_eq!(ask().await, found);
+        assert_eq!(begun.load(Ordering::Relaxed), 2, "another question");
     }
 
     #[test]

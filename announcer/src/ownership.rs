@@ -436,8 +436,9 @@ impl Ownership {
     fn perform(&mut self, group: GroupId, actions: Vec<Action>) {
         for action in actions {
             match &action {
-                Action::Claim(claim, _) => self.roster.raise_peak(group, *claim),
-                Action::Release(_, claim) => self.roster.raise_peak(group, *claim),
+                Action::Claim(claim, _) | Action::Raise(claim) | Action::Release(_, claim) => {
+                    self.roster.raise_peak(group, *claim);
+                }
                 Action::Send(..)
                 | Action::Duty(_)
                 | Action::RepeatGo(..)

@@ -73,6 +73,7 @@ impl Engine {
                 }
                 Action::RepeatGo(to, claim) => self.send_go(to, group, claim),
                 Action::Claim(claim, why) => self.on_gained(group, claim, &why),
+                Action::Raise(claim) => self.talk.say(group, None, Some(claim)),
                 Action::Unclaim(why) => self.on_lost(group, &why),
                 Action::Gone(claim) => {
                     self.on_lost(group, &Lost::Removed);

@@ -68,6 +68,8 @@ pub enum Action {
     RepeatGo(NodeName, Claim),
     /// Tell everybody of this claim of ours.
     Claim(Claim, Gained),
+    /// Tell everybody that our claim is this one now.
+    Raise(Claim),
     /// Tell everybody that it is given up.
     Unclaim(Lost),
     /// Tell everybody that the group is gone which this node owned by this claim: whoever has not

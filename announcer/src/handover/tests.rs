@@ -210,8 +210,7 @@ fn without_an_ack_the_next_node_is_asked_and_without_any_the_owner_keeps_answeri
     assert_eq!(bench.wait(ACK_TIMEOUT), [prepare("c", 1)]);
     // Too late: it was not waited for.
     assert_eq!(bench.hear("b", Message::Ack(Claim(1))), []);
-    assert_eq!(bench.wait(ACK_TIMEOUT), [answer()]);
-    assert_eq!(bench.seat.claim(), Some(Claim(1)));
+    assert_eq!(bench.wait(ACK_TIMEOUT), [answer(), Action::Raise(Claim(2))]);
     let scene = Scene {
         candidacy: &bench.candidacy,
         roster: &bench.roster,
@@ -220,8 +219,25 @@ fn without_an_ack_the_next_node_is_asked_and_without_any_the_owner_keeps_answeri
     assert!(!bench.seat.is_moving(&scene), "nothing more can be done");
     assert_eq!(
         bench.wait(RETRY),
-        [Action::Duty(Duty::Record), prepare("b", 1)]
+        [Action::Duty(Duty::Record), prepare("b", 2)]
     );
+}
+
+#[test]
+fn what_is_held_for_an_attempt_that_was_taken_back_is_not_for_the_next_one() {
+    let mut bench = Bench::owner("b");
+    bench.roster.raise_peak(GROUP, Claim(4));
+    bench.standing("a", |a| a.draining = true);
+    assert_eq!(bench.look(), [answer(), Action::Raise(Claim(5))]);
+    assert_eq!(bench.seat.claim(), Some(Claim(5)));
+    bench.standing("a", |_| {});
+    assert_eq!(bench.look(), [Action::Duty(Duty::Record), prepare("a", 5)]);
+    // It held what this node answered in between.
+    assert_eq!(bench.hear("a", Message::Ack(Claim(1))), []);
+    let mut heir = Bench::new("a");
+    let held = |claim| [Action::Duty(Duty::Hold), ack("b", claim)];
+    assert_eq!(heir.hear("b", Message::Prepare(Claim(1))), held(1));
+    assert_eq!(heir.hear("b", Message::Prepare(Claim(5))), held(5));
 }
 
 #[test]
@@ -229,7 +245,7 @@ fn an_owner_keeps_answering_when_its_heir_dies_before_the_ack() {
     let mut bench = Bench::owner("b").only_for(&["a", "b"]);
     bench.look();
     bench.roster.set_standing(name("a"), Standing::Dead);
-    assert_eq!(bench.look(), [answer()]);
+    assert_eq!(bench.look(), [answer(), Action::Raise(Claim(2))]);
 }
 
 #[test]

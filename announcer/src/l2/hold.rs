@@ -41,8 +41,8 @@ pub struct Noted {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Answered {
     pub asker: MacAddr,
-    /// Which address it asked from; see [`fold`].
-    pub from: u32,
+    /// Which address it asked from; see [`fold`]. `None`: an announcer of an earlier build does not say.
+    pub from: Option<u32>,
     pub target: IpAddr,
     /// When, by the clock of whoever holds this value.
     pub at: Instant,
@@ -92,7 +92,7 @@ impl Report {
         let newest = noted.iter().rev().take(ANSWERED_LIMIT);
         let answered = newest.map(|one| Answered {
             asker: one.question.asker,
-            from: fold(one.question.from),
+            from: Some(fold(one.question.from)),
             target: one.question.target,
             at: one.at,
         });
@@ -115,7 +115,8 @@ impl Report {
                 let late = answered.at.saturating_duration_since(one.at);
                 let early = one.at.saturating_duration_since(answered.at);
                 let same = answered.asker == one.question.asker
-                    && answered.from == fold(one.question.from)
+                    // Not said, it may be any: rather no answer than two.
+                    && answered.from.is_none_or(|from| from == fold(one.question.from))
                     && answered.target == one.question.target
                     && answered.at + STAMPS_APART > begin;
                 if same && late < REPORT_DELAY && early < STAMPS_APART {
@@ -127,7 +128,9 @@ impl Report {
         let mut accounted = BTreeSet::new();
         let mut used = BTreeSet::new();
         for (_, index, answer) in pairs {
-            if !accounted.contains(&index) && used.insert(answer) {
+            // One that does not say from where it was asked may be for any of these.
+            let is_for_any = self.answered[answer].from.is_none();
+            if !accounted.contains(&index) && (is_for_any || used.insert(answer)) {
                 accounted.insert(index);
             }
         }
@@ -244,6 +247,40 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_of_which_is_not_told_who_asked_from_where_accounts_for_all_that_may_be_it() {
+        let start = start();
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let held = |ms: u64, target, from: u8| Held {
+            at: at(ms),
+            interface: 1,
+            question: Question {
+                from: IpAddr::from([198, 18, 0, from]),
+                ..question(1, target)
+            },
+        };
+        // One was answered, and the report took 35 ms.
+        let told = Report {
+            answered: vec![Answered {
+                asker: MacAddr(2, 0, 0, 0, 0, 1),
+                from: None,
+                target: IpAddr::from([192, 0, 2, 100]),
+                at: at(85),
+            }],
+            truncated: false,
+        };
+        let seen = vec![
+            held(50, 100, 5),
+            held(60, 100, 6),
+            held(60, 101, 5),
+            held(90, 100, 7),
+        ];
+        assert_eq!(
+            told.unanswered(seen, start),
+            [held(60, 101, 5), held(90, 100, 7)]
+        );
+    }
+
+    #[test]
     fn a_request_that_had_arrived_when_the_holding_began_is_accounted_for() {
         let start = start();
         let at = |micros: u64| start + Duration::from_micros(micros);
@@ -285,7 +322,7 @@ mod tests {
         let told = Report {
             answered: vec![Answered {
                 asker: MacAddr(2, 0, 0, 0, 0, 1),
-                from: u32::from_be_bytes([192, 0, 2, 1]),
+                from: Some(u32::from_be_bytes([192, 0, 2, 1])),
                 target: IpAddr::from([192, 0, 2, 100]),
                 at: start,
             }],

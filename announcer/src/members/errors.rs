@@ -20,11 +20,11 @@ const BATCH: usize = 64;
 
 /// Makes a UDP socket keep its errors.
 pub fn enable(socket: &impl AsFd, local: SocketAddr) -> nix::Result<()> {
-    if local.is_ipv4() {
-        setsockopt(socket, sockopt::Ipv4RecvErr, &true)
-    } else {
-        setsockopt(socket, sockopt::Ipv6RecvErr, &true)
+    if local.is_ipv6() {
+        setsockopt(socket, sockopt::Ipv6RecvErr, &true)?;
     }
+    // A socket of the other family reaches IPv4 hosts, too.
+    setsockopt(socket, sockopt::Ipv4RecvErr, &true)
 }
 
 /// Takes the errors that are there; gives the addresses that refused a datagram.
@@ -56,6 +56,7 @@ fn take_one(socket: &impl AsRawFd) -> nix::Result<Option<SocketAddr>> {
         }
     }
     let sent_to = message.address.as_ref().and_then(stamped::address);
+    let sent_to = sent_to.map(|it| SocketAddr::new(it.ip().to_canonical(), it.port()));
     Ok(sent_to.filter(|_| is_refusal))
 }
 
@@ -66,14 +67,14 @@ mod tests {
 
     use super::*;
 
-    #[test]
+    /// A socket bound there sends to a port of an IPv4 host on which nobody listens.
     #[expect(clippy::disallowed_methods, reason = "waits for the kernel")]
-    fn the_address_that_refused_a_datagram_is_told() {
+    fn check(local: &str) {
         let gone = UdpSocket::bind("127.0.0.1:0").expect("binds");
         let address = gone.local_addr().expect("bound");
         drop(gone);
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("binds");
-        enable(&socket, address).expect("enables");
+        let socket = UdpSocket::bind(local).expect("binds");
+        enable(&socket, socket.local_addr().expect("bound")).expect("enables");
         socket.send_to(b"hello", address).expect("sends");
         let deadline = Instant::now() + Duration::from_secs(5);
         loop {
@@ -86,5 +87,15 @@ mod tests {
             std::thread::yield_now();
         }
         assert_eq!(take_refused(&socket), []);
+    }
+
+    #[test]
+    fn the_address_that_refused_a_datagram_is_told() {
+        check("127.0.0.1:0");
+    }
+
+    #[test]
+    fn a_socket_for_both_families_learns_which_ipv4_host_refused() {
+        check("[::]:0");
     }
 }

@@ -208,9 +208,9 @@ pub struct WireAnswered {
     /// An IPv6 address in 16 bytes; empty for an IPv4 address.
     #[prost(bytes, tag = "4")]
     pub target6: Vec<u8>,
-    /// Which address it asked from, in 32 bits.
-    #[prost(fixed32, tag = "5")]
-    pub from: u32,
+    /// Which address it asked from, in 32 bits; earlier builds do not say it.
+    #[prost(fixed32, optional, tag = "5")]
+    pub from: Option<u32>,
 }
 
 impl From<&Peer> for WirePeer {

@@ -176,9 +176,11 @@ impl World {
                     let told = Report::new(&node.handed);
                     self.send(index, &to, Packet::Step(Message::Go(claim, told)));
                 }
-                Action::Claim(..) | Action::Unclaim(_) | Action::Gone(_) | Action::Inform(_) => {
-                    spread = true
-                }
+                Action::Claim(..)
+                | Action::Raise(_)
+                | Action::Unclaim(_)
+                | Action::Gone(_)
+                | Action::Inform(_) => spread = true,
                 Action::Announce => {}
             }
         }

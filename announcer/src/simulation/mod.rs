@@ -91,6 +91,13 @@ fn two_nodes_that_cannot_hear_each_other_know_what_they_own_by_the_others() {
     });
 }
 
+#[test]
+fn exactly_one_node_answers_also_while_nodes_have_different_lists() {
+    with_seeds(Kind::Disagreeing, |world| {
+        world.not_answered_once(world.settled_at())
+    });
+}
+
 /// An hour, or as many as asked for, in which nothing is streamed and one of three nodes is away.
 #[test]
 fn without_any_control_plane_owners_go_on_for_hours_and_one_that_comes_back_is_in_its_place() {

@@ -288,7 +288,9 @@ impl Node {
                     self.go(to, group, claim);
                 }
                 Action::RepeatGo(to, claim) => self.go(to, group, claim),
-                Action::Claim(claim, _) => self.talk.say(group, None, Some(claim)),
+                Action::Claim(claim, _) | Action::Raise(claim) => {
+                    self.talk.say(group, None, Some(claim));
+                }
                 Action::Unclaim(_) => {
                     self.talk.say(group, None, None);
                     self.noted.remove(&group);

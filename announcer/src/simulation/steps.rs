@@ -17,13 +17,15 @@ pub(super) enum Kind {
     Faults,
     /// The same, and in the end two nodes still cannot hear each other, or one of them the other.
     PartlyHealed,
+    /// As `Faults`, and in the end the nodes have different lists of the same candidates: streams lag.
+    Disagreeing,
 }
 
 impl Kind {
     pub(super) fn loss(self) -> f64 {
         match self {
             Self::Planned => 0.0,
-            Self::Faults | Self::PartlyHealed => 0.02,
+            Self::Faults | Self::PartlyHealed | Self::Disagreeing => 0.02,
         }
     }
 
@@ -31,6 +33,7 @@ impl Kind {
         match self {
             Self::Planned => Duration::from_millis(300),
             Self::Faults | Self::PartlyHealed => Duration::from_secs(2),
+            Self::Disagreeing => Duration::from_secs(60),
         }
     }
 }
@@ -56,7 +59,7 @@ impl World {
     pub(super) fn step(&mut self) {
         let steps: &[Step] = match self.kind {
             Kind::Planned => &[Step::Nothing, Step::List, Step::List, Step::Stop],
-            Kind::Faults | Kind::PartlyHealed => &[
+            Kind::Faults | Kind::PartlyHealed | Kind::Disagreeing => &[
                 Step::List,
                 Step::Stop,
                 Step::Kill,
@@ -176,12 +179,13 @@ impl World {
             }
         }
         for index in 0..self.hosts.len() {
-            if self.kind != Kind::Faults || self.chance.random_bool(0.7) {
+            let all_are_back = matches!(self.kind, Kind::Planned | Kind::PartlyHealed);
+            if all_are_back || self.chance.random_bool(0.7) {
                 self.start(index, Duration::ZERO);
             }
         }
         self.start_candidates();
-        // The last list arrives, who is suspended resumes, and who was stopped is back.
+        // The last list arrives, unless streams lag; who is suspended resumes, and who was stopped is back.
         self.run(Duration::from_secs(4));
         self.note("quiet".to_owned());
     }

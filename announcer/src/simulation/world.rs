@@ -15,6 +15,8 @@ use crate::members::wire::Datagram;
 
 /// How often the client asks for each address.
 const ASK: Duration = Duration::from_millis(10);
+/// Longest time that the first lists take to a node.
+const START_LAG: Duration = Duration::from_millis(300);
 /// How long a node may take to hand everything over when it is stopped.
 const DRAIN_LIMIT: Duration = Duration::from_secs(3);
 
@@ -112,7 +114,7 @@ impl World {
             chance,
             loss: kind.loss(),
             doubled: 0.1,
-            lag: kind.lag(),
+            lag: START_LAG,
             cut: BTreeSet::new(),
             lists: vec![BTreeMap::new()],
             next_group: 1,
@@ -136,6 +138,7 @@ impl World {
             world.start(index, Duration::ZERO);
         }
         world.run(Duration::from_millis(1500));
+        world.lag = kind.lag();
         world.begun = world.asked + 1;
         world
     }
@@ -179,7 +182,10 @@ impl World {
 
     fn new_list(&mut self, address: Ipv4Addr) -> Assigned {
         let before = self.lists[self.lists.len() - 1].get(&address).cloned();
-        let keeps = before.as_ref().filter(|_| self.chance.random_bool(0.6));
+        let only_order = self.kind == Kind::Disagreeing;
+        let keeps = before
+            .as_ref()
+            .filter(|_| only_order || self.chance.random_bool(0.6));
         let group = keeps.map_or_else(
             || {
                 self.next_group += 1;
@@ -187,14 +193,19 @@ impl World {
             },
             |before| before.group,
         );
-        let mut nodes: Vec<usize> = (0..self.hosts.len()).collect();
+        let mut nodes: Vec<NodeName> = match keeps.filter(|_| only_order) {
+            Some(before) => before.candidates.to_vec(),
+            None => (0..self.hosts.len()).map(name).collect(),
+        };
         for index in (1..nodes.len()).rev() {
             let other = self.chance.random_range(0..=index);
             nodes.swap(index, other);
         }
         // One of three may be away, and the others cannot hear each other.
-        let candidates = self.chance.random_range(3..=nodes.len());
-        let candidates: Vec<NodeName> = nodes[..candidates].iter().map(|one| name(*one)).collect();
+        let mut candidates = nodes;
+        if keeps.is_none() || !only_order {
+            candidates.truncate(self.chance.random_range(3..=candidates.len()));
+        }
         let list = Assigned {
             key: Key {
                 space: "default".to_owned(),

@@ -9,7 +9,7 @@ fn steps_survive_the_wire_and_every_datagram_fits() {
     let now = Instant::now();
     let answered = |number: u64| Answered {
         asker: MacAddr(2, 0, 0xff, 0, 0, 9),
-        from: u32::MAX,
+        from: Some(u32::MAX),
         target: match number % 2 {
             0 => IpAddr::from([192, 0, 2, 1]),
             _ => IpAddr::from([0xfd09, 0, 0xffff, 0, 1, 2, 3, 4]),
@@ -52,6 +52,27 @@ fn steps_survive_the_wire_and_every_datagram_fits() {
         }
     }
     assert_eq!(read, messages);
+}
+
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "any instant serves as the start of a test"
+)]
+fn what_an_earlier_build_does_not_say_is_not_said_and_no_address_is_one() {
+    // The asker and the target of an earlier build: tags 1 and 2.
+    let earlier = [0x08, 0x09, 0x15, 0x01, 0x02, 0x00, 0xc0];
+    let now = Instant::now();
+    let read = WireAnswered::decode(earlier.as_slice()).expect("decodes");
+    assert_eq!(read.read(now).from, None);
+    // Who checks whether an address is free asks from none.
+    let check = Answered {
+        from: Some(0),
+        ..read.read(now)
+    };
+    let bytes = WireAnswered::new(&check, now).encode_to_vec();
+    let back = WireAnswered::decode(bytes.as_slice()).expect("decodes");
+    assert_eq!(back.read(now).from, Some(0));
 }
 
 #[test]
