@@ -1,4 +1,5 @@
-//! How long an ARP answer takes, as the one who asks sees it: one question at a time.
+//! How long an ARP answer takes, as the one who asks sees it: one question at a time, and it sleeps until the
+//! answer is there.
 
 use std::io::Write as _;
 use std::net::Ipv4Addr;
@@ -8,19 +9,18 @@ use anyhow::Context as _;
 
 use crate::{Host, arp, packet, wait};
 
-/// Between two questions everybody falls asleep again, as between the questions of a real client.
-const PAUSE: Duration = Duration::from_millis(1);
 /// A question without an answer for so long is given up.
 const GIVEN_UP: Duration = Duration::from_millis(500);
 /// 10.128.0.0, on no segment of the testbed.
 const FIRST_ASKER: u32 = 0x0a80_0000;
 
-/// Asks from a host's eth0 for each of these addresses in turn, so many times. Gives the times of
-/// the answers for each address; what was given up has none.
+/// Asks from a host's eth0 for each of these addresses in turn, so many times, with a `pause`
+/// before each question. Gives the times of the answers for each address; what was given up has none.
 pub fn measure(
     host: &Host,
     addresses: &[Ipv4Addr],
     rounds: usize,
+    pause: Duration,
 ) -> anyhow::Result<Vec<Vec<Duration>>> {
     let (interface, mut socket) = host.namespace.run(|| {
         let interface = packet::interface("eth0")?;
@@ -32,7 +32,7 @@ pub fn measure(
         // Each from another one: nobody is answered for the same address without end.
         let from = Ipv4Addr::from(FIRST_ASKER + round as u32);
         for (address, times) in addresses.iter().zip(&mut times) {
-            std::thread::sleep(PAUSE);
+            std::thread::sleep(pause);
             let request = arp::request(interface.mac, from, *address);
             let asked = wait::now();
             socket.write(&request).context("asking")?;

@@ -9,8 +9,12 @@ use pharos_testbed::{Host, latency};
 use super::{quantile, report, report_ratio};
 use crate::scene::{self, Scene};
 
-/// Pairs of questions.
-const ROUNDS: usize = 3000;
+/// How a client asks: a word for it, pairs of questions, and the time between two. A busy one finds
+/// caches warm and cores awake; a real one, that asks once in a while, finds neither.
+const CLIENTS: [(&str, usize, Duration); 2] = [
+    ("", 3000, Duration::from_millis(1)),
+    (".rare", 150, Duration::from_millis(100)),
+];
 /// The first ones find everything cold.
 const WARM_UP: usize = 200;
 
@@ -27,7 +31,8 @@ pub(super) fn run() -> anyhow::Result<()> {
     let IpAddr::V4(own) = scene.node(0)?.address else {
         anyhow::bail!("the node has no IPv4 address");
     };
-    latency::measure(scene.client()?, &[announced, own], WARM_UP)?;
+    let (_, _, pause) = CLIENTS[0];
+    latency::measure(scene.client()?, &[announced, own], WARM_UP, pause)?;
     compare("announcer", scene.client()?, announced, own)
 }
 
@@ -38,7 +43,19 @@ pub(super) fn compare(
     announced: Ipv4Addr,
     of_kernel: Ipv4Addr,
 ) -> anyhow::Result<()> {
-    let mut times = latency::measure(client, &[announced, of_kernel], ROUNDS)?;
+    for (kind, rounds, pause) in CLIENTS {
+        let times = latency::measure(client, &[announced, of_kernel], rounds, pause)?;
+        print(name, kind, times, rounds)?;
+    }
+    Ok(())
+}
+
+fn print(
+    name: &str,
+    kind: &str,
+    mut times: Vec<Vec<Duration>>,
+    rounds: usize,
+) -> anyhow::Result<()> {
     times.iter_mut().for_each(|times| times.sort_unstable());
     let micros = |times: &[Duration], part| -> anyhow::Result<f64> {
         Ok(quantile(times, part).context("no answers")?.as_secs_f64() * 1e6)
@@ -46,21 +63,21 @@ pub(super) fn compare(
     for (label, part) in [("p50", 0.5), ("p99", 0.99)] {
         let kernel = micros(&times[1], part)?;
         let ours = micros(&times[0], part)?;
-        let reference = format!("arp.kernel.{label}");
+        let reference = format!("arp.kernel{kind}.{label}");
         report_ratio(
-            &format!("arp.{name}.{label}"),
+            &format!("arp.{name}{kind}.{label}"),
             ours,
             "us",
             &reference,
             kernel,
         );
         report(
-            &format!("arp.{name}.{label}.above_the_kernel"),
+            &format!("arp.{name}{kind}.{label}.above_the_kernel"),
             ours - kernel,
             "us",
         );
     }
-    let unanswered = ROUNDS - times[0].len();
-    println!("arp.{name}.unanswered {unanswered} (of {ROUNDS})");
+    let unanswered = rounds - times[0].len();
+    println!("arp.{name}{kind}.unanswered {unanswered} (of {rounds})");
     Ok(())
 }
