@@ -7,7 +7,9 @@
 //! 5. Labels of namespaces and Services decide who may use a pool, and are followed.
 //! 6. `--lb-class` serves that class only.
 //! 7. A range that goes over to another pool in one `kubectl apply` moves no address.
-//! 8. Definitions that were removed and applied again take no address, as an empty list says nothing.
+//! 8. What users of MetalLB have is taken without an error. BGP kinds are judged together with all else: a
+//!    bad one is told in the same metric, and changes nothing for pools and Services.
+//! 9. Definitions that were removed and applied again take no address, as an empty list says nothing.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::adapters::{Stage, addresses, annotation};
@@ -287,4 +289,42 @@ fn definitions_that_are_applied_again_take_no_address() {
     stage.wait_addresses(EAST, "web", &[]).unwrap();
     let marker = stage.service(EAST, "marker").unwrap();
     assert_eq!(addresses(&marker), ["192.0.2.1"]);
+}
+
+#[test]
+fn objects_about_bgp_are_judged_and_change_nothing_for_services() {
+    let Some(stage) = Stage::with_cluster(EAST).unwrap() else {
+        return;
+    };
+    let samples = e2e::site::repository().join("e2e/manifests/metallb-samples.yaml");
+    let samples = samples.display().to_string();
+    stage.kubectl(EAST, &["apply", "-f", &samples]).unwrap();
+    stage.apply_service(EAST, "web", &none(), &none()).unwrap();
+    stage.wait_any_address(EAST, "web").unwrap();
+    wait_metric(&stage, "metallb_k8s_client_config_loaded_bool 1");
+    wait_metric(&stage, "metallb_k8s_client_config_stale_bool 0");
+    // One is wrong by itself, then one by another's side, then none.
+    let peer = |address: &str| {
+        json!({
+            "apiVersion": "metallb.io/v1beta2", "kind": "BGPPeer",
+            "metadata": { "name": "wrong", "namespace": "metallb-system" },
+            "spec": { "myASN": 64500, "peerASN": 64501, "peerAddress": address },
+        })
+        .to_string()
+    };
+    for (address, stale) in [("10.9.0", 1), ("10.9.0.77", 0), ("10.9.0.1", 1)] {
+        stage.apply(EAST, &peer(address)).unwrap();
+        let line = format!("metallb_k8s_client_config_stale_bool {stale}");
+        wait_metric(&stage, &line);
+    }
+    // Pools are another matter.
+    stage.apply_pool(EAST, "more", &["192.0.2.200/32"]).unwrap();
+    let pinned = json!({ "metallb.io/loadBalancerIPs": "192.0.2.200" });
+    stage.apply_service(EAST, "more", &pinned, &none()).unwrap();
+    stage
+        .wait_addresses(EAST, "more", &["192.0.2.200"])
+        .unwrap();
+    let elsewhere = ["delete", "bgppeer", "wrong", "-n", "metallb-system"];
+    stage.kubectl(EAST, &elsewhere).unwrap();
+    wait_metric(&stage, "metallb_k8s_client_config_stale_bool 0");
 }

@@ -11,7 +11,7 @@ use crate::claim::Settings;
 /// Connects one Kubernetes cluster to the address book.
 ///
 /// Gives Services of type LoadBalancer their addresses, and tells ipam-service which nodes can
-/// announce them. Understands MetalLB's IPAddressPools, L2Advertisements and annotations.
+/// announce them. Understands MetalLB's resources and annotations.
 #[derive(Debug, Parser)]
 #[command(name = "k8s-adapter", version)]
 pub struct Args {
@@ -30,7 +30,7 @@ pub struct Args {
     /// ServiceAccount]
     #[arg(long, env = "PHAROS_KUBECONFIG", value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// Where IPAddressPools and L2Advertisements are read; others are ignored
+    /// Where MetalLB's resources are read; others are ignored
     #[arg(
         long,
         env = "PHAROS_NAMESPACE",

@@ -59,7 +59,7 @@ impl Live {
         same(Kind::Pools, are_same(self.pools.as_deref(), pools))
             && same(
                 Kind::L2Advertisements,
-                are_same(self.advertisements.as_deref(), index.advertisements()),
+                are_same(self.advertisements.as_deref(), index.objects().l2.iter()),
             )
     }
 }

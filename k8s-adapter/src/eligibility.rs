@@ -3,6 +3,7 @@
 //! The rules are MetalLB's, so that a Service goes silent exactly when it did before.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::Node;
 use k8s_openapi::api::discovery::v1::{Endpoint, EndpointSlice};
@@ -94,8 +95,29 @@ pub fn backends<'a>(
     }
 }
 
-/// A node as ipam-service is to know it. `None` for an object without a name.
-pub fn node(node: &Node) -> Option<v1::NodeFact> {
+/// What counts of a node.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeState {
+    /// As ipam-service is to know it.
+    pub fact: v1::NodeFact,
+    /// Those that it says it has.
+    pub addresses: BTreeSet<IpAddr>,
+}
+
+impl NodeState {
+    /// `None` for an object without a name.
+    pub fn parse(node: &Node) -> Option<Self> {
+        let addresses = node.status.as_ref().and_then(|it| it.addresses.as_ref());
+        let addresses = addresses.into_iter().flatten();
+        Some(Self {
+            fact: fact(node)?,
+            // A host name is none.
+            addresses: addresses.filter_map(|it| it.address.parse().ok()).collect(),
+        })
+    }
+}
+
+fn fact(node: &Node) -> Option<v1::NodeFact> {
     let labels = node.metadata.labels.clone().unwrap_or_default();
     let conditions = node
         .status
@@ -235,6 +257,25 @@ mod tests {
     }
 
     #[test]
+    fn a_node_says_which_addresses_it_has() {
+        let node: Node = serde_json::from_value(json!({
+            "metadata": { "name": "n1" },
+            "status": { "addresses": [
+                { "type": "InternalIP", "address": "192.0.2.1" },
+                { "type": "ExternalIP", "address": "2001:db8::1" },
+                { "type": "Hostname", "address": "n1.example" },
+            ] },
+        }))
+        .expect("a Node");
+        let state = NodeState::parse(&node).expect("with a name");
+        let addresses: Vec<String> = state.addresses.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            (state.fact.name.as_str(), addresses),
+            ("n1", vec!["192.0.2.1".to_owned(), "2001:db8::1".to_owned()])
+        );
+    }
+
+    #[test]
     fn a_node_says_why_it_may_not_announce() {
         let condition = |kind: &str, status: &str| json!([{ "type": kind, "status": status }]);
         for (labels, conditions, reason) in [
@@ -267,7 +308,7 @@ mod tests {
                 "metadata": { "name": "n1", "labels": labels }, "status": { "conditions": conditions },
             }))
             .expect("a Node");
-            let fact = node(&parsed).expect("with a name");
+            let fact = fact(&parsed).expect("with a name");
             assert_eq!(fact.unavailable_reason, reason, "{labels} {conditions}");
             assert_eq!(fact.name, "n1");
             let settings = |ignore_exclude_lb| Settings {

@@ -198,7 +198,7 @@ mod tests {
 
     use super::*;
     use crate::claim::Settings;
-    use crate::eligibility::{SliceKey, SliceState};
+    use crate::eligibility::{NodeState, SliceKey, SliceState};
     use crate::service::ServiceState;
 
     fn world() -> World {
@@ -234,10 +234,14 @@ mod tests {
         }
     }
 
-    fn node(name: &str) -> v1::NodeFact {
-        v1::NodeFact {
+    fn node(name: &str) -> NodeState {
+        let fact = v1::NodeFact {
             name: name.to_owned(),
             ..v1::NodeFact::default()
+        };
+        NodeState {
+            fact,
+            addresses: BTreeSet::new(),
         }
     }
 

@@ -4,16 +4,20 @@
 //! A kind counts only when it has been listed completely once. Until then nothing that depends on
 //! it is decided: an empty list is not "none".
 
+mod declarations;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use pharos_proto::v1;
 
 use crate::claim::{Claim, Labels, NoClaim, Settings, claim, in_use, is_ours};
-use crate::crd::{L2Spec, PoolSpec, PoolStatus};
-use crate::eligibility::{SliceKey, SliceState, backends};
-use crate::policy::Declared;
+use crate::eligibility::{NodeState, SliceKey, SliceState, backends};
 use crate::service::{ServiceKey, ServiceState};
+
+pub use declarations::{Declares, PoolState};
+
+use declarations::Policy;
 
 /// The kinds that are watched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -24,6 +28,10 @@ pub enum Kind {
     Nodes,
     Pools,
     L2Advertisements,
+    BgpAdvertisements,
+    Communities,
+    BgpPeers,
+    BfdProfiles,
 }
 
 impl Kind {
@@ -36,16 +44,12 @@ impl Kind {
             Self::Nodes => "nodes",
             Self::Pools => "ipaddresspools",
             Self::L2Advertisements => "l2advertisements",
+            Self::BgpAdvertisements => "bgpadvertisements",
+            Self::Communities => "communities",
+            Self::BgpPeers => "bgppeers",
+            Self::BfdProfiles => "bfdprofiles",
         }
     }
-}
-
-/// An IPAddressPool as it was seen.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PoolState {
-    pub uid: String,
-    pub declared: Declared<PoolSpec>,
-    pub status: Option<PoolStatus>,
 }
 
 /// What an event touched: who has to look again.
@@ -57,7 +61,7 @@ pub struct Touched {
     pub backends: BTreeSet<ServiceKey>,
     /// Nodes that changed or went.
     pub nodes: BTreeSet<String>,
-    /// Pools or advertisements changed.
+    /// The verdict on what is declared may be another one now.
     pub policy: bool,
     /// Services may be missing from a list without having been seen to be deleted.
     pub unlisted: bool,
@@ -67,9 +71,6 @@ pub struct Touched {
 #[derive(Debug, Default)]
 pub struct Index {
     listed: BTreeSet<Kind>,
-    /// Of pools and advertisements: kinds of which an object was seen since the last list, if only
-    /// to be deleted.
-    declared: BTreeSet<Kind>,
     namespaces: BTreeMap<String, Namespace>,
     services: BTreeMap<ServiceKey, Arc<ServiceState>>,
     /// Incarnations of Services, by uid, that are certainly gone: their deletion was seen, or
@@ -78,9 +79,8 @@ pub struct Index {
     slices: BTreeMap<SliceKey, SliceState>,
     /// Names of the slices of each Service, in its namespace.
     slices_of: HashMap<ServiceKey, BTreeSet<String>>,
-    nodes: BTreeMap<String, v1::NodeFact>,
-    pools: BTreeMap<String, PoolState>,
-    advertisements: BTreeMap<String, Declared<L2Spec>>,
+    nodes: BTreeMap<String, NodeState>,
+    policy: Policy,
 }
 
 /// A namespace as it was seen.
@@ -96,12 +96,6 @@ impl Index {
     /// Whether a kind has been listed completely.
     pub fn has(&self, kind: Kind) -> bool {
         self.listed.contains(&kind)
-    }
-
-    /// Whether what is known of a kind is a declaration, even if nothing is left of it. A list that
-    /// is empty from the start is none.
-    pub fn declares(&self, kind: Kind) -> bool {
-        self.declared.contains(&kind)
     }
 
     /// A Service, if it exists.
@@ -152,22 +146,12 @@ impl Index {
 
     /// A node, if it exists.
     pub fn node(&self, name: &str) -> Option<&v1::NodeFact> {
-        self.nodes.get(name)
+        self.nodes.get(name).map(|node| &node.fact)
     }
 
     /// All nodes.
     pub fn nodes(&self) -> impl Iterator<Item = &v1::NodeFact> {
-        self.nodes.values()
-    }
-
-    /// All pools, by name.
-    pub fn pools(&self) -> impl Iterator<Item = &PoolState> {
-        self.pools.values()
-    }
-
-    /// All layer 2 advertisements, by name.
-    pub fn advertisements(&self) -> impl Iterator<Item = &Declared<L2Spec>> {
-        self.advertisements.values()
+        self.nodes.values().map(|node| &node.fact)
     }
 }
 
@@ -354,109 +338,46 @@ impl Index {
     }
 
     /// A complete list of nodes.
-    pub fn replace_nodes(&mut self, list: Vec<v1::NodeFact>) -> Touched {
-        self.listed.insert(Kind::Nodes);
-        let before = std::mem::take(&mut self.nodes);
-        self.nodes = list.into_iter().map(|it| (it.name.clone(), it)).collect();
-        let names = before.keys().chain(self.nodes.keys());
+    pub fn replace_nodes(&mut self, list: Vec<NodeState>) -> Touched {
+        // Before, nothing that depends on nodes was checked.
+        let mut policy = self.listed.insert(Kind::Nodes);
+        let list = list.into_iter().map(|it| (it.fact.name.clone(), it));
+        let before = std::mem::replace(&mut self.nodes, list.collect());
+        let mut nodes = BTreeSet::new();
+        for name in before.keys().chain(self.nodes.keys()) {
+            let (old, new) = (before.get(name), self.nodes.get(name));
+            if old.map(|it| &it.fact) != new.map(|it| &it.fact) {
+                nodes.insert(name.clone());
+            }
+            policy |= self.policy.depends_on(old, new);
+        }
         Touched {
-            nodes: names
-                .filter(|name| before.get(*name) != self.nodes.get(*name))
-                .cloned()
-                .collect(),
+            nodes,
+            policy,
             ..Touched::default()
         }
     }
 
     /// A node was created or changed. Heartbeats change nothing that counts here.
-    pub fn apply_node(&mut self, node: v1::NodeFact) -> Touched {
-        let name = node.name.clone();
+    pub fn apply_node(&mut self, node: NodeState) -> Touched {
+        let name = node.fact.name.clone();
         let before = self.nodes.insert(name.clone(), node.clone());
-        if before.as_ref() == Some(&node) {
-            return Touched::default();
-        }
+        let same = before.as_ref().map(|it| &it.fact) == Some(&node.fact);
         Touched {
-            nodes: BTreeSet::from([name]),
+            nodes: Some(name).filter(|_| !same).into_iter().collect(),
+            policy: self.policy.depends_on(before.as_ref(), Some(&node)),
             ..Touched::default()
         }
     }
 
     /// A node was deleted.
     pub fn delete_node(&mut self, name: &str) -> Touched {
-        self.nodes.remove(name);
+        let before = self.nodes.remove(name);
         Touched {
             nodes: BTreeSet::from([name.to_owned()]),
+            policy: self.policy.depends_on(before.as_ref(), None),
             ..Touched::default()
         }
-    }
-}
-
-// === policy ===
-
-impl Index {
-    /// A complete list of pools.
-    pub fn replace_pools(&mut self, list: Vec<PoolState>) -> Touched {
-        self.policy_listed(Kind::Pools, list.is_empty());
-        self.pools = list
-            .into_iter()
-            .map(|it| (it.declared.name.clone(), it))
-            .collect();
-        policy_touched()
-    }
-
-    /// A pool was created or changed. A change of its status alone touches nothing.
-    pub fn apply_pool(&mut self, pool: PoolState) -> Touched {
-        self.declared.insert(Kind::Pools);
-        let declared = pool.declared.clone();
-        let before = self.pools.insert(declared.name.clone(), pool);
-        Touched {
-            policy: before.map(|it| it.declared) != Some(declared),
-            ..Touched::default()
-        }
-    }
-
-    /// A pool was deleted.
-    pub fn delete_pool(&mut self, name: &str) -> Touched {
-        self.declared.insert(Kind::Pools);
-        self.pools.remove(name);
-        policy_touched()
-    }
-
-    /// A complete list of layer 2 advertisements.
-    pub fn replace_advertisements(&mut self, list: Vec<Declared<L2Spec>>) -> Touched {
-        self.policy_listed(Kind::L2Advertisements, list.is_empty());
-        self.advertisements = list.into_iter().map(|it| (it.name.clone(), it)).collect();
-        policy_touched()
-    }
-
-    /// A layer 2 advertisement was created or changed.
-    pub fn apply_advertisement(&mut self, declared: Declared<L2Spec>) -> Touched {
-        self.declared.insert(Kind::L2Advertisements);
-        self.advertisements.insert(declared.name.clone(), declared);
-        policy_touched()
-    }
-
-    /// A layer 2 advertisement was deleted.
-    pub fn delete_advertisement(&mut self, name: &str) -> Touched {
-        self.declared.insert(Kind::L2Advertisements);
-        self.advertisements.remove(name);
-        policy_touched()
-    }
-
-    fn policy_listed(&mut self, kind: Kind, empty: bool) {
-        self.listed.insert(kind);
-        if empty {
-            self.declared.remove(&kind);
-        } else {
-            self.declared.insert(kind);
-        }
-    }
-}
-
-fn policy_touched() -> Touched {
-    Touched {
-        policy: true,
-        ..Touched::default()
     }
 }
 

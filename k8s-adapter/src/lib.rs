@@ -46,8 +46,9 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use k8s_openapi::api::core::v1::{Namespace, Node, Service};
 use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::Api;
 use kube::core::DeserializeGuard;
+use kube::core::NamespaceResourceScope;
+use kube::{Api, Resource};
 use pharos_process::{Health, Readiness, Shutdown, UsageError, serve_admin};
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -55,7 +56,7 @@ use tokio::task::JoinSet;
 
 use config::Args;
 use context::Context;
-use crd::{IPAddressPool, L2Advertisement};
+use crd::{BFDProfile, BGPAdvertisement, BGPPeer, Community, IPAddressPool, L2Advertisement};
 use identity::AnotherCluster;
 use kubernetes::Clients;
 use metrics::Metrics;
@@ -96,14 +97,12 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     tasks.watch(Api::<Service>::all(watches.clone()));
     tasks.watch(Api::<EndpointSlice>::all(watches.clone()));
     tasks.watch(Api::<Node>::all(watches.clone()));
-    tasks.watch(Api::<DeserializeGuard<IPAddressPool>>::namespaced(
-        watches.clone(),
-        &context.namespace,
-    ));
-    tasks.watch(Api::<DeserializeGuard<L2Advertisement>>::namespaced(
-        watches.clone(),
-        &context.namespace,
-    ));
+    tasks.watch_declared::<IPAddressPool>();
+    tasks.watch_declared::<L2Advertisement>();
+    tasks.watch_declared::<BGPAdvertisement>();
+    tasks.watch_declared::<Community>();
+    tasks.watch_declared::<BGPPeer>();
+    tasks.watch_declared::<BFDProfile>();
     tasks.spawn(identity::probe);
     tasks.drive(session::run);
     tasks.drive(facts::run);
@@ -169,5 +168,17 @@ impl<'a> Tasks<'a> {
 
     fn watch<K: Watched + 'static>(&mut self, api: Api<K>) {
         self.spawn(|context, shutdown| watch(api, context, shutdown));
+    }
+
+    /// A custom resource, in the one namespace where they count.
+    fn watch_declared<K>(&mut self)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+        DeserializeGuard<K>: Watched + Resource<DynamicType = (), Scope = NamespaceResourceScope>,
+        K: 'static,
+    {
+        let client = self.context.kube.watches.clone();
+        let api = Api::<DeserializeGuard<K>>::namespaced(client, &self.context.namespace);
+        self.watch(api);
     }
 }

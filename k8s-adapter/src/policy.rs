@@ -1,120 +1,146 @@
-//! From custom resources to the pools and advertisements of the address book, with every check
-//! that can be made without it. Pure. One bad object refuses its whole set, as in MetalLB: half a
-//! configuration would move addresses.
+//! From custom resources to what they mean, with every check that can be made without the address
+//! book. Pure. [`examine`] judges everything that there is; [`admission`] one change.
+//!
+//! One bad object refuses its whole set, as in MetalLB: half a configuration would move addresses.
+//! Sets are the pools, the layer 2 advertisements, and everything about BGP.
 
+pub mod admission;
+mod bgp;
+mod community;
+mod conflicts;
+mod findings;
 mod l2;
+mod objects;
+mod peer;
 mod pool;
+mod profile;
+mod references;
 mod selector;
-
-use std::collections::BTreeMap;
+mod timers;
 
 use pharos_proto::v1;
 
 use crate::claim::Settings;
-use crate::crd::{L2Spec, PoolSpec};
 
-/// A custom resource as it was seen.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Declared<S> {
-    pub name: String,
-    pub labels: BTreeMap<String, String>,
-    /// The text says why the object could not be read.
-    pub spec: Result<S, String>,
+pub use bgp::{Advertisement, Bgp};
+pub use community::Community;
+pub use findings::{Finding, Severity};
+pub use objects::{Declared, Known, Object, Objects, ResourceKind, Subject};
+pub use peer::{Authentication, Endpoint, Peer, RemoteAs};
+pub use profile::Profile;
+pub use timers::Timers;
+
+use findings::Problems;
+
+/// What all objects amount to.
+#[derive(Debug, Clone)]
+pub struct Configuration {
+    pools: Vec<v1::Pool>,
+    l2: Vec<v1::Advertisement>,
+    bgp: Bgp,
+    findings: Vec<Finding>,
 }
 
-/// What is wrong with a field of an object.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{object}: {field}: {message}")]
-pub struct FieldError {
-    /// Kind and name.
-    pub object: String,
-    /// Path in the object, for example `spec.addresses[0]`.
-    pub field: String,
-    pub message: String,
+impl Configuration {
+    /// The pools of the cluster, or everything that is wrong with them.
+    pub fn pools(&self) -> Result<&[v1::Pool], Vec<&Finding>> {
+        self.sound(&self.pools[..], |kind| kind == ResourceKind::Pool)
+    }
+
+    /// The layer 2 advertisements of the cluster, or everything that is wrong with them.
+    pub fn l2(&self) -> Result<&[v1::Advertisement], Vec<&Finding>> {
+        self.sound(&self.l2[..], |kind| kind == ResourceKind::L2Advertisement)
+    }
+
+    /// What the cluster says by BGP and to whom, or everything that is wrong with it.
+    pub fn bgp(&self) -> Result<&Bgp, Vec<&Finding>> {
+        self.sound(&self.bgp, ResourceKind::is_bgp)
+    }
+
+    /// Everything that is to be said, by object and field.
+    pub fn findings(&self) -> &[Finding] {
+        &self.findings
+    }
+
+    fn sound<T>(&self, it: T, is_part: impl Fn(ResourceKind) -> bool) -> Result<T, Vec<&Finding>> {
+        let errors: Vec<&Finding> = self
+            .findings
+            .iter()
+            .filter(|finding| finding.severity == Severity::Error && is_part(finding.object.kind))
+            .collect();
+        if errors.is_empty() {
+            Ok(it)
+        } else {
+            Err(errors)
+        }
+    }
 }
 
-/// The pools of the cluster, or everything that is wrong with them.
-pub fn pools<'a>(
-    declared: impl IntoIterator<Item = &'a Declared<PoolSpec>>,
-    settings: &Settings,
-) -> Result<Vec<v1::Pool>, Vec<FieldError>> {
-    let mut errors = Vec::new();
-    let mut ranges = Vec::new();
-    let mut pools = Vec::new();
-    for declared in declared {
-        let mut problems = Problems::new("IPAddressPool", &declared.name, &mut errors);
+/// Reads everything that is declared.
+pub fn examine(objects: &Objects<'_>, settings: &Settings) -> Configuration {
+    let mut findings = Vec::new();
+    let said = &mut findings;
+    let pools = read(
+        &objects.pools,
+        ResourceKind::Pool,
+        said,
+        |declared, spec, problems| pool::parse(declared, spec, settings, problems),
+    );
+    pool::check_overlaps(&pools, said);
+    let l2 = read(
+        &objects.l2,
+        ResourceKind::L2Advertisement,
+        said,
+        |declared, spec, problems| l2::convert(declared, spec, settings, problems),
+    );
+    let bgp = read_bgp(objects, said);
+    conflicts::find(&pools, &bgp, objects.nodes.as_deref(), said);
+    references::find(objects, &pools, &bgp, said);
+    findings.sort();
+    Configuration {
+        pools: pools.into_iter().map(|pool| pool.message).collect(),
+        l2,
+        bgp,
+        findings,
+    }
+}
+
+fn read_bgp(objects: &Objects<'_>, findings: &mut Vec<Finding>) -> Bgp {
+    let aliases = community::aliases(&objects.communities, findings);
+    let kind = ResourceKind::BgpAdvertisement;
+    let advertisements = read(&objects.bgp, kind, findings, |declared, spec, problems| {
+        bgp::parse(declared, spec, &aliases, problems)
+    });
+    let profiles = read(
+        &objects.profiles,
+        ResourceKind::Profile,
+        findings,
+        profile::parse,
+    );
+    let peers = read(&objects.peers, ResourceKind::Peer, findings, peer::parse);
+    Bgp {
+        peers: peers.into_iter().flatten().collect(),
+        profiles,
+        advertisements,
+    }
+}
+
+/// Each object of a kind that can be read.
+fn read<'a, S, T>(
+    known: &Known<'a, S>,
+    kind: ResourceKind,
+    findings: &mut Vec<Finding>,
+    parse: impl Fn(&'a Declared<S>, &'a S, &mut Problems<'_>) -> T,
+) -> Vec<T> {
+    let mut parsed = Vec::new();
+    for declared in known.iter() {
+        let mut problems = Problems::new(kind, &declared.name, findings);
         match &declared.spec {
-            Ok(spec) => {
-                let own = pool::ranges(spec, &mut problems);
-                ranges.extend(own.into_iter().map(|range| (declared.name.as_str(), range)));
-                pools.push(pool::convert(declared, spec, settings, &mut problems));
-            }
+            Ok(spec) => parsed.push(parse(declared, spec, &mut problems)),
             Err(message) => problems.add("", message),
         }
     }
-    pool::check_overlaps(&mut ranges, &mut errors);
-    if errors.is_empty() {
-        Ok(pools)
-    } else {
-        Err(errors)
-    }
-}
-
-/// The layer 2 advertisements of the cluster, or everything that is wrong with them.
-pub fn advertisements<'a>(
-    declared: impl IntoIterator<Item = &'a Declared<L2Spec>>,
-    settings: &Settings,
-) -> Result<Vec<v1::Advertisement>, Vec<FieldError>> {
-    let mut errors = Vec::new();
-    let mut advertisements = Vec::new();
-    for declared in declared {
-        let mut problems = Problems::new("L2Advertisement", &declared.name, &mut errors);
-        match &declared.spec {
-            Ok(spec) => {
-                advertisements.push(l2::convert(declared, spec, settings, &mut problems));
-            }
-            Err(message) => problems.add("", message),
-        }
-    }
-    if errors.is_empty() {
-        Ok(advertisements)
-    } else {
-        Err(errors)
-    }
-}
-
-/// Collects what is wrong with one object.
-struct Problems<'a> {
-    object: String,
-    errors: &'a mut Vec<FieldError>,
-}
-
-impl<'a> Problems<'a> {
-    fn new(kind: &str, name: &str, errors: &'a mut Vec<FieldError>) -> Self {
-        Self {
-            object: format!("{kind} {name:?}"),
-            errors,
-        }
-    }
-
-    fn add(&mut self, field: impl Into<String>, message: impl Into<String>) {
-        self.errors.push(FieldError {
-            object: self.object.clone(),
-            field: field.into(),
-            message: message.into(),
-        });
-    }
-
-    /// A list that says the same thing twice is a mistake.
-    fn no_repetition<T: PartialEq>(&mut self, field: &str, list: &[T]) {
-        let name = field.rsplit('.').next().unwrap_or(field);
-        for (index, item) in list.iter().enumerate() {
-            if list[..index].contains(item) {
-                let message = format!("duplicate definition of {name}");
-                self.add(format!("{field}[{index}]"), message);
-            }
-        }
-    }
+    parsed
 }
 
 #[cfg(test)]

@@ -1,4 +1,5 @@
-//! Hands pools and advertisements over to ipam-service, each as a whole set.
+//! Judges what is declared, and hands pools and advertisements over to ipam-service, each as a whole
+//! set.
 //!
 //! A set that would take an address from a Service may be half of a change that people make in
 //! several objects: a range that goes from one pool to another, a pool with a new name. It is
@@ -16,7 +17,7 @@ use crate::client::CallError;
 use crate::confirm::Live;
 use crate::context::Context;
 use crate::index::Kind;
-use crate::policy::{self, FieldError};
+use crate::policy::{self, Finding};
 
 /// One `kubectl apply`, or one commit of GitOps, follows its objects up faster than this.
 const QUIET: Duration = Duration::from_secs(2);
@@ -81,39 +82,44 @@ pub async fn hand_over(context: &Context, patience: &mut Patience) -> Result<(),
             return Ok(());
         }
     };
-    let (pools, advertisements) = {
-        let world = context.world();
-        let index = &world.index;
-        if !live.agrees(index) {
+    let (configuration, declares_pools, declares_l2, news) = {
+        let mut world = context.world();
+        if !live.agrees(&world.index) {
             // What is missing is on its way here, and will be looked at when it arrives.
             tracing::info!(
                 "pools or advertisements are not known as they are, nothing is handed over"
             );
             return Ok(());
         }
-        let settings = &world.settings;
-        let pools = || policy::pools(index.pools().map(|pool| &pool.declared), settings);
-        let advertisements = || policy::advertisements(index.advertisements(), settings);
-        (
-            index.declares(Kind::Pools).then(pools),
-            index.declares(Kind::L2Advertisements).then(advertisements),
-        )
+        let configuration = policy::examine(&world.index.objects(), &world.settings);
+        let news = world.news(configuration.findings());
+        let declares = |kind| world.index.declares(kind);
+        let [pools, l2] = [Kind::Pools, Kind::L2Advertisements].map(declares);
+        (configuration, pools, l2, news)
     };
-    let pools = match pools {
-        None => Outcome::Nothing,
-        Some(Err(errors)) => complain(&errors),
-        Some(Ok(pools)) => hand_over_pools(context, pools, patience).await?,
+    for warning in news {
+        tracing::warn!(%warning, "configuration accepted");
+    }
+    let pools = match configuration.pools() {
+        _ if !declares_pools => Outcome::Nothing,
+        Err(errors) => complain(&errors),
+        Ok(pools) => hand_over_pools(context, pools, patience).await?,
     };
     if pools != Outcome::Waits {
         patience.end();
     }
-    let advertisements = match advertisements {
-        None => Outcome::Nothing,
-        Some(Err(errors)) => complain(&errors),
-        Some(Ok(set)) => accepted(context.ipam.sync_advertisements(set).await)?,
+    let advertisements = match configuration.l2() {
+        _ if !declares_l2 => Outcome::Nothing,
+        Err(errors) => complain(&errors),
+        Ok(set) => accepted(context.ipam.sync_advertisements(set.to_vec()).await)?,
+    };
+    // It is judged; there is nobody yet to hand it to.
+    let bgp = match configuration.bgp() {
+        Err(errors) => complain(&errors),
+        Ok(_) => Outcome::Nothing,
     };
     let is_stale = |outcome| matches!(outcome, Outcome::Refused | Outcome::Waits);
-    let stale = is_stale(pools) || is_stale(advertisements);
+    let stale = [pools, advertisements, bgp].into_iter().any(is_stale);
     context.metrics.config_stale.set(i64::from(stale));
     if !is_stale(pools) {
         context.metrics.config_loaded.set(1);
@@ -124,11 +130,11 @@ pub async fn hand_over(context: &Context, patience: &mut Patience) -> Result<(),
 
 async fn hand_over_pools(
     context: &Context,
-    pools: Vec<v1::Pool>,
+    pools: &[v1::Pool],
     patience: &mut Patience,
 ) -> Result<Outcome, CallError> {
     if !patience.is_over(Instant::now()) {
-        let moves = match context.ipam.sync_pools(pools.clone(), true).await {
+        let moves = match context.ipam.sync_pools(pools.to_vec(), true).await {
             Ok(moves) => moves,
             Err(error) => return accepted(Err(error)),
         };
@@ -142,12 +148,18 @@ async fn hand_over_pools(
             return Ok(Outcome::Waits);
         }
     }
-    let outcome = accepted(context.ipam.sync_pools(pools, false).await.map(drop))?;
+    let outcome = accepted(
+        context
+            .ipam
+            .sync_pools(pools.to_vec(), false)
+            .await
+            .map(drop),
+    )?;
     context.ask_refused_again();
     Ok(outcome)
 }
 
-fn complain(errors: &[FieldError]) -> Outcome {
+fn complain(errors: &[&Finding]) -> Outcome {
     for error in errors {
         tracing::error!(%error, "configuration refused, the earlier one stays in force");
     }

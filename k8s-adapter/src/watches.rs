@@ -17,14 +17,16 @@ use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Resource};
 use pharos_process::Shutdown;
-use pharos_proto::v1;
 use serde::de::DeserializeOwned;
 
 use crate::context::Context;
-use crate::crd::{IPAddressPool, L2Advertisement, L2Spec};
-use crate::eligibility::{self, SliceState};
+use crate::crd::{
+    BFDProfile, BGPAdvertisement, BGPPeer, BgpSpec, Community, CommunitySpec, IPAddressPool,
+    L2Advertisement, L2Spec, PeerSpec, ProfileSpec,
+};
+use crate::eligibility::{NodeState, SliceState};
 use crate::identity::{self, AnotherCluster, IdentityError};
-use crate::index::{self, Index, Kind, PoolState, Touched};
+use crate::index::{self, Declares, Index, Kind, PoolState, Touched};
 use crate::kubernetes::short;
 use crate::policy::Declared;
 use crate::service::ServiceState;
@@ -277,22 +279,22 @@ impl Watched for EndpointSlice {
 
 impl Watched for Node {
     const KIND: Kind = Kind::Nodes;
-    type Kept = v1::NodeFact;
+    type Kept = NodeState;
 
-    fn keep(self) -> Option<v1::NodeFact> {
-        eligibility::node(&self)
+    fn keep(self) -> Option<NodeState> {
+        NodeState::parse(&self)
     }
 
-    fn replace(index: &mut Index, list: Vec<v1::NodeFact>) -> Touched {
+    fn replace(index: &mut Index, list: Vec<NodeState>) -> Touched {
         index.replace_nodes(list)
     }
 
-    fn apply(index: &mut Index, node: v1::NodeFact) -> Touched {
+    fn apply(index: &mut Index, node: NodeState) -> Touched {
         index.apply_node(node)
     }
 
-    fn delete(index: &mut Index, node: &v1::NodeFact) -> Touched {
-        index.delete_node(&node.name)
+    fn delete(index: &mut Index, node: &NodeState) -> Touched {
+        index.delete_node(&node.fact.name)
     }
 }
 
@@ -332,28 +334,53 @@ impl Watched for DeserializeGuard<IPAddressPool> {
     }
 }
 
-impl Watched for DeserializeGuard<L2Advertisement> {
-    const KIND: Kind = Kind::L2Advertisements;
-    type Kept = Declared<L2Spec>;
+/// A kind of which nothing but what it declares is kept.
+pub trait Declaration: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned {
+    type Spec: Declares + Send;
+    fn spec(self) -> Self::Spec;
+}
 
-    fn keep(self) -> Option<Declared<L2Spec>> {
+/// All such kinds have their spec in the same place.
+macro_rules! declaration {
+    ($kind:ident, $spec:ident) => {
+        impl Declaration for $kind {
+            type Spec = $spec;
+
+            fn spec(self) -> $spec {
+                self.spec
+            }
+        }
+    };
+}
+
+declaration!(L2Advertisement, L2Spec);
+declaration!(BGPAdvertisement, BgpSpec);
+declaration!(Community, CommunitySpec);
+declaration!(BGPPeer, PeerSpec);
+declaration!(BFDProfile, ProfileSpec);
+
+impl<K: Declaration + Send + Sync> Watched for DeserializeGuard<K> {
+    const KIND: Kind = K::Spec::KIND;
+    type Kept = Declared<K::Spec>;
+
+    fn keep(self) -> Option<Declared<K::Spec>> {
         let meta = self.meta().clone();
         Some(Declared {
             name: meta.name?,
             labels: meta.labels.unwrap_or_default().into_iter().collect(),
-            spec: self.0.map(|it| it.spec).map_err(|error| error.to_string()),
+            spec: self.0.map(K::spec).map_err(|error| error.to_string()),
         })
     }
 
-    fn replace(index: &mut Index, list: Vec<Declared<L2Spec>>) -> Touched {
-        index.replace_advertisements(list)
+    fn replace(index: &mut Index, list: Vec<Declared<K::Spec>>) -> Touched {
+        index.replace_declared(list)
     }
 
-    fn apply(index: &mut Index, declared: Declared<L2Spec>) -> Touched {
-        index.apply_advertisement(declared)
+    fn apply(index: &mut Index, declared: Declared<K::Spec>) -> Touched {
+        index.apply_declared(declared)
     }
 
-    fn delete(index: &mut Index, declared: &Declared<L2Spec>) -> Touched {
-        index.delete_advertisement(&declared.name)
+    fn delete(index: &mut Index, declared: &Declared<K::Spec>) -> Touched {
+        index.delete_declared::<K::Spec>(&declared.name)
     }
 }

@@ -10,6 +10,7 @@ use crate::claim::{Claim, NoClaim, Settings, is_ours, stored};
 use crate::index::{Index, Kind};
 use crate::notice::Notice;
 use crate::plan::{Link, Situation, Step, must_adopt, plan};
+use crate::policy::{Finding, Severity};
 use crate::service::{ServiceKey, ServiceState};
 
 /// What is known.
@@ -23,6 +24,8 @@ pub struct World {
     pub absent: BTreeSet<Kind>,
     /// The last trouble told to each Service, with the Service's uid.
     told: HashMap<ServiceKey, (String, Notice)>,
+    /// Warnings of the configuration that were told.
+    warned: BTreeSet<Finding>,
     /// Services that are being looked at, and the version that was fetched for that.
     verified: HashMap<ServiceKey, String>,
 }
@@ -57,6 +60,7 @@ impl World {
             link: Link::Connecting,
             absent: BTreeSet::new(),
             told: HashMap::new(),
+            warned: BTreeSet::new(),
             verified: HashMap::new(),
         }
     }
@@ -217,6 +221,16 @@ impl World {
     /// The Service is well: the next trouble is news.
     pub fn untell(&mut self, key: &ServiceKey) {
         self.told.remove(key);
+    }
+
+    /// Warnings among what is found now that were not told yet. One that was away is news again.
+    pub fn news(&mut self, findings: &[Finding]) -> Vec<Finding> {
+        let warnings = findings
+            .iter()
+            .filter(|finding| finding.severity == Severity::Warning);
+        let now: BTreeSet<Finding> = warnings.cloned().collect();
+        let before = std::mem::replace(&mut self.warned, now);
+        self.warned.difference(&before).cloned().collect()
     }
 
     /// A look at a key has ended: forgets what only a Service that is there, or an incarnation that

@@ -3,6 +3,8 @@
 use serde_json::json;
 
 use super::*;
+use crate::crd::{BgpSpec, L2Spec, PeerSpec, PoolSpec, PoolStatus};
+use crate::policy::Declared;
 
 fn service(name: &str, version: &str) -> ServiceState {
     let service = serde_json::from_value(json!({
@@ -218,10 +220,14 @@ fn a_slice_that_goes_over_to_another_service_leaves_the_first() {
 #[test]
 fn a_heartbeat_of_a_node_touches_nothing() {
     let mut index = Index::default();
-    let node = |reason: &str| v1::NodeFact {
+    let fact = |reason: &str| v1::NodeFact {
         name: "n1".to_owned(),
         unavailable_reason: reason.to_owned(),
         ..v1::NodeFact::default()
+    };
+    let node = |reason: &str| NodeState {
+        fact: fact(reason),
+        addresses: BTreeSet::new(),
     };
     assert_eq!(index.replace_nodes(vec![node("")]).nodes.len(), 1);
     assert_eq!(index.apply_node(node("")), Touched::default());
@@ -239,16 +245,16 @@ fn an_empty_list_declares_nothing_and_a_seen_deletion_does() {
         spec: Ok(L2Spec::default()),
     };
     let kind = Kind::L2Advertisements;
-    index.replace_advertisements(Vec::new());
+    index.replace_declared::<L2Spec>(Vec::new());
     assert!(index.has(kind) && !index.declares(kind));
-    index.apply_advertisement(declared("a"));
+    index.apply_declared(declared("a"));
     assert!(index.declares(kind));
-    index.delete_advertisement("a");
+    index.delete_declared::<L2Spec>("a");
     assert!(index.declares(kind), "the last one was seen to go");
-    index.replace_advertisements(vec![declared("a")]);
+    index.replace_declared(vec![declared("a")]);
     assert!(index.declares(kind));
-    index.replace_advertisements(Vec::new());
-    assert!(!index.declares(kind) && index.advertisements().next().is_none());
+    index.replace_declared::<L2Spec>(Vec::new());
+    assert!(!index.declares(kind) && index.objects().l2.iter().next().is_none());
 }
 
 #[test]
@@ -274,4 +280,54 @@ fn the_status_of_a_pool_is_no_change_of_policy() {
     assert!(index.apply_pool(pool(2, "192.0.2.0/27")).policy);
     assert!(index.delete_pool("p").policy);
     assert!(index.declares(Kind::Pools));
+}
+
+/// A node with an address and a label.
+fn place(address: &str, rack: &str) -> NodeState {
+    NodeState {
+        fact: v1::NodeFact {
+            name: "n1".to_owned(),
+            labels: [("rack".to_owned(), rack.to_owned())].into(),
+            ..v1::NodeFact::default()
+        },
+        addresses: BTreeSet::from([address.parse().expect("an address")]),
+    }
+}
+
+#[test]
+fn a_change_of_a_node_touches_the_verdict_only_if_that_could_be_another_one() {
+    let mut index = Index::default();
+    assert!(
+        index.replace_nodes(Vec::new()).policy,
+        "nodes were not known"
+    );
+    assert!(index.apply_node(place("192.0.2.1", "1")).policy);
+    assert!(
+        !index.apply_node(place("192.0.2.1", "2")).policy,
+        "nobody asks for labels"
+    );
+    assert!(
+        index.apply_node(place("192.0.2.2", "2")).policy,
+        "it may be in a pool"
+    );
+    assert!(!index.replace_nodes(vec![place("192.0.2.2", "2")]).policy);
+    index.apply_declared(Declared {
+        name: "peer".to_owned(),
+        labels: BTreeMap::new(),
+        spec: Ok(PeerSpec::default()),
+    });
+    assert!(index.apply_node(place("192.0.2.2", "1")).policy);
+    assert!(index.delete_node("n1").policy);
+}
+
+#[test]
+fn a_kind_that_was_never_listed_is_not_known_to_have_no_objects() {
+    let mut index = Index::default();
+    assert!(!index.objects().bgp.lacks("a") && index.objects().nodes.is_none());
+    index.replace_declared::<BgpSpec>(Vec::new());
+    index.replace_pools(Vec::new());
+    index.replace_nodes(Vec::new());
+    let objects = index.objects();
+    assert!(objects.bgp.lacks("a") && objects.pools.lacks("a") && !objects.peers.lacks("a"));
+    assert_eq!(objects.nodes.map(|nodes| nodes.len()), Some(0));
 }

@@ -2,7 +2,8 @@
 
 use pharos_proto::v1;
 
-use super::{Declared, Problems, selector};
+use super::findings::Problems;
+use super::{Declared, selector};
 use crate::claim::Settings;
 use crate::crd::L2Spec;
 

@@ -1,25 +1,61 @@
 //! `IPAddressPool`: its ranges, and who may use it.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
 use pharos_proto::net::{address_bytes, parse_address};
 use pharos_proto::v1;
 
-use super::{Declared, FieldError, Problems, selector};
+use super::findings::{Finding, Problems};
+use super::objects::{ResourceKind, Subject};
+use super::{Declared, selector};
 use crate::claim::Settings;
 use crate::crd::{PoolSpec, ServiceAllocation};
+
+/// A pool, and what of it matters to other objects.
+#[derive(Debug, Clone)]
+pub(super) struct Pool<'a> {
+    pub(super) name: &'a str,
+    pub(super) labels: &'a BTreeMap<String, String>,
+    /// Those that can be read.
+    pub(super) ranges: Vec<Range>,
+    pub(super) message: v1::Pool,
+}
 
 /// One entry of `spec.addresses`, as numbers in which IPv4 lies at `::ffff:0:0`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Range {
-    first: u128,
-    last: u128,
-    text: String,
-    field: String,
+    pub(super) first: u128,
+    pub(super) last: u128,
+    /// Length of the shortest prefix that lies in it.
+    pub(super) prefix: u8,
+    pub(super) text: String,
+    pub(super) field: String,
+    is_ipv4: bool,
 }
 
-pub(super) fn convert(
+impl Range {
+    pub(super) fn is_ipv4(&self) -> bool {
+        self.is_ipv4
+    }
+}
+
+pub(super) fn parse<'a>(
+    declared: &'a Declared<PoolSpec>,
+    spec: &PoolSpec,
+    settings: &Settings,
+    problems: &mut Problems<'_>,
+) -> Pool<'a> {
+    Pool {
+        name: &declared.name,
+        labels: &declared.labels,
+        ranges: ranges(&declared.name, spec, problems),
+        message: convert(declared, spec, settings, problems),
+    }
+}
+
+fn convert(
     declared: &Declared<PoolSpec>,
     spec: &PoolSpec,
     settings: &Settings,
@@ -27,7 +63,9 @@ pub(super) fn convert(
 ) -> v1::Pool {
     let none = ServiceAllocation::default();
     let who = spec.service_allocation.as_ref().unwrap_or(&none);
-    problems.no_repetition("spec.serviceAllocation.namespaces", &who.namespaces);
+    let namespaces = "spec.serviceAllocation.namespaces";
+    let words = "duplicate definition in namespaces field";
+    problems.no_repetition_or(words, namespaces, &who.namespaces);
     let priority = i32::try_from(who.priority).unwrap_or_else(|_| {
         problems.add("spec.serviceAllocation.priority", "is out of range");
         0
@@ -62,53 +100,78 @@ pub(super) fn convert(
 }
 
 /// The ranges that can be read; what is wrong with the others is added to `problems`.
-pub(super) fn ranges(spec: &PoolSpec, problems: &mut Problems<'_>) -> Vec<Range> {
+fn ranges(pool: &str, spec: &PoolSpec, problems: &mut Problems<'_>) -> Vec<Range> {
     if spec.addresses.is_empty() {
         problems.add("spec.addresses", "pool has no prefixes defined");
     }
     let mut ranges = Vec::new();
     for (index, text) in spec.addresses.iter().enumerate() {
         let field = format!("spec.addresses[{index}]");
-        match parse(text) {
+        match bounds(text) {
             Ok((first, last)) => ranges.push(Range {
                 first: number(first),
                 last: number(last),
+                prefix: shortest_prefix(first, last),
                 text: text.clone(),
                 field,
+                is_ipv4: first.is_ipv4(),
             }),
-            Err(message) => problems.add(field, message),
+            Err(message) => {
+                let message = format!("invalid CIDR {text:?} in pool {pool:?}: {message}");
+                problems.add(field, message);
+            }
         }
     }
     ranges
 }
 
-/// Every range that overlaps one that was defined before it, in whatever pool.
-pub(super) fn check_overlaps(ranges: &mut [(&str, Range)], errors: &mut Vec<FieldError>) {
-    ranges.sort_by_key(|(_, range)| (range.first, range.last));
+/// Every range that overlaps another, in whatever pool.
+pub(super) fn check_overlaps(pools: &[Pool<'_>], findings: &mut Vec<Finding>) {
+    let named = pools
+        .iter()
+        .flat_map(|pool| pool.ranges.iter().map(|range| (pool.name, range)));
+    let mut ranges: Vec<(&str, &Range)> = named.collect();
+    ranges.sort_by_key(|(pool, range)| (range.first, range.last, *pool, &range.field));
     // The range that reaches furthest so far; one that starts before its end overlaps it.
-    let mut furthest: Option<&(&str, Range)> = None;
-    for entry in ranges.iter() {
-        let (pool, range) = entry;
-        if let Some((other_pool, other)) = furthest
-            && range.first <= other.last
-        {
-            errors.push(FieldError {
-                object: format!("IPAddressPool {pool:?}"),
-                field: range.field.clone(),
-                message: format!(
-                    "CIDR {:?} in pool {pool:?} overlaps with already defined CIDR {:?} in pool \
-                     {other_pool:?}",
-                    range.text, other.text
-                ),
-            });
+    let mut furthest: Option<(&str, &Range)> = None;
+    for (index, (pool, range)) in ranges.iter().enumerate() {
+        let before = furthest.filter(|(_, other)| range.first <= other.last);
+        let after = ranges.get(index + 1).copied();
+        let after = after.filter(|(_, other)| other.first <= range.last);
+        if let Some((other_pool, other)) = before.or(after) {
+            let message = format!(
+                "CIDR {:?} in pool {pool:?} overlaps with already defined CIDR {:?} in pool \
+                 {other_pool:?}",
+                range.text, other.text
+            );
+            let other = Some(Subject::new(ResourceKind::Pool, other_pool));
+            let with = other.filter(|other| other.name != *pool);
+            Problems::new(ResourceKind::Pool, pool, findings).add_with(
+                range.field.clone(),
+                message,
+                with.into_iter().collect(),
+            );
         }
         if furthest.is_none_or(|(_, other)| range.last > other.last) {
-            furthest = Some(entry);
+            furthest = Some((pool, range));
         }
     }
 }
 
-fn parse(text: &str) -> Result<(IpAddr, IpAddr), String> {
+/// Of those that make up a range.
+fn shortest_prefix(first: IpAddr, last: IpAddr) -> u8 {
+    let subnets = match (first, last) {
+        (IpAddr::V4(first), IpAddr::V4(last)) => IpSubnets::V4(Ipv4Subnets::new(first, last, 0)),
+        (IpAddr::V6(first), IpAddr::V6(last)) => IpSubnets::V6(Ipv6Subnets::new(first, last, 0)),
+        (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => {
+            unreachable!("both ends of a range are of one family")
+        }
+    };
+    let lengths = subnets.map(|subnet| subnet.prefix_len());
+    lengths.min().expect("a range is not empty")
+}
+
+fn bounds(text: &str) -> Result<(IpAddr, IpAddr), String> {
     let Some((start, end)) = text.split_once('-') else {
         return parse_cidr(text.trim()).ok_or_else(|| format!("invalid CIDR {text:?}"));
     };
@@ -128,7 +191,7 @@ fn parse(text: &str) -> Result<(IpAddr, IpAddr), String> {
     }
     if start > end {
         return Err(format!(
-            "invalid IP range {text:?}: start IP is after the end IP"
+            "invalid IP range {text:?}: start IP \"{start}\" is after the end IP \"{end}\""
         ));
     }
     Ok((start, end))

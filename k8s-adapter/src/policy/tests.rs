@@ -1,9 +1,20 @@
 //! What an IPAddressPool and an L2Advertisement become, and what is refused.
 
+mod bgp;
+mod changes;
+mod conflicts;
+mod peers;
+mod properties;
+mod site;
+mod warnings;
+
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::crd::{L2Spec, PoolSpec};
 
 fn settings() -> Settings {
     Settings {
@@ -22,7 +33,33 @@ fn declared<S: serde::de::DeserializeOwned>(name: &str, spec: Value) -> Declared
     }
 }
 
-fn one_pool(spec: Value) -> Result<v1::Pool, Vec<FieldError>> {
+fn pools(
+    declared: &[Declared<PoolSpec>],
+    settings: &Settings,
+) -> Result<Vec<v1::Pool>, Vec<Finding>> {
+    let objects = Objects {
+        pools: Known::all(declared),
+        ..Objects::default()
+    };
+    let configuration = examine(&objects, settings);
+    let owned = |errors: Vec<&Finding>| errors.into_iter().cloned().collect();
+    configuration.pools().map(<[_]>::to_vec).map_err(owned)
+}
+
+fn advertisements(
+    declared: &[Declared<L2Spec>],
+    settings: &Settings,
+) -> Result<Vec<v1::Advertisement>, Vec<Finding>> {
+    let objects = Objects {
+        l2: Known::all(declared),
+        ..Objects::default()
+    };
+    let configuration = examine(&objects, settings);
+    let owned = |errors: Vec<&Finding>| errors.into_iter().cloned().collect();
+    configuration.l2().map(<[_]>::to_vec).map_err(owned)
+}
+
+fn one_pool(spec: Value) -> Result<v1::Pool, Vec<Finding>> {
     pools(&[declared("p", spec)], &settings()).map(|mut pools| pools.remove(0))
 }
 
@@ -35,7 +72,7 @@ fn pool_errors(sets: &[(&str, Value)]) -> Vec<(String, String, String)> {
     let errors = pools(&declared, &settings()).expect_err("refused");
     errors
         .into_iter()
-        .map(|error| (error.object, error.field, error.message))
+        .map(|error| (error.object.to_string(), error.field, error.message))
         .collect()
 }
 
@@ -113,7 +150,7 @@ fn bad_addresses_are_refused_with_their_field() {
         ),
         (
             "192.0.2.9-192.0.2.1",
-            "invalid IP range \"192.0.2.9-192.0.2.1\": start IP is after the end IP",
+            "invalid IP range \"192.0.2.9-192.0.2.1\": start IP \"192.0.2.9\" is after the end IP \"192.0.2.1\"",
         ),
         (
             "192.0.2.1-2001:db8::1",
@@ -125,7 +162,7 @@ fn bad_addresses_are_refused_with_their_field() {
             [(
                 "IPAddressPool \"p\"".to_owned(),
                 "spec.addresses[1]".to_owned(),
-                message.to_owned()
+                format!("invalid CIDR {address:?} in pool \"p\": {message}")
             )]
         );
     }
@@ -153,11 +190,14 @@ fn overlapping_ranges_are_refused_in_one_pool_and_across_pools() {
         ],
     ] {
         let errors = pool_errors(&sets);
-        assert_eq!(errors.len(), 1, "{errors:?}");
-        assert!(
-            errors[0].2.contains("overlaps with already defined CIDR"),
-            "{errors:?}"
-        );
+        // Each of the two ranges is told of the other.
+        assert_eq!(errors.len(), 2, "{errors:?}");
+        for (_, _, message) in &errors {
+            assert!(
+                message.contains("overlaps with already defined CIDR"),
+                "{message}"
+            );
+        }
     }
     let apart = [
         declared("a", json!({ "addresses": ["192.0.2.0/28"] })),
@@ -173,7 +213,9 @@ fn a_range_inside_a_wide_one_is_found_behind_a_narrow_one() {
         ("one", json!({ "addresses": ["192.0.2.3/32"] })),
         ("two", json!({ "addresses": ["192.0.2.200/32"] })),
     ]);
-    assert_eq!(errors.len(), 2, "{errors:?}");
+    let objects = errors.iter().map(|(object, _, _)| object.as_str());
+    let expected = ["one", "two", "wide"].map(|name| format!("IPAddressPool {name:?}"));
+    assert_eq!(objects.collect::<Vec<_>>(), expected);
 }
 
 #[test]
@@ -189,7 +231,10 @@ fn repetitions_and_bad_selectors_are_refused() {
     for (found, expected) in [
         (
             allocation("namespaces", json!(["a", "b", "a"])),
-            (field("namespaces[2]"), "duplicate definition of namespaces"),
+            (
+                field("namespaces[2]"),
+                "duplicate definition in namespaces field",
+            ),
         ),
         (
             allocation(
@@ -338,14 +383,15 @@ proptest! {
         ranges in proptest::collection::vec((0..400_u32, 0..20_u32), 1..12),
     ) {
         let address = |number: u32| std::net::Ipv4Addr::from_bits(0xc000_0200 + number);
-        let sets: Vec<Declared<PoolSpec>> = ranges
+        let texts: Vec<String> = ranges
             .iter()
+            .map(|(first, length)| format!("{}-{}", address(*first), address(first + length)))
+            .collect();
+        // Several ranges share a pool.
+        let sets: Vec<Declared<PoolSpec>> = texts
+            .chunks(2)
             .enumerate()
-            .map(|(index, (first, length))| {
-                let text = format!("{}-{}", address(*first), address(first + length));
-                // Several ranges share a pool.
-                declared(&format!("p{}", index / 2), json!({ "addresses": [text] }))
-            })
+            .map(|(index, texts)| declared(&format!("p{index}"), json!({ "addresses": texts })))
             .collect();
         let overlap = ranges.iter().enumerate().any(|(index, (first, length))| {
             ranges[..index]

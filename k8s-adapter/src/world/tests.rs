@@ -6,6 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::book::Answer;
 use crate::index::Namespace;
+use crate::policy::{ResourceKind, Subject};
 
 fn world() -> World {
     let mut world = World::new(Settings {
@@ -262,4 +263,22 @@ fn what_was_told_to_an_earlier_incarnation_is_told_again() {
         Next::Of(_, Step::Tell(_))
     ));
     world.untell(&key("web"));
+}
+
+#[test]
+fn a_warning_is_told_once_and_again_when_it_comes_back() {
+    let finding = |severity, message: &str| Finding {
+        object: Subject::new(ResourceKind::Pool, "p"),
+        field: String::new(),
+        severity,
+        message: message.to_owned(),
+        with: Vec::new(),
+    };
+    let warning = finding(Severity::Warning, "w");
+    let all = [warning.clone(), finding(Severity::Error, "e")];
+    let mut world = world();
+    assert_eq!(world.news(&all), std::slice::from_ref(&warning));
+    assert_eq!(world.news(&all), []);
+    assert_eq!(world.news(&[]), []);
+    assert_eq!(world.news(&all), [warning]);
 }

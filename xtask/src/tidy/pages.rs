@@ -8,8 +8,9 @@ use std::path::Path;
 use super::{Finding, source};
 
 /// Pages whose tables name tests.
-pub(super) const PAGES: [&str; 3] = [
+pub(super) const PAGES: [&str; 4] = [
     "docs/allocation-rules.md",
+    "docs/kubernetes-rules.md",
     "docs/layer2-rules.md",
     "docs/service-rules.md",
 ];
