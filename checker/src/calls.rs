@@ -234,6 +234,8 @@ fn is_logged(told: &Subject, by_revision: &BTreeMap<u64, &v1::Change>) -> bool {
         Subject::Quota(edit) => edit.after.as_ref().map(|it| it.revision),
         Subject::Allocation(_)
         | Subject::Advertisement(_)
+        | Subject::BgpPeer(_)
+        | Subject::BfdProfile(_)
         | Subject::Cluster(_)
         | Subject::Unavailable(_) => None,
     };
@@ -247,6 +249,8 @@ fn is_logged(told: &Subject, by_revision: &BTreeMap<u64, &v1::Change>) -> bool {
         Some(
             Subject::Allocation(_)
             | Subject::Advertisement(_)
+            | Subject::BgpPeer(_)
+            | Subject::BfdProfile(_)
             | Subject::Cluster(_)
             | Subject::Unavailable(_),
         )

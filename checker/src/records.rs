@@ -69,6 +69,8 @@ impl<'a> Records<'a> {
             Some(
                 Subject::Allocation(_)
                 | Subject::Advertisement(_)
+                | Subject::BgpPeer(_)
+                | Subject::BfdProfile(_)
                 | Subject::Cluster(_)
                 | Subject::Unavailable(_),
             )

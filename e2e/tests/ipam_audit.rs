@@ -156,7 +156,62 @@ fn table() -> Vec<(&'static str, Value, Vec<&'static str>)> {
     ]
     .into_iter()
     .chain(rest())
+    .chain(bgp())
     .collect()
+}
+
+/// BGP peers and BFD profiles.
+fn bgp() -> Vec<(&'static str, Value, Vec<&'static str>)> {
+    let peer = |name: &str, asn: u32| json!({"name": name, "my_asn": asn, "peer_asn": 64513, "address": "192.0.2.254"});
+    vec![
+        (
+            "AdvertisementService/ApplyBfdProfile",
+            json!({"profile": {"name": "fast", "receive_interval_ms": 50}}),
+            vec!["CREATED bfdProfile fast"],
+        ),
+        (
+            "AdvertisementService/ApplyBgpPeer",
+            json!({"peer": peer("tor", 64512)}),
+            vec!["CREATED bgpPeer tor"],
+        ),
+        (
+            "AdvertisementService/ApplyBgpPeer",
+            json!({"peer": peer("tor", 64999)}),
+            vec!["UPDATED bgpPeer tor"],
+        ),
+        (
+            "AdvertisementService/DeleteBgpPeer",
+            json!({"name": "tor"}),
+            vec!["DELETED bgpPeer tor"],
+        ),
+        (
+            "AdvertisementService/DeleteBfdProfile",
+            json!({"name": "fast"}),
+            vec!["DELETED bfdProfile fast"],
+        ),
+        (
+            "AdvertisementService/SyncBgpPeers",
+            json!({
+                "cluster": "north",
+                "peers": [peer("spine", 64512)],
+                "profiles": [{"name": "slow"}],
+            }),
+            vec![
+                "CREATED cluster north",
+                "CREATED bfdProfile slow",
+                "CREATED bgpPeer spine",
+            ],
+        ),
+        (
+            "ClusterService/DeleteCluster",
+            json!({"name": "north"}),
+            vec![
+                "DELETED bgpPeer spine",
+                "DELETED bfdProfile slow",
+                "DELETED cluster north",
+            ],
+        ),
+    ]
 }
 
 /// An address that rests before its next owner.
@@ -277,6 +332,8 @@ fn take(
         "allocation",
         "pool",
         "advertisement",
+        "bgpPeer",
+        "bfdProfile",
         "cluster",
         "reservation",
         "quota",

@@ -212,6 +212,8 @@ async fn changes_are_found_by_whatever_is_known_of_them() {
             Subject::Cluster(edit) => edit.after.as_ref().unwrap().name == cluster,
             Subject::Pool(_)
             | Subject::Advertisement(_)
+            | Subject::BgpPeer(_)
+            | Subject::BfdProfile(_)
             | Subject::Reservation(_)
             | Subject::Quota(_)
             | Subject::AddressSpace(_)

@@ -126,6 +126,10 @@ pub enum Command {
         /// The history as well: the log of changes, and who held which address when
         #[arg(long)]
         history: bool,
+        /// The passwords of BGP peers as well, in plain text. Without them they have to be set again
+        /// after an import
+        #[arg(long)]
+        passwords: bool,
     },
     /// Make a database out of an export, which must be whole. As after a restore every cluster has to
     /// report what it holds before anybody gets a new address

@@ -9,8 +9,10 @@ use tempfile::TempDir;
 
 use crate::api::convert::{FieldErrors, allocate_from_wire, pool_from_wire, release_from_wire};
 use crate::api::convert_address_space::address_space_from_wire;
+use crate::api::convert_bgp::peer_from_wire;
 use crate::api::convert_quota::quota_from_wire;
 use crate::api::convert_reservation::{reservation_from_wire, reservation_key};
+use crate::state::bgp::model::BgpPeer;
 use crate::state::command::{AddressSpaceFields, ApplyAddressSpace, Command, InUse};
 use crate::state::model::{Advertisement, AdvertisementKey, AdvertisementProtocol, Timestamp};
 use crate::state::names::Name;
@@ -133,6 +135,21 @@ pub(crate) fn apply_grants(grants: &[(&str, &[&str])]) -> Command {
         in_use: InUse::Move,
         if_revision: None,
     }))
+}
+
+/// A BGP peer of every cluster, changed by `edit`.
+pub(crate) fn bgp_peer(name: &str, edit: impl FnOnce(&mut v1::BgpPeer)) -> BgpPeer {
+    let mut wire = v1::BgpPeer {
+        name: name.to_owned(),
+        my_asn: 64512,
+        peer_asn: 64513,
+        address: "192.0.2.254".to_owned(),
+        ..v1::BgpPeer::default()
+    };
+    edit(&mut wire);
+    let mut errors = FieldErrors::new();
+    let peer = peer_from_wire(&mut errors, "peer", Some(&wire));
+    errors.finish(peer).expect("valid peer")
 }
 
 /// A quota of one address for cluster `east`, changed by `edit`.

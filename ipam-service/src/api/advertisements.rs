@@ -11,6 +11,7 @@ use pharos_proto::v1::advertisement_service_server::AdvertisementService;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use self::fact_streams::FactStreams;
+use super::bgp;
 use super::call::{Api, Call, answer};
 use super::consequences;
 use super::convert_announce::{
@@ -220,6 +221,88 @@ impl AdvertisementService for Advertisements {
         let call = Call::of(&request);
         let ended = self.sync_stream(&call, request.into_inner()).await;
         ended.map(Response::new)
+    }
+
+    async fn apply_bgp_peer(
+        &self,
+        request: Request<v1::ApplyBgpPeerRequest>,
+    ) -> Result<Response<v1::ApplyBgpPeerResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        let done = bgp::apply_peer(&self.api, &call, &message).await;
+        answer(&message.request_id, done)
+    }
+
+    async fn get_bgp_peer(
+        &self,
+        request: Request<v1::GetBgpPeerRequest>,
+    ) -> Result<Response<v1::GetBgpPeerResponse>, Status> {
+        let found = bgp::get_peer(&self.api, request.get_ref()).await;
+        found.map(Response::new)
+    }
+
+    async fn list_bgp_peers(
+        &self,
+        request: Request<v1::ListBgpPeersRequest>,
+    ) -> Result<Response<v1::ListBgpPeersResponse>, Status> {
+        let found = bgp::list_peers(&self.api, request.get_ref()).await;
+        found.map(Response::new)
+    }
+
+    async fn delete_bgp_peer(
+        &self,
+        request: Request<v1::DeleteBgpPeerRequest>,
+    ) -> Result<Response<v1::DeleteBgpPeerResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        let done = bgp::delete_peer(&self.api, &call, &message).await;
+        answer(&message.request_id, done)
+    }
+
+    async fn sync_bgp_peers(
+        &self,
+        request: Request<v1::SyncBgpPeersRequest>,
+    ) -> Result<Response<v1::SyncBgpPeersResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        let done = bgp::sync(&self.api, &call, &message).await;
+        answer(&message.request_id, done)
+    }
+
+    async fn apply_bfd_profile(
+        &self,
+        request: Request<v1::ApplyBfdProfileRequest>,
+    ) -> Result<Response<v1::ApplyBfdProfileResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        let done = bgp::apply_profile(&self.api, &call, &message).await;
+        answer(&message.request_id, done)
+    }
+
+    async fn get_bfd_profile(
+        &self,
+        request: Request<v1::GetBfdProfileRequest>,
+    ) -> Result<Response<v1::GetBfdProfileResponse>, Status> {
+        let found = bgp::get_profile(&self.api, request.get_ref()).await;
+        found.map(Response::new)
+    }
+
+    async fn list_bfd_profiles(
+        &self,
+        request: Request<v1::ListBfdProfilesRequest>,
+    ) -> Result<Response<v1::ListBfdProfilesResponse>, Status> {
+        let found = bgp::list_profiles(&self.api, request.get_ref()).await;
+        found.map(Response::new)
+    }
+
+    async fn delete_bfd_profile(
+        &self,
+        request: Request<v1::DeleteBfdProfileRequest>,
+    ) -> Result<Response<v1::DeleteBfdProfileResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        let done = bgp::delete_profile(&self.api, &call, &message).await;
+        answer(&message.request_id, done)
     }
 }
 

@@ -205,6 +205,16 @@ fn object_effects(changes: &[Change], outside: &Outside) -> Vec<ObjectEffect> {
                 let object = Object::Advertisement;
                 (kind_of(edit), object, &one.key.name, cluster, space)
             }
+            Change::BgpPeer(edit) => {
+                let key = &edit.subject().key;
+                let cluster = key.cluster.as_ref();
+                (kind_of(edit), Object::BgpPeer, &key.name, cluster, None)
+            }
+            Change::BfdProfile(edit) => {
+                let key = &edit.subject().key;
+                let cluster = key.cluster.as_ref();
+                (kind_of(edit), Object::BfdProfile, &key.name, cluster, None)
+            }
             Change::Reservation(edit) => {
                 let key = &edit.subject().key;
                 let object = Object::Reservation;

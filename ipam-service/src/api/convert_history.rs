@@ -8,6 +8,7 @@ use prost_types::Timestamp as WireTime;
 use super::convert::{allocation_to_wire, pool_to_wire};
 use super::convert_address_space::address_space_to_wire;
 use super::convert_announce::advertisement_to_wire;
+use super::convert_bgp::{peer_to_wire, profile_to_wire};
 use super::convert_quota::quota_to_wire;
 use super::convert_reservation::reservation_to_wire;
 use super::convert_unavailable::unavailable_to_wire;
@@ -75,6 +76,16 @@ pub fn change_to_wire(context: LogContext<'_>, change: &Change) -> Option<v1::Ch
             let (before, after) = ends(edit, advertisement_to_wire);
             let subject = v1::change::AdvertisementChange { before, after };
             (kind_of(edit), Subject::Advertisement(subject))
+        }
+        Change::BgpPeer(edit) => {
+            let (before, after) = ends(edit, peer_to_wire);
+            let subject = v1::change::BgpPeerChange { before, after };
+            (kind_of(edit), Subject::BgpPeer(subject))
+        }
+        Change::BfdProfile(edit) => {
+            let (before, after) = ends(edit, profile_to_wire);
+            let subject = v1::change::BfdProfileChange { before, after };
+            (kind_of(edit), Subject::BfdProfile(subject))
         }
         Change::Cluster(edit) => {
             let (before, after) = ends(edit, |cluster| cluster_to_wire(cluster, 0));

@@ -10,6 +10,7 @@ use super::convert_address_space::{address_space_from_wire, address_space_to_wir
 use super::convert_announce::{
     Said, advertisement_from_wire, advertisement_key, advertisement_set, said_from_wire,
 };
+use super::convert_bgp::{bgp_key, bgp_set, peer_from_wire, profile_from_wire};
 use super::convert_pool::{in_use_from_wire, pool_from_wire, pool_key};
 use super::convert_quota::quota_from_wire;
 use super::convert_reservation::{reservation_from_wire, reservation_key};
@@ -17,6 +18,7 @@ use super::paging::PageToken;
 use super::pools::pool_set;
 use super::status;
 use crate::state::address::AddressRange;
+use crate::state::bgp::model::BgpCommand;
 use crate::state::change::Change;
 use crate::state::command::{Command, Fact, InUse};
 use crate::state::invariants::{assert_same_book, assert_sound, rows};
@@ -37,7 +39,7 @@ type Read = Result<Command, Rejection>;
 type Reader = fn(&[u8]) -> Option<Read>;
 
 /// How the requests that change something are read, one for each of their methods.
-pub(crate) const READERS: [Reader; 18] = [
+pub(crate) const READERS: [Reader; 23] = [
     |bytes| {
         let wire = v1::AllocateRequest::decode(bytes).ok()?;
         Some(allocate_from_wire(&wire).map(|read| Command::Allocate(Box::new(read))))
@@ -82,6 +84,30 @@ pub(crate) const READERS: [Reader; 18] = [
                 fence: wire.fence,
             }),
         )
+    },
+    |bytes| {
+        let wire = v1::ApplyBgpPeerRequest::decode(bytes).ok()?;
+        let read = field(|errors| peer_from_wire(errors, "peer", wire.peer.as_ref()));
+        Some(read.map(|read| Command::Bgp(BgpCommand::ApplyPeer(Box::new(read)))))
+    },
+    |bytes| {
+        let wire = v1::DeleteBgpPeerRequest::decode(bytes).ok()?;
+        let key = bgp_key(&wire.cluster, &wire.name, &wire.request_id);
+        Some(key.map(|key| Command::Bgp(BgpCommand::DeletePeer(key))))
+    },
+    |bytes| {
+        let wire = v1::ApplyBfdProfileRequest::decode(bytes).ok()?;
+        let read = field(|errors| profile_from_wire(errors, "profile", wire.profile.as_ref()));
+        Some(read.map(|read| Command::Bgp(BgpCommand::ApplyProfile(read))))
+    },
+    |bytes| {
+        let wire = v1::DeleteBfdProfileRequest::decode(bytes).ok()?;
+        let key = bgp_key(&wire.cluster, &wire.name, &wire.request_id);
+        Some(key.map(|key| Command::Bgp(BgpCommand::DeleteProfile(key))))
+    },
+    |bytes| {
+        let wire = v1::SyncBgpPeersRequest::decode(bytes).ok()?;
+        Some(bgp_set(&wire).map(|(_, set)| Command::Bgp(set)))
     },
     |bytes| {
         let wire = v1::ApplyReservationRequest::decode(bytes).ok()?;

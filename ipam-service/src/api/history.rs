@@ -172,6 +172,8 @@ fn change_filter(message: &v1::ListChangesRequest) -> Result<ChangeFilter, Rejec
         Ok(WireKind::Allocation) => Some(Kind::Allocation),
         Ok(WireKind::Pool) => Some(Kind::Pool),
         Ok(WireKind::Advertisement) => Some(Kind::Advertisement),
+        Ok(WireKind::BgpPeer) => Some(Kind::BgpPeer),
+        Ok(WireKind::BfdProfile) => Some(Kind::BfdProfile),
         Ok(WireKind::Cluster) => Some(Kind::Cluster),
         Ok(WireKind::Reservation) => Some(Kind::Reservation),
         Ok(WireKind::Quota) => Some(Kind::Quota),

@@ -8,6 +8,7 @@ use super::call::Api;
 use super::paging::{PageToken, page_size};
 use super::status;
 use crate::state::State;
+use crate::state::bgp::model::BgpKey;
 use crate::state::model::{AdvertisementKey, PoolKey, ReservationKey};
 use crate::state::names::Name;
 
@@ -106,6 +107,21 @@ impl PageKey for ReservationKey {
 }
 
 impl PageKey for AdvertisementKey {
+    const PARTS: usize = 2;
+
+    fn parts(&self) -> Vec<String> {
+        vec![text_of(self.cluster.as_ref()), self.name.to_string()]
+    }
+
+    fn of_parts(parts: &[String]) -> Option<Self> {
+        Some(Self {
+            cluster: optional(&parts[0])?,
+            name: Name::parse(&parts[1]).ok()?,
+        })
+    }
+}
+
+impl PageKey for BgpKey {
     const PARTS: usize = 2;
 
     fn parts(&self) -> Vec<String> {

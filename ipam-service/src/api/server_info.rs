@@ -8,7 +8,7 @@ use super::call::Api;
 use super::status;
 
 /// Abilities that a client may depend on.
-const FEATURES: [&str; 11] = [
+const FEATURES: [&str; 12] = [
     // `if_revision` and `fence` are checked.
     "conditional-writes",
     // `if_refused: QUEUE` keeps claims and decides them again.
@@ -31,6 +31,8 @@ const FEATURES: [&str; 11] = [
     "dual-stack-pools",
     // `ownership: FENCED` is kept to.
     "fenced-ownership",
+    // SyncBgpPeers takes BGP peers and BFD profiles.
+    "bgp-peers",
 ];
 
 /// Serves StatusService.

@@ -45,6 +45,8 @@ pub fn of_rejection(rejection: &Rejection) -> Status {
         Rejection::UnknownAdvertisement(_) => {
             plain(Code::NotFound, "UNKNOWN_ADVERTISEMENT", message)
         }
+        Rejection::UnknownBgpPeer(_) => plain(Code::NotFound, "UNKNOWN_BGP_PEER", message),
+        Rejection::UnknownBfdProfile(_) => plain(Code::NotFound, "UNKNOWN_BFD_PROFILE", message),
         Rejection::UnknownUnavailable { .. } => {
             plain(Code::NotFound, "UNKNOWN_UNAVAILABLE", message)
         }

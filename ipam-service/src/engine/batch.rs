@@ -208,6 +208,7 @@ fn owner_of(command: &Command) -> Option<&OwnerKey> {
         | Command::ApplyAdvertisement(_)
         | Command::DeleteAdvertisement(_)
         | Command::SyncAdvertisements { .. }
+        | Command::Bgp(_)
         | Command::ApplyReservation(_)
         | Command::DeleteReservation(_)
         | Command::EndUnavailable { .. }

@@ -48,6 +48,7 @@ fn cluster_of(command: &Command) -> Option<&Name> {
         Command::DeletePool { key, .. } => cluster_of_pool(key),
         Command::ApplyAdvertisement(advertisement) => advertisement.key.cluster.as_ref(),
         Command::DeleteAdvertisement(key) => key.cluster.as_ref(),
+        Command::Bgp(command) => command.cluster(),
         Command::SyncPools { cluster, .. }
         | Command::SyncAdvertisements { cluster, .. }
         | Command::Introduce { cluster, .. }

@@ -4,6 +4,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use crate::state::bgp::model::{BfdProfile, BgpCommand, BgpPeer};
 use crate::state::change::Change;
 use crate::state::command::Command;
 use crate::state::model::{AddressSpace, Advertisement, Pool, PoolKey, Quota, Reservation};
@@ -18,6 +19,7 @@ pub enum Left {
     Nothing,
     Pools(Vec<(Arc<Pool>, Option<PoolUsage>)>),
     Advertisements(Vec<Arc<Advertisement>>),
+    Bgp(Vec<Arc<BgpPeer>>, Vec<Arc<BfdProfile>>),
     Reservation(Arc<Reservation>),
     Quota(Arc<Quota>, Option<QuotaUsage>),
     AddressSpace(Arc<AddressSpace>),
@@ -51,6 +53,7 @@ pub(super) fn left(state: &State, command: &Command, would: &[Logged]) -> Left {
             let left = advertisements.iter().filter_map(advertisement);
             Some(Left::Advertisements(left.collect()))
         }
+        Command::Bgp(command) => Some(left_of_bgp(state, command)),
         Command::ApplyReservation(named) => {
             let known = state.reservation(&named.key);
             known.map(|known| Left::Reservation(Arc::clone(known)))
@@ -86,4 +89,22 @@ pub(super) fn left(state: &State, command: &Command, would: &[Logged]) -> Left {
         | Command::Facts { .. } => None,
     };
     left.unwrap_or(Left::Nothing)
+}
+
+fn left_of_bgp(state: &State, command: &BgpCommand) -> Left {
+    let peer = |named: &BgpPeer| state.bgp().peer(&named.key).cloned();
+    let profile = |named: &BfdProfile| state.bgp().profile(&named.key).cloned();
+    match command {
+        BgpCommand::ApplyPeer(named) => Left::Bgp(peer(named).into_iter().collect(), Vec::new()),
+        BgpCommand::ApplyProfile(named) => {
+            Left::Bgp(Vec::new(), profile(named).into_iter().collect())
+        }
+        BgpCommand::Sync {
+            peers, profiles, ..
+        } => {
+            let peers = peers.iter().filter_map(peer).collect();
+            Left::Bgp(peers, profiles.iter().filter_map(profile).collect())
+        }
+        BgpCommand::DeletePeer(_) | BgpCommand::DeleteProfile(_) => Left::Nothing,
+    }
 }

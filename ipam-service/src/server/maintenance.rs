@@ -118,9 +118,9 @@ pub(super) async fn restore(
 pub(super) async fn export(
     location: &Location,
     to: Option<&Path>,
-    history: bool,
+    beside: store::Beside,
 ) -> anyhow::Result<()> {
-    let exported = store::export(location, to, history).await;
+    let exported = store::export(location, to, beside).await;
     let exported = exported.map_err(|error| of_database(location, of_backup(error)))?;
     tracing::info!(
         database = %location,

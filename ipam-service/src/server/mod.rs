@@ -23,7 +23,7 @@ use crate::api::call::Api;
 use crate::config::{Command, Config};
 use crate::engine::{self, EngineMetrics, Opened, wall_time};
 use crate::retention::Retention;
-use crate::store::{Location, OpenError, Store};
+use crate::store::{Beside, Location, OpenError, Store};
 use files::DatabaseFiles;
 use layers::{AdmitLayer, ObserveLayer};
 use methods::Methods;
@@ -57,8 +57,16 @@ pub async fn run(config: Config, shutdown: Shutdown) -> anyhow::Result<()> {
         }
         Some(Command::Check) => maintenance::check(&config.database).await,
         Some(Command::Backup { to }) => maintenance::backup(&config.database, to).await,
-        Some(Command::Export { to, history }) => {
-            maintenance::export(&config.database, to.as_deref(), *history).await
+        Some(Command::Export {
+            to,
+            history,
+            passwords,
+        }) => {
+            let beside = Beside {
+                history: *history,
+                passwords: *passwords,
+            };
+            maintenance::export(&config.database, to.as_deref(), beside).await
         }
         Some(Command::Import { from, recover }) => {
             maintenance::import(&config.database, from, recover).await

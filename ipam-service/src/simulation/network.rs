@@ -369,6 +369,8 @@ mod tests {
                 | Subject::Advertisement(_)
                 | Subject::Cluster(_)
                 | Subject::Unavailable(_)
+                | Subject::BgpPeer(_)
+                | Subject::BfdProfile(_)
                 | Subject::AddressSpace(_) => false,
             };
             assert!(is_there, "{told:?}");

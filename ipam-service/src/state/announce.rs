@@ -329,6 +329,8 @@ impl Announcements {
             | Change::Pool(_)
             | Change::Reservation(_)
             | Change::Quota(_)
+            | Change::BgpPeer(_)
+            | Change::BfdProfile(_)
             | Change::AddressSpace(_)
             | Change::Unavailable(_)
             | Change::Placement(_)

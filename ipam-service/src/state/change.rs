@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use super::bgp::model::{BfdProfile, BgpPeer};
 use super::model::{
     AddressSpace, Advertisement, Allocation, Backends, Cluster, Node, Placement, Pool, Quota,
     Reservation, Tenure, Unavailable,
@@ -43,6 +44,8 @@ pub enum Change {
     Allocation(Edit<Allocation>),
     Pool(Edit<Pool>),
     Advertisement(Edit<Advertisement>),
+    BgpPeer(Edit<BgpPeer>),
+    BfdProfile(Edit<BfdProfile>),
     Cluster(Edit<Cluster>),
     Reservation(Edit<Reservation>),
     Quota(Edit<Quota>),
@@ -62,6 +65,8 @@ impl Change {
             Self::Allocation(_)
             | Self::Pool(_)
             | Self::Advertisement(_)
+            | Self::BgpPeer(_)
+            | Self::BfdProfile(_)
             | Self::Cluster(_)
             | Self::Reservation(_)
             | Self::Quota(_)
@@ -122,6 +127,8 @@ impl Change {
             Self::Allocation(edit) => Self::Allocation(edit.inverse()),
             Self::Pool(edit) => Self::Pool(edit.inverse()),
             Self::Advertisement(edit) => Self::Advertisement(edit.inverse()),
+            Self::BgpPeer(edit) => Self::BgpPeer(edit.inverse()),
+            Self::BfdProfile(edit) => Self::BfdProfile(edit.inverse()),
             Self::Cluster(edit) => Self::Cluster(edit.inverse()),
             Self::Reservation(edit) => Self::Reservation(edit.inverse()),
             Self::Quota(edit) => Self::Quota(edit.inverse()),

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::State;
+use super::bgp;
 use super::draft::Draft;
 use super::model::{Allocation, Cluster, Inventory};
 use super::names::Name;
@@ -183,6 +184,7 @@ pub(super) fn delete(draft: &mut Draft<'_>, name: &Name) -> Result<(), Rejection
     for advertisement in advertisements.filter(|one| one.key.cluster.as_ref() == Some(name)) {
         draft.drop_advertisement(advertisement);
     }
+    bgp::delete_of_cluster(draft, name);
     for node in state.nodes_of(name) {
         draft.node(Some(node), None);
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::address::Address;
+use super::bgp::model::BgpCommand;
 use super::model::{
     AddressSpace, Advertisement, AdvertisementKey, Announcer, Claim, EntryNodes, NodeKey, Owner,
     OwnerKey, Pool, PoolKey, Quota, ReportedNode, Reservation, ReservationKey, Revision,
@@ -36,6 +37,7 @@ pub enum Command {
         advertisements: Vec<Advertisement>,
         fence: u64,
     },
+    Bgp(BgpCommand),
     ApplyReservation(Box<Reservation>),
     DeleteReservation(ReservationKey),
     /// A reason for which an address is unavailable is over. Made by the state itself.
@@ -109,6 +111,7 @@ impl Command {
             Self::Release(release) => Some(&release.owner.key.cluster),
             Self::SyncPools { cluster, .. }
             | Self::SyncAdvertisements { cluster, .. }
+            | Self::Bgp(BgpCommand::Sync { cluster, .. })
             | Self::Introduce { cluster, .. }
             | Self::BeginSync { cluster, .. }
             | Self::EndSync { cluster, .. } => Some(cluster),
@@ -121,6 +124,7 @@ impl Command {
             | Self::DeletePool { .. }
             | Self::ApplyAdvertisement(_)
             | Self::DeleteAdvertisement(_)
+            | Self::Bgp(_)
             | Self::DeleteCluster { .. }
             | Self::FinishRecovery { .. }
             | Self::AdoptCluster { .. }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::State;
+use super::bgp::model::{BfdProfile, BgpPeer};
 use super::change::{Change, Edit};
 use super::model::{
     AddressSpace, Advertisement, Allocation, AllocationId, Backends, Cluster, Node, Pool, Quota,
@@ -82,6 +83,33 @@ impl<'a> Draft<'a> {
         self.take_revision();
         let edit = edit(Some(before), None);
         self.changes.push(Change::Advertisement(edit));
+    }
+
+    /// A password that is new is of the revision that this change takes.
+    pub(super) fn bgp_peer(&mut self, before: Option<&Arc<BgpPeer>>, after: Option<&BgpPeer>) {
+        let revision = self.take_revision();
+        let after = after.map(|after| BgpPeer {
+            revision,
+            password_revision: match (&after.password, after.password_revision) {
+                (Some(_), 0) => revision,
+                (_, known) => known,
+            },
+            ..after.clone()
+        });
+        self.changes.push(Change::BgpPeer(edit(before, after)));
+    }
+
+    pub(super) fn bfd_profile(
+        &mut self,
+        before: Option<&Arc<BfdProfile>>,
+        after: Option<&BfdProfile>,
+    ) {
+        let revision = self.take_revision();
+        let after = after.map(|after| BfdProfile {
+            revision,
+            ..after.clone()
+        });
+        self.changes.push(Change::BfdProfile(edit(before, after)));
     }
 
     pub(super) fn put_cluster(&mut self, before: Option<&Arc<Cluster>>, mut after: Cluster) {

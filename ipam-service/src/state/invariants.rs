@@ -26,6 +26,9 @@ pub(crate) fn rows(state: &State) -> Vec<Change> {
             .advertisements()
             .map(|one| Change::Advertisement(row(one))),
     );
+    let bgp = state.bgp();
+    rows.extend(bgp.peers().map(|one| Change::BgpPeer(row(one))));
+    rows.extend(bgp.profiles().map(|one| Change::BfdProfile(row(one))));
     let reservations = state.reservations();
     rows.extend(reservations.map(|one| Change::Reservation(row(one))));
     let unavailable = state.all_unavailable();
@@ -58,6 +61,7 @@ pub(crate) fn assert_same_book(one: &State, other: &State) {
     assert_eq!(one.pools, other.pools);
     assert_eq!(one.quotas, other.quotas);
     assert_eq!(one.advertisements, other.advertisements);
+    assert_eq!(one.bgp, other.bgp);
     assert_eq!(one.placements, other.placements);
     assert_eq!(one.tenures, other.tenures);
     assert_eq!(one.reservations, other.reservations);

@@ -21,6 +21,7 @@
 //! | `runs`, `address_set` | sets of numbers, and of addresses, with a fast first gap |
 //! | `pending` | claims that wait, and what wakes them |
 //! | `explain` | why: all that the rules say about one claim |
+//! | `bgp` | BGP peers and BFD profiles |
 //! | `cluster`, `advertisement`, `facts` | the other commands |
 //! | `reading` | what can be asked of the state |
 //! | `rows` | the state held against rows that were read anew |
@@ -32,6 +33,7 @@
 
 pub mod address;
 pub mod announce;
+pub mod bgp;
 pub mod change;
 pub mod command;
 pub mod intern;
@@ -73,6 +75,7 @@ use std::sync::Arc;
 use pharos_lease::Term;
 
 use address::AddressRange;
+use bgp::model::Bgp;
 use change::{Change, Edit};
 use command::Command;
 use draft::Draft;
@@ -110,6 +113,7 @@ pub struct State {
     pools: Pools,
     quotas: Quotas,
     advertisements: BTreeMap<AdvertisementKey, Arc<Advertisement>>,
+    bgp: Bgp,
     reservations: BTreeMap<ReservationKey, Arc<Reservation>>,
     placements: BTreeMap<AllocationId, Arc<Placement>>,
     tenures: BTreeMap<TenureKey, Arc<Tenure>>,
@@ -156,6 +160,7 @@ pub fn decide(state: &State, command: &Command, now: Timestamp) -> Result<Vec<Ch
             advertisements,
             fence,
         } => advertisement::sync(to, cluster, advertisements, *fence)?,
+        Command::Bgp(command) => bgp::decide(to, command)?,
         Command::ApplyReservation(reservation) => reservation::apply(to, reservation)?,
         Command::DeleteReservation(key) => reservation::delete(to, key)?,
         Command::EndUnavailable { key, end } => unavailable::end(to, key, *end),
@@ -378,6 +383,8 @@ impl State {
                 self.offer(space, *address);
             }
             Change::Advertisement(_)
+            | Change::BgpPeer(_)
+            | Change::BfdProfile(_)
             | Change::Node(_)
             | Change::Backends(_)
             | Change::Placement(_)
@@ -401,6 +408,8 @@ impl State {
                     None => self.advertisements.remove(key),
                 };
             }
+            Change::BgpPeer(edit) => self.bgp.enter_peer(edit),
+            Change::BfdProfile(edit) => self.bgp.enter_profile(edit),
             Change::Reservation(edit) => self.enter_reservation(edit),
             Change::Unavailable(edit) => self.enter_unavailable(edit),
             Change::Cluster(edit) => {

@@ -69,6 +69,10 @@ pub enum Rejection {
     UnknownPool(PoolKey),
     #[error("no advertisement {0}")]
     UnknownAdvertisement(String),
+    #[error("no BGP peer {0}")]
+    UnknownBgpPeer(String),
+    #[error("no BFD profile {0}")]
+    UnknownBfdProfile(String),
     #[error("no reservation {0}")]
     UnknownReservation(ReservationKey),
     #[error("no quota {0}")]

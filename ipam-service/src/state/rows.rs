@@ -32,6 +32,10 @@ impl State {
             Change::Advertisement(edit) => {
                 self.advertisement(&edit.subject().key) == Some(edit.subject())
             }
+            Change::BgpPeer(edit) => self.bgp.peer(&edit.subject().key) == Some(edit.subject()),
+            Change::BfdProfile(edit) => {
+                self.bgp.profile(&edit.subject().key) == Some(edit.subject())
+            }
             Change::Reservation(edit) => {
                 self.reservation(&edit.subject().key) == Some(edit.subject())
             }
@@ -61,7 +65,7 @@ impl State {
     }
 
     /// By [`kind_of`]: what it is called, and how many there are.
-    fn counts(&self) -> [(&'static str, usize); 12] {
+    fn counts(&self) -> [(&'static str, usize); 14] {
         let (nodes, backends) = self.tenants.fact_counts();
         [
             ("allocation", self.by_id.len()),
@@ -76,6 +80,8 @@ impl State {
             ("unavailable address", self.all_unavailable().count()),
             ("address space", self.address_spaces().count()),
             ("tenure", self.tenures.len()),
+            ("BGP peer", self.bgp.peers().count()),
+            ("BFD profile", self.bgp.profiles().count()),
         ]
     }
 }
@@ -94,6 +100,8 @@ fn kind_of(row: &Change) -> usize {
         Change::Unavailable(_) => 9,
         Change::AddressSpace(_) => 10,
         Change::Tenure(_) => 11,
+        Change::BgpPeer(_) => 12,
+        Change::BfdProfile(_) => 13,
     }
 }
 
@@ -102,6 +110,8 @@ fn name_of(row: &Change) -> String {
         Change::Allocation(edit) => format!("allocation {}", edit.subject().owner.key),
         Change::Pool(edit) => format!("pool {}", edit.subject().key),
         Change::Advertisement(edit) => format!("advertisement {}", edit.subject().key.name),
+        Change::BgpPeer(edit) => format!("BGP peer {}", edit.subject().key),
+        Change::BfdProfile(edit) => format!("BFD profile {}", edit.subject().key),
         Change::Reservation(edit) => format!("reservation {}", edit.subject().key.name),
         Change::Quota(edit) => format!("quota {}", edit.subject().name),
         Change::AddressSpace(edit) => format!("address space {}", edit.subject().name),

@@ -55,6 +55,8 @@ fn every_decision_takes_the_next_revision_and_stamps_it() {
             Change::Cluster(edit) => edit.after.as_ref().map(|after| after.revision),
             Change::Quota(edit) => edit.after.as_ref().map(|after| after.revision),
             Change::Advertisement(_)
+            | Change::BgpPeer(_)
+            | Change::BfdProfile(_)
             | Change::Reservation(_)
             | Change::AddressSpace(_)
             | Change::Unavailable(_)

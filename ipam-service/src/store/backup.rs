@@ -67,12 +67,19 @@ pub async fn backup(location: &Location, to: &Path) -> Result<Backup, BackupErro
     Ok(backup)
 }
 
+/// What is exported beside the state.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Beside {
+    pub history: bool,
+    pub passwords: bool,
+}
+
 /// Writes everything as JSON lines, into a new file, or to standard output. Needs no lock; a server
 /// may be running.
 pub async fn export(
     location: &Location,
     to: Option<&Path>,
-    history: bool,
+    beside: Beside,
 ) -> Result<Exported, BackupError> {
     read_only(location).await?.close().await?;
     let Location::Sqlite(path) = location.clone();
@@ -83,13 +90,13 @@ pub async fn export(
         let connection = Connection::open_with_flags(path, flags).map_err(ExportError::from)?;
         let Some(partial) = partial else {
             let mut out = BufWriter::new(std::io::stdout().lock());
-            let exported = transfer::export(&connection, &mut out, history)?;
+            let exported = transfer::export(&connection, &mut out, beside)?;
             out.flush().map_err(ExportError::from)?;
             return Ok(exported);
         };
         let open = OpenOptions::new().write(true).open(&partial);
         let mut out = BufWriter::new(file(&partial, open)?);
-        let exported = transfer::export(&connection, &mut out, history)?;
+        let exported = transfer::export(&connection, &mut out, beside)?;
         file(&partial, out.flush())?;
         Ok::<_, BackupError>(exported)
     });

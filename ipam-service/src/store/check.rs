@@ -3,6 +3,7 @@
 //! State is loaded from `allocation` alone; the tables that guard it repeat parts of it. Here they
 //! are compared. Reads only, in one transaction, so it can run beside a server.
 
+mod bgp;
 mod limits;
 
 use std::collections::BTreeSet;
@@ -72,6 +73,7 @@ pub async fn check(location: &Location) -> Result<Vec<String>, CheckError> {
     check_holdings(&mut transaction, &mut problems).await?;
     check_owners(&mut transaction, &mut problems).await?;
     check_reserved(&mut transaction, &mut problems).await?;
+    bgp::check(&mut transaction, &mut problems).await?;
     limits::check(&mut transaction, &mut problems).await?;
     check_unavailable(&mut transaction, &mut problems).await?;
     transaction.rollback().await?;

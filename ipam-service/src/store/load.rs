@@ -1,5 +1,7 @@
 //! Reading everything that State is made of.
 
+mod declared;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
@@ -14,9 +16,6 @@ use super::{ReadError, Writer};
 use crate::api::convert::{
     AllocationExtras, FieldErrors, allocation_with_claim, claim_from_wire, pool_from_wire,
 };
-use crate::api::convert_address_space::address_space_from_wire;
-use crate::api::convert_announce::advertisement_from_wire;
-use crate::api::convert_quota::quota_from_wire;
 use crate::api::convert_reservation::reservation_from_wire;
 use crate::api::convert_unavailable::unavailable_from_wire;
 use crate::state::address::Address;
@@ -156,7 +155,7 @@ pub(super) struct Loader {
     pub(super) read: fn(&Row<'_>, &mut Names) -> Result<Change, ReadError>,
 }
 
-pub(super) const LOADERS: [Loader; 12] = [
+pub(super) const LOADERS: [Loader; 14] = [
     Loader {
         table: "cluster",
         sql: "select name, uid, inventory, fence, create_time, revision from cluster",
@@ -170,17 +169,27 @@ pub(super) const LOADERS: [Loader; 12] = [
     Loader {
         table: "advertisement",
         sql: "select entry from advertisement",
-        read: advertisement,
+        read: declared::advertisement,
+    },
+    Loader {
+        table: "bgp_peer",
+        sql: "select entry, password from bgp_peer",
+        read: declared::bgp_peer,
+    },
+    Loader {
+        table: "bfd_profile",
+        sql: "select entry from bfd_profile",
+        read: declared::bfd_profile,
     },
     Loader {
         table: "quota",
         sql: "select entry from quota",
-        read: quota,
+        read: declared::quota,
     },
     Loader {
         table: "address_space",
         sql: "select entry from address_space",
-        read: address_space,
+        read: declared::address_space,
     },
     Loader {
         table: "allocation",
@@ -316,15 +325,6 @@ fn pool(row: &Row<'_>, _names: &mut Names) -> Result<Change, ReadError> {
     )))
 }
 
-fn advertisement(row: &Row<'_>, _names: &mut Names) -> Result<Change, ReadError> {
-    let wire: v1::Advertisement = decode(blob(row, 0)?)?;
-    let mut errors = FieldErrors::new();
-    let advertisement = advertisement_from_wire(&mut errors, "advertisement", Some(&wire));
-    Ok(Change::Advertisement(loaded(
-        errors.finish(advertisement).map_err(of_fields)?,
-    )))
-}
-
 fn unavailable(row: &Row<'_>, names: &mut Names) -> Result<Change, ReadError> {
     let wire: v1::Unavailable = decode(blob(row, 0)?)?;
     let awaited: Option<v1::NodeSet> = optional_blob(row, 1)?.map(decode).transpose()?;
@@ -345,24 +345,6 @@ fn reservation(row: &Row<'_>, _names: &mut Names) -> Result<Change, ReadError> {
     let reservation = reservation_from_wire(&mut errors, "reservation", Some(&wire));
     Ok(Change::Reservation(loaded(
         errors.finish(reservation).map_err(of_fields)?,
-    )))
-}
-
-fn quota(row: &Row<'_>, _names: &mut Names) -> Result<Change, ReadError> {
-    let wire: v1::Quota = decode(blob(row, 0)?)?;
-    let mut errors = FieldErrors::new();
-    let quota = quota_from_wire(&mut errors, "quota", Some(&wire));
-    Ok(Change::Quota(loaded(
-        errors.finish(quota).map_err(of_fields)?,
-    )))
-}
-
-fn address_space(row: &Row<'_>, _names: &mut Names) -> Result<Change, ReadError> {
-    let wire: v1::AddressSpace = decode(blob(row, 0)?)?;
-    let mut errors = FieldErrors::new();
-    let space = address_space_from_wire(&mut errors, "address_space", Some(&wire));
-    Ok(Change::AddressSpace(loaded(
-        errors.finish(space).map_err(of_fields)?,
     )))
 }
 

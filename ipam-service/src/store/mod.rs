@@ -45,7 +45,7 @@ use crate::state::change::Change;
 use crate::state::model::{Revision, Timestamp};
 use crate::state::names::Name;
 
-pub use backup::{Backup, BackupError, backup, export};
+pub use backup::{Backup, BackupError, Beside, backup, export};
 pub use check::{CheckError, MOST_PROBLEMS, check};
 pub use checkpoint::Checkpointer;
 pub use compact::{Compaction, Compactor, LogState};

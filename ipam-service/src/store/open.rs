@@ -74,6 +74,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "tenures",
         include_str!("../../migrations/sqlite/0011_tenures.sql"),
     ),
+    (
+        12,
+        "bgp",
+        include_str!("../../migrations/sqlite/0012_bgp.sql"),
+    ),
 ];
 
 /// Of the last of them.

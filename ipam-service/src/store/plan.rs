@@ -3,6 +3,7 @@
 //! A row that is touched several times in a batch is written once, from its first `before` to its
 //! last `after`; per table deletions come before insertions.
 
+mod bgp;
 mod limits;
 mod withheld;
 
@@ -19,6 +20,7 @@ use crate::api::convert::{claim_to_wire, pool_to_wire};
 use crate::api::convert_announce::advertisement_to_wire;
 use crate::api::convert_history::{LogContext, change_to_wire, kind_of};
 use crate::state::address::Address;
+use crate::state::bgp::model::{BfdProfile, BgpKey, BgpPeer};
 use crate::state::change::{Change, Edit};
 use crate::state::model::{
     AddressSpace, Advertisement, AdvertisementKey, Allocation, AllocationId, Backends, Cluster,
@@ -53,6 +55,7 @@ impl Plan {
         let mut encoded = Encoded::default();
         plan.write_allocations(&coalesced.allocations, &mut encoded);
         plan.write_objects(&coalesced);
+        plan.write_bgp(&coalesced);
         plan.write_reservations(&coalesced.reservations);
         plan.write_limits(&coalesced);
         plan.write_unavailable(&coalesced.unavailable);
@@ -95,6 +98,8 @@ struct Coalesced {
     allocations: BTreeMap<AllocationId, Edit<Allocation>>,
     pools: BTreeMap<PoolKey, Edit<Pool>>,
     advertisements: BTreeMap<AdvertisementKey, Edit<Advertisement>>,
+    bgp_peers: BTreeMap<BgpKey, Edit<BgpPeer>>,
+    bfd_profiles: BTreeMap<BgpKey, Edit<BfdProfile>>,
     clusters: BTreeMap<Name, Edit<Cluster>>,
     reservations: BTreeMap<ReservationKey, Edit<Reservation>>,
     quotas: BTreeMap<Name, Edit<Quota>>,
@@ -113,6 +118,10 @@ impl Coalesced {
             Change::Pool(edit) => merge(&mut self.pools, edit, |it| it.key.clone()),
             Change::Advertisement(edit) => {
                 merge(&mut self.advertisements, edit, |it| it.key.clone());
+            }
+            Change::BgpPeer(edit) => merge(&mut self.bgp_peers, edit, |it| it.key.clone()),
+            Change::BfdProfile(edit) => {
+                merge(&mut self.bfd_profiles, edit, |it| it.key.clone());
             }
             Change::Cluster(edit) => merge(&mut self.clusters, edit, |it| it.name.clone()),
             Change::Unavailable(edit) => {
@@ -608,6 +617,16 @@ pub(super) fn subject_of(change: &Change) -> Option<Subject<'_>> {
                 "",
                 &key.name,
             )
+        }
+        Change::BgpPeer(edit) => {
+            let key = &edit.subject().key;
+            let cluster = text_of(key.cluster.as_ref());
+            (kind_of(edit), 14, cluster, "", &key.name)
+        }
+        Change::BfdProfile(edit) => {
+            let key = &edit.subject().key;
+            let cluster = text_of(key.cluster.as_ref());
+            (kind_of(edit), 15, cluster, "", &key.name)
         }
         Change::Cluster(edit) => {
             let name = &edit.subject().name;

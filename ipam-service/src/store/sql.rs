@@ -37,6 +37,10 @@ pub(super) enum Statement {
     /// When clusters were last heard of.
     UpdateSeen,
     DeleteUnavailable,
+    DeleteBgpPeer,
+    UpsertBgpPeer,
+    DeleteBfdProfile,
+    UpsertBfdProfile,
     DeleteReservation,
     UpsertReservation,
     InsertReserved,
@@ -85,6 +89,10 @@ impl Statement {
         Self::UpsertCluster,
         Self::UpdateSeen,
         Self::DeleteUnavailable,
+        Self::DeleteBgpPeer,
+        Self::UpsertBgpPeer,
+        Self::DeleteBfdProfile,
+        Self::UpsertBfdProfile,
         Self::DeleteReservation,
         Self::UpsertReservation,
         Self::InsertReserved,
@@ -130,6 +138,10 @@ impl Statement {
             Self::UpsertCluster => UPSERT_CLUSTER,
             Self::UpdateSeen => UPDATE_SEEN,
             Self::DeleteUnavailable => DELETE_UNAVAILABLE,
+            Self::DeleteBgpPeer => DELETE_BGP_PEER,
+            Self::UpsertBgpPeer => UPSERT_BGP_PEER,
+            Self::DeleteBfdProfile => DELETE_BFD_PROFILE,
+            Self::UpsertBfdProfile => UPSERT_BFD_PROFILE,
             Self::DeleteReservation => DELETE_RESERVATION,
             Self::UpsertReservation => UPSERT_RESERVATION,
             Self::InsertReserved => INSERT_RESERVED,
@@ -234,6 +246,23 @@ update cluster set last_seen = ?2 where name = ?1";
 
 const DELETE_UNAVAILABLE: &str = "
 delete from unavailable where space = ?1 and first = ?2 and reason = ?3";
+
+const DELETE_BGP_PEER: &str = "
+delete from bgp_peer where cluster = ?1 and name = ?2";
+
+const UPSERT_BGP_PEER: &str = "
+insert into bgp_peer (cluster, name, revision, entry, password)
+values (?1, ?2, ?3, ?4, ?5)
+on conflict (cluster, name) do update set revision = excluded.revision, entry = excluded.entry,
+    password = excluded.password";
+
+const DELETE_BFD_PROFILE: &str = "
+delete from bfd_profile where cluster = ?1 and name = ?2";
+
+const UPSERT_BFD_PROFILE: &str = "
+insert into bfd_profile (cluster, name, revision, entry)
+values (?1, ?2, ?3, ?4)
+on conflict (cluster, name) do update set revision = excluded.revision, entry = excluded.entry";
 
 const DELETE_RESERVATION: &str = "
 delete from reservation where space = ?1 and name = ?2";

@@ -16,6 +16,7 @@ use rusqlite::types::{Value as Cell, ValueRef};
 use rusqlite::{Connection, params_from_iter};
 use serde_json::{Map, Value};
 
+use super::backup::Beside;
 use crate::state::address::Address;
 use crate::state::model::Revision;
 
@@ -70,6 +71,8 @@ pub(super) const MESSAGES: &[(&str, &str, &str)] = &[
     ("backends", "entry", "BackendsFact"),
     ("placement", "entry", "NodeSet"),
     ("reservation", "entry", "Reservation"),
+    ("bgp_peer", "entry", "BgpPeer"),
+    ("bfd_profile", "entry", "BfdProfile"),
     ("quota", "entry", "Quota"),
     ("address_space", "entry", "AddressSpace"),
     ("unavailable", "entry", "Unavailable"),
@@ -78,6 +81,9 @@ pub(super) const MESSAGES: &[(&str, &str, &str)] = &[
 
 /// Columns of bytes that are addresses.
 const ADDRESSES: [&str; 3] = ["address", "first", "last"];
+
+/// Secrets, which are left out unless they are asked for: table and column of a text.
+const PASSWORDS: (&str, &str) = ("bgp_peer", "password");
 
 /// What an export holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,7 +117,7 @@ pub struct ImportError {
 pub(super) fn export(
     connection: &Connection,
     to: &mut dyn Write,
-    history: bool,
+    beside: Beside,
 ) -> Result<Exported, ExportError> {
     connection.execute_batch("begin")?;
     let (store_id, revision): (String, i64) = connection.query_row(
@@ -125,13 +131,13 @@ pub(super) fn export(
     header.insert("schema".to_owned(), schema_of(connection)?.into());
     header.insert("store_id".to_owned(), store_id.clone().into());
     header.insert("revision".to_owned(), revision.into());
-    header.insert("history".to_owned(), history.into());
+    header.insert("history".to_owned(), beside.history.into());
     write_line(to, header)?;
     let messages = Messages::new();
     let mut rows = 0;
     for table in tables(connection)? {
-        if history || !HISTORY.contains(&table.as_str()) {
-            rows += export_table(connection, &messages, &table, to)?;
+        if beside.history || !HISTORY.contains(&table.as_str()) {
+            rows += export_table(connection, &messages, &table, beside.passwords, to)?;
         }
     }
     let mut end = Map::new();
@@ -150,6 +156,7 @@ fn export_table(
     connection: &Connection,
     messages: &Messages,
     table: &str,
+    passwords: bool,
     to: &mut dyn Write,
 ) -> Result<u64, ExportError> {
     let columns = columns_of(connection, table)?;
@@ -161,7 +168,11 @@ fn export_table(
         let mut line = Map::new();
         line.insert(TYPE.to_owned(), table.into());
         for (index, column) in columns.iter().enumerate() {
-            let value = messages.to_json(table, &column.name, row.get_ref(index)?);
+            let value = match (table, &*column.name) {
+                PASSWORDS if !passwords => ValueRef::Text(&[]),
+                _ => row.get_ref(index)?,
+            };
+            let value = messages.to_json(table, &column.name, value);
             let value = value.map_err(|problem| ExportError::Corrupt {
                 table: table.to_owned(),
                 problem,

@@ -101,6 +101,8 @@ fn apply(held: &mut Snapshot, change: v1::Change) {
             assert_eq!(before, edit.before, "what the change says was before");
         }
         other @ (Subject::Advertisement(_)
+        | Subject::BgpPeer(_)
+        | Subject::BfdProfile(_)
         | Subject::Reservation(_)
         | Subject::Unavailable(_)
         | Subject::Quota(_)

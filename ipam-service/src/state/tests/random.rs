@@ -480,6 +480,8 @@ fn is_permitted_rejection(rejection: &Rejection, step: &Step) -> bool {
         | Rejection::NotSyncing(_)
         | Rejection::StaleRevision { .. }
         | Rejection::StaleAddressSpace { .. }
+        | Rejection::UnknownBgpPeer(_)
+        | Rejection::UnknownBfdProfile(_)
         | Rejection::StaleFence { .. } => false,
     }
 }

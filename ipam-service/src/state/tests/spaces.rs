@@ -110,6 +110,8 @@ fn losing(state: &State, lost: &str) -> Vec<Change> {
         | Change::Quota(_)
         | Change::AddressSpace(_)
         | Change::Advertisement(_)
+        | Change::BgpPeer(_)
+        | Change::BfdProfile(_)
         | Change::Reservation(_)
         | Change::Unavailable(_)
         | Change::Node(_)

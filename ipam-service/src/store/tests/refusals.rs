@@ -236,6 +236,27 @@ async fn a_limit_that_cannot_be_loaded_is_found_by_check() {
     );
 }
 
+#[tokio::test]
+async fn a_bgp_peer_or_profile_that_cannot_be_loaded_is_found_by_check() {
+    let folder = Folder::new();
+    drop(folder.open().await);
+    let rows = "insert into bgp_peer (cluster, name, revision, entry, password)
+        values ('', 'odd', 1, x'ff', ''), ('', 'other', 1, x'', 'secret');
+        insert into bfd_profile (cluster, name, revision, entry) values ('', 'odd', 1, x'ff')";
+    execute(&folder.file(), false, rows).await;
+    let problems = check(&folder.location()).await.expect("checked");
+    for (problem, expected) in problems.iter().zip([
+        "bgp_peer odd: ",
+        "bgp_peer other: bgp_peer.name: must not",
+        "bgp_peer other: its password is of no revision",
+        "bfd_profile odd: ",
+    ]) {
+        assert!(problem.starts_with(expected), "{problems:?}");
+    }
+    assert_eq!(problems.len(), 4, "{problems:?}");
+    assert!(!problems.concat().contains("secret"), "{problems:?}");
+}
+
 /// A backup may be older than the program that looks at it.
 #[tokio::test]
 async fn check_says_of_a_database_of_another_version_that_it_is_one() {

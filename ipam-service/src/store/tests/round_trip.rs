@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::super::{AllocationFilter, Batch, ChangeFilter, Logged, Origin, Store, check};
 use crate::state::address::Address;
+use crate::state::bgp::model::{BfdProfile, BgpCommand, BgpKey};
 use crate::state::change::{Change, Edit};
 use crate::state::command::Command;
 use crate::state::model::{LeaseOwner, Placement, Tenure, TenureKey, Timestamp};
@@ -13,8 +14,8 @@ use crate::state::names::Name;
 use crate::state::{State, decide};
 use crate::store::{LogSpan, OwnerFilter};
 use crate::testing::{
-    Folder, allocate, apply_grants, apply_pool, apply_quota, apply_reservation, delete_reservation,
-    release, resting_pool,
+    Folder, allocate, apply_grants, apply_pool, apply_quota, apply_reservation, bgp_peer,
+    delete_reservation, release, resting_pool,
 };
 use pharos_lease::Term;
 
@@ -60,6 +61,10 @@ impl Book {
         self.store.writer.commit(&batch).await.expect("committed");
         self.batch.time = Timestamp(self.time);
     }
+}
+
+fn bgp_key(which: u8) -> BgpKey {
+    bgp_peer(&format!("peer{which}"), |_| {}).key
 }
 
 /// Few owners and addresses, so that they meet.
@@ -113,6 +118,30 @@ fn commands() -> impl Strategy<Value = Command> {
             let grants = [("c0", own), ("c1", &["192.0.2.0/24"])];
             apply_grants(if all { &grants } else { &grants[..1] })
         }),
+        2 => (0..3_u8, 0..3_u8, any::<bool>()).prop_map(|(which, password, keep)| {
+            let peer = bgp_peer(&format!("peer{which}"), |wire| {
+                if password > 0 {
+                    wire.password = format!("secret {password}");
+                }
+                wire.bfd_profile = "fast".to_owned();
+                wire.hold_time = Some(prost_types::Duration { seconds: 9, nanos: 0 });
+                wire.password_revision = u64::from(keep);
+            });
+            Command::Bgp(BgpCommand::ApplyPeer(Box::new(peer)))
+        }),
+        1 => (0..3_u8).prop_map(|which| Command::Bgp(BgpCommand::DeletePeer(bgp_key(which)))),
+        1 => (0..3_u8, 10..13_u64).prop_map(|(which, millis)| {
+            Command::Bgp(BgpCommand::ApplyProfile(BfdProfile {
+                key: bgp_key(which),
+                receive_interval: Some(std::time::Duration::from_millis(millis)),
+                transmit_interval: None,
+                detect_multiplier: Some(255),
+                passive_mode: true,
+                minimum_ttl: None,
+                revision: 0,
+            }))
+        }),
+        1 => (0..3_u8).prop_map(|which| Command::Bgp(BgpCommand::DeleteProfile(bgp_key(which)))),
         1 => Just(Command::DeleteAddressSpace {
             name: Name::parse("default").expect("a name"),
             if_revision: None,
@@ -162,6 +191,7 @@ proptest! {
             assert!(again.state.clusters().eq(state.clusters()), "clusters");
             assert!(again.state.all_unavailable().eq(state.all_unavailable()), "unavailable");
             assert!(again.state.reservations().eq(state.reservations()), "reservations");
+            assert_eq!(again.state.bgp(), state.bgp());
             assert!(again.state.quotas().eq(state.quotas()), "quotas");
             assert!(again.state.address_spaces().eq(state.address_spaces()), "address spaces");
             for quota in state.quotas() {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::super::{
-    Batch, From, Location, Restore, RestoreError, Restored, backup, check, export, restore,
+    Batch, Beside, From, Location, Restore, RestoreError, Restored, backup, check, export, restore,
 };
 use super::backups::{AHEAD, some_book};
 use crate::state::State;
@@ -22,6 +22,13 @@ async fn import(from: &Path, to: &Location) -> Result<Restored, RestoreError> {
         now: Timestamp(9_000_000),
     };
     restore(task).await
+}
+
+fn beside(history: bool) -> Beside {
+    Beside {
+        history,
+        passwords: history,
+    }
 }
 
 /// Lines by kind, without order.
@@ -52,7 +59,7 @@ async fn what_is_imported_is_row_by_row_what_was_exported_with_and_without_histo
     let (revision, held) = (book.state.revision(), book.held());
     for history in [true, false] {
         let file = folder.file().with_file_name(format!("{history}.jsonl"));
-        let exported = export(&folder.location(), Some(&file), history).await;
+        let exported = export(&folder.location(), Some(&file), beside(history)).await;
         let exported = exported.expect("exported");
         assert_eq!(exported.revision, revision);
         let before = lines(&file);
@@ -72,7 +79,7 @@ async fn what_is_imported_is_row_by_row_what_was_exported_with_and_without_histo
         let again = folder
             .file()
             .with_file_name(format!("{history}-again.jsonl"));
-        export(&other.location(), Some(&again), history)
+        export(&other.location(), Some(&again), beside(history))
             .await
             .expect("exported");
         let mut after = lines(&again);
@@ -108,7 +115,7 @@ async fn whole_export() -> (Folder, PathBuf, String) {
     let folder = Folder::new();
     drop(some_book(&folder).await);
     let file = folder.file().with_file_name("whole.jsonl");
-    export(&folder.location(), Some(&file), true)
+    export(&folder.location(), Some(&file), beside(true))
         .await
         .expect("exported");
     let text = std::fs::read_to_string(&file).expect("a file");

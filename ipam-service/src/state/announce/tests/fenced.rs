@@ -348,6 +348,8 @@ fn a_batch_that_is_undone_forgets_no_release() {
         Change::Allocation(_)
         | Change::Pool(_)
         | Change::Advertisement(_)
+        | Change::BgpPeer(_)
+        | Change::BfdProfile(_)
         | Change::Cluster(_)
         | Change::Reservation(_)
         | Change::Quota(_)
