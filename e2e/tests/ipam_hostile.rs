@@ -4,6 +4,7 @@
 //! 2. A flood of claims that wait stops at `--max-pending`, and another cluster is served.
 //! 3. Calls that are cancelled in flight leave no place taken and no claim half done.
 //! 4. Streams that nobody reads stop nobody else.
+//! 5. An announcer that tells a text beyond its limit loses its stream, is told why, and is counted.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -14,9 +15,12 @@ use pharos_proto::v1;
 use pharos_proto::v1::allocate_request::IfRefused;
 use pharos_proto::v1::allocation::State;
 use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
+use pharos_proto::v1::announcer_report::{Conflict, Hello, Report, Status as Told};
+use pharos_proto::v1::announcer_service_client::AnnouncerServiceClient;
 use pharos_proto::v1::watch_allocations_response::Type;
 use pharos_testbed::{http, wait};
 use tokio::task::JoinSet;
+use tokio_stream::StreamExt as _;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, Streaming};
 use tonic_types::StatusExt as _;
@@ -247,4 +251,86 @@ async fn streams_that_nobody_reads_stop_nobody_else() {
     // And the others were not just turned away.
     let first = unread[0].message().await.unwrap();
     assert!(first.is_some(), "the stream was open all the time");
+}
+
+/// Why the stream of an announcer ended that told this.
+async fn refusal_of(ipam: &Ipam, report: Report) -> Status {
+    let hello = Report::Hello(Hello {
+        cluster: "east".to_owned(),
+        node: "a".to_owned(),
+        ..Hello::default()
+    });
+    let reports = [hello, report].map(|report| v1::AnnouncerReport {
+        report: Some(report),
+    });
+    let reports = tokio_stream::iter(reports).chain(tokio_stream::pending());
+    let mut client = AnnouncerServiceClient::new(ipam.channel().unwrap());
+    let mut updates = client.announce(reports).await.unwrap().into_inner();
+    let ended = async {
+        loop {
+            if let Err(status) = updates.message().await {
+                return status;
+            }
+        }
+    };
+    tokio::time::timeout(SOON, ended).await.expect("in time")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_announcer_that_tells_a_text_beyond_its_limit_is_refused_by_its_field_and_counted() {
+    const COUNTED: &str = "pharos_ipam_announcer_reports_refused_total";
+    let ipam = Ipam::start().unwrap();
+    ipam.apply_pool("pool", &["192.0.2.0/24"]).await.unwrap();
+    let long = || "x".repeat(100_000);
+    let node = v1::NodeStatus {
+        interfaces: vec![long()],
+        deaf: vec![long()],
+        ..v1::NodeStatus::default()
+    };
+    let owned = v1::Ownership {
+        from: long(),
+        interfaces: vec!["eth0".to_owned(), long()],
+        ..v1::Ownership::default()
+    };
+    let of_node = Report::Status(Told {
+        node: Some(node),
+        ..Told::default()
+    });
+    let of_groups = Report::Status(Told {
+        owned: vec![owned],
+        ..Told::default()
+    });
+    let conflict = Report::Conflict(Conflict {
+        address: "192.0.2.1".to_owned(),
+        mac: long(),
+        member: long(),
+        ..Conflict::default()
+    });
+    let cases: [(Report, &[&str]); 3] = [
+        (
+            of_node,
+            &["status.node.interfaces[0]", "status.node.deaf[0]"],
+        ),
+        (
+            of_groups,
+            &["status.owned[0].from", "status.owned[0].interfaces[1]"],
+        ),
+        (conflict, &["conflict.mac", "conflict.member"]),
+    ];
+    let counted = |ipam: &Ipam| {
+        let (_, metrics) = http::get(ipam.admin(), "/metrics", SOON).unwrap();
+        let mut lines = metrics.lines();
+        let line = lines.find(|line| line.starts_with(COUNTED)).unwrap();
+        line.rsplit(' ').next().unwrap().parse::<usize>().unwrap()
+    };
+    for (number, (report, fields)) in cases.into_iter().enumerate() {
+        assert_eq!(counted(&ipam), number);
+        let refused = refusal_of(&ipam, report).await;
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+        for field in fields {
+            assert!(refused.message().contains(field), "{refused:?}");
+        }
+    }
+    assert_eq!(counted(&ipam), 3);
+    works(&connect(&ipam).await, "east/x/a").await;
 }

@@ -28,6 +28,7 @@ use self::told::Told;
 use super::call::{Api, Call};
 use super::convert_announce::{AnnouncerHello, announcer_hello};
 use super::convert_lease::{Renewal, lease_renewal, released_from_wire};
+use super::convert_status::{check_conflict, check_status};
 use super::fields::FieldErrors;
 use super::status;
 use crate::engine::NotRenewed;
@@ -291,12 +292,13 @@ impl Connection {
             }
             Some(Report::Conflict(conflict)) => self.report_conflict(conflict).await,
             Some(Report::Status(told)) => {
+                check_status(told).map_err(|bad| self.told.refuse(&bad))?;
                 self.told.tell(told);
                 Ok(())
             }
             Some(Report::Released(released)) => {
                 let released = released_from_wire(self.place.node(), released);
-                let released = released.map_err(|bad| status::of_rejection(&bad))?;
+                let released = released.map_err(|bad| self.told.refuse(&bad))?;
                 for one in released {
                     self.api.leases.release(one);
                 }
@@ -318,8 +320,9 @@ impl Connection {
         let mut errors = FieldErrors::new();
         let space = errors.space("conflict.address_space", &wire.address_space);
         let address = errors.address("conflict.address", &wire.address);
+        check_conflict(&mut errors, wire);
         let read = errors.finish(space.zip(address));
-        let (space, address) = read.map_err(|bad| status::of_rejection(&bad))?;
+        let (space, address) = read.map_err(|bad| self.told.refuse(&bad))?;
         let node = self.place.node();
         self.told.see(wire);
         if wire.over || wire.kind() == Kind::KernelAnswers {

@@ -24,6 +24,7 @@ pub mod convert_pool;
 pub mod convert_quota;
 pub mod convert_refusal;
 pub mod convert_reservation;
+pub mod convert_status;
 pub mod convert_unavailable;
 mod explain;
 pub mod fields;

@@ -4,6 +4,7 @@
 //! [`KEPT`], because a node without a stream most likely goes on.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +29,10 @@ const MAX_CONFLICTS: usize = 1000;
 /// Most groups of one node. More than any holds; a node that says more is not believed.
 const MAX_OWNED: usize = 1_000_000;
 
+/// Most bytes of the names of nodes and interfaces that one node tells with its groups: some names for each of
+/// [`MAX_OWNED`].
+const MAX_NAMES_BYTES: usize = 128 * 1024 * 1024;
+
 /// What all announcers tell. Clones share it.
 #[derive(Debug, Clone)]
 pub struct StatusFeed {
@@ -38,6 +43,7 @@ pub struct StatusFeed {
 struct Shared {
     told: Mutex<Told>,
     changed: watch::Sender<u64>,
+    refused: AtomicU64,
 }
 
 #[derive(Debug, Default)]
@@ -52,8 +58,15 @@ struct OfNode {
     stream: u64,
     ended: Option<Ended>,
     status: Option<v1::NodeStatus>,
-    owned: BTreeMap<AllocationId, v1::Ownership>,
+    owned: Owned,
     conflicts: BTreeMap<(String, String, String), Seen>,
+}
+
+/// The groups of one node. What is beyond the limits is not kept, and so not shown.
+#[derive(Debug, Default)]
+struct Owned {
+    by_group: BTreeMap<AllocationId, v1::Ownership>,
+    names_bytes: usize,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -108,6 +121,7 @@ impl Default for StatusFeed {
             shared: Arc::new(Shared {
                 told: Mutex::default(),
                 changed: watch::Sender::new(0),
+                refused: AtomicU64::new(0),
             }),
         }
     }
@@ -146,18 +160,16 @@ impl StatusFeed {
             return;
         };
         if status.whole {
-            of_node.owned.clear();
+            of_node.owned = Owned::default();
         }
         if let Some(own) = &status.node {
             of_node.status = Some(own.clone());
         }
         for group in &status.lost {
-            of_node.owned.remove(group);
+            of_node.owned.remove(*group);
         }
         for ownership in &status.owned {
-            if of_node.owned.len() < MAX_OWNED {
-                of_node.owned.insert(ownership.group, ownership.clone());
-            }
+            of_node.owned.insert(ownership);
         }
         drop(told);
         self.changed();
@@ -202,7 +214,7 @@ impl StatusFeed {
         let mut told = self.lock();
         told.forget(now);
         for (node, of_node) in told.of_cluster(cluster) {
-            for (group, ownership) in &of_node.owned {
+            for (group, ownership) in &of_node.owned.by_group {
                 answerers.entry(*group).or_default().push(Answerer {
                     node: node.node.clone(),
                     ownership: ownership.clone(),
@@ -247,6 +259,16 @@ impl StatusFeed {
             .collect()
     }
 
+    /// A report was not taken in.
+    pub fn refuse(&self) {
+        self.shared.refused.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Reports that were not taken in.
+    pub fn refused(&self) -> u64 {
+        self.shared.refused.load(Ordering::Relaxed)
+    }
+
     /// Changes whenever somebody tells something.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.shared.changed.subscribe()
@@ -279,13 +301,35 @@ impl Told {
         self.nodes.retain(|_, of_node| {
             of_node.conflicts.retain(|_, seen| seen.until > now);
             if of_node.ended.is_some_and(|ended| ended.at + KEPT <= now) {
-                of_node.owned.clear();
+                of_node.owned = Owned::default();
                 of_node.status = None;
                 return !of_node.conflicts.is_empty();
             }
             true
         });
     }
+}
+
+impl Owned {
+    fn insert(&mut self, ownership: &v1::Ownership) {
+        self.remove(ownership.group);
+        let names_bytes = self.names_bytes + names_bytes(ownership);
+        if self.by_group.len() < MAX_OWNED && names_bytes <= MAX_NAMES_BYTES {
+            self.names_bytes = names_bytes;
+            self.by_group.insert(ownership.group, ownership.clone());
+        }
+    }
+
+    fn remove(&mut self, group: AllocationId) {
+        if let Some(known) = self.by_group.remove(&group) {
+            self.names_bytes -= names_bytes(&known);
+        }
+    }
+}
+
+fn names_bytes(ownership: &v1::Ownership) -> usize {
+    let interfaces = ownership.interfaces.iter().map(String::len);
+    ownership.from.len() + interfaces.sum::<usize>()
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! Metrics that are looked up when somebody asks: how many watch, and which reads failed.
+//! Metrics that are looked up when somebody asks: how many watch, which reads failed, what announcers told in vain.
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
@@ -33,6 +33,13 @@ impl Collector for Watched {
             let gauge = ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
             gauge.encode(watchers.encode_family(&[("kind", kind)])?)?;
         }
+        let refused = encoder.encode_descriptor(
+            "pharos_ipam_announcer_reports_refused",
+            "Reports of announcers that could not be read or had a text that is too long; the stream ended",
+            None,
+            MetricType::Counter,
+        )?;
+        ConstCounter::new(feeds.status.refused()).encode(refused)?;
         let mut failures = encoder.encode_descriptor(
             "pharos_ipam_database_read_errors",
             "Reads of the database that failed, by what went wrong",

@@ -2,10 +2,11 @@
 
 use pharos_proto::v1::announcer_report::{Conflict, Status};
 
-use crate::api::announcements;
+use crate::api::{announcements, status};
 use crate::engine::wall_time;
 use crate::feed::status::StatusFeed;
 use crate::state::model::NodeKey;
+use crate::state::refusal::Rejection;
 
 /// A stream's place in the feed, which it leaves when it is dropped.
 #[derive(Debug)]
@@ -26,6 +27,18 @@ impl Told {
 
     pub(super) fn tell(&self, status: &Status) {
         self.feed.tell(&self.node, self.stream, status);
+    }
+
+    /// Something of it could not be read: the end of the stream.
+    pub(super) fn refuse(&self, bad: &Rejection) -> tonic::Status {
+        self.feed.refuse();
+        tracing::warn!(
+            cluster = %self.node.cluster,
+            node = %self.node.node,
+            error = %bad,
+            "a report of an announcer was refused, and its stream ends"
+        );
+        status::of_rejection(bad)
     }
 
     pub(super) fn see(&self, conflict: &Conflict) {

@@ -60,6 +60,35 @@ fn differences_add_up_and_a_whole_report_replaces_everything() {
 }
 
 #[test]
+fn names_of_one_node_beyond_their_limit_are_not_kept() {
+    let (feed, now) = (StatusFeed::default(), Instant::now());
+    let stream = feed.enter(&node("a"));
+    let long = |group| Status {
+        owned: vec![v1::Ownership {
+            group,
+            interfaces: vec!["x".repeat(MAX_NAMES_BYTES / 2)],
+            ..v1::Ownership::default()
+        }],
+        ..Status::default()
+    };
+    for group in [1, 2, 3, 1] {
+        feed.tell(&node("a"), stream, &long(group));
+    }
+    let of_a = |group| (group, "a".to_owned(), false);
+    assert_eq!(shown(&feed, now), [of_a(1), of_a(2)]);
+    // What is lost makes room.
+    let lost = Status {
+        lost: vec![1],
+        ..long(3)
+    };
+    feed.tell(&node("a"), stream, &lost);
+    assert_eq!(shown(&feed, now), [of_a(2), of_a(3)]);
+    feed.tell(&node("a"), stream, &whole(&[4]));
+    feed.tell(&node("a"), stream, &long(5));
+    assert_eq!(shown(&feed, now), [of_a(4), of_a(5)]);
+}
+
+#[test]
 fn what_a_node_told_is_shown_for_half_a_minute_after_its_stream() {
     let (feed, now) = (StatusFeed::default(), Instant::now());
     let stream = feed.enter(&node("a"));
