@@ -126,6 +126,25 @@ impl Stage {
         self.start_book()
     }
 
+    /// The same, and nothing is given away before these clusters have reported what they hold.
+    pub fn lose_book_of(&mut self, clusters: &[&str]) -> anyhow::Result<()> {
+        self.kill_book()?;
+        for entry in std::fs::read_dir(self.directory.path())? {
+            let path = entry?.path();
+            if path.extension().is_none_or(|it| it != "kubeconfig") {
+                std::fs::remove_file(path)?;
+            }
+        }
+        let database = self.directory.path().join("pharos.db");
+        let status = Launch::workspace("ipam-service")?
+            .args(["init", "--recover", &clusters.join(",")])
+            .args(["--database", &format!("sqlite:{}", database.display())])
+            .start()?
+            .wait(DEADLINE)?;
+        anyhow::ensure!(status.success(), "init ended with {status}");
+        self.start_book()
+    }
+
     /// Starts a Kubernetes API with the adapter's permissions, without custom resources.
     pub fn add_cluster(&mut self, name: &str) -> anyhow::Result<()> {
         let options = Options {
@@ -229,6 +248,14 @@ impl Stage {
         let second = self.adapters.insert(cluster.to_owned(), first);
         let second = second.context("just started")?;
         self.adapters.insert(replica.to_owned(), second);
+        Ok(())
+    }
+
+    /// From now on the adapter counts as that of `replica` in the other calls, which leaves room for
+    /// another one of the cluster.
+    pub fn rename_adapter(&mut self, cluster: &str, replica: &str) -> anyhow::Result<()> {
+        let adapter = self.adapters.remove(cluster).context("no such adapter")?;
+        self.adapters.insert(replica.to_owned(), adapter);
         Ok(())
     }
 

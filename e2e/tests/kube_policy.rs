@@ -85,7 +85,12 @@ fn pools_come_change_and_go() {
         .unwrap();
     stage.wait_addresses(EAST, "early", &[]).unwrap();
     stage
-        .wait_event(EAST, "early", "ClearAssignment", &["192.0.2.8"])
+        .wait_event(
+            EAST,
+            "early",
+            "ClearAssignment",
+            &["current IP for \"default/early\" not allowed by config"],
+        )
         .unwrap();
     stage.apply_pool(EAST, "pool", &["192.0.2.32/31"]).unwrap();
     stage.wait_any_address(EAST, "early").unwrap();

@@ -5,6 +5,8 @@
 //! 3. What one releases the other gets, without a hand.
 //! 4. Each cluster's pool shows what the other one takes and gives back.
 //! 5. A second installation under a known name is refused, and says so.
+//! 6. After a lost store a cluster whose pools are wrong has not reported what it holds, and nobody is given
+//!    any of it.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::adapters::{Stage, addresses};
@@ -81,4 +83,45 @@ fn wait_usage(stage: &Stage, expected: &str) {
         Ok(())
     })
     .unwrap();
+}
+
+#[test]
+fn a_bad_pool_does_not_end_an_inventory() {
+    let Some(mut stage) = Stage::start().unwrap() else {
+        return;
+    };
+    for cluster in ["east", "west"] {
+        stage.add_cluster(cluster).unwrap();
+        stage.apply_crds(cluster).unwrap();
+        stage.start_adapter(cluster, &[]).unwrap();
+        stage
+            .apply_pool(cluster, "pool", &["192.0.2.0/30"])
+            .unwrap();
+    }
+    stage
+        .apply_service("east", "web", &json!({}), &json!({}))
+        .unwrap();
+    stage.wait_addresses("east", "web", &["192.0.2.0"]).unwrap();
+    stage.apply_pool("east", "bad", &["nonsense"]).unwrap();
+    stage.lose_book_of(&["east", "west"]).unwrap();
+    stage
+        .apply_service("west", "web", &json!({}), &json!({}))
+        .unwrap();
+    stage
+        .wait_readiness("east", "what Services hold is not reported")
+        .unwrap();
+    stage
+        .wait_event("west", "web", "AllocationFailed", &["east"])
+        .unwrap();
+    assert_eq!(stage.allocations("east").unwrap().len(), 0);
+    assert!(addresses(&stage.service("west", "web").unwrap()).is_empty());
+    stage
+        .kubectl(
+            "east",
+            &["delete", "ipaddresspool", "bad", "-n", "metallb-system"],
+        )
+        .unwrap();
+    stage.wait_readiness("east", "ok").unwrap();
+    stage.wait_addresses("west", "web", &["192.0.2.1"]).unwrap();
+    stage.wait_addresses("east", "web", &["192.0.2.0"]).unwrap();
 }

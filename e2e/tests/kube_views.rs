@@ -6,6 +6,8 @@
 //! 3. A replica that sees a Service as it was does not ask for what it asked for then.
 //! 4. A write that is never answered is given up, and done when the API server answers again.
 //! 5. A replica that sees pools as they were does not put the old set back.
+//! 6. A replica that sees nothing any more gives the word about endpoints to one that does, and speaks
+//!    again when it sees.
 
 use e2e::adapters::Stage;
 use e2e::site::DEADLINE;
@@ -166,4 +168,70 @@ fn a_replica_that_sees_pools_as_they_were_puts_no_old_set_back() {
     relay.release();
     stage.wait_readiness(EAST, "ok").unwrap();
     assert_eq!(stage.allocations(EAST).unwrap(), held);
+}
+
+#[test]
+fn a_replica_that_sees_nothing_gives_the_word_to_one_that_does() {
+    let Some(mut stage) = Stage::start().unwrap() else {
+        return;
+    };
+    stage.add_cluster(EAST).unwrap();
+    stage.apply_crds(EAST).unwrap();
+    let _announcer = stage.pretend_announcer(EAST, "n1").unwrap();
+    let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n1" } });
+    stage.apply(EAST, &node.to_string()).unwrap();
+    stage.apply_pool(EAST, "pool", &["192.0.2.0/30"]).unwrap();
+    let everywhere = json!({
+        "apiVersion": "metallb.io/v1beta1", "kind": "L2Advertisement",
+        "metadata": { "name": "default", "namespace": "metallb-system" },
+    });
+    stage.apply(EAST, &everywhere.to_string()).unwrap();
+    stage.start_adapter(EAST, &[]).unwrap();
+    stage.rename_adapter(EAST, "seeing").unwrap();
+    // What the newest stream says counts.
+    let relay = stage.start_adapter_behind_relay(EAST).unwrap();
+    stage
+        .apply_service(EAST, "web", &json!({}), &json!({}))
+        .unwrap();
+    stage.wait_addresses(EAST, "web", &["192.0.2.0"]).unwrap();
+    set_endpoint(&stage, true);
+    wait_nodes(&stage, &["n1"]);
+    relay.hold();
+    set_endpoint(&stage, false);
+    wait_nodes(&stage, &[]);
+    set_endpoint(&stage, true);
+    wait_nodes(&stage, &["n1"]);
+    set_endpoint(&stage, false);
+    relay.release();
+    stage.wait_readiness(EAST, "ok").unwrap();
+    wait_nodes(&stage, &[]);
+    // It is the newest again, and says what is true now.
+    stage.stop_adapter("seeing").unwrap();
+    set_endpoint(&stage, true);
+    wait_nodes(&stage, &["n1"]);
+}
+
+fn set_endpoint(stage: &Stage, ready: bool) {
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+        "metadata": {
+            "name": "web-1", "namespace": "default", "labels": { "kubernetes.io/service-name": "web" },
+        },
+        "addressType": "IPv4", "ports": [{ "name": "p", "port": 8080 }],
+        "endpoints": [{
+            "addresses": ["10.244.0.9"], "nodeName": "n1", "conditions": { "ready": ready },
+        }],
+    });
+    stage.apply(EAST, &slice.to_string()).unwrap();
+}
+
+#[track_caller]
+fn wait_nodes(stage: &Stage, nodes: &[&str]) {
+    wait::until_ok(&format!("announced by {nodes:?}"), DEADLINE, || {
+        let assignments = stage.assignments(EAST)?;
+        let found = assignments.get("192.0.2.0").cloned().unwrap_or_default();
+        anyhow::ensure!(found == nodes, "by {found:?}");
+        Ok(())
+    })
+    .unwrap();
 }

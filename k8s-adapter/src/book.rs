@@ -251,6 +251,15 @@ impl Book {
         }
     }
 
+    /// How many Services could not be given what they have.
+    pub fn refused_adoptions(&self) -> usize {
+        let outcome = |entry: &&Entry| {
+            let outcome = entry.asked.as_ref().map(|(_, outcome)| outcome);
+            matches!(outcome, Some(Outcome::AdoptionRefused(_)))
+        };
+        self.entries.values().filter(outcome).count()
+    }
+
     /// Requests that came to nothing may be made again; says whose.
     pub fn forget_refusals(&mut self) -> Vec<ServiceKey> {
         let refused = |entry: &Entry| {
@@ -273,17 +282,32 @@ impl Book {
 
 /// Equal for equal claims.
 fn fingerprint(claim: &v1::Claim) -> u64 {
-    let ports: Vec<(i32, u32)> = claim
-        .ports
+    // Every field by name: one that is forgotten would make two claims the same.
+    let v1::Claim {
+        ports,
+        families,
+        family_policy,
+        dual_stack_pools,
+        address_space,
+        pool,
+        reservation,
+        addresses,
+        sharing_key,
+        backend_key,
+        labels,
+        namespace_labels,
+        backends,
+    } = claim;
+    let ports: Vec<(i32, u32)> = ports
         .iter()
         .map(|port| (port.protocol, port.port))
         .collect();
     let mut hasher = DefaultHasher::new();
     ports.hash(&mut hasher);
-    (&claim.families, claim.family_policy, claim.backends).hash(&mut hasher);
-    (&claim.address_space, &claim.pool, &claim.addresses).hash(&mut hasher);
-    (&claim.sharing_key, &claim.backend_key).hash(&mut hasher);
-    (&claim.labels, &claim.namespace_labels).hash(&mut hasher);
+    (families, family_policy, dual_stack_pools, backends).hash(&mut hasher);
+    (address_space, pool, reservation, addresses).hash(&mut hasher);
+    (sharing_key, backend_key).hash(&mut hasher);
+    (labels, namespace_labels).hash(&mut hasher);
     hasher.finish()
 }
 
@@ -375,6 +399,40 @@ mod tests {
         // An answer that says what is known: nothing has changed for long.
         book.answered(claim(), answer(6, "b").1);
         assert!(book.get(&key).is_some_and(|entry| entry.asked.is_some()));
+    }
+
+    #[test]
+    fn an_answer_to_a_claim_that_differs_in_any_field_is_none_to_this_one() {
+        type Change = fn(&mut v1::Claim);
+        let asked = allocation(3, "a");
+        let (_, answer) = Answer::parse(&asked).expect("makes sense");
+        let claim = asked.claim.expect("a claim");
+        assert!(answer.answers("u", &claim));
+        assert!(!answer.answers("v", &claim));
+        let changes: [(&str, Change); 13] = [
+            ("ports", |it| it.ports.push(v1::Port::default())),
+            ("families", |it| it.families.push(1)),
+            ("family_policy", |it| it.family_policy = 2),
+            ("dual_stack_pools", |it| it.dual_stack_pools = 1),
+            ("address_space", |it| it.address_space.push('x')),
+            ("pool", |it| it.pool.push('x')),
+            ("reservation", |it| it.reservation.push('x')),
+            ("addresses", |it| it.addresses.push(String::new())),
+            ("sharing_key", |it| it.sharing_key.push('x')),
+            ("backend_key", |it| it.backend_key.push('x')),
+            ("labels", |it| {
+                drop(it.labels.insert(String::new(), String::new()))
+            }),
+            ("namespace_labels", |it| {
+                drop(it.namespace_labels.insert(String::new(), String::new()));
+            }),
+            ("backends", |it| it.backends = 0),
+        ];
+        for (field, change) in changes {
+            let mut changed = claim.clone();
+            change(&mut changed);
+            assert!(!answer.answers("u", &changed), "{field} does not count");
+        }
     }
 
     #[test]

@@ -71,10 +71,14 @@ pub enum NoClaim {
 pub enum Rejection {
     #[error("service has no clusterIPs")]
     NoClusterIps,
-    #[error("Failed to retrieve clusterIPs family: {0}")]
-    BadClusterIps(String),
-    #[error("service requires dual-stack, but has only one clusterIP")]
-    NotEnoughClusterIps,
+    #[error(
+        "Failed to retrieve ClusterIPs IPFamily for {} {}: they are not one address, or one of each family",
+        list(.0),
+        .0.first().map_or("", String::as_str)
+    )]
+    BadClusterIps(Vec<String>),
+    #[error("Service requires dual stack but not enough clusterips [{}]", .0.join(" "))]
+    NotEnoughClusterIps(Vec<String>),
     #[error("service can not have both {PREFIX}{ADDRESSES} and svc.Spec.LoadBalancerIP")]
     TwoRequests,
     #[error("invalid spec.loadBalancerIP {0:?}")]
@@ -83,6 +87,8 @@ pub enum Rejection {
     BadAddresses(String),
     #[error("invalid {PREFIX}{ADDRESSES} {0:?}: at most one IPv4 and one IPv6 address")]
     TooManyAddresses(String),
+    #[error("invalid spec.addresses of the Gateway {0:?}: at most one IPv4 and one IPv6 address")]
+    BadGatewayAddresses(String),
     #[error("requested loadBalancer IP(s) {0} does not match the ipFamily of the service")]
     FamilyMismatch(String),
     #[error("invalid {DUAL_STACK_POOLS} {0:?}: it is {ANY_POOLS} or {ONE_POOL}")]
@@ -98,11 +104,12 @@ impl Rejection {
     /// read does not cost the address; a Service without a usable family cannot have one.
     pub fn keeps_address(&self) -> bool {
         match self {
-            Self::NoClusterIps | Self::BadClusterIps(_) | Self::NotEnoughClusterIps => false,
+            Self::NoClusterIps | Self::BadClusterIps(_) | Self::NotEnoughClusterIps(_) => false,
             Self::TwoRequests
             | Self::BadLoadBalancerIp(_)
             | Self::BadAddresses(_)
             | Self::TooManyAddresses(_)
+            | Self::BadGatewayAddresses(_)
             | Self::FamilyMismatch(_)
             | Self::BadDualStackPools(_)
             | Self::OnePoolOfAny
@@ -137,19 +144,16 @@ pub fn claim(
 
 /// The claim that stands for what a Service has in its status. One that keeps its address although
 /// what it asks for cannot be read asks for no more than that meanwhile.
-pub fn in_use(
-    service: &ServiceState,
-    namespace: Option<&Labels>,
-    settings: &Settings,
-) -> Option<Claim> {
-    match claim(service, namespace, settings) {
+pub fn in_use(service: &ServiceState, namespace: &Labels, settings: &Settings) -> Option<Claim> {
+    match claim(service, Some(namespace), settings) {
         Ok(claim) => Some(claim),
         Err(NoClaim::Rejected(rejection)) if rejection.keeps_address() => {
             let mut plain = service.clone();
             plain.load_balancer_ip.clear();
+            plain.gateway_addresses.clear();
             let odd = |name: &str| name.ends_with(ADDRESSES) || name == DUAL_STACK_POOLS;
             plain.annotations.retain(|name, _| !odd(name));
-            claim(&plain, namespace, settings).ok()
+            claim(&plain, Some(namespace), settings).ok()
         }
         Err(_) => None,
     }
@@ -205,7 +209,7 @@ fn any_pools(service: &ServiceState, families: &[v1::ip_family::Value]) -> Resul
 fn families(
     service: &ServiceState,
 ) -> Result<(Vec<v1::ip_family::Value>, v1::claim::FamilyPolicy), Rejection> {
-    let bad = || Rejection::BadClusterIps(service.cluster_ips.join(","));
+    let bad = || Rejection::BadClusterIps(service.cluster_ips.clone());
     let families = service
         .cluster_ips
         .iter()
@@ -213,7 +217,9 @@ fn families(
         .collect::<Result<Vec<_>, _>>()?;
     match (families.as_slice(), service.family_policy) {
         ([], _) => Err(Rejection::NoClusterIps),
-        ([_], FamilyPolicy::RequireDualStack) => Err(Rejection::NotEnoughClusterIps),
+        ([_], FamilyPolicy::RequireDualStack) => {
+            Err(Rejection::NotEnoughClusterIps(service.cluster_ips.clone()))
+        }
         ([_], FamilyPolicy::SingleStack | FamilyPolicy::PreferDualStack) => {
             Ok((families, v1::claim::FamilyPolicy::SingleStack))
         }
@@ -234,7 +240,7 @@ fn requested_addresses(service: &ServiceState) -> Result<Vec<IpAddr>, Rejection>
     let text = service.annotation(ADDRESSES).unwrap_or_default();
     let field = service.load_balancer_ip.as_str();
     match (text, field) {
-        ("", "") => Ok(Vec::new()),
+        ("", "") => parse_gateway(&service.gateway_addresses),
         ("", field) => parse_address(field)
             .map(|address| vec![address])
             .map_err(|_| Rejection::BadLoadBalancerIp(field.to_owned())),
@@ -244,17 +250,34 @@ fn requested_addresses(service: &ServiceState) -> Result<Vec<IpAddr>, Rejection>
 }
 
 fn parse_list(text: &str) -> Result<Vec<IpAddr>, Rejection> {
-    let mut addresses = text
+    let addresses = text
         .split(',')
         .map(|part| parse_address(part.trim()))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|_| Rejection::BadAddresses(text.to_owned()))?;
-    addresses.sort_by_key(IpAddr::is_ipv6);
-    match addresses.as_slice() {
-        [_] => Ok(addresses),
-        [first, second] if family(*first) != family(*second) => Ok(addresses),
-        _ => Err(Rejection::TooManyAddresses(text.to_owned())),
+    one_of_each_family(addresses).ok_or_else(|| Rejection::TooManyAddresses(text.to_owned()))
+}
+
+/// What a Gateway asks for, if anything.
+fn parse_gateway(texts: &[String]) -> Result<Vec<IpAddr>, Rejection> {
+    if texts.is_empty() {
+        return Ok(Vec::new());
     }
+    let bad = || Rejection::BadGatewayAddresses(texts.join(","));
+    let addresses = texts.iter().map(|text| parse_address(text));
+    let addresses = addresses.collect::<Result<_, _>>().map_err(|_| bad())?;
+    one_of_each_family(addresses).ok_or_else(bad)
+}
+
+/// One address, or two of different families, IPv4 first.
+fn one_of_each_family(mut addresses: Vec<IpAddr>) -> Option<Vec<IpAddr>> {
+    addresses.sort_by_key(IpAddr::is_ipv6);
+    let fits = match addresses.as_slice() {
+        [_] => true,
+        [first, second] => family(*first) != family(*second),
+        _ => false,
+    };
+    fits.then_some(addresses)
 }
 
 fn ports(service: &ServiceState) -> Result<Vec<(v1::port::Protocol, u16)>, Rejection> {
@@ -300,10 +323,12 @@ pub fn family(address: IpAddr) -> v1::ip_family::Value {
 
 /// Addresses as MetalLB's events show them: `["192.0.2.1" "2001:db8::1"]`.
 pub fn quoted(addresses: &[IpAddr]) -> String {
-    let parts: Vec<String> = addresses
-        .iter()
-        .map(|address| format!("{:?}", format_address(*address)))
-        .collect();
+    list(&texts(addresses))
+}
+
+/// The same of any texts.
+pub fn list(texts: &[String]) -> String {
+    let parts: Vec<String> = texts.iter().map(|text| format!("{text:?}")).collect();
     format!("[{}]", parts.join(" "))
 }
 

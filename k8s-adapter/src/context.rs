@@ -31,6 +31,8 @@ pub struct Context {
     pub unlisted: Notify,
     /// Allocations or pools changed: how full pools are has to be looked up.
     pub usage: Notify,
+    /// Whether the API server answers, as far as is known; it does not before it has.
+    pub answers: watch::Sender<bool>,
     /// Counts up with each complete list, and each time a kind is found to be absent.
     pub listed: watch::Sender<u64>,
     pub readiness: Readiness,
@@ -72,6 +74,7 @@ impl Context {
             policy: Notify::new(),
             unlisted: Notify::new(),
             usage: Notify::new(),
+            answers: watch::Sender::new(false),
             listed: watch::Sender::new(0),
             readiness,
             metrics,
@@ -110,6 +113,17 @@ impl Context {
         if !refused.is_empty() {
             self.queue.push(refused);
         }
+    }
+
+    /// Waits until the API server answers. Cancel safe.
+    pub async fn api_server_answers(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.answers.subscribe().wait_for(|answers| *answers).await;
+    }
+
+    /// Waits until the API server is known not to answer. Cancel safe.
+    pub async fn api_server_lost(&self) {
+        let _ = self.answers.subscribe().wait_for(|answers| !answers).await;
     }
 
     /// Waits until enough has been listed. Cancel safe.

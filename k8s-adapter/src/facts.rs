@@ -62,7 +62,10 @@ pub async fn run(context: Arc<Context>, shutdown: Shutdown) {
 
 /// One stream; says why it ended. Dropping it ends the stream, which takes nothing back.
 async fn report(context: &Context) -> CallError {
+    context.api_server_answers().await;
     context.wait_for_lists(World::can_report_facts).await;
+    let lost = context.api_server_lost();
+    let mut lost = std::pin::pin!(lost);
     let (sender, receiver) = mpsc::channel(QUEUE);
     let call = context.ipam.sync_facts(ReceiverStream::new(receiver));
     let mut stream = Stream {
@@ -82,6 +85,10 @@ async fn report(context: &Context) -> CallError {
     loop {
         tokio::select! {
             error = stream.lost() => return error,
+            // Another replica may see what this one does not, and the newest stream is believed.
+            () = &mut lost => {
+                return CallError::Refused("the API server does not answer".to_owned());
+            }
             () = context.facts.wait() => {}
         }
         let dirty = context.facts.take();

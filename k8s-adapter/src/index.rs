@@ -115,7 +115,11 @@ impl Index {
 
     /// The claim that stands for what a Service has in its status.
     pub fn in_use(&self, service: &ServiceState, settings: &Settings) -> Option<Claim> {
-        in_use(service, self.namespace_labels(service), settings)
+        // A list of Services may be newer than that of namespaces. What is in use is reported all the
+        // same; the claim is made again when the labels are known.
+        let unknown = Labels::new();
+        let labels = self.namespace_labels(service).unwrap_or(&unknown);
+        in_use(service, labels, settings)
     }
 
     fn namespace_labels(&self, service: &ServiceState) -> Option<&Labels> {

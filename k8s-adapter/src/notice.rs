@@ -3,8 +3,8 @@
 
 use std::net::IpAddr;
 
-use crate::claim::{Rejection, quoted};
-use crate::service::{LEGACY_PREFIX, PREFIX, ServiceKey};
+use crate::claim::{Rejection, list, quoted};
+use crate::service::ServiceKey;
 
 /// Longest message of an event, in bytes, as newer event APIs have it.
 const LONGEST_MESSAGE: usize = 1024;
@@ -27,8 +27,14 @@ pub enum Notice {
     /// The status holds addresses that the address book cannot give to this Service. The status
     /// stays as it is.
     AdoptionConflict { has: Vec<IpAddr>, why: String },
-    /// The Service uses annotations with the deprecated prefix.
-    DeprecatedAnnotations,
+    /// The Service would have an address of the other family too, and there is none for it.
+    NoAdditional { pool: String, family: &'static str },
+    /// The status held something that is no address of a Service.
+    StrangeStatus(Vec<String>),
+    /// The address book said that all is well, and gave nothing.
+    NothingGiven,
+    /// The Service uses this annotation, whose prefix is deprecated.
+    DeprecatedAnnotation(String),
 }
 
 /// The two types of a Kubernetes event.
@@ -57,22 +63,30 @@ impl Notice {
             Self::Cleared { .. } => "ClearAssignment",
             Self::LoadBalancerFailed(_) => "LoadBalancerFailed",
             Self::NoFamily(Rejection::NoClusterIps) => "noClusterIPs",
-            Self::NoFamily(Rejection::NotEnoughClusterIps) => "not enough clusterips",
+            Self::NoFamily(Rejection::NotEnoughClusterIps(_)) => "not enough clusterips",
             Self::NoFamily(_) => "noclusterIPsIPFamily",
             Self::AdoptionConflict { .. } => "AdoptionConflict",
-            Self::DeprecatedAnnotations => "deprecatedAnnotation",
+            Self::NoAdditional { .. } => "AdditionalAssignFailed",
+            Self::StrangeStatus(_) => "nolbIPsIPFamily",
+            Self::NothingGiven => "InternalError",
+            Self::DeprecatedAnnotation(_) => "deprecatedAnnotation",
         }
     }
 
     /// The event's type.
     pub fn severity(&self) -> Severity {
         match self {
-            Self::Assigned(_) | Self::AlsoAssigned(_) | Self::Cleared { .. } => Severity::Normal,
+            Self::Assigned(_)
+            | Self::AlsoAssigned(_)
+            | Self::Cleared { .. }
+            | Self::NoAdditional { .. } => Severity::Normal,
             Self::AllocationFailed(_)
             | Self::LoadBalancerFailed(_)
             | Self::NoFamily(_)
             | Self::AdoptionConflict { .. }
-            | Self::DeprecatedAnnotations => Severity::Warning,
+            | Self::StrangeStatus(_)
+            | Self::NothingGiven
+            | Self::DeprecatedAnnotation(_) => Severity::Warning,
         }
     }
 
@@ -90,21 +104,32 @@ impl Notice {
             Self::Assigned(addresses) => format!("Assigned IP {}", quoted(addresses)),
             Self::AlsoAssigned(address) => format!("Assigned additional IP \"{address}\""),
             Self::AllocationFailed(why) => format!("Failed to allocate IP for {service}: {why}"),
-            Self::Cleared { had, why } => format!(
-                "current IP {} for {service} is not allowed in config, will attempt to assign a \
-                 new IP: {why}",
-                quoted(had)
+            Self::Cleared { had: _, why } => format!(
+                "current IP for {service} not allowed by config, will attempt for new IP \
+                 assignment: {why}"
             ),
-            Self::LoadBalancerFailed(rejection) => rejection.to_string(),
+            Self::LoadBalancerFailed(rejection) => {
+                format!("invalid requested loadbalancer IPs: {rejection}")
+            }
             Self::NoFamily(rejection) => rejection.to_string(),
             Self::AdoptionConflict { has, why } => format!(
                 "IP {} of {service} cannot be taken over and stays as it is until that is \
                  decided: {why}",
                 quoted(has)
             ),
-            Self::DeprecatedAnnotations => format!(
-                "annotations with prefix {LEGACY_PREFIX} are deprecated, use prefix {PREFIX}"
+            Self::NoAdditional { pool, family } => format!(
+                "cannot assign additional IP in PreferDualStack: pool {pool:?} has no {family} \
+                 address for it"
             ),
+            Self::StrangeStatus(texts) => format!(
+                "Failed to retrieve LBIPs IPFamily for {}: they are not one address, or one of each \
+                 family",
+                list(texts)
+            ),
+            Self::NothingGiven => "didn't allocate an IP but also did not fail".to_owned(),
+            Self::DeprecatedAnnotation(name) => {
+                format!("Service uses deprecated annotation {name}")
+            }
         }
     }
 }
@@ -219,10 +244,64 @@ mod tests {
                 "Failed to allocate IP for \"default/web\": unknown pool \"x\"",
             ),
             (
-                Notice::NoFamily(Rejection::NotEnoughClusterIps),
+                Notice::Cleared {
+                    had: vec![v4],
+                    why: "because".to_owned(),
+                },
+                "Normal",
+                "ClearAssignment",
+                "current IP for \"default/web\" not allowed by config, will attempt for new IP \
+                 assignment: because",
+            ),
+            (
+                Notice::LoadBalancerFailed(Rejection::BadLoadBalancerIp("x".to_owned())),
+                "Warning",
+                "LoadBalancerFailed",
+                "invalid requested loadbalancer IPs: invalid spec.loadBalancerIP \"x\"",
+            ),
+            (
+                Notice::NoFamily(Rejection::NotEnoughClusterIps(vec!["10.0.0.1".to_owned()])),
                 "Warning",
                 "not enough clusterips",
-                "service requires dual-stack, but has only one clusterIP",
+                "Service requires dual stack but not enough clusterips [10.0.0.1]",
+            ),
+            (
+                Notice::NoFamily(Rejection::BadClusterIps(vec![
+                    "10.0.0.1".to_owned(),
+                    "10.0.0.2".to_owned(),
+                ])),
+                "Warning",
+                "noclusterIPsIPFamily",
+                "Failed to retrieve ClusterIPs IPFamily for [\"10.0.0.1\" \"10.0.0.2\"] 10.0.0.1: \
+                 they are not one address, or one of each family",
+            ),
+            (
+                Notice::StrangeStatus(vec!["lb.example".to_owned()]),
+                "Warning",
+                "nolbIPsIPFamily",
+                "Failed to retrieve LBIPs IPFamily for [\"lb.example\"]: they are not one address, \
+                 or one of each family",
+            ),
+            (
+                Notice::NoAdditional {
+                    pool: "p".to_owned(),
+                    family: "IPv6",
+                },
+                "Normal",
+                "AdditionalAssignFailed",
+                "cannot assign additional IP in PreferDualStack: pool \"p\" has no IPv6 address for it",
+            ),
+            (
+                Notice::NothingGiven,
+                "Warning",
+                "InternalError",
+                "didn't allocate an IP but also did not fail",
+            ),
+            (
+                Notice::DeprecatedAnnotation("metallb.universe.tf/address-pool".to_owned()),
+                "Warning",
+                "deprecatedAnnotation",
+                "Service uses deprecated annotation metallb.universe.tf/address-pool",
             ),
         ] {
             assert_eq!(notice.severity().as_str(), severity);

@@ -77,10 +77,11 @@ impl Target {
         self.ingress_is_met(service) && self.pool.as_deref() == service.from_pool()
     }
 
-    /// The same for the status alone.
+    /// The same for the status alone. Their order says nothing: MetalLB turns it round now and then,
+    /// and whatever is there stays.
     pub fn ingress_is_met(&self, service: &ServiceState) -> bool {
-        let wanted = self.addresses.iter().copied().map(Ingress::Address);
-        wanted.eq(service.ingress.iter().cloned())
+        let is_there = |address: &IpAddr| service.ingress.contains(&Ingress::Address(*address));
+        service.ingress.len() == self.addresses.len() && self.addresses.iter().all(is_there)
     }
 }
 
@@ -184,7 +185,12 @@ pub fn must_adopt(situation: &Situation<'_>, claim: &Claim) -> bool {
 /// Makes status and annotation say what the address book says.
 fn follow(situation: &Situation<'_>, claim: &Claim, answer: &Answer) -> Step {
     match &answer.verdict {
-        Verdict::Assigned(held) => show(situation, claim, held).unwrap_or(Step::Settled),
+        Verdict::Assigned(held) if held.addresses.is_empty() => {
+            tell(situation, Notice::NothingGiven)
+        }
+        Verdict::Assigned(held) => show(situation, claim, held)
+            .or_else(|| Some(tell(situation, lacks(claim, held)?)))
+            .unwrap_or(Step::Settled),
         Verdict::Stale(held, refused) => show(situation, claim, held)
             .unwrap_or_else(|| tell(situation, Notice::AllocationFailed(refused.message.clone()))),
         Verdict::Pending(refused) => {
@@ -199,6 +205,19 @@ fn follow(situation: &Situation<'_>, claim: &Claim, answer: &Answer) -> Step {
     }
 }
 
+/// What a Service lacks that prefers to have two addresses, and has one.
+fn lacks(claim: &Claim, held: &Held) -> Option<Notice> {
+    let wanted = claim.family_policy == v1::claim::FamilyPolicy::PreferDualStack;
+    let [address] = held.addresses.as_slice() else {
+        return None;
+    };
+    let family = if address.is_ipv4() { "IPv6" } else { "IPv4" };
+    wanted.then(|| Notice::NoAdditional {
+        pool: held.pool.clone(),
+        family,
+    })
+}
+
 fn show(situation: &Situation<'_>, claim: &Claim, held: &Held) -> Option<Step> {
     let service = situation.service;
     let target = Target {
@@ -209,8 +228,12 @@ fn show(situation: &Situation<'_>, claim: &Claim, held: &Held) -> Option<Step> {
         return None;
     }
     let had = service.addresses();
-    let mut notices = Vec::new();
-    if had != held.addresses {
+    let mut notices: Vec<Notice> = service
+        .strange_ingress()
+        .map(Notice::StrangeStatus)
+        .into_iter()
+        .collect();
+    if !target.ingress_is_met(service) {
         let added: Vec<IpAddr> = held
             .addresses
             .iter()
@@ -235,25 +258,23 @@ fn show(situation: &Situation<'_>, claim: &Claim, held: &Held) -> Option<Step> {
 }
 
 fn cleared(situation: &Situation<'_>, refused: &Refused) -> Vec<Notice> {
-    let had = situation.service.addresses();
+    let service = situation.service;
+    let strange = service.strange_ingress().map(Notice::StrangeStatus);
+    let had = service.addresses();
     if had.is_empty() {
-        return Vec::new();
+        return strange.into_iter().collect();
     }
     let cleared = Notice::Cleared {
         had,
         why: refused.message.clone(),
     };
-    [cleared]
-        .into_iter()
-        .chain(deprecated(situation.service))
-        .collect()
+    let told = strange.into_iter().chain([cleared]);
+    told.chain(deprecated(service)).collect()
 }
 
-fn deprecated(service: &ServiceState) -> Option<Notice> {
-    service
-        .legacy_annotations()
-        .next()
-        .map(|_| Notice::DeprecatedAnnotations)
+fn deprecated(service: &ServiceState) -> impl Iterator<Item = Notice> {
+    let names = service.legacy_annotations();
+    names.map(|name| Notice::DeprecatedAnnotation(name.to_owned()))
 }
 
 /// Tells a trouble, unless it was the last thing that was told.

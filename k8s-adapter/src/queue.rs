@@ -91,8 +91,8 @@ impl WorkQueue {
         }
     }
 
-    /// The look at a Service is over.
-    pub fn looked(&self, key: ServiceKey, how: Looked) {
+    /// The look at a Service is over. Says how many looks at it in a row have failed.
+    pub fn looked(&self, key: ServiceKey, how: Looked) -> u32 {
         let mut inner = self.lock();
         let again = inner.slots.remove(&key) == Some(Slot::RunningAgain);
         let former = inner.failing.remove(&key);
@@ -100,10 +100,11 @@ impl WorkQueue {
         if let Some(former) = &former {
             inner.later.remove(&(former.due, key.clone()));
         }
+        let mut failures = 0;
         if how == Looked::Failed {
-            let failures = former.map_or(0, |former| former.failures);
-            let due = Instant::now() + retry_delay(failures);
-            let failures = failures.saturating_add(1);
+            let before = former.map_or(0, |former| former.failures);
+            let due = Instant::now() + retry_delay(before);
+            failures = before.saturating_add(1);
             inner.failing.insert(key.clone(), Failing { failures, due });
             inner.later.insert((due, key.clone()));
         }
@@ -112,6 +113,7 @@ impl WorkQueue {
         }
         drop(inner);
         self.wake.notify_one();
+        failures
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -199,13 +201,13 @@ mod tests {
         let queue = WorkQueue::default();
         queue.push([key("a")]);
         let start = Instant::now();
-        for _ in 0..2 {
+        for failures in 1..=2 {
             assert_eq!(queue.next().await, key("a"));
-            queue.looked(key("a"), Looked::Failed);
+            assert_eq!(queue.looked(key("a"), Looked::Failed), failures);
         }
         assert_eq!(queue.next().await, key("a"));
         assert!(start.elapsed() >= retry_delay(0) + retry_delay(1));
-        queue.looked(key("a"), Looked::Done);
+        assert_eq!(queue.looked(key("a"), Looked::Done), 0);
         let inner = queue.lock();
         assert!(inner.failing.is_empty() && inner.later.is_empty() && inner.slots.is_empty());
     }

@@ -24,6 +24,9 @@ const AT_ONCE: usize = 64;
 /// Steps in one look. Ask, write and tell are three; a Service that needs more is not converging
 /// and has to wait for its turn.
 const MOST_STEPS: usize = 8;
+/// After so many failed looks in a row, which take three seconds, the Service's owner is told: what lasts
+/// shorter is told to nobody.
+const TOLD_AFTER: u32 = 6;
 /// Longest time for the work at hand when the process stops.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -61,7 +64,8 @@ pub async fn run(context: Arc<Context>, shutdown: Shutdown) {
 
 async fn look(context: Arc<Context>, key: ServiceKey) {
     context.metrics.updates.inc();
-    let how = match perform_all(&context, &key).await {
+    let outcome = perform_all(&context, &key).await;
+    let how = match &outcome {
         Ok(()) => Looked::Done,
         // The newer version causes its own look, unless it came before this one ended.
         Err(StepError::Write(WriteError::Changed)) => {
@@ -75,7 +79,21 @@ async fn look(context: Arc<Context>, key: ServiceKey) {
         }
     };
     context.world().looked(&key);
-    context.queue.looked(key, how);
+    let failures = context.queue.looked(key.clone(), how);
+    if let Err(error) = outcome
+        && failures == TOLD_AFTER
+    {
+        tell_failure(&context, &key, &error).await;
+    }
+}
+
+/// Once for each row of failures.
+async fn tell_failure(context: &Context, key: &ServiceKey, error: &StepError) {
+    let service = context.world().index.service(key).cloned();
+    if let Some(service) = service {
+        let notice = Notice::AllocationFailed(error.to_string());
+        tell(context, &service, &notice).await;
+    }
 }
 
 async fn perform_all(context: &Context, key: &ServiceKey) -> Result<(), StepError> {

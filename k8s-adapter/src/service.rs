@@ -25,6 +25,13 @@ pub const ANY_POOLS: &str = "AnyPools";
 /// See [`DUAL_STACK_POOLS`].
 pub const ONE_POOL: &str = "OnePool";
 
+/// Whoever has one of these labels was made for a Gateway of the Gateway API, which asks for addresses by
+/// its `spec.addresses`. Envoy Gateway hands them on as `spec.externalIPs`.
+const GATEWAY_LABELS: [&str; 2] = [
+    "gateway.envoyproxy.io/owning-gateway-name",
+    "gateway.networking.k8s.io/gateway-name",
+];
+
 /// From this pool only.
 pub const ADDRESS_POOL: &str = "address-pool";
 /// Exactly these addresses: one, or one of each family, with commas between.
@@ -81,8 +88,9 @@ pub enum FamilyPolicy {
 pub enum Ingress {
     /// An address and nothing else, as this adapter writes it.
     Address(IpAddr),
-    /// Something that this adapter never writes: a host name, per-port errors, a bad address.
-    Other,
+    /// Something that this adapter never writes, by its address or host name: a host name, per-port
+    /// errors, a bad address.
+    Other(String),
 }
 
 /// A Service as it was seen.
@@ -99,6 +107,8 @@ pub struct ServiceState {
     pub family_policy: FamilyPolicy,
     /// `spec.loadBalancerIP`; empty: none.
     pub load_balancer_ip: String,
+    /// `spec.externalIPs` of a Service that was made for a Gateway; of no other.
+    pub gateway_addresses: Vec<String>,
     pub traffic_policy: TrafficPolicy,
     /// Protocol as written (default TCP) and number.
     pub ports: Vec<(String, i32)>,
@@ -125,6 +135,7 @@ impl ServiceState {
             cluster_ips: Vec::new(),
             family_policy: FamilyPolicy::default(),
             load_balancer_ip: String::new(),
+            gateway_addresses: Vec::new(),
             traffic_policy: TrafficPolicy::default(),
             ports: Vec::new(),
             selector: BTreeMap::new(),
@@ -169,6 +180,10 @@ impl ServiceState {
             .unwrap_or_default()
             .into_iter()
             .collect();
+        let is_gateways = |label: &&str| parsed.labels.contains_key(*label);
+        if GATEWAY_LABELS.iter().any(is_gateways) {
+            parsed.gateway_addresses = spec.external_ips.unwrap_or_default();
+        }
         Some(parsed)
     }
 
@@ -199,16 +214,37 @@ impl ServiceState {
         self.annotations.get(FROM_POOL).map(String::as_str)
     }
 
+    /// Everything in the status, if there is something in it that nobody can route to: no address, or
+    /// not one of each family.
+    pub fn strange_ingress(&self) -> Option<Vec<String>> {
+        let of = |v6| {
+            self.addresses()
+                .iter()
+                .filter(|it| it.is_ipv6() == v6)
+                .count()
+        };
+        let strange = self.ingress.iter().any(is_strange) || of(false) > 1 || of(true) > 1;
+        let text = |ingress: &Ingress| match ingress {
+            Ingress::Address(address) => address.to_string(),
+            Ingress::Other(text) => text.clone(),
+        };
+        strange.then(|| self.ingress.iter().map(text).collect())
+    }
+
     /// The addresses in the status.
     pub fn addresses(&self) -> Vec<IpAddr> {
         self.ingress
             .iter()
             .filter_map(|ingress| match ingress {
                 Ingress::Address(address) => Some(*address),
-                Ingress::Other => None,
+                Ingress::Other(_) => None,
             })
             .collect()
     }
+}
+
+fn is_strange(ingress: &Ingress) -> bool {
+    matches!(ingress, Ingress::Other(_))
 }
 
 fn parse_ingress(service: &Service) -> Vec<Ingress> {
@@ -225,7 +261,10 @@ fn parse_point(point: &LoadBalancerIngress) -> Ingress {
         && point.ports.as_deref().unwrap_or_default().is_empty();
     match point.ip.as_deref().map(parse_address) {
         Some(Ok(address)) if plain => Ingress::Address(address),
-        Some(Ok(_) | Err(_)) | None => Ingress::Other,
+        Some(Ok(_) | Err(_)) | None => {
+            let named = point.ip.as_ref().or(point.hostname.as_ref());
+            Ingress::Other(named.cloned().unwrap_or_default())
+        }
     }
 }
 
@@ -273,7 +312,13 @@ mod tests {
         );
         assert_eq!(service.annotations.len(), 1);
         let address = "192.0.2.1".parse().expect("an address");
-        assert_eq!(service.ingress, [Ingress::Address(address), Ingress::Other]);
+        assert_eq!(
+            service.ingress,
+            [
+                Ingress::Address(address),
+                Ingress::Other("lb.example".to_owned())
+            ]
+        );
         assert_eq!(service.addresses(), [address]);
     }
 

@@ -21,7 +21,7 @@ use crate::client::CallError;
 use crate::context::Context;
 use crate::plan::Link;
 use crate::service::ServiceKey;
-use crate::sets::{Patience, hand_over};
+use crate::sets::{Patience, Standing, hand_over};
 use crate::world::{Holder, World};
 
 /// First and longest wait before the next attempt.
@@ -131,8 +131,7 @@ async fn converse(context: &Context) -> Result<std::convert::Infallible, Session
         world.link = Link::Adopting;
     }
     let mut patience = Patience::default();
-    hand_over(context, &mut patience).await?;
-    report_holders(context).await?;
+    report(context, &mut stream, &mut patience).await?;
     end_inventory(context, uid, &store_id).await?;
     context.world().link = Link::Up;
     let everything = context.world().everything();
@@ -198,6 +197,55 @@ fn note(book: &mut Book, event: &v1::WatchAllocationsResponse) -> Option<Service
         Type::Synced | Type::Bookmark | Type::Unspecified => return None,
     }
     Some(key)
+}
+
+/// Reports what the cluster's Services have. What cannot be claimed because ipam-service has other pools
+/// than the cluster is not left out: then the inventory goes on until it has them, or others would be given
+/// what is in use here.
+async fn report(
+    context: &Context,
+    stream: &mut Streaming<v1::WatchAllocationsResponse>,
+    patience: &mut Patience,
+) -> Result<(), SessionError> {
+    loop {
+        let standing = hand_over(context, patience).await?;
+        report_holders(context).await?;
+        let refused = context.world().book.refused_adoptions();
+        let why = match standing {
+            Standing::Open(why) if refused > 0 => why,
+            Standing::Open(_) | Standing::Settled => return Ok(()),
+        };
+        tracing::warn!(
+            services = refused,
+            why,
+            "what Services hold cannot be reported yet"
+        );
+        let words = format!("what Services hold is not reported, as {why} ({refused} Services)");
+        context.readiness.not_ready("ipam", words);
+        listen_for_a_change(context, stream, patience).await?;
+    }
+}
+
+/// Notes what the stream says until the pools may be others, or for a while.
+async fn listen_for_a_change(
+    context: &Context,
+    stream: &mut Streaming<v1::WatchAllocationsResponse>,
+    patience: &Patience,
+) -> Result<(), SessionError> {
+    let mut heard = Instant::now();
+    let again = heard + ASK_AGAIN;
+    loop {
+        tokio::select! {
+            event = stream.message() => {
+                heard = Instant::now();
+                // Everybody is looked at when the report is complete.
+                note(&mut context.world().book, &event?.ok_or(SessionError::Ended)?);
+            }
+            () = tokio::time::sleep_until(heard + SILENCE) => return Err(SessionError::Silent),
+            () = changed(context, patience) => return Ok(()),
+            () = tokio::time::sleep_until(again) => return Ok(()),
+        }
+    }
 }
 
 /// Claims what the cluster's Services have.

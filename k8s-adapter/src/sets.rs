@@ -72,14 +72,23 @@ enum Outcome {
     Nothing,
 }
 
+/// Whether ipam-service has the pools that are declared.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It has, or none are declared.
+    Settled,
+    /// Not yet, because of this.
+    Open(&'static str),
+}
+
 /// Hands over what is declared. What has never been listed, or what a list has none of, is left
 /// alone: an empty list is what a kind answers with whose definition was removed and applied again.
-pub async fn hand_over(context: &Context, patience: &mut Patience) -> Result<(), CallError> {
+pub async fn hand_over(context: &Context, patience: &mut Patience) -> Result<Standing, CallError> {
     let live = match Live::read(context).await {
         Ok(live) => live,
         Err(error) => {
             tracing::warn!(%error, "unsure of pools and advertisements, nothing is handed over");
-            return Ok(());
+            return Ok(Standing::Open("pools cannot be listed"));
         }
     };
     let (configuration, declares_pools, declares_l2, news) = {
@@ -89,7 +98,7 @@ pub async fn hand_over(context: &Context, patience: &mut Patience) -> Result<(),
             tracing::info!(
                 "pools or advertisements are not known as they are, nothing is handed over"
             );
-            return Ok(());
+            return Ok(Standing::Open("pools are changing"));
         }
         let configuration = policy::examine(&world.index.objects(), &world.settings);
         let news = world.news(configuration.findings());
@@ -125,7 +134,11 @@ pub async fn hand_over(context: &Context, patience: &mut Patience) -> Result<(),
         context.metrics.config_loaded.set(1);
     }
     context.usage.notify_one();
-    Ok(())
+    Ok(match pools {
+        Outcome::InForce | Outcome::Nothing => Standing::Settled,
+        Outcome::Refused => Standing::Open("pools are wrong"),
+        Outcome::Waits => Standing::Open("pools are changing"),
+    })
 }
 
 async fn hand_over_pools(

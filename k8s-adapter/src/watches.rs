@@ -3,6 +3,9 @@
 //! Nothing that is decided depends on whether a watch is healthy. A list replaces what is known
 //! only when its last page has arrived, and only if it came from the cluster that was there first
 //! ([`identity`]); an error leaves everything as it was.
+//!
+//! When the API server is lost all watches end: one may have died without a word, and would be missed only
+//! after [`SILENCE`]. They begin with a list when it answers again.
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -63,8 +66,16 @@ pub async fn watch<K: Watched + 'static>(
     context.readiness.not_ready(kind, "not listed yet");
     let mut pauses = Doubling::default();
     loop {
+        tokio::select! {
+            () = shutdown.stopping() => return Ok(()),
+            () = context.api_server_answers() => {}
+        }
         let error = tokio::select! {
             () = shutdown.stopping() => return Ok(()),
+            () = context.api_server_lost() => {
+                context.world().fresh.remove(&K::KIND);
+                continue;
+            }
             error = follow(&api, &context) => error,
         };
         if let IdentityError::Another(error) = error {
@@ -110,6 +121,7 @@ fn take<K: Watched>(context: &Context, event: Event<K>, listing: &mut Vec<K::Kep
             let mut world = context.world();
             let touched = K::replace(&mut world.index, list);
             world.absent.remove(&K::KIND);
+            world.fresh.insert(K::KIND);
             drop(world);
             context.readiness.ready(K::KIND.as_str());
             context.listed.send_modify(|count| *count += 1);

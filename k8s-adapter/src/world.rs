@@ -20,6 +20,9 @@ pub struct World {
     pub index: Index,
     pub book: Book,
     pub link: Link,
+    /// Kinds that were listed since the API server was lost last: what is known of the others is what was
+    /// true then.
+    pub fresh: BTreeSet<Kind>,
     /// Kinds that the API server does not have: their CRD is not installed.
     pub absent: BTreeSet<Kind>,
     /// The last trouble told to each Service, with the Service's uid.
@@ -58,6 +61,7 @@ impl World {
             index: Index::default(),
             book: Book::default(),
             link: Link::Connecting,
+            fresh: BTreeSet::new(),
             absent: BTreeSet::new(),
             told: HashMap::new(),
             warned: BTreeSet::new(),
@@ -75,7 +79,8 @@ impl World {
             && known(Kind::L2Advertisements)
     }
 
-    /// Whether enough has been listed to say which nodes serve what.
+    /// Whether enough is seen to say which nodes serve what: another replica may see more, and whoever
+    /// speaks last is believed.
     pub fn can_report_facts(&self) -> bool {
         [
             Kind::Services,
@@ -84,7 +89,7 @@ impl World {
             Kind::Nodes,
         ]
         .iter()
-        .all(|kind| self.index.has(*kind))
+        .all(|kind| self.fresh.contains(kind))
     }
 
     /// The next step for a key.

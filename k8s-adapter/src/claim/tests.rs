@@ -226,15 +226,15 @@ fn a_service_without_usable_cluster_addresses_can_have_none() {
         (json!({ "clusterIPs": [""] }), Rejection::NoClusterIps),
         (
             json!({ "clusterIPs": ["None"] }),
-            Rejection::BadClusterIps("None".to_owned()),
+            Rejection::BadClusterIps(vec!["None".to_owned()]),
         ),
         (
             json!({ "clusterIPs": ["10.0.0.1", "10.0.0.2"] }),
-            Rejection::BadClusterIps("10.0.0.1,10.0.0.2".to_owned()),
+            Rejection::BadClusterIps(vec!["10.0.0.1".to_owned(), "10.0.0.2".to_owned()]),
         ),
         (
             json!({ "ipFamilyPolicy": "RequireDualStack" }),
-            Rejection::NotEnoughClusterIps,
+            Rejection::NotEnoughClusterIps(vec!["10.0.0.1".to_owned()]),
         ),
     ] {
         let found = rejection(json!({}), spec);
@@ -413,4 +413,71 @@ fn a_choice_of_pools_that_makes_no_sense_is_rejected_by_name() {
     // It has no use for two, and may say so all the same.
     let claim = claim_of(both, json!({})).expect("a claim");
     assert_eq!((claim.any_pools, &*claim.pool), (false, "a"));
+}
+
+/// A Service as Envoy Gateway makes it: its labels, and the addresses of the Gateway.
+fn gateway_service(
+    labels: Value,
+    addresses: Value,
+    annotations: Value,
+    spec: Value,
+) -> ServiceState {
+    let mut whole = json!({
+        "type": "LoadBalancer", "clusterIPs": ["10.0.0.1"], "externalTrafficPolicy": "Local",
+        "ports": [{ "name": "http-80", "port": 80, "targetPort": 10080 }], "externalIPs": addresses,
+    });
+    for (name, value) in spec.as_object().expect("an object") {
+        whole[name] = value.clone();
+    }
+    let service = serde_json::from_value(json!({
+        "metadata": {
+            "namespace": "envoy-gateway-system", "name": "envoy-default-eg-e41e7b31", "uid": "u",
+            "labels": labels, "annotations": annotations,
+        },
+        "spec": whole,
+    }));
+    ServiceState::parse(&service.expect("a Service")).expect("with a name")
+}
+
+#[test]
+fn addresses_of_a_gateway_are_asked_for_by_its_service_and_by_no_other() {
+    let envoy = json!({
+        "app.kubernetes.io/managed-by": "envoy-gateway",
+        "gateway.envoyproxy.io/owning-gateway-name": "eg",
+        "gateway.envoyproxy.io/owning-gateway-namespace": "default",
+    });
+    let standard = json!({ "gateway.networking.k8s.io/gateway-name": "eg" });
+    let one = json!(["192.0.2.9"]);
+    let dual = json!({ "clusterIPs": DUAL, "ipFamilyPolicy": "RequireDualStack" });
+    let both = json!(["2001:db8::9", "192.0.2.9"]);
+    let pinned = json!({ "metallb.io/loadBalancerIPs": "192.0.2.5" });
+    let field = json!({ "loadBalancerIP": "192.0.2.6" });
+    let none = || json!({});
+    for (labels, addresses_, annotations, spec, expected) in [
+        (&envoy, &one, none(), none(), &["192.0.2.9"][..]),
+        (&standard, &one, none(), none(), &["192.0.2.9"]),
+        (&envoy, &both, none(), dual, &["192.0.2.9", "2001:db8::9"]),
+        // An annotation of the Gateway's infrastructure, and a field of its EnvoyProxy, are nearer.
+        (&envoy, &one, pinned, none(), &["192.0.2.5"]),
+        (&envoy, &one, none(), field, &["192.0.2.6"]),
+        (&envoy, &json!([]), none(), none(), &[]),
+        // Of any other Service they are what kube-proxy makes of them.
+        (&json!({ "app": "web" }), &one, none(), none(), &[]),
+    ] {
+        let service = gateway_service(labels.clone(), addresses_.clone(), annotations, spec);
+        let claim = claim(&service, Some(&Labels::new()), &settings()).expect("a claim");
+        assert_eq!(
+            claim.addresses,
+            addresses(expected),
+            "{labels} {addresses_}"
+        );
+    }
+    let two = gateway_service(envoy, json!(["192.0.2.8", "192.0.2.9"]), none(), none());
+    let refused = claim(&two, Some(&Labels::new()), &settings());
+    let expected = Rejection::BadGatewayAddresses("192.0.2.8,192.0.2.9".to_owned());
+    assert_eq!(refused, Err(NoClaim::Rejected(expected)));
+    assert!(
+        in_use(&two, &Labels::new(), &settings()).is_some(),
+        "it keeps what it has"
+    );
 }

@@ -322,6 +322,48 @@ fn what_is_right_already_is_not_written_again() {
 }
 
 #[test]
+fn the_order_of_addresses_in_a_status_is_left_as_it_is() {
+    let dual = json!({ "clusterIPs": ["10.0.0.1", "fd00::1"] });
+    let turned = service(&["2001:db8::1", "192.0.2.1"], Some("p"), dual);
+    let given = assigned(&["192.0.2.1", "2001:db8::1"]);
+    let case = Case::new(turned, Known::Answered(given));
+    assert_eq!(case.plan(), Step::Settled);
+}
+
+#[test]
+fn a_status_that_nobody_can_route_to_is_told_and_replaced() {
+    let both_v4 = plain(&["192.0.2.1", "192.0.2.9"], Some("p"));
+    let case = Case::new(both_v4, Known::Answered(assigned(A)));
+    let Step::Write(written, notices) = case.plan() else {
+        panic!("{:?}", case.plan());
+    };
+    let texts = ["192.0.2.1", "192.0.2.9"].map(str::to_owned).to_vec();
+    assert_eq!(written, target(A));
+    assert_eq!(notices.first(), Some(&Notice::StrangeStatus(texts)));
+}
+
+#[test]
+fn what_a_service_lacks_that_prefers_two_addresses_is_told_once() {
+    let dual = |policy: &str| {
+        let spec = json!({ "clusterIPs": ["10.0.0.1", "fd00::1"], "ipFamilyPolicy": policy });
+        Case::new(service(A, Some("p"), spec), Known::Answered(assigned(A)))
+    };
+    let lacks = Notice::NoAdditional {
+        pool: "p".to_owned(),
+        family: "IPv6",
+    };
+    assert_eq!(dual("PreferDualStack").plan(), Step::Tell(lacks.clone()));
+    assert_eq!(dual("PreferDualStack").told(lacks).plan(), Step::Wait);
+    assert_eq!(dual("RequireDualStack").plan(), Step::Settled);
+}
+
+#[test]
+fn an_answer_that_gives_nothing_clears_nothing_and_is_told() {
+    let case = Case::new(plain(A, Some("p")), Known::Answered(assigned(&[])));
+    assert_eq!(case.plan(), Step::Tell(Notice::NothingGiven));
+}
+
+#[test]
 fn a_second_address_is_told_as_additional() {
     let dual = json!({ "clusterIPs": ["10.0.0.1", "fd00::1"] });
     let both = &["192.0.2.1", "2001:db8::1"];
@@ -482,7 +524,7 @@ fn a_request_that_makes_no_sense_keeps_the_address_and_says_so() {
 #[test]
 fn a_service_without_a_usable_family_is_cleared_released_and_told() {
     let bad = || json!({ "ipFamilyPolicy": "RequireDualStack" });
-    let notice = Notice::NoFamily(Rejection::NotEnoughClusterIps);
+    let notice = Notice::NoFamily(Rejection::NotEnoughClusterIps(vec!["10.0.0.1".to_owned()]));
     let case = Case::new(service(A, Some("p"), bad()), Known::Snapshot(assigned(A)));
     assert_eq!(
         case.plan(),
@@ -511,17 +553,15 @@ fn a_refused_request_is_told() {
 #[test]
 fn legacy_annotations_are_told_when_the_state_changes() {
     let mut legacy = plain(&[], None);
-    legacy.annotations.insert(
-        "metallb.universe.tf/address-pool".to_owned(),
-        "p".to_owned(),
-    );
+    let names = ["address-pool", "allow-shared-ip"].map(|it| format!("metallb.universe.tf/{it}"));
+    for name in &names {
+        legacy.annotations.insert(name.clone(), "p".to_owned());
+    }
+    let [first, second] = names.map(Notice::DeprecatedAnnotation);
     let case = Case::new(legacy, Known::Answered(assigned(A)));
     assert_eq!(
         case.plan(),
-        Step::Write(
-            target(A),
-            vec![Notice::Assigned(ips(A)), Notice::DeprecatedAnnotations]
-        )
+        Step::Write(target(A), vec![Notice::Assigned(ips(A)), first, second])
     );
 }
 

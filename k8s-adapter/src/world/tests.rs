@@ -237,10 +237,40 @@ fn a_missing_crd_does_not_keep_the_adapter_from_starting_but_a_missing_list_does
     assert!(!world.can_start());
     world.absent.extend([Kind::Pools, Kind::L2Advertisements]);
     assert!(world.can_start());
+}
+
+#[test]
+fn what_was_seen_before_the_api_server_was_lost_is_no_report() {
+    let mut world = world();
     assert!(!world.can_report_facts());
-    world.index.replace_slices(Vec::new());
-    world.index.replace_nodes(Vec::new());
+    let facts = [
+        Kind::Services,
+        Kind::Namespaces,
+        Kind::EndpointSlices,
+        Kind::Nodes,
+    ];
+    world.fresh.extend(facts);
     assert!(world.can_report_facts());
+    world.fresh.remove(&Kind::Nodes);
+    assert!(!world.can_report_facts());
+}
+
+#[test]
+fn what_is_in_use_is_reported_although_its_namespace_was_not_listed_yet() {
+    let mut world = world();
+    world.index.delete_namespace("default");
+    world
+        .index
+        .replace_services(vec![service("web", Some("192.0.2.1"))]);
+    let holders = world.holders();
+    let names: Vec<&str> = holders
+        .iter()
+        .map(|it| it.claim.key.name.as_str())
+        .collect();
+    assert_eq!(names, ["web"]);
+    // What it asks for beside that is decided when the labels are known.
+    world.link = Link::Up;
+    assert!(matches!(world.next(&key("web")), Next::Of(_, Step::Wait)));
 }
 
 #[test]
