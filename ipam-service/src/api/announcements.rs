@@ -3,9 +3,10 @@
 //! What is assigned comes from [`crate::feed::assignments`], what announcers say from
 //! [`crate::feed::status`]; both are put together when somebody asks.
 
+mod picture;
 mod watch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::stream::BoxStream;
@@ -67,7 +68,7 @@ impl AnnouncementService for Announcements {
             }
             None => String::new(),
         };
-        let answerers = self.answerers(&cluster);
+        let answerers = self.answerers(&cluster, &assigned);
         let announcements = assigned.iter().map(|one| announcement(one, &answerers));
         Ok(Response::new(v1::ListAnnouncementsResponse {
             announcements: announcements.collect(),
@@ -83,7 +84,7 @@ impl AnnouncementService for Announcements {
         request: Request<v1::WatchAnnouncementsRequest>,
     ) -> Result<Response<Self::WatchAnnouncementsStream>, Status> {
         let cluster = cluster(&request.get_ref().cluster)?;
-        let watcher = Watcher::new(self.clone(), cluster);
+        let watcher = Watcher::new(&self.0, cluster);
         let stream = futures::stream::unfold(Some(watcher), |watcher| async {
             let mut watcher = watcher?;
             match watcher.next().await {
@@ -132,7 +133,6 @@ impl AnnouncementService for Announcements {
             let message = format!("nobody of cluster {cluster} holds {}", message.address);
             return Err(status::plain(tonic::Code::NotFound, "NOT_HELD", message));
         };
-        let answerers = self.answerers(&cluster);
         let assignment = explained.assignment.as_ref();
         let listed = assignment
             .map(|one| one.nodes.as_slice())
@@ -144,7 +144,11 @@ impl AnnouncementService for Announcements {
         });
         Ok(Response::new(v1::ExplainAssignmentResponse {
             nodes: nodes.collect(),
-            announcement: assignment.map(|one| announcement(one, &answerers)),
+            announcement: assignment.map(|one| {
+                let group = BTreeSet::from([one.group]);
+                let answerers = self.0.feeds.status.answerers(&cluster, &group, now());
+                announcement(one, &answerers)
+            }),
         }))
     }
 }
@@ -153,19 +157,9 @@ impl AnnouncementService for Announcements {
 type Answerers = BTreeMap<AllocationId, Vec<Answerer>>;
 
 impl Announcements {
-    fn answerers(&self, cluster: &Name) -> Answerers {
-        self.0.feeds.status.answerers(cluster, now())
-    }
-
-    /// Everything of a cluster.
-    fn all(&self, cluster: &Name) -> BTreeMap<AssignmentKey, v1::Announcement> {
-        let answerers = self.answerers(cluster);
-        let assigned = self.0.feeds.assignments.assigned(cluster);
-        let all = assigned.iter().map(|one: &Arc<Assignment>| {
-            let wire = announcement(one, &answerers);
-            (one.key.clone(), wire)
-        });
-        all.collect()
+    fn answerers(&self, cluster: &Name, assigned: &[Arc<Assignment>]) -> Answerers {
+        let groups = assigned.iter().map(|one| one.group).collect();
+        self.0.feeds.status.answerers(cluster, &groups, now())
     }
 }
 

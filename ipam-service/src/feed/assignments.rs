@@ -16,11 +16,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use bytes::Bytes;
 use pharos_proto::digest::Digests;
 use pharos_proto::v1;
-use tokio::sync::{Notify, broadcast, watch};
+use tokio::sync::{Notify, broadcast};
 use tokio_util::sync::CancellationToken;
 
 use self::book::Book;
-use crate::state::announce::{Assignment, ClusterDelta, Deleted};
+use super::touched::{Touched, Touches};
+use crate::state::announce::{Assignment, AssignmentKey, ClusterDelta, Deleted};
 use crate::state::model::NodeKey;
 use crate::state::names::Name;
 use crate::state::{Acknowledged, StreamPlace};
@@ -56,8 +57,7 @@ struct Shared {
     /// What announcers have acknowledged since it was last taken, by node and stream.
     acks: Mutex<BTreeMap<(NodeKey, u64), u64>>,
     acknowledged: Notify,
-    /// How often something was published.
-    published: watch::Sender<u64>,
+    touches: Touches<AssignmentKey>,
 }
 
 /// One cluster: its book, and where changes of it go.
@@ -105,7 +105,7 @@ impl AssignmentFeed {
                 streams: AtomicU64::new(0),
                 acks: Mutex::default(),
                 acknowledged: Notify::new(),
-                published: watch::Sender::new(0),
+                touches: Touches::default(),
             }),
         };
         feed.publish(everything);
@@ -123,6 +123,9 @@ impl AssignmentFeed {
                 // An error means that nobody listens.
                 let _nobody = channel.live.send(frame);
             }
+            let upserts = delta.upserts.iter().map(|one| &one.key);
+            let touched = upserts.chain(&delta.removals).cloned();
+            self.shared.touches.touch(cluster, touched);
             let Some(deleted) = delta.deleted else {
                 continue;
             };
@@ -136,9 +139,6 @@ impl AssignmentFeed {
             }
             ended.insert(cluster.clone(), channel.place());
             channel.end(self.shared.next_stream());
-        }
-        if !deltas.is_empty() {
-            self.shared.published.send_modify(|count| *count += 1);
         }
         ended
     }
@@ -203,9 +203,23 @@ impl AssignmentFeed {
         })
     }
 
-    /// Changes whenever something is published.
-    pub fn published(&self) -> watch::Receiver<u64> {
-        self.shared.published.subscribe()
+    /// What is assigned at these addresses to the announcers of a cluster.
+    pub fn assigned_at<'a>(
+        &self,
+        cluster: &Name,
+        keys: impl IntoIterator<Item = &'a AssignmentKey>,
+    ) -> Vec<Arc<Assignment>> {
+        let Some(channel) = lock(&self.shared.clusters).get(cluster).cloned() else {
+            return Vec::new();
+        };
+        let channel = lock(&channel);
+        let found = keys.into_iter().filter_map(|key| channel.book.get(key));
+        found.cloned().collect()
+    }
+
+    /// Gathers the addresses of a cluster whose assignment changes from now on.
+    pub fn touched(&self, cluster: &Name) -> Touched<AssignmentKey> {
+        self.shared.touches.watch(cluster)
     }
 
     /// The same set once.

@@ -4,6 +4,7 @@ pub mod allocations;
 pub mod assignments;
 pub mod changes;
 pub mod status;
+pub mod touched;
 
 #[cfg(test)]
 mod testing;

@@ -3,16 +3,16 @@
 //! In memory only, and for people: nothing is decided by it. What a node told outlives its stream by
 //! [`KEPT`], because a node without a stream most likely goes on.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use pharos_proto::v1;
 use pharos_proto::v1::announcer_report::{Conflict, Status};
-use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::touched::{Touched, Touches};
 use crate::state::model::{AllocationId, NodeKey, Timestamp};
 use crate::state::names::Name;
 
@@ -42,14 +42,21 @@ pub struct StatusFeed {
 #[derive(Debug)]
 struct Shared {
     told: Mutex<Told>,
-    changed: watch::Sender<u64>,
+    touches: Touches<AllocationId>,
     refused: AtomicU64,
 }
 
 #[derive(Debug, Default)]
 struct Told {
     streams: u64,
-    nodes: BTreeMap<NodeKey, OfNode>,
+    clusters: BTreeMap<Name, OfCluster>,
+}
+
+#[derive(Debug, Default)]
+struct OfCluster {
+    nodes: BTreeMap<Name, OfNode>,
+    /// Who has told of a group, for as long as it is kept.
+    by_group: BTreeMap<AllocationId, BTreeSet<Name>>,
 }
 
 #[derive(Debug, Default)]
@@ -120,7 +127,7 @@ impl Default for StatusFeed {
         Self {
             shared: Arc::new(Shared {
                 told: Mutex::default(),
-                changed: watch::Sender::new(0),
+                touches: Touches::default(),
                 refused: AtomicU64::new(0),
             }),
         }
@@ -134,62 +141,45 @@ impl StatusFeed {
         let mut told = self.lock();
         told.streams += 1;
         let stream = told.streams;
-        let of_node = told.nodes.entry(node.clone()).or_default();
+        let of_node = told.node(node);
         of_node.stream = stream;
         of_node.ended = None;
-        drop(told);
-        self.changed();
+        self.touch(node, of_node.owned.by_group.keys());
         stream
     }
 
     /// A stream has ended.
     pub fn leave(&self, node: &NodeKey, stream: u64, at: Instant, wall: Timestamp) {
         let mut told = self.lock();
-        told.forget(at);
-        if let Some(of_node) = told.of_stream(node, stream) {
+        self.forget_of(&mut told, at);
+        let of_cluster = told.clusters.get_mut(&node.cluster);
+        if let Some(of_node) = of_cluster.and_then(|it| newest(&mut it.nodes, &node.node, stream)) {
             of_node.ended = Some(Ended { at, wall });
+            self.touch(node, of_node.owned.by_group.keys());
         }
-        drop(told);
-        self.changed();
     }
 
     /// A node tells what changed, or everything.
     pub fn tell(&self, node: &NodeKey, stream: u64, status: &Status) {
         let mut told = self.lock();
-        let Some(of_node) = told.of_stream(node, stream) else {
-            return;
-        };
-        if status.whole {
-            of_node.owned = Owned::default();
+        if let Some(of_cluster) = told.clusters.get_mut(&node.cluster) {
+            let touched = of_cluster.tell(&node.node, stream, status);
+            self.touch(node, &touched);
         }
-        if let Some(own) = &status.node {
-            of_node.status = Some(own.clone());
-        }
-        for group in &status.lost {
-            of_node.owned.remove(*group);
-        }
-        for ownership in &status.owned {
-            of_node.owned.insert(ownership);
-        }
-        drop(told);
-        self.changed();
     }
 
     /// A node saw another machine answer for an address, or does not any more.
     pub fn see(&self, node: &NodeKey, conflict: &Conflict, at: Instant, wall: Timestamp) {
         let mut told = self.lock();
-        told.forget(at);
-        let conflicts = &mut told.nodes.entry(node.clone()).or_default().conflicts;
+        self.forget_of(&mut told, at);
+        let conflicts = &mut told.node(node).conflicts;
         let key = (
             conflict.address_space.clone(),
             conflict.address.clone(),
             conflict.mac.clone(),
         );
         if conflict.over {
-            if conflicts.remove(&key).is_some() {
-                drop(told);
-                self.changed();
-            }
+            conflicts.remove(&key);
             return;
         }
         let first = conflicts.get(&key).map(|known| known.first);
@@ -203,34 +193,24 @@ impl StatusFeed {
             until: at + CONFLICT_KEPT,
         };
         conflicts.insert(key, seen);
-        drop(told);
-        self.changed();
     }
 
-    /// Who says that it answers, by group. A node that stopped may have had no time to say that it gave
-    /// a group away: whom it was handed to says so as well.
-    pub fn answerers(&self, cluster: &Name, now: Instant) -> BTreeMap<AllocationId, Vec<Answerer>> {
-        let mut answerers: BTreeMap<_, Vec<Answerer>> = BTreeMap::new();
+    /// Who says that it answers for these groups.
+    pub fn answerers(
+        &self,
+        cluster: &Name,
+        groups: &BTreeSet<AllocationId>,
+        now: Instant,
+    ) -> BTreeMap<AllocationId, Vec<Answerer>> {
         let mut told = self.lock();
-        told.forget(now);
-        for (node, of_node) in told.of_cluster(cluster) {
-            for (group, ownership) in &of_node.owned.by_group {
-                answerers.entry(*group).or_default().push(Answerer {
-                    node: node.node.clone(),
-                    ownership: ownership.clone(),
-                    unknown_since: of_node.ended.map(|ended| ended.wall),
-                });
-            }
-        }
-        drop(told);
-        for all in answerers.values_mut() {
-            let heirs = all.clone();
-            all.retain(|one| {
-                let handed = heirs.iter().any(|heir| one.was_handed_to(heir));
-                one.unknown_since.is_none() || !handed
-            });
-        }
-        answerers
+        self.forget_of(&mut told, now);
+        let Some(of_cluster) = told.clusters.get(cluster) else {
+            return BTreeMap::new();
+        };
+        let answerers = groups
+            .iter()
+            .map(|group| (*group, of_cluster.answerers(*group)));
+        answerers.collect()
     }
 
     /// What the nodes that have a stream say of themselves.
@@ -239,19 +219,19 @@ impl StatusFeed {
         let open = told
             .of_cluster(cluster)
             .filter(|(_, it)| it.ended.is_none());
-        open.filter_map(|(node, it)| Some((node.node.clone(), it.status.clone()?)))
+        open.filter_map(|(node, it)| Some((node.clone(), it.status.clone()?)))
             .collect()
     }
 
     /// What was seen and is not over, by node and address.
     pub fn conflicts(&self, cluster: &Name, now: Instant) -> Vec<SeenConflict> {
         let mut told = self.lock();
-        told.forget(now);
+        self.forget_of(&mut told, now);
         let of_cluster = told.of_cluster(cluster);
         of_cluster
             .flat_map(|(node, it)| it.conflicts.values().map(move |seen| (node, seen)))
             .map(|(node, seen)| SeenConflict {
-                node: node.node.clone(),
+                node: node.clone(),
                 conflict: seen.conflict.clone(),
                 first_seen: seen.first,
                 last_seen: seen.last,
@@ -269,13 +249,32 @@ impl StatusFeed {
         self.shared.refused.load(Ordering::Relaxed)
     }
 
-    /// Changes whenever somebody tells something.
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.shared.changed.subscribe()
+    /// Gathers the groups of a cluster of which something else is told, or that are forgotten, from now on.
+    pub fn touched(&self, cluster: &Name) -> Touched<AllocationId> {
+        self.shared.touches.watch(cluster)
     }
 
-    fn changed(&self) {
-        self.shared.changed.send_modify(|count| *count += 1);
+    /// What is too old is not shown, nor kept.
+    pub fn forget(&self, now: Instant) {
+        self.forget_of(&mut self.lock(), now);
+    }
+
+    fn forget_of(&self, told: &mut Told, now: Instant) {
+        for (cluster, of_cluster) in &mut told.clusters {
+            let touched = of_cluster.forget(now);
+            self.shared.touches.touch(cluster, touched.iter().copied());
+        }
+        told.clusters
+            .retain(|_, of_cluster| !of_cluster.nodes.is_empty());
+    }
+
+    fn touch<'a>(
+        &self,
+        node: &NodeKey,
+        groups: impl IntoIterator<Item = &'a AllocationId, IntoIter: Clone>,
+    ) {
+        let groups = groups.into_iter().copied();
+        self.shared.touches.touch(&node.cluster, groups);
     }
 
     fn lock(&self) -> MutexGuard<'_, Told> {
@@ -285,32 +284,122 @@ impl StatusFeed {
 }
 
 impl Told {
-    /// The node, if this is its newest stream.
-    fn of_stream(&mut self, node: &NodeKey, stream: u64) -> Option<&mut OfNode> {
-        let of_node = self.nodes.get_mut(node)?;
-        (of_node.stream == stream).then_some(of_node)
+    fn node(&mut self, node: &NodeKey) -> &mut OfNode {
+        let of_cluster = self.clusters.entry(node.cluster.clone()).or_default();
+        of_cluster.nodes.entry(node.node.clone()).or_default()
     }
 
-    fn of_cluster(&self, cluster: &Name) -> impl Iterator<Item = (&NodeKey, &OfNode)> {
-        let all = self.nodes.iter();
-        all.filter(move |(node, _)| node.cluster == *cluster)
+    fn of_cluster(&self, cluster: &Name) -> impl Iterator<Item = (&Name, &OfNode)> {
+        let of_cluster = self.clusters.get(cluster);
+        of_cluster.into_iter().flat_map(|it| &it.nodes)
     }
+}
 
-    /// What is too old is not shown, nor kept.
-    fn forget(&mut self, now: Instant) {
-        self.nodes.retain(|_, of_node| {
-            of_node.conflicts.retain(|_, seen| seen.until > now);
-            if of_node.ended.is_some_and(|ended| ended.at + KEPT <= now) {
-                of_node.owned = Owned::default();
-                of_node.status = None;
-                return !of_node.conflicts.is_empty();
+impl OfCluster {
+    /// Says which groups it is about.
+    fn tell(&mut self, node: &Name, stream: u64, status: &Status) -> BTreeSet<AllocationId> {
+        let mut touched = BTreeSet::new();
+        let Some(of_node) = newest(&mut self.nodes, node, stream) else {
+            return touched;
+        };
+        if status.whole {
+            touched.extend(of_node.owned.take());
+        }
+        if let Some(own) = &status.node {
+            of_node.status = Some(own.clone());
+        }
+        for group in &status.lost {
+            of_node.owned.remove(*group);
+            touched.insert(*group);
+        }
+        for ownership in &status.owned {
+            of_node.owned.insert(ownership);
+            touched.insert(ownership.group);
+        }
+        for group in &touched {
+            match of_node.owned.by_group.contains_key(group) {
+                true => {
+                    self.by_group
+                        .entry(*group)
+                        .or_default()
+                        .insert(node.clone());
+                }
+                false => leave_group(&mut self.by_group, *group, node),
             }
-            true
+        }
+        touched
+    }
+
+    /// Who says that it answers, by name. A node that stopped may have had no time to say that it gave the
+    /// group away: whom it was handed to says so as well.
+    fn answerers(&self, group: AllocationId) -> Vec<Answerer> {
+        let nodes = self.by_group.get(&group).into_iter().flatten();
+        let told = nodes.filter_map(|name| {
+            let of_node = self.nodes.get(name)?;
+            Some(Answerer {
+                node: name.clone(),
+                ownership: of_node.owned.by_group.get(&group)?.clone(),
+                unknown_since: of_node.ended.map(|ended| ended.wall),
+            })
         });
+        let mut all: Vec<Answerer> = told.collect();
+        let heirs = all.clone();
+        all.retain(|one| {
+            let handed = heirs.iter().any(|heir| one.was_handed_to(heir));
+            one.unknown_since.is_none() || !handed
+        });
+        all
+    }
+
+    /// Says which groups somebody is not shown for any more.
+    fn forget(&mut self, now: Instant) -> BTreeSet<AllocationId> {
+        let mut touched = BTreeSet::new();
+        let by_group = &mut self.by_group;
+        self.nodes.retain(|name, of_node| {
+            of_node.conflicts.retain(|_, seen| seen.until > now);
+            if of_node.ended.is_none_or(|ended| ended.at + KEPT > now) {
+                return true;
+            }
+            of_node.status = None;
+            for group in of_node.owned.take() {
+                leave_group(by_group, group, name);
+                touched.insert(group);
+            }
+            !of_node.conflicts.is_empty()
+        });
+        touched
+    }
+}
+
+/// The node, if this is its newest stream.
+fn newest<'a>(
+    nodes: &'a mut BTreeMap<Name, OfNode>,
+    node: &Name,
+    stream: u64,
+) -> Option<&'a mut OfNode> {
+    let of_node = nodes.get_mut(node)?;
+    (of_node.stream == stream).then_some(of_node)
+}
+
+fn leave_group(
+    by_group: &mut BTreeMap<AllocationId, BTreeSet<Name>>,
+    group: AllocationId,
+    node: &Name,
+) {
+    if let Some(nodes) = by_group.get_mut(&group) {
+        nodes.remove(node);
+        if nodes.is_empty() {
+            by_group.remove(&group);
+        }
     }
 }
 
 impl Owned {
+    /// Forgets all, and says what that was.
+    fn take(&mut self) -> impl Iterator<Item = AllocationId> + use<> {
+        std::mem::take(self).by_group.into_keys()
+    }
+
     fn insert(&mut self, ownership: &v1::Ownership) {
         self.remove(ownership.group);
         let names_bytes = self.names_bytes + names_bytes(ownership);

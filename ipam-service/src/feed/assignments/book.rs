@@ -142,6 +142,12 @@ impl Book {
         })
     }
 
+    /// What is assigned at an address.
+    pub(super) fn get(&self, key: &AssignmentKey) -> Option<&Arc<Assignment>> {
+        let known = self.buckets[index_of(key)].assignments.get(key);
+        known.map(|(assignment, _)| assignment)
+    }
+
     /// For people.
     pub(super) fn list(&self) -> v1::ListAssignmentsResponse {
         let assignments: BTreeMap<_, _> = self

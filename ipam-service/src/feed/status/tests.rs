@@ -32,7 +32,8 @@ fn whole(groups: &[u64]) -> Status {
 
 /// Group and node, and whether the stream of that has ended.
 fn shown(feed: &StatusFeed, now: Instant) -> Vec<(u64, String, bool)> {
-    let answerers = feed.answerers(&name("east"), now);
+    let groups = (1..=5).collect();
+    let answerers = feed.answerers(&name("east"), &groups, now);
     let shown = answerers.into_iter().flat_map(|(group, all)| {
         all.into_iter().map(move |one| {
             let is_gone = one.unknown_since.is_some();
@@ -56,7 +57,8 @@ fn differences_add_up_and_a_whole_report_replaces_everything() {
     assert_eq!(shown(&feed, now), [of_a(2), of_a(3)]);
     feed.tell(&node("a"), stream, &whole(&[4]));
     assert_eq!(shown(&feed, now), [of_a(4)]);
-    assert!(feed.answerers(&name("west"), now).is_empty());
+    let west = feed.answerers(&name("west"), &BTreeSet::from([4]), now);
+    assert!(west.is_empty());
 }
 
 #[test]
