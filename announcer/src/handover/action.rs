@@ -81,6 +81,24 @@ pub enum Action {
     Inform(NodeName),
 }
 
+impl Action {
+    /// Whether it begins or ends answers: what has arrived until then is to be read before.
+    pub fn hands_over(&self) -> bool {
+        match self {
+            Self::Duty(Duty::Answer(_) | Duty::Silent) | Self::Release(..) => true,
+            Self::Duty(Duty::Hold | Duty::Record)
+            | Self::Send(..)
+            | Self::RepeatGo(..)
+            | Self::Claim(..)
+            | Self::Raise(_)
+            | Self::Unclaim(_)
+            | Self::Gone(_)
+            | Self::Announce
+            | Self::Inform(_) => false,
+        }
+    }
+}
+
 /// What can happen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {

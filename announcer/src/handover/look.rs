@@ -103,6 +103,15 @@ impl Seat {
         if std::mem::replace(&mut self.contested, contested) && !contested {
             actions.push(Action::Announce);
         }
+        // Of equal claims this one is stronger. An earlier build may think otherwise, but it yields to a
+        // higher one.
+        if let (Role::Owner { claim, .. }, Some((_, theirs))) = (&mut self.role, rival)
+            && contested
+            && theirs == *claim
+        {
+            *claim = scene.roster.peak(scene.candidacy.id).max(*claim).next();
+            actions.push(Action::Raise(*claim));
+        }
     }
 
     /// Goes on owning, whatever was planned. Where somebody may hold requests for the attempt, which are

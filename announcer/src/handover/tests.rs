@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::election::{Condition, Standing, Wanted};
+use crate::election::{Condition, Standing, Wanted, is_stronger};
 
 const GROUP: GroupId = GroupId(7);
 
@@ -338,6 +338,23 @@ fn of_two_owners_the_weaker_one_stops_on_receipt() {
         Action::Unclaim(Lost::Outbid(name("c"))),
     ];
     assert_eq!(bench.look(), lost);
+}
+
+#[test]
+fn of_two_owners_by_equal_claims_the_stronger_one_takes_a_higher_claim() {
+    for rival in ["b", "c"].map(name) {
+        let mut bench = Bench::owner("a");
+        bench.roster.set_claim(GROUP, rival.clone(), Some(Claim(1)));
+        let done = bench.look();
+        if is_stronger(GROUP, (&name("a"), Claim(1)), (&rival, Claim(1))) {
+            assert_eq!(done, [Action::Raise(Claim(2))]);
+            assert_eq!(bench.seat.claim(), Some(Claim(2)));
+            assert_eq!(bench.look(), [], "once");
+        } else {
+            let lost = Lost::Outbid(rival);
+            assert_eq!(done, [Action::Duty(Duty::Silent), Action::Unclaim(lost)]);
+        }
+    }
 }
 
 #[test]
