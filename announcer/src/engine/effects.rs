@@ -60,7 +60,11 @@ impl Applied {
 impl Engine {
     /// Performs all effects that are there.
     pub(super) fn perform(&mut self) {
-        for Effect { group, action } in self.talk.ownership.take_effects() {
+        let effects = self.talk.ownership.take_effects();
+        if effects.iter().any(|effect| effect.action.hands_over()) {
+            self.responder.read_arrived();
+        }
+        for Effect { group, action } in effects {
             match action {
                 Action::Send(to, message) => self.talk.step(to, group, message),
                 Action::Duty(duty) => self.set_duty(group, &duty),

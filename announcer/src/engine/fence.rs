@@ -155,7 +155,11 @@ impl Engine {
     /// Performs what is to be done about fenced addresses.
     pub(super) fn perform_fenced(&mut self) {
         let mut lost = BTreeSet::new();
-        for effect in self.talk.fenced.take_effects() {
+        let effects = self.talk.fenced.take_effects();
+        if effects.iter().any(Effect::hands_over) {
+            self.responder.read_arrived();
+        }
+        for effect in effects {
             match effect {
                 Effect::Duty(key, duty, term) => {
                     self.responder.fence(key.address, Some(term));

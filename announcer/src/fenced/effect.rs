@@ -40,6 +40,23 @@ pub enum Effect {
     Lost(Key, Lost),
 }
 
+impl Effect {
+    /// Whether it begins or ends answers: what has arrived until then is to be read before.
+    pub fn hands_over(&self) -> bool {
+        match self {
+            Self::Duty(_, Duty::Answer(_) | Duty::Silent, _)
+            | Self::Release(..)
+            | Self::Silence(_) => true,
+            Self::Duty(_, Duty::Hold | Duty::Record, _)
+            | Self::RepeatGo(..)
+            | Self::Prepare(..)
+            | Self::Ack(..)
+            | Self::Gained(..)
+            | Self::Lost(..) => false,
+        }
+    }
+}
+
 /// Why a node is not the owner of a fenced address any more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lost {

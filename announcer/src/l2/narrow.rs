@@ -15,6 +15,9 @@ use super::table::{Place, Protocol};
 /// takes a millisecond.
 const SETTLE: Duration = Duration::from_millis(100);
 
+/// After the kernel took no filter.
+const AGAIN: Duration = Duration::from_secs(1);
+
 /// What passes at each place.
 #[derive(Debug, Default)]
 pub struct Narrowing {
@@ -91,6 +94,13 @@ impl Narrowing {
         due
     }
 
+    /// The kernel took no filter there: to be tried again.
+    pub fn again(&mut self, place: Place, now: Instant) {
+        if let Some(passing) = self.places.get_mut(&place) {
+            passing.narrow_at.get_or_insert(now + AGAIN);
+        }
+    }
+
     /// Nothing else passes any more there.
     pub fn narrowed(&mut self, place: Place, only: Cover) {
         if let Some(passing) = self.places.get_mut(&place) {
@@ -158,6 +168,9 @@ mod tests {
         narrowing.narrowed(ARP, cover(&[1]));
         narrowing.set_places(&[], at(900));
         narrowing.set_places(&[ARP], at(901));
-        assert_eq!(narrowing.next_deadline(), Some(at(1001)));
+        assert_eq!(narrowing.due(at(1001)), [ARP]);
+        // The kernel did not take it.
+        narrowing.again(ARP, at(1001));
+        assert_eq!(narrowing.next_deadline(), Some(at(2001)));
     }
 }

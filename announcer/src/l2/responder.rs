@@ -37,6 +37,8 @@ use state::State;
 
 /// Frames read from one socket before the others get their turn.
 const READ_BATCH: usize = 64;
+/// More frames than one socket can hold: what has arrived is among so many.
+const ARRIVED_LIMIT: usize = 4096;
 /// A longer frame is no question: solicitations have few and small options.
 const FRAME_BUFFER: usize = 1514;
 /// The thread wakes so often, to notice when it did not run for a while.
@@ -167,11 +169,16 @@ impl Responder {
         self.change(spots, |table| table.resume(spots, duty, clock::now()));
     }
 
+    /// Reads all that has arrived until now; to be called once before addresses are handed over, in either
+    /// direction, however many they are. What the old owner answered before it stopped has arrived at the
+    /// new one, and is held against its report, not answered after it. What has arrived at the old one is
+    /// its to answer still: the next owner may have read it before it began to hold.
+    pub fn read_arrived(&self) {
+        self.shared.read_arrived(&mut self.shared.lock());
+    }
+
     /// Answers these, and announces what is new; see [`Table::answer`].
     pub fn answer(&self, spots: &[Spot], report: &Report) {
-        // What the old owner answered before it stopped has arrived here, but may not have been read yet:
-        // it is held against the report, and not answered after it.
-        self.shared.read_arrived(&mut self.shared.lock());
         self.change(spots, |table| table.answer(spots, report, clock::now()));
     }
 
@@ -191,9 +198,6 @@ impl Responder {
     /// Stops answering these, and gives what was noted.
     pub fn silence(&self, spots: &[Spot]) -> Notes {
         let mut state = self.shared.lock();
-        // What has arrived is this node's to answer still, read or not: the next owner may have read
-        // it before it began to hold.
-        self.shared.read_arrived(&mut state);
         let notes = state.silence(spots);
         self.unlock(state);
         notes
@@ -255,8 +259,9 @@ impl Shared {
             let current = self.generation.load(Ordering::Acquire);
             if generation != Some(current) {
                 generation = Some(current);
+                let fresh = self.lock().sockets();
                 // Closing a raw socket waits for the kernel: it must not happen under the lock.
-                sockets = self.lock().sockets();
+                sockets = fresh;
             }
             let before = clock::now();
             let ready = self.wait(&sockets, &mut polls);
@@ -316,13 +321,19 @@ impl Shared {
         }
     }
 
-    /// Reads all that has arrived until now, whichever duty is about to change.
+    /// Reads all that has arrived until now, whichever duty is about to change, and not what a flood adds
+    /// meanwhile.
     fn read_arrived(&self, state: &mut State) {
         let now = clock::now();
         for (place, socket) in state.sockets() {
-            while let Some(at) = self.read_frame(state, place, &socket)
-                && at <= now
-            {}
+            for count in 0..ARRIVED_LIMIT {
+                match self.read_frame(state, place, &socket) {
+                    None => break,
+                    // A clock that was set may have one frame look late: the next ones are looked at still.
+                    Some(at) if at > now && count >= READ_BATCH => break,
+                    Some(_) => {}
+                }
+            }
         }
     }
 

@@ -142,6 +142,7 @@ pub struct Table {
     checks: Checks,
     freshness: Freshness,
     limits: Limits,
+    held_limits: Limits,
     fences: Fences,
     metrics: Metrics,
 }
@@ -174,6 +175,7 @@ impl Table {
             checks: Checks::new(now),
             freshness: Freshness::default(),
             limits: Limits::default(),
+            held_limits: Limits::default(),
             fences: Fences::default(),
             metrics,
         }
@@ -377,6 +379,10 @@ impl Table {
                 } else {
                     Vec::new()
                 })
+            }
+            // Whoever floods leaves the places to others.
+            Decision::Hold(question) if !self.held_limits.allows(&question, now) => {
+                Outcome::Ignored(Ignored::TooOften)
             }
             Decision::Hold(question) => {
                 open.count_request(question.target);

@@ -90,25 +90,38 @@ impl State {
 
     /// Lets through only what is asked for addresses of this node, where changes have settled.
     pub(super) fn narrow(&mut self) {
-        for place in self.narrowing.due(clock::now()) {
-            for most in RANGES {
-                let cover = Cover::of(self.table.addresses(place), most);
-                let program = filter::program(place.1, Some(&cover));
-                if program.len() > filter::LONGEST {
-                    continue;
+        let now = clock::now();
+        for place in self.narrowing.due(now) {
+            let Some(filtered) = self.narrow_place(place) else {
+                continue;
+            };
+            if let Err(error) = filtered {
+                // An earlier filter may keep out what this node is asked for by now.
+                tracing::error!(?place, %error, "cannot change the filter of a socket");
+                self.narrowing.again(place, now);
+            }
+        }
+    }
+
+    /// As narrow as the kernel has room for, else everything; `None`: there is no socket.
+    fn narrow_place(&mut self, place: Place) -> Option<io::Result<()>> {
+        for most in RANGES {
+            let cover = Cover::of(self.table.addresses(place), most);
+            let program = filter::program(place.1, Some(&cover));
+            if program.len() > filter::LONGEST {
+                continue;
+            }
+            match self.filter(place, &program)? {
+                Ok(()) => {
+                    self.narrowing.narrowed(place, cover);
+                    return Some(Ok(()));
                 }
-                match self.filter(place, &program) {
-                    Some(Ok(())) => {
-                        self.narrowing.narrowed(place, cover);
-                        break;
-                    }
-                    Some(Err(error)) => {
-                        tracing::debug!(?place, most, %error, "no room for a filter this long");
-                    }
-                    None => break,
+                Err(error) => {
+                    tracing::debug!(?place, most, %error, "no room for a filter this long");
                 }
             }
         }
+        self.filter(place, &filter::program(place.1, None))
     }
 
     fn filter(&self, place: Place, program: &[Instruction]) -> Option<io::Result<()>> {

@@ -458,6 +458,22 @@ fn a_drain_of_a_thousand_busy_addresses_answers_every_question_once() {
 }
 
 #[test]
+fn one_that_floods_an_heir_leaves_room_for_others() {
+    let (mut heir, start) = table();
+    heir.set(&[SPOT], AddressDuty::Hold, start);
+    for _ in 0..5000 {
+        ask(&mut heir, 1, start + ms(1));
+    }
+    ask(&mut heir, 2, start + ms(2));
+    let answers = answered(&heir.answer(&[SPOT], &Report::default(), start + ms(3)));
+    assert!(
+        answers.contains(&client(2)),
+        "one that asked once is answered"
+    );
+    assert!(answers.len() < 500, "{} answers", answers.len());
+}
+
+#[test]
 fn what_was_answered_just_before_the_notes_began_is_reported() {
     let (mut old, start) = table();
     let (mut heir, _) = table();
