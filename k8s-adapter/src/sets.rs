@@ -24,14 +24,15 @@ const QUIET: Duration = Duration::from_secs(2);
 /// Longest wait of a set, however busily pools change.
 const LONGEST: Duration = Duration::from_secs(15);
 
-/// How long a set that would move somebody still waits.
+/// How long pools that would move somebody still wait.
 #[derive(Debug, Default)]
 pub struct Patience {
     waits: Option<Waits>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 struct Waits {
+    pools: Vec<v1::Pool>,
     since: Instant,
     until: Instant,
 }
@@ -39,20 +40,35 @@ struct Waits {
 impl Patience {
     /// Resolves when a set has waited for long enough; never if none waits. Cancel safe.
     pub async fn ends(&self) {
-        match self.waits {
+        match &self.waits {
             Some(waits) => tokio::time::sleep_until(waits.until).await,
             None => std::future::pending().await,
         }
     }
 
-    fn is_over(&self, now: Instant) -> bool {
-        self.waits.is_some_and(|waits| now >= waits.until)
+    /// Whether these pools have waited for long enough. What another set has waited counts only when
+    /// pools never come to rest.
+    fn is_over(&self, pools: &[v1::Pool], now: Instant) -> bool {
+        self.waits.as_ref().is_some_and(|waits| {
+            now >= waits.since + LONGEST || (now >= waits.until && waits.pools == pools)
+        })
     }
 
-    fn wait(&mut self, now: Instant) {
-        let since = self.waits.map_or(now, |waits| waits.since);
-        let until = (now + QUIET).min(since + LONGEST);
-        self.waits = Some(Waits { since, until });
+    fn wait(&mut self, pools: &[v1::Pool], now: Instant) {
+        let since = self.waits.as_ref().map_or(now, |waits| waits.since);
+        self.waits = Some(Waits {
+            pools: pools.to_vec(),
+            since,
+            until: (now + QUIET).min(since + LONGEST),
+        });
+    }
+
+    /// Nobody knows whether what waits is still declared: the time until now does not count.
+    fn begin_again(&mut self, now: Instant) {
+        if let Some(waits) = &mut self.waits {
+            waits.since = now;
+            waits.until = now + QUIET;
+        }
     }
 
     fn end(&mut self) {
@@ -88,6 +104,7 @@ pub async fn hand_over(context: &Context, patience: &mut Patience) -> Result<Sta
         Ok(live) => live,
         Err(error) => {
             tracing::warn!(%error, "unsure of pools and advertisements, nothing is handed over");
+            patience.begin_again(Instant::now());
             return Ok(Standing::Open("pools cannot be listed"));
         }
     };
@@ -98,6 +115,7 @@ pub async fn hand_over(context: &Context, patience: &mut Patience) -> Result<Sta
             tracing::info!(
                 "pools or advertisements are not known as they are, nothing is handed over"
             );
+            patience.begin_again(Instant::now());
             return Ok(Standing::Open("pools are changing"));
         }
         let configuration = policy::examine(&world.index.objects(), &world.settings);
@@ -146,7 +164,7 @@ async fn hand_over_pools(
     pools: &[v1::Pool],
     patience: &mut Patience,
 ) -> Result<Outcome, CallError> {
-    if !patience.is_over(Instant::now()) {
+    if !patience.is_over(pools, Instant::now()) {
         let moves = match context.ipam.sync_pools(pools.to_vec(), true).await {
             Ok(moves) => moves,
             Err(error) => return accepted(Err(error)),
@@ -157,7 +175,7 @@ async fn hand_over_pools(
                 first = format!("{}/{}", owner.namespace, owner.name),
                 "pools that would take addresses from Services wait for further changes"
             );
-            patience.wait(Instant::now());
+            patience.wait(pools, Instant::now());
             return Ok(Outcome::Waits);
         }
     }
@@ -197,24 +215,73 @@ fn accepted(answer: Result<(), CallError>) -> Result<Outcome, CallError> {
 mod tests {
     use super::*;
 
+    fn pools(range: &str) -> Vec<v1::Pool> {
+        vec![v1::Pool {
+            name: "pool".to_owned(),
+            addresses: vec![range.to_owned()],
+            ..v1::Pool::default()
+        }]
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_set_waits_until_nothing_changes_but_not_for_ever() {
+        let set = pools("192.0.2.0/30");
         let mut patience = Patience::default();
-        assert!(!patience.is_over(Instant::now()));
+        assert!(!patience.is_over(&set, Instant::now()));
         let start = Instant::now();
-        patience.wait(start);
+        patience.wait(&set, start);
         patience.ends().await;
         assert_eq!(start.elapsed(), QUIET);
-        assert!(patience.is_over(Instant::now()));
+        assert!(patience.is_over(&set, Instant::now()));
         patience.end();
 
         // Something changes each second.
         let start = Instant::now();
-        while !patience.is_over(Instant::now()) {
-            patience.wait(Instant::now());
+        let mut last = 0;
+        let mut next = || {
+            last += 1;
+            pools(&format!("192.0.2.{last}/32"))
+        };
+        let mut set = next();
+        while !patience.is_over(&set, Instant::now()) {
+            patience.wait(&set, Instant::now());
             let second = Duration::from_secs(1);
             let _ = tokio::time::timeout(second, patience.ends()).await;
+            set = next();
         }
         assert_eq!(start.elapsed(), LONGEST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_set_that_could_not_be_confirmed_waits_again() {
+        let set = pools("192.0.2.0/30");
+        let mut patience = Patience::default();
+        patience.begin_again(Instant::now());
+        assert!(futures::poll!(std::pin::pin!(patience.ends())).is_pending());
+        patience.wait(&set, Instant::now());
+        // The API server is away for longer than any set waits.
+        let start = Instant::now();
+        while start.elapsed() < LONGEST * 2 {
+            patience.ends().await;
+            patience.begin_again(Instant::now());
+            assert!(futures::poll!(std::pin::pin!(patience.ends())).is_pending());
+            assert!(!patience.is_over(&set, Instant::now()));
+        }
+        patience.ends().await;
+        assert!(patience.is_over(&set, Instant::now()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_set_inherits_no_time_from_another() {
+        let mut patience = Patience::default();
+        patience.wait(&pools("192.0.2.0/30"), Instant::now());
+        patience.ends().await;
+        let half = pools("192.0.2.0/31");
+        assert!(!patience.is_over(&half, Instant::now()));
+        let start = Instant::now();
+        patience.wait(&half, start);
+        patience.ends().await;
+        assert_eq!(start.elapsed(), QUIET);
+        assert!(patience.is_over(&half, Instant::now()));
     }
 }
