@@ -393,6 +393,7 @@ impl Follower {
                 own_mac: conflict.by.mac.to_string(),
                 kind: kind.into(),
                 over,
+                while_probing: conflict.while_probing,
                 interface: conflict.by.name.to_string(),
                 member: conflict.member.as_deref().unwrap_or_default().to_owned(),
             });

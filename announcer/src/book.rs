@@ -40,6 +40,8 @@ pub struct Assigned {
     pub wanted: Option<WantedBy>,
     /// `cluster/namespace/name` of who uses it.
     pub owners: Vec<String>,
+    /// Nobody has answered for it yet: who is the first asks whether another machine has it.
+    pub probe: bool,
     /// Set: only who is named here answers. Whether this node is a candidate is not said.
     pub fenced: Option<Told>,
 }
@@ -464,6 +466,7 @@ impl Book {
             listed,
             wanted: assignment.l2.as_ref().map(|l2| self.wanted(l2)),
             owners: assignment.owners.clone(),
+            probe: assignment.probe,
             fenced: assignment.fenced.as_ref().map(told),
         }
     }

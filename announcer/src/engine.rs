@@ -16,7 +16,7 @@ mod socket;
 mod tell;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -175,6 +175,8 @@ struct Engine {
     readiness: Readiness,
     responder: Responder,
     binder: Option<Binder>,
+    /// Addresses that are not answered yet: another machine may have them.
+    probing: watch::Receiver<BTreeSet<IpAddr>>,
 
     socket: Option<Arc<UdpSocket>>,
     bind_again: Option<Instant>,
@@ -222,6 +224,7 @@ impl Engine {
             hold_down: settings.hold_down,
             metrics: settings.metrics,
             readiness: settings.readiness,
+            probing: settings.responder.probing(),
             responder: settings.responder,
             binder: settings.binder,
             socket: None,
@@ -263,6 +266,7 @@ impl Engine {
                     None => return,
                 },
                 () = socket::readable(self.socket.as_deref()) => {}
+                Ok(()) = self.probing.changed() => self.probing.mark_changed(),
                 () = tokio::time::sleep_until(planned.into()) => {}
             }
             let now = clock::now();
@@ -322,6 +326,7 @@ impl Engine {
             // Nobody is told to go on before it is gone here.
             binder.unbind();
         }
+        self.on_probing();
         self.tell_of_fenced();
         self.send();
         self.observe();

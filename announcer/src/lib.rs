@@ -56,7 +56,7 @@ use tokio_util::sync::CancellationToken;
 
 use assignments::{Complaints, Follower, SharedBook};
 use bind::Binder;
-use book::{Book, Difference};
+use book::{Assigned, Book, Difference};
 use cache::{Cache, Identity};
 use config::{Args, Config};
 use endpoint::Advertised;
@@ -309,7 +309,7 @@ async fn begin(
         "starting with the assignments on the disk"
     );
     let difference = Difference {
-        upserts: book.assigned(),
+        upserts: book.assigned().into_iter().map(known).collect(),
         members: Some(book.members().to_vec()),
         ..Difference::default()
     };
@@ -328,6 +328,14 @@ async fn begin(
     }
     let waits = !kept.same_boot && !book.is_empty();
     Ok((SharedBook::new(book), waits))
+}
+
+/// What is on the disk was announced by somebody before, or might have been: it is answered at once.
+fn known(assigned: Assigned) -> Assigned {
+    Assigned {
+        probe: false,
+        ..assigned
+    }
 }
 
 /// Assignments kept before a reboot are acted on when the stream confirmed them, or after a while

@@ -99,6 +99,8 @@ pub struct Metrics {
     deaf: Family<DeafLabels, Gauge>,
     /// Questions that were asked to see whether another machine answers.
     pub conflict_checks: PlainCounter,
+    /// Questions that were asked before an address was answered for the first time.
+    pub probes: PlainCounter,
     /// Groups taken over because their owner died.
     pub failovers: Counter,
     /// Groups that went from or to this node by handshake.
@@ -152,6 +154,7 @@ impl Metrics {
             conflicts: Family::default(),
             deaf: Family::default(),
             conflict_checks: PlainCounter::default(),
+            probes: PlainCounter::default(),
             failovers: Counter::default(),
             handovers: Counter::default(),
             owned: Gauge::default(),
@@ -263,6 +266,11 @@ impl Metrics {
             "pharos_announcer_conflict_checks_total",
             "Questions asked to see whether another machine answers",
             self.conflict_checks.clone(),
+        );
+        registry.register(
+            "pharos_announcer_probes_total",
+            "Questions asked before an address is answered for the first time",
+            self.probes.clone(),
         );
         registry.register(
             "pharos_announcer_arp_ignored",
@@ -399,6 +407,7 @@ mod tests {
         drop(metrics.of_address(address));
         metrics.set_announced("node-a", address, &["east/default/web".to_owned()], true);
         let conflict = Conflict {
+            while_probing: false,
             address,
             mac: MacAddr::zero(),
             by: Seer {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::election::{
     Candidacy, Claim, Condition, GroupId, NodeName, Roster, Standing, Statement, TESTIMONY_LIFETIME,
 };
-use crate::handover::{Action, Duty, Event, HOLD_TIMEOUT, Lost, Message, Scene, Seat};
+use crate::handover::{Action, Duty, Event, Gained, HOLD_TIMEOUT, Lost, Message, Scene, Seat};
 
 #[cfg(test)]
 mod tests;
@@ -27,6 +27,13 @@ const LINGER: Duration = Duration::from_millis(20);
 pub struct Effect {
     pub group: GroupId,
     pub action: Action,
+}
+
+impl Effect {
+    /// The group, if this says that this node owns it as the first.
+    pub fn first(&self) -> Option<GroupId> {
+        matches!(self.action, Action::Claim(_, Gained::Unowned)).then_some(self.group)
+    }
 }
 
 /// What this node owns, and what it knows.

@@ -24,6 +24,7 @@ struct Address {
     ip: IpAddr,
     wanted: WantedBy,
     owners: Vec<String>,
+    probe: bool,
 }
 
 /// What is to be announced by layer 2, by group.
@@ -132,6 +133,14 @@ impl Plan {
         group.flat_map(|group| group.addresses.iter().map(|(_, address)| address.ip))
     }
 
+    /// Addresses of a group that nobody has answered for yet.
+    pub fn unannounced(&self, group: GroupId) -> BTreeSet<IpAddr> {
+        let group = self.groups.get(&group).into_iter();
+        let addresses = group.flat_map(|group| &group.addresses);
+        let unannounced = addresses.filter(|(_, address)| address.probe);
+        unannounced.map(|(_, address)| address.ip).collect()
+    }
+
     /// Where a group is to be answered: each address on every interface on which it is wanted and
     /// can be answered.
     pub fn spots(&self, group: GroupId) -> Vec<Spot> {
@@ -238,6 +247,7 @@ impl Plan {
             ip: assigned.key.address,
             wanted,
             owners: assigned.owners.clone(),
+            probe: assigned.probe,
         };
         group.insert(assigned.key.clone(), address);
         group.gather_wanted();

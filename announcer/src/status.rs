@@ -50,7 +50,13 @@ impl Standing {
     }
 
     /// The node answers for a group from now on; `at`: since 1970.
-    pub fn gain(&mut self, group: GroupId, at: Duration, why: &Gained, names: BTreeSet<String>) {
+    pub fn gain(
+        &mut self,
+        group: GroupId,
+        at: Duration,
+        why: &Gained,
+        (names, probing): (BTreeSet<String>, Vec<String>),
+    ) {
         let (why, from) = match why {
             Gained::Unowned => (Why::Unowned, None),
             Gained::Inherited => (Why::Inherited, None),
@@ -63,6 +69,7 @@ impl Standing {
             why: why.into(),
             from: from.map(NodeName::to_string).unwrap_or_default(),
             interfaces: names.into_iter().collect(),
+            probing,
         };
         self.owned.insert(group, Arc::new(ownership));
     }
@@ -77,6 +84,21 @@ impl Standing {
         }
         Arc::make_mut(known).interfaces = names.into_iter().collect();
         true
+    }
+
+    /// Which addresses of a group it does not answer yet changed; whether that is news.
+    pub fn set_probing(&mut self, group: GroupId, probing: Vec<String>) -> bool {
+        let known = self.owned.get_mut(&group);
+        let Some(known) = known.filter(|known| known.probing != probing) else {
+            return false;
+        };
+        Arc::make_mut(known).probing = probing;
+        true
+    }
+
+    /// The groups that it answers for.
+    pub fn groups(&self) -> impl Iterator<Item = GroupId> {
+        self.owned.keys().copied()
     }
 
     /// It does not answer for a group any more.
@@ -160,8 +182,13 @@ mod tests {
         let mut standing = Standing::default();
         assert!(standing.set_node(&condition(true), false, Vec::new()));
         let from = Gained::HandedOver(NodeName::from("a"));
-        standing.gain(GroupId(7), AT, &from, names(&["eth0"]));
-        standing.gain(GroupId(8), AT, &Gained::Orphaned, names(&[]));
+        standing.gain(GroupId(7), AT, &from, (names(&["eth0"]), Vec::new()));
+        standing.gain(
+            GroupId(8),
+            AT,
+            &Gained::Orphaned,
+            (names(&[]), vec!["192.0.2.7".to_owned()]),
+        );
         let mut teller = Teller::default();
         let whole = teller.tell(standing.clone());
         assert_eq!(whole.len(), 1);
@@ -198,7 +225,12 @@ mod tests {
         let mut standing = Standing::default();
         for group in 0..5000 {
             let interface = names(&["an-interface"]);
-            standing.gain(GroupId(group), AT, &Gained::Unowned, interface);
+            standing.gain(
+                GroupId(group),
+                AT,
+                &Gained::Unowned,
+                (interface, Vec::new()),
+            );
         }
         let parts = Teller::default().tell(standing);
         assert!(parts.len() > 1);

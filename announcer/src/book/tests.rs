@@ -12,6 +12,7 @@ fn assignment(address: &str, nodes: &[&str]) -> v1::Assignment {
         candidates: 99,
         l2: Some(L2::default()),
         owners: vec!["east/default/web".to_owned()],
+        probe: false,
         fenced: None,
     }
 }

@@ -27,7 +27,7 @@ impl Applied {
             Duty::Silent => return None,
             Duty::Hold => {
                 // What is held for a group that came with the addresses of another one goes on.
-                responder.resume(&spots, AddressDuty::Hold);
+                responder.resume(&spots, AddressDuty::Hold, &BTreeSet::new());
                 AddressDuty::Hold
             }
             Duty::Record => {
@@ -51,6 +51,11 @@ impl Applied {
         self.duty
     }
 
+    /// What.
+    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.spots.iter().map(|spot| spot.address)
+    }
+
     /// Where.
     pub(super) fn spots(&self) -> &[Spot] {
         &self.spots
@@ -64,9 +69,15 @@ impl Engine {
         if effects.iter().any(|effect| effect.action.hands_over()) {
             self.responder.read_arrived();
         }
+        let first = effects.iter().filter_map(Effect::first);
+        let first: BTreeSet<GroupId> = first.collect();
         for Effect { group, action } in effects {
             match action {
                 Action::Send(to, message) => self.talk.step(to, group, message),
+                Action::Duty(Duty::Answer(mut report)) if first.contains(&group) => {
+                    report.probing = self.plan.unannounced(group);
+                    self.set_duty(group, &Duty::Answer(report));
+                }
                 Action::Duty(duty) => self.set_duty(group, &duty),
                 Action::Release(to, claim) => {
                     // From here on nothing is answered any more: only now may the other begin.
@@ -126,9 +137,11 @@ impl Engine {
     pub(super) fn reapply(&mut self, group: GroupId) {
         if let Some(applied) = self.applied.get_mut(&group) {
             let spots = self.plan.spots(group);
+            let before: BTreeSet<IpAddr> = applied.addresses().collect();
             let duty = applied.leave(&self.responder, &spots);
-            self.bind_addresses(group, duty);
-            self.responder.resume(&spots, duty);
+            let first = &self.plan.unannounced(group) - &before;
+            self.bind_addresses(group, duty, &first);
+            self.responder.resume(&spots, duty, &first);
         }
         if self.shown.contains_key(&group) {
             self.show(group, true);
@@ -191,7 +204,9 @@ impl Engine {
             // Interfaces may differ from those that were answered on.
             Duty::Silent | Duty::Hold => drop(self.silence(group)),
             // First: what is attracted is to be taken in.
-            Duty::Answer(_) => self.bind_addresses(group, AddressDuty::Answer),
+            Duty::Answer(report) => {
+                self.bind_addresses(group, AddressDuty::Answer, &report.probing);
+            }
             Duty::Record => {}
         }
         let spots = self.plan.spots(group);
@@ -202,14 +217,30 @@ impl Engine {
 
     /// Binds the addresses of a group, if that is asked for and the group is answered for. What is
     /// answered nowhere attracts nothing; where IPv6 is disabled the kernel takes no such address.
-    fn bind_addresses(&mut self, group: GroupId, duty: AddressDuty) {
+    /// Nor is what is not answered yet.
+    fn bind_addresses(&mut self, group: GroupId, duty: AddressDuty, first: &BTreeSet<IpAddr>) {
         if let Some(binder) = &mut self.binder {
             let addresses = match duty {
-                AddressDuty::Answer | AddressDuty::Record => self.plan.answerable(group),
-                AddressDuty::Hold => BTreeSet::new(),
+                AddressDuty::Answer | AddressDuty::Record => {
+                    &(&self.plan.answerable(group) - first) - &*self.probing.borrow()
+                }
+                AddressDuty::Hold | AddressDuty::Probe { .. } => BTreeSet::new(),
             };
             binder.want(group, addresses);
         }
+    }
+
+    /// Binds what is answered by now, and was not.
+    pub(super) fn bind_answered(&mut self) {
+        if self.binder.is_none() {
+            return;
+        }
+        let groups = self.applied.iter();
+        let groups = groups.map(|(group, applied)| (*group, applied.duty));
+        for (group, duty) in groups.collect::<Vec<_>>() {
+            self.bind_addresses(group, duty, &BTreeSet::new());
+        }
+        self.bind_fenced_answered();
     }
 
     fn silence(&mut self, group: GroupId) -> Notes {

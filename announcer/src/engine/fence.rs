@@ -58,6 +58,14 @@ impl Fence {
         self.assigned.keys().any(|key| key.address == address)
     }
 
+    /// Addresses of a group that this node does not answer, or not yet.
+    pub(super) fn unanswered(&self, group: GroupId, probing: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
+        let of_group = self.assigned.iter().filter(|(_, it)| it.group == group);
+        let is_silent = |key: &Key| !self.shown.contains_key(key) || probing.contains(&key.address);
+        let silent = of_group.filter(|(key, _)| is_silent(key));
+        silent.map(|(key, _)| key.address).collect()
+    }
+
     /// How many addresses this node owns.
     pub(super) fn owned(&self) -> usize {
         self.shown.len()
@@ -134,7 +142,7 @@ impl Engine {
         let spots = self.fenced_spots(key);
         if let Some(applied) = self.fence.applied.get_mut(key) {
             let duty = applied.leave(&self.responder, &spots);
-            self.responder.resume(&spots, duty);
+            self.responder.resume(&spots, duty, &BTreeSet::new());
         }
         if let Some(assigned) = self.fence.assigned.get(key) {
             self.tell_interfaces(assigned.group, &spots);
@@ -159,9 +167,16 @@ impl Engine {
         if effects.iter().any(Effect::hands_over) {
             self.responder.read_arrived();
         }
+        let first = effects.iter().filter_map(Effect::first).cloned();
+        let first: BTreeSet<Key> = first.collect();
         for effect in effects {
             match effect {
-                Effect::Duty(key, duty, term) => {
+                Effect::Duty(key, mut duty, term) => {
+                    if let Duty::Answer(report) = &mut duty
+                        && first.contains(&key)
+                    {
+                        report.probing = self.unannounced(&key);
+                    }
                     self.responder.fence(key.address, Some(term));
                     self.set_fenced_duty(&key, &duty);
                 }
@@ -191,13 +206,32 @@ impl Engine {
 
     fn set_fenced_duty(&mut self, key: &Key, duty: &Duty) {
         let spots = self.fenced_spots(key);
-        if matches!(duty, Duty::Answer(_)) {
-            // First: what is attracted is to be taken in.
-            self.bind_fenced(key, !spots.is_empty());
+        if let Duty::Answer(report) = duty {
+            // First: what is attracted is to be taken in. Not yet: what is to be asked for.
+            let answers = !spots.is_empty() && !report.probing.contains(&key.address);
+            self.bind_fenced(key, answers);
         }
         match Applied::begin(duty, spots, &self.responder) {
             Some(applied) => drop(self.fence.applied.insert(key.clone(), applied)),
             None => drop(self.silence_fenced(key)),
+        }
+    }
+
+    /// What of a fenced address nobody has answered for yet.
+    fn unannounced(&self, key: &Key) -> BTreeSet<IpAddr> {
+        let assigned = self.fence.assigned.get(key);
+        let assigned = assigned.filter(|assigned| assigned.probe);
+        assigned.map(|it| it.key.address).into_iter().collect()
+    }
+
+    /// Binds what is answered by now, and was not.
+    pub(super) fn bind_fenced_answered(&mut self) {
+        let owned = self.fence.shown.keys();
+        let owned = owned.filter(|key| !self.probing.borrow().contains(&key.address));
+        for key in owned.cloned().collect::<Vec<_>>() {
+            let answers = self.fence.applied.get(&key);
+            let answers = answers.is_some_and(|applied| !applied.spots().is_empty());
+            self.bind_fenced(&key, answers);
         }
     }
 
@@ -240,8 +274,9 @@ impl Engine {
             reason = "named",
             "answering a fenced address"
         );
-        self.tell_gained(assigned.group, why, &self.fenced_spots(key));
+        let group = assigned.group;
         self.show_fenced(key, true);
+        self.tell_gained(group, why, &self.fenced_spots(key));
     }
 
     /// Gives the group of the address.

@@ -1,6 +1,7 @@
 //! What is told upstream of this node.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use super::Engine;
 use crate::clock;
@@ -13,13 +14,43 @@ impl Engine {
         let names = self.names_of(spots);
         let at = clock::since_epoch();
         self.status
-            .send_modify(|standing| standing.gain(group, at, why, names));
+            .send_modify(|standing| standing.gain(group, at, why, (names, self.unanswered(group))));
     }
 
     pub(super) fn tell_interfaces(&self, group: GroupId, spots: &[Spot]) {
         let names = self.names_of(spots);
         self.status
             .send_if_modified(|standing| standing.set_interfaces(group, names));
+    }
+
+    /// Addresses of a group that this node does not answer yet, although it owns the group.
+    fn unanswered(&self, group: GroupId) -> Vec<String> {
+        let probing = self.probing.borrow();
+        let addresses = self.plan.addresses(group);
+        let probed = addresses.filter(|address| probing.contains(address));
+        let fenced = self.fence.unanswered(group, &probing);
+        let all: BTreeSet<IpAddr> = probed.chain(fenced).collect();
+        all.iter().map(IpAddr::to_string).collect()
+    }
+
+    /// Which addresses are not answered yet changed: tells that, and binds what is answered now.
+    pub(super) fn on_probing(&mut self) {
+        if !self.probing.has_changed().unwrap_or_default() {
+            return;
+        }
+        self.probing.mark_unchanged();
+        self.bind_answered();
+        let groups: Vec<GroupId> = self.status.borrow().groups().collect();
+        let told = groups
+            .into_iter()
+            .map(|group| (group, self.unanswered(group)));
+        let told: Vec<_> = told.collect();
+        self.status.send_if_modified(|standing| {
+            let news = told
+                .into_iter()
+                .map(|(group, probing)| standing.set_probing(group, probing));
+            news.fold(false, |any, is_news| any | is_news)
+        });
     }
 
     pub(super) fn tell_lost(&self, group: GroupId) {

@@ -22,6 +22,7 @@ fn assigned(nodes: &[&str]) -> Difference {
             candidates: nodes.into(),
             wanted: Some(Wanted::Any.into()),
             owners: Vec::new(),
+            probe: false,
             fenced: None,
         }],
         ..Difference::default()

@@ -55,6 +55,21 @@ impl Effect {
             | Self::Lost(..) => false,
         }
     }
+
+    /// The address, if this says that this node owns it as the first.
+    pub fn first(&self) -> Option<&Key> {
+        match self {
+            Self::Gained(key, _, Gained::Unowned) => Some(key),
+            Self::Gained(..)
+            | Self::Duty(..)
+            | Self::Release(..)
+            | Self::RepeatGo(..)
+            | Self::Prepare(..)
+            | Self::Ack(..)
+            | Self::Silence(_)
+            | Self::Lost(..) => None,
+        }
+    }
 }
 
 /// Why a node is not the owner of a fenced address any more.

@@ -71,6 +71,8 @@ pub struct Conflict {
     pub by: Seer,
     /// The node of the cluster that it is.
     pub member: Option<Arc<str>>,
+    /// Seen before the address was ever answered here: it is not, until the machine is gone.
+    pub while_probing: bool,
 }
 
 impl Conflict {
@@ -131,24 +133,50 @@ impl Conflicts {
 
     /// A machine used an address of ours; says whether the address is to be defended now.
     pub fn seen(&mut self, address: IpAddr, mac: MacAddr, by: Seer, now: Instant) -> bool {
-        let conflict = Conflict {
-            address,
-            mac,
-            by,
-            member: self.members.get(&mac).cloned(),
-        };
-        let kind = conflict.kind();
-        self.watch(conflict, now);
-        match kind {
+        match self.note((address, mac), by, false, now) {
             Kind::KernelAnswers => false,
             Kind::Foreign => self.defend(address, now),
         }
     }
 
+    /// A machine has an address that is to become ours; says whether the address is left to it.
+    pub fn seen_while_probing(
+        &mut self,
+        address: IpAddr,
+        mac: MacAddr,
+        by: Seer,
+        now: Instant,
+    ) -> bool {
+        self.note((address, mac), by, true, now) == Kind::Foreign
+    }
+
+    fn note(
+        &mut self,
+        (address, mac): (IpAddr, MacAddr),
+        by: Seer,
+        while_probing: bool,
+        now: Instant,
+    ) -> Kind {
+        let conflict = Conflict {
+            address,
+            mac,
+            by,
+            member: self.members.get(&mac).cloned(),
+            while_probing,
+        };
+        let kind = conflict.kind();
+        self.watch(conflict, now);
+        kind
+    }
+
     fn watch(&mut self, seen: Conflict, now: Instant) {
         let key = (seen.address, seen.mac);
         let known = self.watched.get(&key);
-        if known.is_some_and(|known| known.conflict.member != seen.member) {
+        let differs = |known: &Watched| {
+            known.conflict.member != seen.member
+                || known.conflict.while_probing != seen.while_probing
+        };
+        if known.is_some_and(differs) {
             // It is a member now, or none any more: another thing to tell.
             self.end(key);
         }

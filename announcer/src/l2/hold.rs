@@ -55,6 +55,8 @@ pub struct Report {
     pub answered: Vec<Answered>,
     /// There were more before these.
     pub truncated: bool,
+    /// Addresses that nobody has ever answered for: to be asked for first.
+    pub probing: BTreeSet<IpAddr>,
 }
 
 /// What an owner noted while it recorded.
@@ -64,13 +66,19 @@ pub struct Notes {
     noted: Vec<Noted>,
     /// More were given and not noted, the newest of them then.
     dropped: Option<Instant>,
+    /// Addresses that were not answered yet.
+    pub probing: BTreeSet<IpAddr>,
 }
 
 impl Notes {
     /// These, in any order.
     pub fn new(mut noted: Vec<Noted>, dropped: Option<Instant>) -> Self {
         noted.sort_by_key(|one| one.at);
-        Self { noted, dropped }
+        Self {
+            noted,
+            dropped,
+            probing: BTreeSet::new(),
+        }
     }
 
     /// What the new owner is told. Nothing from before an answer that is not known: all that was
@@ -81,6 +89,7 @@ impl Notes {
         let report = Report::new(&self.noted[known..]);
         Report {
             truncated: report.truncated || self.dropped.is_some(),
+            probing: self.probing.clone(),
             ..report
         }
     }
@@ -99,6 +108,7 @@ impl Report {
         Self {
             answered: answered.collect(),
             truncated: noted.len() > ANSWERED_LIMIT,
+            probing: BTreeSet::new(),
         }
     }
 
@@ -266,7 +276,7 @@ mod tests {
                 target: IpAddr::from([192, 0, 2, 100]),
                 at: at(85),
             }],
-            truncated: false,
+            ..Report::default()
         };
         let seen = vec![
             held(50, 100, 5),
@@ -326,7 +336,7 @@ mod tests {
                 target: IpAddr::from([192, 0, 2, 100]),
                 at: start,
             }],
-            truncated: false,
+            ..Report::default()
         };
         assert_eq!(told.unanswered(vec![one, one], start), [one]);
         assert_eq!(

@@ -1,7 +1,8 @@
 //! Layer 2: answering and announcing addresses by ARP and by neighbour discovery.
 //!
 //! [`table`] decides and is pure, with what it is made of: [`arp`], [`ndp`], [`reply`], [`question`],
-//! [`hold`], [`recent`], [`waiting`], [`burst`], [`groups`], [`limit`], [`conflict`] and [`check`]; so are
+//! [`hold`], [`recent`], [`waiting`], [`burst`], [`groups`], [`limit`], [`conflict`],
+//! [`check`] and [`probe`]; so are
 //! [`filter`] and [`narrow`], which say what the kernel lets through. [`socket`], [`multicast`] and
 //! [`responder`] act.
 //! Nothing here knows of assignments, of other nodes or of gRPC: it is told which address has which
@@ -19,6 +20,7 @@ pub mod limit;
 pub mod multicast;
 pub mod narrow;
 pub mod ndp;
+pub mod probe;
 pub mod question;
 pub mod recent;
 pub mod reply;

@@ -153,8 +153,21 @@ impl Ndp {
         Ok(())
     }
 
-    /// Builds the frame. It has the option with a link-layer address in any case: that of the
-    /// message, or else the source of the frame.
+    /// Whether it is from nowhere: then it must not have the option (section 4.3).
+    fn has_no_option(&self) -> bool {
+        self.kind == Kind::Solicitation && self.from.is_unspecified() && self.link_layer.is_none()
+    }
+
+    /// How much of the built frame is the message; the rest is not to be sent.
+    pub fn length(&self) -> usize {
+        match self.has_no_option() {
+            true => FRAME_LENGTH - OPTION,
+            false => FRAME_LENGTH,
+        }
+    }
+
+    /// Builds the frame, of which [`Self::length`] is to be sent. It has the option with a link-layer
+    /// address wherever it may: that of the message, or else the source of the frame.
     pub fn emit(&self) -> Frame {
         let mut frame = [0; FRAME_LENGTH];
         let (header, rest) = frame.split_at_mut(ETHERNET_HEADER);
@@ -166,13 +179,14 @@ impl Ndp {
         let (header, message) = rest.split_at_mut(IPV6_HEADER);
         if let Some(mut ip) = MutableIpv6Packet::new(header) {
             ip.set_version(6);
-            ip.set_payload_length((FIXED + OPTION) as u16);
+            ip.set_payload_length((self.length() - ETHERNET_HEADER - IPV6_HEADER) as u16);
             ip.set_next_header(IpNextHeaderProtocols::Icmpv6);
             ip.set_hop_limit(HOP_LIMIT);
             ip.set_source(self.from);
             ip.set_destination(self.to);
         }
-        self.emit_message(message);
+        let length = self.length() - ETHERNET_HEADER - IPV6_HEADER;
+        self.emit_message(&mut message[..length]);
         frame
     }
 
@@ -193,9 +207,10 @@ impl Ndp {
         let link_layer = self.link_layer.unwrap_or(self.source);
         message[4] = flags;
         message[8..FIXED].copy_from_slice(&self.target.octets());
-        message[FIXED] = option;
-        message[FIXED + 1] = 1;
-        message[FIXED + 2..].copy_from_slice(&link_layer.octets());
+        if let [kind, units, address @ ..] = &mut message[FIXED..] {
+            (*kind, *units) = (option, 1);
+            address.copy_from_slice(&link_layer.octets());
+        }
         if let Some(mut icmp) = MutableIcmpv6Packet::new(message) {
             icmp.set_icmpv6_type(icmp_type);
             let sum = checksum(&icmp.to_immutable(), &self.from, &self.to);
@@ -238,6 +253,14 @@ impl Ndp {
             kind: Kind::Solicitation,
             target: address,
             link_layer: Some(mac),
+        }
+    }
+
+    /// Asks whether anybody has an address, without saying that we do (RFC 4862 section 5.4.2).
+    pub fn probe(address: Ipv6Addr, mac: MacAddr) -> Self {
+        Self {
+            link_layer: None,
+            ..Self::question(address, mac, Ipv6Addr::UNSPECIFIED)
         }
     }
 

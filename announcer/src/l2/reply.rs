@@ -56,6 +56,9 @@ pub enum AddressDuty {
     Answer,
     /// Answer them, and note which: the next owner will be told.
     Record,
+    /// Keep them: whether another machine has the address is being asked. Then answer them, and note
+    /// which if the next owner is to be told.
+    Probe { noting: bool },
 }
 
 /// What to do with a frame.
@@ -208,10 +211,12 @@ fn decide_parsed(
         return Err(Ignored::BadSender);
     }
     match duty(arp.sender_ip) {
-        Some(AddressDuty::Answer | AddressDuty::Record) if is_own(arp.sender_mac) => {
+        Some(AddressDuty::Answer | AddressDuty::Record | AddressDuty::Probe { .. })
+            if is_own(arp.sender_mac) =>
+        {
             return Err(Ignored::OwnFrame);
         }
-        Some(AddressDuty::Answer | AddressDuty::Record) => {
+        Some(AddressDuty::Answer | AddressDuty::Record | AddressDuty::Probe { .. }) => {
             return Ok(Decision::Conflict(arp.sender_ip.into(), arp.sender_mac));
         }
         // The owner, which is about to hand over, uses it still.
@@ -235,6 +240,14 @@ fn decide_parsed(
     match duty(arp.target_ip) {
         None => Err(Ignored::NotOwned),
         Some(AddressDuty::Hold) => Ok(Decision::Hold(question)),
+        Some(AddressDuty::Probe { .. }) if arp.sender_ip.is_unspecified() => {
+            // It asks for the same reason (RFC 5227 section 2.1.1).
+            match is_own(arp.sender_mac) {
+                true => Err(Ignored::OwnFrame),
+                false => Ok(Decision::Conflict(arp.target_ip.into(), arp.sender_mac)),
+            }
+        }
+        Some(AddressDuty::Probe { .. }) => Ok(Decision::Hold(question)),
         Some(AddressDuty::Answer) => Ok(Decision::Answer(question, false)),
         Some(AddressDuty::Record) => Ok(Decision::Answer(question, true)),
     }

@@ -4,6 +4,7 @@
 //! it answers is a table behind a short lock. Whoever changes a duty holds that lock, and a frame
 //! is decided and answered under it: after a duty was taken away, no answer goes out any more.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd as _;
@@ -16,7 +17,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use pharos_lease::{Moment, Term};
 use prometheus_client::metrics::counter::Counter;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::burst::Spot;
 use super::conflict::{self, Conflict, Members, News};
@@ -69,6 +70,7 @@ struct Shared {
     ended: tokio::sync::Notify,
     metrics: Metrics,
     conflicts: mpsc::Sender<News>,
+    probing: watch::Sender<BTreeSet<IpAddr>>,
     ignored_arp: Vec<(Ignored, Counter)>,
     ignored_ndp: Vec<(Ignored, Counter)>,
     /// Apart from the table: the kernel takes its time for them.
@@ -86,6 +88,7 @@ impl Shared {
             ended: tokio::sync::Notify::new(),
             metrics: metrics.clone(),
             conflicts,
+            probing: watch::Sender::default(),
             ignored_arp: metrics.of_arp_reasons(),
             ignored_ndp: metrics.of_ndp_reasons(),
             memberships: Mutex::new(Memberships::default()),
@@ -165,8 +168,10 @@ impl Responder {
     }
 
     /// Goes on with a duty on these; see [`Table::resume`].
-    pub fn resume(&self, spots: &[Spot], duty: AddressDuty) {
-        self.change(spots, |table| table.resume(spots, duty, clock::now()));
+    pub fn resume(&self, spots: &[Spot], duty: AddressDuty, first: &BTreeSet<IpAddr>) {
+        self.change(spots, |table| {
+            table.resume(spots, duty, first, clock::now())
+        });
     }
 
     /// Reads all that has arrived until now; to be called once before addresses are handed over, in either
@@ -185,6 +190,11 @@ impl Responder {
     /// The other nodes of the cluster: what they use is not foreign.
     pub fn set_members(&self, members: Members) {
         self.shared.lock().table.set_members(members);
+    }
+
+    /// The addresses that are not answered yet, because whether another machine has them is being asked.
+    pub fn probing(&self) -> watch::Receiver<BTreeSet<IpAddr>> {
+        self.shared.probing.subscribe()
     }
 
     /// Announces these again, as far as they are answered.
@@ -231,6 +241,7 @@ impl Responder {
     fn unlock(&self, mut state: MutexGuard<'_, State>) {
         let changes = state.table.take_group_changes();
         let news = state.table.take_news();
+        self.shared.tell_probing(&mut state);
         drop(state);
         self.shared.tell(&news);
         if !changes.is_empty() {
@@ -394,6 +405,13 @@ impl Shared {
         }
     }
 
+    /// Tells which addresses are not answered yet. Under the lock: who changed a duty finds it told.
+    fn tell_probing(&self, state: &mut State) {
+        if let Some(probing) = state.table.take_probing() {
+            self.probing.send_replace(probing);
+        }
+    }
+
     /// Tells persons, and who reports it.
     fn tell(&self, news: &[News]) {
         for one in news {
@@ -422,6 +440,7 @@ impl Shared {
         }
         state.narrow();
         let news = state.table.take_news();
+        self.tell_probing(&mut state);
         drop(state);
         self.tell(&news);
     }

@@ -3,11 +3,9 @@
 //!
 //! Pure: [`super::responder`] hands in frames and the time, and sends what is asked for, in order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Instant;
-
-use pnet_base::MacAddr;
 
 use super::arp::Arp;
 use super::burst::{Bursts, Form, Gratuitous, Spot};
@@ -18,84 +16,20 @@ use super::groups::{Change, Groups};
 use super::hold::{Held, Noted, Notes, Report};
 use super::limit::Limits;
 use super::ndp::Ndp;
+use super::probe::Probes;
 use super::question::Question;
 use super::recent::Recent;
 use super::reply::{self, AddressDuty, Decision, Freshness, Ignored};
 use super::waiting::Waiting;
 use crate::metrics::{AddressCounters, Metrics, PlainCounter};
 
+pub use port::{Port, Protocol};
+
 mod look;
+mod port;
+mod probing;
 #[cfg(test)]
 mod tests;
-
-/// An interface to answer on.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Port {
-    pub index: u32,
-    pub name: String,
-    pub mac: MacAddr,
-    /// Its link-local address. Without one the kernel speaks no IPv6 here and reports no multicast
-    /// groups to the switches: then no IPv6 address is answered here.
-    pub link_local: Option<Ipv6Addr>,
-}
-
-impl Port {
-    /// Whether addresses of this family can be answered here.
-    pub fn answers(&self, address: IpAddr) -> bool {
-        self.speaks(Protocol::of(address))
-    }
-
-    /// Whether it speaks this protocol.
-    pub fn speaks(&self, protocol: Protocol) -> bool {
-        match protocol {
-            Protocol::Arp => true,
-            Protocol::Ndp => self.link_local.is_some(),
-        }
-    }
-
-    /// Whether the other is the same interface, with the same MAC address; it may speak IPv6 or not.
-    pub fn is_same(&self, other: &Self) -> bool {
-        (self.index, &self.name, self.mac) == (other.index, &other.name, other.mac)
-    }
-}
-
-impl From<&Port> for Seer {
-    fn from(port: &Port) -> Self {
-        Self {
-            index: port.index,
-            name: port.name.as_str().into(),
-            mac: port.mac,
-        }
-    }
-}
-
-/// By which protocol addresses are asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Protocol {
-    Arp,
-    Ndp,
-}
-
-impl Protocol {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Arp, Self::Ndp];
-
-    /// By which this address is asked for.
-    pub fn of(address: IpAddr) -> Self {
-        match address {
-            IpAddr::V4(_) => Self::Arp,
-            IpAddr::V6(_) => Self::Ndp,
-        }
-    }
-
-    /// As a label.
-    pub fn label(self) -> &'static str {
-        match self {
-            Self::Arp => "arp",
-            Self::Ndp => "ndp",
-        }
-    }
-}
 
 /// Where frames come in and go out: an interface, by index, and a protocol.
 pub type Place = (u32, Protocol);
@@ -140,6 +74,7 @@ pub struct Table {
     groups: Groups,
     conflicts: Conflicts,
     checks: Checks,
+    probes: Probes,
     freshness: Freshness,
     limits: Limits,
     held_limits: Limits,
@@ -173,6 +108,7 @@ impl Table {
             groups: Groups::default(),
             conflicts: Conflicts::default(),
             checks: Checks::new(now),
+            probes: Probes::default(),
             freshness: Freshness::default(),
             limits: Limits::default(),
             held_limits: Limits::default(),
@@ -224,6 +160,7 @@ impl Table {
                 self.bursts.stop(spot);
                 self.groups.remove(spot);
                 self.conflicts.forget(address);
+                self.probes.stop(spot);
             }
             self.waiting.close(interface);
         }
@@ -234,6 +171,12 @@ impl Table {
         // What was noted before belongs to an earlier attempt, but for the last moments.
         self.waiting.take_noted(addresses(spots));
         for spot in spots {
+            let noting = duty == AddressDuty::Record;
+            let duty = match self.duty(*spot) {
+                // Nobody answers it yet, whoever is to own it.
+                Some(AddressDuty::Probe { .. }) => AddressDuty::Probe { noting },
+                Some(_) | None => duty,
+            };
             self.assign(*spot, duty, now);
         }
         if duty == AddressDuty::Record {
@@ -244,27 +187,45 @@ impl Table {
     }
 
     /// Goes on with a duty on these: where it is there already nothing changes, not even since when
-    /// questions are held, or which answers were noted; elsewhere it begins.
-    pub fn resume(&mut self, spots: &[Spot], duty: AddressDuty, now: Instant) -> Vec<Sending> {
-        let begins = |spot: &&Spot| self.duty(**spot) != Some(duty);
+    /// questions are held, or which answers were noted; elsewhere it begins. Nobody has answered for
+    /// what is in `first`.
+    pub fn resume(
+        &mut self,
+        spots: &[Spot],
+        duty: AddressDuty,
+        first: &BTreeSet<IpAddr>,
+        now: Instant,
+    ) -> Vec<Sending> {
+        let report = Report {
+            probing: first.clone(),
+            ..Report::default()
+        };
+        let begins = |spot: &&Spot| match self.duty(**spot) {
+            Some(AddressDuty::Probe { .. }) => false,
+            other => other != Some(duty),
+        };
         let begun: Vec<Spot> = spots.iter().filter(begins).copied().collect();
         match duty {
             AddressDuty::Hold => {
                 self.set(&begun, duty, now);
                 Vec::new()
             }
-            AddressDuty::Answer => self.answer(&begun, &Report::default(), now),
+            AddressDuty::Answer => self.answer(&begun, &report, now),
             AddressDuty::Record => {
-                let answers = self.answer(&begun, &Report::default(), now);
+                let answers = self.answer(&begun, &report, now);
                 self.set(&begun, duty, now);
                 answers
             }
+            // It is not asked for, but follows from a report.
+            AddressDuty::Probe { .. } => Vec::new(),
         }
     }
 
     /// Answers these: first the questions that are held, except those that the former owner reports
-    /// as answered; then announces what was not answered here before.
+    /// as answered; then announces what was not answered here before. What the report says that nobody
+    /// ever answered is asked for first.
     pub fn answer(&mut self, spots: &[Spot], report: &Report, now: Instant) -> Vec<Sending> {
+        let spots = &self.probe_first(spots, &report.probing, now);
         let mut new = Vec::new();
         let mut holding_since = now;
         for spot in spots {
@@ -274,7 +235,7 @@ impl Table {
                     holding_since = holding_since.min(since);
                     new.push(*spot);
                 }
-                None => new.push(*spot),
+                Some((AddressDuty::Probe { .. }, _)) | None => new.push(*spot),
             }
         }
         self.waiting.take_noted(addresses(spots));
@@ -293,15 +254,18 @@ impl Table {
         for spot in spots {
             match self.duty(*spot) {
                 Some(AddressDuty::Answer | AddressDuty::Record) => self.bursts.start(*spot, now),
-                Some(AddressDuty::Hold) | None => {}
+                Some(AddressDuty::Hold | AddressDuty::Probe { .. }) | None => {}
             }
         }
     }
 
     /// Stops answering these, and gives what was noted.
     pub fn silence(&mut self, spots: &[Spot]) -> Notes {
+        let probing = addresses(spots).filter(|address| self.probes.has(*address));
+        let probing = probing.collect();
         for spot in spots {
             self.bursts.stop(*spot);
+            self.probes.stop(*spot);
             if let Some(open) = self.ports.get_mut(&spot.interface)
                 && open.duties.remove(&spot.address).is_some()
             {
@@ -310,7 +274,9 @@ impl Table {
             }
         }
         self.waiting.take_held(addresses(spots));
-        self.waiting.take_noted(addresses(spots))
+        let mut notes = self.waiting.take_noted(addresses(spots));
+        notes.probing = probing;
+        notes
     }
 
     /// A frame of a protocol arrived at an interface, `at` that time.
@@ -367,12 +333,16 @@ impl Table {
                 Outcome::Ignored(Ignored::NoLease)
             }
             Decision::Conflict(address, other) => {
+                let by = || Seer::from(&open.port);
+                if self.probes.has(address) {
+                    let by = by();
+                    return self.found(address, other, by, now);
+                }
                 let is_settled = open
                     .duties
                     .get(&address)
                     .is_some_and(|entry| Checks::is_settled(entry.since, now));
                 let spot = Spot { interface, address };
-                let by = || Seer::from(&open.port);
                 let defend = is_settled && self.conflicts.seen(address, other, by(), now);
                 Outcome::Conflict(if defend {
                     self.announcement(spot)
@@ -386,12 +356,11 @@ impl Table {
             }
             Decision::Hold(question) => {
                 open.count_request(question.target);
-                self.waiting.hold(Held {
+                self.keep(Held {
                     at,
                     interface,
                     question,
-                });
-                Outcome::Nothing
+                })
             }
             Decision::Ignore(reason) => Outcome::Ignored(reason),
         }
@@ -417,6 +386,7 @@ impl Table {
         let deadlines = [
             self.bursts.next_deadline(),
             self.conflicts.next_deadline(),
+            self.next_probe(),
             self.next_look(),
         ];
         deadlines.into_iter().flatten().min()
@@ -428,6 +398,7 @@ impl Table {
         let frames = self.bursts.due(now, jitter).into_iter();
         let frames = frames.filter_map(|frame| self.gratuitous(&frame));
         let mut due: Vec<Sending> = frames.collect();
+        due.extend(self.due_probes(now));
         due.extend(self.look_again(now));
         due
     }

@@ -184,6 +184,9 @@ pub struct Step {
     pub answered: Vec<WireAnswered>,
     #[prost(bool, tag = "5")]
     pub truncated: bool,
+    /// Octets of addresses that nobody has ever answered for.
+    #[prost(bytes = "vec", repeated, tag = "6")]
+    pub probing: Vec<Vec<u8>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
@@ -294,6 +297,20 @@ fn bits_of(mac: MacAddr) -> u64 {
         .fold(0, |bits, octet| bits << 8 | u64::from(*octet))
 }
 
+fn octets_of(address: &IpAddr) -> Vec<u8> {
+    match address {
+        IpAddr::V4(address) => address.octets().to_vec(),
+        IpAddr::V6(address) => address.octets().to_vec(),
+    }
+}
+
+/// What is no address is none that anybody answers for.
+fn address_of(octets: &[u8]) -> Option<IpAddr> {
+    let v4 = <[u8; 4]>::try_from(octets).map(IpAddr::from);
+    v4.or_else(|_| <[u8; 16]>::try_from(octets).map(IpAddr::from))
+        .ok()
+}
+
 fn mac_of(bits: u64) -> MacAddr {
     let [_, _, a, b, c, d, e, f] = bits.to_be_bytes();
     MacAddr(a, b, c, d, e, f)
@@ -337,6 +354,7 @@ impl Step {
                 .map(|one| WireAnswered::new(one, now))
                 .collect(),
             truncated: report.truncated,
+            probing: report.probing.iter().map(octets_of).collect(),
         }
     }
 
@@ -352,6 +370,11 @@ impl Step {
                 let report = Report {
                     answered: self.answered.iter().map(|one| one.read(at)).collect(),
                     truncated: self.truncated,
+                    probing: self
+                        .probing
+                        .iter()
+                        .filter_map(|it| address_of(it))
+                        .collect(),
                 };
                 handover::Message::Go(claim, report)
             }

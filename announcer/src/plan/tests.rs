@@ -23,6 +23,7 @@ fn assigned(address: &str, group: u64, interfaces: Option<&[&str]>) -> Assigned 
         candidates: [NodeName::from("a")].into(),
         wanted: interfaces.map(|names| wanted(names).into()),
         owners: vec!["east/default/web".to_owned()],
+        probe: false,
         fenced: None,
     }
 }

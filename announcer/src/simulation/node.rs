@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 use crate::book::Assigned;
 use crate::election::{Condition, GroupId, NodeName, Standing};
 use crate::handover::{Action, Duty, Message};
-use crate::l2::arp::Arp;
+use crate::l2::arp::{Arp, Operation};
 use crate::l2::burst::Spot;
 use crate::l2::hold::Notes;
 use crate::l2::reply::AddressDuty;
@@ -18,6 +18,7 @@ use crate::l2::table::{Outcome, Packet, Port, Protocol, Sending, Table};
 use crate::members::Peer;
 use crate::members::wire::Datagram;
 use crate::metrics::Metrics;
+use crate::ownership::Effect;
 use crate::plan::Plan;
 use crate::talk::Talk;
 
@@ -120,7 +121,13 @@ impl Node {
             .map(|index| (name(index), Some(endpoint(index))))
             .collect();
         node.talk.set_members(&members, now);
-        node.assign(start.lists, now);
+        // As what is on a disk is.
+        node.lists = start.lists.clone();
+        let known = start.lists.into_values().map(|list| Assigned {
+            probe: false,
+            ..list
+        });
+        node.take_in(known.collect(), now);
         node
     }
 
@@ -131,16 +138,23 @@ impl Node {
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         let held_down = self.own.hold_down.then_some(self.hold_down_until);
-        [self.talk.next_deadline(), held_down]
-            .into_iter()
-            .flatten()
-            .min()
+        [
+            self.talk.next_deadline(),
+            held_down,
+            self.table.next_probe(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     pub(super) fn tick(&mut self, now: Instant) {
         if self.own.hold_down && self.hold_down_until <= now {
             self.own.hold_down = false;
         }
+        let probed = self.table.due_probes(now);
+        let answers = probed.into_iter().filter(is_answer);
+        self.answered(&answers.collect::<Vec<_>>());
         self.talk.tick(now);
         self.settle(now);
     }
@@ -206,8 +220,12 @@ impl Node {
         let changed = lists
             .iter()
             .filter(|(address, list)| self.lists.get(address) != Some(*list));
-        let upserts: Vec<Assigned> = changed.map(|(_, list)| list.clone()).collect();
+        let upserts = changed.map(|(_, list)| list.clone()).collect();
         self.lists = lists;
+        self.take_in(upserts, now);
+    }
+
+    fn take_in(&mut self, upserts: Vec<Assigned>, now: Instant) {
         let touched = self.plan.apply(&upserts, &[]);
         let moved = self.detach_moved(&touched.groups);
         for (group, before) in touched.successors {
@@ -274,12 +292,19 @@ impl Node {
     }
 
     fn perform(&mut self, now: Instant) {
-        for effect in self.talk.ownership.take_effects() {
+        let effects = self.talk.ownership.take_effects();
+        let first = effects.iter().filter_map(Effect::first);
+        let first: BTreeSet<GroupId> = first.collect();
+        for effect in effects {
             let group = effect.group;
             self.notes
                 .push(format!("{:?} {:?}", group.0, effect.action));
             match effect.action {
                 Action::Send(to, message) => self.talk.step(to, group, message),
+                Action::Duty(Duty::Answer(mut report)) if first.contains(&group) => {
+                    report.probing = self.plan.unannounced(group);
+                    self.set_duty(group, Duty::Answer(report), now);
+                }
                 Action::Duty(duty) => self.set_duty(group, duty, now),
                 Action::Release(to, claim) => {
                     let noted = self.silence(group);
@@ -321,7 +346,8 @@ impl Node {
             }
             Duty::Hold => {
                 self.silence(group);
-                self.table.resume(&spots, AddressDuty::Hold, now);
+                self.table
+                    .resume(&spots, AddressDuty::Hold, &BTreeSet::new(), now);
                 AddressDuty::Hold
             }
             Duty::Record => {
@@ -350,5 +376,13 @@ impl Node {
             Packet::Ndp(_) => None,
         });
         self.answers.extend(numbers);
+    }
+}
+
+/// The others that come with it ask for an address, or announce it.
+fn is_answer(sending: &Sending) -> bool {
+    match sending.packet {
+        Packet::Arp(arp) => arp.operation == Operation::Reply && arp.target_mac == CLIENT,
+        Packet::Ndp(_) => false,
     }
 }

@@ -216,6 +216,7 @@ impl World {
             candidates: candidates.into(),
             wanted: Some(Wanted::Any.into()),
             owners: Vec::new(),
+            probe: before.is_none(),
             fenced: None,
         };
         self.note(format!("list {address} {group:?} {:?}", list.candidates));

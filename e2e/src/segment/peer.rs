@@ -138,6 +138,7 @@ impl Peer {
             candidates: id,
             l2: Some(l2.clone()),
             owners: vec![format!("{CLUSTER}/default/web-{group}")],
+            probe: false,
             fenced: None,
         });
         let assignments: Vec<v1::Assignment> = assignments.collect();

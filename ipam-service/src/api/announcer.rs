@@ -8,6 +8,7 @@ mod connections;
 mod server;
 mod told;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -33,6 +34,8 @@ use super::fields::FieldErrors;
 use super::status;
 use crate::engine::NotRenewed;
 use crate::feed::assignments::{Ended, Frame, Subscription};
+use crate::state::address::Address;
+use crate::state::announce::unannounced;
 use crate::state::command::{Command, Fact};
 
 /// How long a new stream may take to say who it is; then its place is free again.
@@ -294,6 +297,7 @@ impl Connection {
             Some(Report::Status(told)) => {
                 check_status(told).map_err(|bad| self.told.refuse(&bad))?;
                 self.told.tell(told);
+                self.note_announced(told).await;
                 Ok(())
             }
             Some(Report::Released(released)) => {
@@ -314,6 +318,34 @@ impl Connection {
 }
 
 impl Connection {
+    /// Remembers what was announced. What cannot be stored now is told again on the next stream; until
+    /// then a first owner asks for nothing.
+    async fn note_announced(&mut self, told: &v1::announcer_report::Status) {
+        let cluster = self.place.node().cluster.clone();
+        let owned = told.owned.iter();
+        let owned = owned.map(|one| (one.group, probed(&one.probing)));
+        let owned: Vec<_> = owned.collect();
+        let news = self.api.engine.read({
+            let cluster = cluster.clone();
+            move |state| {
+                let news = owned.into_iter().map(|(group, probed)| Fact::Announced {
+                    addresses: &unannounced(state, &cluster, group) - &probed,
+                    group,
+                });
+                news.filter(|fact| !matches!(fact, Fact::Announced { addresses, .. } if addresses.is_empty()))
+                    .collect::<Vec<_>>()
+            }
+        });
+        let Ok(facts) = news.await else { return };
+        if facts.is_empty() {
+            return;
+        }
+        let command = Command::Facts { cluster, facts };
+        if let Err(error) = self.call.submit(&self.api, command, "", false).await {
+            tracing::warn!(%error, "what a node announced was not recorded");
+        }
+    }
+
     /// What cannot be stored now is not worth the stream: a machine that is still there is seen
     /// again.
     async fn report_conflict(&self, wire: &v1::announcer_report::Conflict) -> Result<(), Status> {
@@ -351,6 +383,13 @@ impl Connection {
         }
         Ok(())
     }
+}
+
+fn probed(addresses: &[String]) -> BTreeSet<Address> {
+    let parsed = addresses
+        .iter()
+        .map(|it| pharos_proto::net::parse_address(it));
+    parsed.flatten().map(Address::from).collect()
 }
 
 fn reason_of(end: Ended) -> &'static str {

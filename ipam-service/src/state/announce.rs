@@ -23,6 +23,7 @@ mod group;
 mod interfaces;
 mod nodes;
 mod policy;
+mod probe;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -34,6 +35,7 @@ pub use self::interfaces::{ByNodes, Interfaces};
 pub use self::nodes::Member;
 use self::nodes::Nodes;
 use self::policy::{Memory, Offer};
+pub use self::probe::unannounced;
 use super::State;
 use super::address::Address;
 use super::change::{Change, Edit};
@@ -64,6 +66,8 @@ pub struct Assignment {
     /// Those of them for whom not every candidate can take traffic in: they share with an older owner
     /// whose nodes have none in common with theirs. For people; announcers are not told.
     pub left_out: Vec<OwnerKey>,
+    /// It was chosen automatically, and nobody has answered for it yet.
+    pub probe: bool,
     /// Set: only the owner that is named here answers.
     pub fenced: Option<Fenced>,
 }
@@ -333,8 +337,18 @@ impl Announcements {
             | Change::BfdProfile(_)
             | Change::AddressSpace(_)
             | Change::Unavailable(_)
-            | Change::Placement(_)
             | Change::Tenure(_) => {}
+            Change::Placement(edit) => self.note_placement(edit, dirt),
+        }
+    }
+
+    /// Which addresses were announced, is told of with them.
+    fn note_placement(&self, edit: &Edit<Placement>, dirt: &mut BTreeMap<Name, Dirt>) {
+        let Placement { group, cluster, .. } = &**edit.subject();
+        let known = self.clusters.get(cluster);
+        if let Some(group) = known.and_then(|known| known.groups.get(group)) {
+            let addresses = group.addresses.iter().cloned();
+            dirt_of(dirt, cluster).addresses.extend(addresses);
         }
     }
 

@@ -1,5 +1,6 @@
 //! What Allocate, Release and a new decision about a stored claim change.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::State;
@@ -8,7 +9,8 @@ use super::choice::{Asking, Grant, NEWCOMER};
 use super::cluster;
 use super::command::{Allocate, IfRefused, Release};
 use super::draft::Draft;
-use super::model::{Allocation, Claim, OwnerKey, Revision, Standing};
+use super::model::{Allocation, AllocationId, Claim, OwnerKey, Placement, Revision, Standing};
+use super::names::Name;
 use super::pool::{Holding, Homes};
 use super::refusal::{Refusal, Rejection};
 
@@ -115,7 +117,9 @@ fn renew(
     if renewed.owner.uid.is_empty() {
         renewed.owner.uid.clone_from(&command.owner.uid);
     }
+    let adopted = adopted(command, &held.addresses, &renewed.addresses);
     put_if_changed(draft, held, renewed);
+    note_announced(draft, held.id, &command.owner.key.cluster, adopted);
     Ok(())
 }
 
@@ -243,7 +247,41 @@ fn create(draft: &mut Draft<'_>, command: &Allocate, answer: Result<Grant, Refus
         create_time: draft.now,
     };
     allocation.outside_grant = is_outside(draft.state, &allocation);
+    let adopted = adopted(command, &[], &allocation.addresses);
     draft.put_allocation(None, allocation);
+    note_announced(draft, id, &command.owner.key.cluster, adopted);
+}
+
+/// What an owner came to hold because it has it in use: that is announced already, by somebody.
+fn adopted(command: &Allocate, before: &[Address], after: &[Address]) -> BTreeSet<Address> {
+    let after = after.iter().copied();
+    let is_new = |address: &Address| !before.contains(address);
+    after
+        .filter(|address| is_new(address) && command.held.contains(address))
+        .collect()
+}
+
+fn note_announced(
+    draft: &mut Draft<'_>,
+    group: AllocationId,
+    cluster: &Name,
+    addresses: BTreeSet<Address>,
+) {
+    if addresses.is_empty() {
+        return;
+    }
+    let known = draft.state.placement(group);
+    let mut placement = known.map_or_else(
+        || Placement {
+            group,
+            cluster: cluster.clone(),
+            nodes: Vec::new(),
+            announced: BTreeSet::new(),
+        },
+        |known| Placement::clone(known),
+    );
+    placement.announced.extend(addresses);
+    draft.placement(known, placement);
 }
 
 fn check_revision(

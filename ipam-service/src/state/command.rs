@@ -1,13 +1,14 @@
 //! What can be asked of the address book.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::address::Address;
 use super::bgp::model::BgpCommand;
 use super::model::{
-    AddressSpace, Advertisement, AdvertisementKey, Announcer, Claim, EntryNodes, NodeKey, Owner,
-    OwnerKey, Pool, PoolKey, Quota, ReportedNode, Reservation, ReservationKey, Revision,
-    UnavailableKey,
+    AddressSpace, Advertisement, AdvertisementKey, AllocationId, Announcer, Claim, EntryNodes,
+    NodeKey, Owner, OwnerKey, Pool, PoolKey, Quota, ReportedNode, Reservation, ReservationKey,
+    Revision, UnavailableKey,
 };
 use super::names::Name;
 
@@ -223,6 +224,11 @@ pub enum Fact {
     },
     /// An announcer of this node called.
     Announcer { key: NodeKey, announcer: Announcer },
+    /// A node answers for these addresses of a group.
+    Announced {
+        group: AllocationId,
+        addresses: BTreeSet<Address>,
+    },
     /// `None`: the owner is gone.
     Backends {
         owner: OwnerKey,

@@ -6,8 +6,8 @@ use super::State;
 use super::bgp::model::{BfdProfile, BgpPeer};
 use super::change::{Change, Edit};
 use super::model::{
-    AddressSpace, Advertisement, Allocation, AllocationId, Backends, Cluster, Node, Pool, Quota,
-    Reservation, Revision, Timestamp, Unavailable,
+    AddressSpace, Advertisement, Allocation, AllocationId, Backends, Cluster, Node, Placement,
+    Pool, Quota, Reservation, Revision, Timestamp, Unavailable,
 };
 use super::unavailable;
 
@@ -196,6 +196,14 @@ impl<'a> Draft<'a> {
 
     pub(super) fn backends(&mut self, before: Option<&Arc<Backends>>, after: Option<Backends>) {
         self.changes.push(Change::Backends(edit(before, after)));
+    }
+
+    /// What equals what is stored is no change.
+    pub(super) fn placement(&mut self, before: Option<&Arc<Placement>>, after: Placement) {
+        if before.map(Arc::as_ref) != Some(&after) {
+            let change = Change::Placement(edit(before, Some(after)));
+            self.changes.push(change);
+        }
     }
 
     fn take_revision(&mut self) -> Revision {

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::State;
+use super::address::Address;
+use super::announce::unannounced;
 use super::cluster;
 use super::command::Fact;
 use super::draft::Draft;
-use super::model::{Backends, Node, NodeKey, OwnerKey, ReportedNode};
+use super::model::{AllocationId, Backends, Node, NodeKey, OwnerKey, Placement, ReportedNode};
 use super::names::Name;
 use super::refusal::Rejection;
 
@@ -22,6 +24,7 @@ pub(super) fn report(
         state: draft.state,
         nodes: BTreeMap::new(),
         backends: BTreeMap::new(),
+        placements: BTreeMap::new(),
     };
     for fact in facts {
         news.take_in(cluster, fact);
@@ -30,6 +33,7 @@ pub(super) fn report(
         state,
         nodes,
         backends,
+        placements,
     } = news;
     for (key, after) in nodes {
         let before = state.node(&key);
@@ -43,6 +47,9 @@ pub(super) fn report(
             draft.backends(before, after);
         }
     }
+    for (group, after) in placements {
+        draft.placement(state.placement(group), after);
+    }
     Ok(())
 }
 
@@ -51,6 +58,7 @@ struct News<'a> {
     state: &'a State,
     nodes: BTreeMap<NodeKey, Option<Node>>,
     backends: BTreeMap<OwnerKey, Option<Backends>>,
+    placements: BTreeMap<AllocationId, Placement>,
 }
 
 impl News<'_> {
@@ -62,6 +70,7 @@ impl News<'_> {
             Fact::Announcer { key, announcer } => {
                 self.edit_node(key, |node| node.announcer = Some(announcer.clone()));
             }
+            Fact::Announced { group, addresses } => self.announced(cluster, *group, addresses),
             Fact::Backends { owner, entry } => {
                 let after = entry.clone().map(|entry| Backends {
                     owner: owner.clone(),
@@ -70,6 +79,17 @@ impl News<'_> {
                 self.backends.insert(owner.clone(), after);
             }
             Fact::Complete { nodes, owners } => self.complete(cluster, nodes, owners),
+        }
+    }
+
+    /// What is not of the group (any more) is not remembered.
+    fn announced(&mut self, cluster: &Name, group: AllocationId, addresses: &BTreeSet<Address>) {
+        let new = unannounced(self.state, cluster, group);
+        let new = new.intersection(addresses).copied();
+        if let Some(known) = self.state.placement(group) {
+            let news = self.placements.entry(group);
+            let placement = news.or_insert_with(|| Placement::clone(known));
+            placement.announced.extend(new);
         }
     }
 

@@ -629,4 +629,7 @@ pub struct Placement {
     pub cluster: Name,
     /// In order of preference, at most 3.
     pub nodes: Vec<Name>,
+    /// Addresses of the group that a node has answered for. The first owner of any other asks first
+    /// whether another machine has it.
+    pub announced: BTreeSet<Address>,
 }

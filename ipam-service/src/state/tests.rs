@@ -93,6 +93,7 @@ fn placements_are_kept_like_facts() {
             group: 7,
             cluster: name("east"),
             nodes: nodes.iter().map(|node| name(node)).collect(),
+            announced: [address("192.0.2.1")].into(),
         })
     };
     let mut state = State::new();

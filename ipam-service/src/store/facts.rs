@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use pharos_proto::v1;
 use pharos_proto::v1::announcer_report::Hello;
 use pharos_proto::v1::sync_facts_request;
+use pharos_proto::{net, v1};
 use prost::{DecodeError, Message as _};
 
 use crate::api::convert::{labels_to_wire, owner_key_to_wire};
+use crate::state::address::Address;
 use crate::state::model::{Announcer, Backends, EntryNodes, Labels, Node, Placement, ReportedNode};
 use crate::state::names::{InvalidName, Name};
 
@@ -18,6 +19,8 @@ pub(super) enum BadFact {
     Encoding(#[from] DecodeError),
     #[error("name of a node: {0}")]
     Name(#[from] InvalidName),
+    #[error("not an address: {0:?}")]
+    Address(String),
 }
 
 /// `node.reported` and `node.announcer`.
@@ -105,18 +108,26 @@ pub(super) fn decode_backends(bytes: &[u8]) -> Result<EntryNodes, BadFact> {
 
 /// `placement.entry`.
 pub(super) fn encode_placement(placement: &Placement) -> Vec<u8> {
-    let set = v1::NodeSet {
-        id: 0,
+    let announced = placement.announced.iter();
+    let announced = announced.map(|address| net::format_address(address.to_ip()));
+    let fact = v1::PlacementFact {
         nodes: placement.nodes.iter().map(Name::to_string).collect(),
+        announced: announced.collect(),
     };
-    set.encode_to_vec()
+    fact.encode_to_vec()
 }
 
-/// `placement.entry`.
-pub(super) fn decode_placement(bytes: &[u8]) -> Result<Vec<Name>, BadFact> {
-    let set = v1::NodeSet::decode(bytes)?;
-    let nodes: Result<Vec<Name>, _> = set.nodes.iter().map(|it| Name::parse(it)).collect();
-    Ok(nodes?)
+/// `placement.entry`: the nodes, and the addresses that were announced.
+pub(super) fn decode_placement(bytes: &[u8]) -> Result<(Vec<Name>, BTreeSet<Address>), BadFact> {
+    let fact = v1::PlacementFact::decode(bytes)?;
+    let nodes: Result<Vec<Name>, _> = fact.nodes.iter().map(|it| Name::parse(it)).collect();
+    let announced = fact.announced.iter().map(|it| {
+        let parsed = net::parse_address(it);
+        parsed
+            .map(Address::from)
+            .map_err(|_| BadFact::Address(it.clone()))
+    });
+    Ok((nodes?, announced.collect::<Result<_, _>>()?))
 }
 
 #[cfg(test)]
@@ -156,5 +167,24 @@ mod tests {
             assert_eq!(said == Some(None), node.removed);
             assert_eq!(said.flatten(), node.reported);
         }
+    }
+
+    #[test]
+    fn a_placement_reads_back_as_it_was_written_and_one_of_before_was_not_announced() {
+        let address = |text: &str| Address::from(text.parse::<std::net::IpAddr>().expect("one"));
+        let placement = Placement {
+            group: 7,
+            cluster: name("east"),
+            nodes: vec![name("b"), name("a")],
+            announced: [address("192.0.2.1"), address("2001:db8::1")].into(),
+        };
+        let read = decode_placement(&encode_placement(&placement)).expect("just written");
+        assert_eq!(read, (placement.nodes.clone(), placement.announced));
+        let before = v1::NodeSet {
+            id: 0,
+            nodes: vec!["b".to_owned(), "a".to_owned()],
+        };
+        let read = decode_placement(&before.encode_to_vec()).expect("readable");
+        assert_eq!(read, (placement.nodes, BTreeSet::new()));
     }
 }

@@ -410,10 +410,12 @@ fn backends(row: &Row<'_>, names: &mut Names) -> Result<Change, ReadError> {
 }
 
 fn placement(row: &Row<'_>, names: &mut Names) -> Result<Change, ReadError> {
+    let (nodes, announced) = facts::decode_placement(blob(row, 2)?).map_err(corrupt)?;
     Ok(Change::Placement(loaded(Placement {
         group: unsigned(row.get(0)?)?,
         cluster: names.get(text(row, 1)?)?,
-        nodes: facts::decode_placement(blob(row, 2)?).map_err(corrupt)?,
+        nodes,
+        announced,
     })))
 }
 

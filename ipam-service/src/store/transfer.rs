@@ -69,7 +69,7 @@ pub(super) const MESSAGES: &[(&str, &str, &str)] = &[
     ("node", "reported", "SyncFactsRequest"),
     ("node", "announcer", "AnnouncerReport.Hello"),
     ("backends", "entry", "BackendsFact"),
-    ("placement", "entry", "NodeSet"),
+    ("placement", "entry", "PlacementFact"),
     ("reservation", "entry", "Reservation"),
     ("bgp_peer", "entry", "BgpPeer"),
     ("bfd_profile", "entry", "BfdProfile"),

@@ -19,7 +19,7 @@ use anyhow::{Context as _, bail};
 use crate::cargo::{capture, cargo, root};
 
 /// Modules that decide and never act: a file, and what lies in the folder of its name.
-const PURE: [&str; 46] = [
+const PURE: [&str; 47] = [
     "announcer/src/bind/bound",
     "announcer/src/election",
     "announcer/src/engine/macs",
@@ -28,6 +28,7 @@ const PURE: [&str; 46] = [
     "announcer/src/l2/arp",
     "announcer/src/l2/burst",
     "announcer/src/l2/check",
+    "announcer/src/l2/probe",
     "announcer/src/l2/conflict",
     "announcer/src/l2/groups",
     "announcer/src/l2/fences",

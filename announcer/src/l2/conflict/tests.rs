@@ -20,6 +20,7 @@ fn seer(index: u8) -> Seer {
 
 fn conflict(mac: MacAddr, kind: Kind) -> Conflict {
     Conflict {
+        while_probing: false,
         address: address(1),
         mac,
         by: seer(2),

@@ -45,10 +45,12 @@ fn decide_parsed(
         Kind::Advertisement { .. } => ndp.target,
     };
     match duty(used) {
-        Some(AddressDuty::Answer | AddressDuty::Record) if is_own(sender) => {
+        Some(AddressDuty::Answer | AddressDuty::Record | AddressDuty::Probe { .. })
+            if is_own(sender) =>
+        {
             return Err(Ignored::OwnFrame);
         }
-        Some(AddressDuty::Answer | AddressDuty::Record) => {
+        Some(AddressDuty::Answer | AddressDuty::Record | AddressDuty::Probe { .. }) => {
             return Ok(Decision::Conflict(used.into(), sender));
         }
         // The owner, which is about to hand over, uses it still.
@@ -70,6 +72,14 @@ fn decide_parsed(
     match duty(ndp.target) {
         None => Err(Ignored::NotOwned),
         Some(AddressDuty::Hold) => Ok(Decision::Hold(question)),
+        Some(AddressDuty::Probe { .. }) if ndp.from.is_unspecified() => {
+            // It asks for the same reason (RFC 4862 section 5.4.3).
+            match is_own(sender) {
+                true => Err(Ignored::OwnFrame),
+                false => Ok(Decision::Conflict(ndp.target.into(), sender)),
+            }
+        }
+        Some(AddressDuty::Probe { .. }) => Ok(Decision::Hold(question)),
         Some(AddressDuty::Answer) => Ok(Decision::Answer(question, false)),
         Some(AddressDuty::Record) => Ok(Decision::Answer(question, true)),
     }

@@ -145,7 +145,7 @@ impl State {
         let interface = sending.interface;
         let (protocol, frame): (Protocol, &[u8]) = match sending.packet {
             Packet::Arp(arp) => (Protocol::Arp, &arp.emit()),
-            Packet::Ndp(ndp) => (Protocol::Ndp, &ndp.emit()),
+            Packet::Ndp(ndp) => (Protocol::Ndp, &ndp.emit()[..ndp.length()]),
         };
         let Some(socket) = self.sockets.get((interface, protocol)) else {
             return;

@@ -19,8 +19,11 @@ impl Table {
         let open = self.ports.get_mut(&interface)?;
         let (mac, link_local) = (open.port.mac, open.port.link_local);
         let entry = open.duties.get_mut(&address)?;
-        if entry.duty != AddressDuty::Answer || !self.checks.is_due(entry.since, entry.checked, now)
-        {
+        match entry.duty {
+            AddressDuty::Answer | AddressDuty::Probe { .. } => {}
+            AddressDuty::Hold | AddressDuty::Record => return None,
+        }
+        if !self.checks.is_due(entry.since, entry.checked, now) {
             return None;
         }
         entry.checked = Some(now);

@@ -3,12 +3,15 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use pharos_lease::Term;
+use pnet_base::MacAddr;
 use prometheus_client::registry::Registry;
 
 use super::super::conflict::{Conflict, Seer};
 use super::super::groups::Membership;
 use super::super::ndp::{Kind, ethernet_group, solicited_node};
 use super::*;
+
+mod probing;
 
 const CLIENT: MacAddr = MacAddr(2, 0, 0, 0, 0, 1);
 const NODE: MacAddr = MacAddr(2, 0, 0, 0, 0, 2);
@@ -161,7 +164,7 @@ fn a_held_address_that_is_mentioned_again_remembers_since_when_it_is_held() {
         target: ADDRESS.into(),
     };
     // The answer of the former owner was given before the second mention.
-    table.resume(&[SPOT], AddressDuty::Hold, start + ms(20));
+    table.resume(&[SPOT], AddressDuty::Hold, &BTreeSet::new(), start + ms(20));
     let at = start + ms(10);
     let report = Notes::new(vec![Noted { at, question }], None).report();
     let sent = table.answer(&[SPOT], &report, start + ms(30));
@@ -174,7 +177,12 @@ fn a_recorded_address_that_is_mentioned_again_keeps_what_was_noted() {
     table.answer(&[SPOT], &Report::default(), start);
     table.set(&[SPOT], AddressDuty::Record, start);
     assert!(is_answered(&ask(&mut table, 1, start)));
-    table.resume(&[SPOT], AddressDuty::Record, start + ms(10));
+    table.resume(
+        &[SPOT],
+        AddressDuty::Record,
+        &BTreeSet::new(),
+        start + ms(10),
+    );
     assert_eq!(table.silence(&[SPOT]).report().answered.len(), 1);
     assert_eq!(table.silence(&[SPOT]), Notes::default());
 }
@@ -187,7 +195,7 @@ fn a_duty_that_is_new_to_an_interface_begins_there() {
         (AddressDuty::Record, true),
     ] {
         let (mut table, start) = table();
-        table.resume(&[SPOT], duty, start);
+        table.resume(&[SPOT], duty, &BTreeSet::new(), start);
         assert_eq!(table.duty(SPOT), Some(duty));
         assert_eq!(table.next_deadline().is_some(), announces, "{duty:?}");
         // An interface that comes back knows nothing of its duties.
@@ -340,6 +348,7 @@ fn a_stranger_is_told_of_and_the_address_defended_but_not_at_once_after_the_take
     assert_eq!(seen(&mut table, at), 2, "both forms");
     assert_eq!(seen(&mut table, at + ms(9000)), 0);
     let conflict = Conflict {
+        while_probing: false,
         address: ADDRESS.into(),
         mac: STRANGER,
         by: Seer {

@@ -24,6 +24,11 @@ fn steps_survive_the_wire_and_every_datagram_fits() {
                 1 => handover::Message::Ack(claim),
                 _ => {
                     let report = Report {
+                        probing: [
+                            IpAddr::from([192, 0, 2, 7]),
+                            IpAddr::V6(Ipv6Addr::LOCALHOST),
+                        ]
+                        .into(),
                         answered: vec![answered(number); 32],
                         truncated: true,
                     };

@@ -20,6 +20,7 @@ pub fn assignment_to_wire(assignment: &Assignment) -> v1::Assignment {
         candidates: assignment.candidates,
         l2: Some(interfaces_to_wire(&assignment.interfaces)),
         owners,
+        probe: assignment.probe,
         fenced: assignment.fenced.as_ref().map(fenced_to_wire),
     }
 }

@@ -43,6 +43,7 @@ fn assignment(number: u16, nodes: &[&str]) -> Arc<Assignment> {
         interfaces: Arc::default(),
         left_out: Vec::new(),
         owners: Vec::new(),
+        probe: false,
         fenced: None,
     })
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::group::{self, Announced, Component};
 use super::policy::{Memory, Offer};
+use super::probe::Told;
 use super::{
     Assignment, AssignmentKey, ClusterAssignments, ClusterDelta, Dirt, Fencing, Group, Member,
     NodeSet, Refresh, fence, keys_of, remove_placement,
@@ -18,13 +19,13 @@ use crate::state::placement::{NodeNo, Seat, place};
 
 /// An old and a new value of everything that a refresh touches.
 #[derive(Default)]
-struct Work {
+pub(super) struct Work {
     /// Announced groups that are being looked at again, as they were.
     old: BTreeMap<AllocationId, Group>,
     /// Which of them each address was in.
-    old_group: BTreeMap<AssignmentKey, AllocationId>,
+    pub(super) old_group: BTreeMap<AssignmentKey, AllocationId>,
     /// All components of the addresses, announced or not.
-    components: BTreeMap<AllocationId, Component>,
+    pub(super) components: BTreeMap<AllocationId, Component>,
 }
 
 impl ClusterAssignments {
@@ -92,10 +93,12 @@ impl ClusterAssignments {
         let work = self.take_out(state, cluster, &dirt);
         let mut announced = self.evaluate(state, cluster, &work);
         let lists = self.place(state, &dirt, &work, &announced);
+        let told = Told::gather(state, &dirt, &work);
         refresh.choices.extend(placement_changes(
-            state, cluster, self, &dirt, &work, &lists,
+            state, cluster, self, &dirt, &work, &lists, &told,
         ));
         self.name_nodes(&mut announced, &lists);
+        told.mark(&work, &mut announced);
         let tenures = name_owners(state, cluster, &dirt, &mut announced);
         refresh.choices.extend(tenures);
         self.put_in(work, announced, lists, &mut delta);
@@ -218,6 +221,7 @@ impl ClusterAssignments {
     ) -> Vec<NodeNo> {
         let stored = state
             .placement(id)
+            .filter(|known| !known.nodes.is_empty())
             .or_else(|| dirt.former_list(state, work.components.get(&id)?));
         let names = stored.map(|placement| placement.nodes.clone());
         let names = names.unwrap_or_default();
@@ -395,6 +399,7 @@ fn placement_changes(
     dirt: &Dirt,
     work: &Work,
     lists: &BTreeMap<AllocationId, Vec<NodeNo>>,
+    told: &Told,
 ) -> Vec<Change> {
     let mut changes = Vec::new();
     // Only the oldest allocation of a component names a group.
@@ -416,17 +421,19 @@ fn placement_changes(
     // A list says too that somebody was told to announce the addresses: it goes on also while nobody
     // is.
     for (id, component) in &work.components {
+        let own = state.placement(*id);
         if !lists.contains_key(id)
-            && state.placement(*id).is_none()
+            && own.is_none_or(|own| own.nodes.is_empty())
             && let Some(list) = component
                 .younger()
                 .find_map(|joined| state.placement(joined))
                 .or_else(|| dirt.former_list(state, component))
         {
             changes.push(Change::Placement(Edit {
-                before: None,
+                before: own.cloned(),
                 after: Some(Arc::new(Placement {
                     group: *id,
+                    announced: told.of(*id),
                     ..Placement::clone(list)
                 })),
             }));
@@ -435,7 +442,11 @@ fn placement_changes(
     for (id, list) in lists {
         let before = state.placement(*id);
         let names = list.iter().map(|number| assignments.nodes.name(*number));
-        if before.is_some_and(|before| before.nodes.iter().eq(names.clone())) {
+        let announced = told.of(*id);
+        let is_same = |before: &Arc<Placement>| {
+            before.nodes.iter().eq(names.clone()) && before.announced == announced
+        };
+        if before.is_some_and(is_same) {
             continue;
         }
         changes.push(Change::Placement(Edit {
@@ -444,6 +455,7 @@ fn placement_changes(
                 group: *id,
                 cluster: cluster.clone(),
                 nodes: names.cloned().collect(),
+                announced,
             })),
         }));
     }

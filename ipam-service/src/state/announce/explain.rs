@@ -8,7 +8,7 @@ use super::nodes::Nodes;
 use super::policy::Memory;
 use super::{Assignment, AssignmentKey};
 use crate::state::State;
-use crate::state::model::{AdvertisementKey, Node, OwnerKey};
+use crate::state::model::{AdvertisementKey, Node, OwnerKey, Placement};
 use crate::state::names::Name;
 
 /// An address, and all nodes of its cluster.
@@ -68,6 +68,12 @@ pub struct Question {
     nodes: Vec<Arc<Node>>,
     /// The list that is stored.
     listed: Vec<Name>,
+    probe: bool,
+}
+
+fn is_probed(stored: Option<&Arc<Placement>>, component: &Component, key: &AssignmentKey) -> bool {
+    let is_new = |it: &Arc<Placement>| !it.announced.contains(&key.address);
+    stored.is_some_and(is_new) && component.chose(key.address)
 }
 
 impl Question {
@@ -81,6 +87,7 @@ impl Question {
             listed: stored
                 .map(|stored| stored.nodes.clone())
                 .unwrap_or_default(),
+            probe: is_probed(stored, &component, &key),
             key,
             component,
         })
@@ -100,6 +107,7 @@ impl Question {
         let assignment = assignments.find(|assignment| assignment.key == self.key);
         let assignment = assignment.map(|assignment| Assignment {
             nodes: self.listed,
+            probe: self.probe,
             ..assignment
         });
         let explained = self.nodes.iter().map(|node| {

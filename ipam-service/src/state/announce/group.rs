@@ -19,7 +19,7 @@ use crate::state::placement::NodeNo;
 #[derive(Debug)]
 pub(super) struct Component {
     /// Oldest first; never empty.
-    allocations: BTreeMap<AllocationId, Arc<Allocation>>,
+    pub(super) allocations: BTreeMap<AllocationId, Arc<Allocation>>,
     pub(super) addresses: BTreeSet<AssignmentKey>,
 }
 
@@ -181,6 +181,7 @@ impl Component {
                 .cloned()
                 .collect(),
             owners: owners.into_iter().collect(),
+            probe: false,
             fenced: None,
         }
     }

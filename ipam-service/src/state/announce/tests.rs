@@ -4,6 +4,7 @@ mod by_node;
 mod explained;
 mod fenced;
 mod groups;
+mod probes;
 mod properties;
 mod table;
 

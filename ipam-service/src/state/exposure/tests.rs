@@ -33,6 +33,7 @@ fn all_to(set: &Arc<NodeSet>) -> ClusterDelta {
         interfaces: Arc::default(),
         left_out: Vec::new(),
         owners: Vec::new(),
+        probe: false,
         fenced: None,
     };
     ClusterDelta {

@@ -59,6 +59,7 @@ impl Book {
                 interfaces: Arc::default(),
                 left_out: Vec::new(),
                 owners: Vec::new(),
+                probe: false,
                 fenced: None,
             }));
             delta.node_sets.push(set);

@@ -211,6 +211,7 @@ async fn an_entry_without_content_reads_back_as_it_was_written() {
             group: 7,
             cluster: Name::parse("east").expect("a name"),
             nodes: Vec::new(),
+            announced: [].into(),
         })),
     });
     book.batch.changes.push(Logged {

@@ -38,7 +38,9 @@ impl Known {
                     self.nodes.retain(|name, _| nodes.contains(name));
                     self.backends.retain(|owner, _| owners.contains(owner));
                 }
-                Fact::Announcer { .. } => panic!("adapters do not speak for announcers"),
+                Fact::Announcer { .. } | Fact::Announced { .. } => {
+                    panic!("adapters do not speak for announcers")
+                }
             }
         }
     }

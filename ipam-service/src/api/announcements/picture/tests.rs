@@ -215,6 +215,7 @@ fn assignment(number: u8, group: u64) -> std::sync::Arc<Assignment> {
         owners: Vec::new(),
         left_out: Vec::new(),
         fenced: None,
+        probe: false,
     })
 }
 

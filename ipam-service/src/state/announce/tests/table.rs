@@ -483,6 +483,7 @@ fn a_rebuild_drops_lists_whose_group_is_gone() {
             group: 999,
             cluster: name("east"),
             nodes: vec![name("a")],
+            announced: BTreeSet::new(),
         })),
     });
     world.state.apply(&stale);

@@ -1,0 +1,217 @@
+//! A new address, chosen by ipam-service, is asked for before it is answered for the first time.
+//!
+//! Topology: `e2e::fleet` with an announcer on n1; n3 is a stranger. A client asks every 10 ms.
+//!
+//! 1. Three probes 200 ms apart are on the wire before the first answer. What was answered once is not
+//!    probed after a restart.
+//! 2. A stranger that has the address keeps it: nobody announces it, the conflict is listed, and the
+//!    address is answered within one interval after the stranger is gone.
+//! 3. The same for IPv6.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
+
+use e2e::fleet::{CLUSTER, Fleet, SOON};
+use pharos_proto::v1;
+use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
+use pharos_proto::v1::announcement_service_client::AnnouncementServiceClient;
+use pharos_testbed::record::Recorder;
+use pharos_testbed::{arp, ndp, wait};
+use pnet_base::MacAddr;
+
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 168, 12, 100);
+const IPV6: Ipv6Addr = Ipv6Addr::new(0xfd12, 0, 0, 0, 0, 0, 0, 0x100);
+/// Between two probes, and after the last.
+const INTERVAL: Duration = Duration::from_millis(200);
+/// After which a taken address is probed again, and the probes.
+const AGAIN: Duration = Duration::from_millis(10_600);
+
+/// What the service chooses, which is the only address of its pool.
+fn choose(fleet: &Fleet, address: IpAddr) -> anyhow::Result<()> {
+    fleet.apply_pool(&format!("{address}-{address}"))?;
+    fleet.advertise("all", &[], &[])?;
+    let request = v1::AllocateRequest {
+        owner: Some(v1::Owner {
+            cluster: CLUSTER.to_owned(),
+            namespace: "default".to_owned(),
+            name: "web".to_owned(),
+            ..v1::Owner::default()
+        }),
+        ..v1::AllocateRequest::default()
+    };
+    let answer = fleet.call(|channel| async {
+        let mut allocations = AllocationServiceClient::new(channel);
+        allocations.allocate(request).await
+    })?;
+    let addresses = answer.allocation.unwrap_or_default().addresses;
+    anyhow::ensure!(addresses == [address.to_string()], "{addresses:?}");
+    Ok(())
+}
+
+fn listed(fleet: &Fleet) -> anyhow::Result<Vec<v1::SeenConflict>> {
+    let request = v1::ListConflictsRequest {
+        cluster: CLUSTER.to_owned(),
+    };
+    let listed = fleet.call(|channel| async {
+        let mut announcements = AnnouncementServiceClient::new(channel);
+        announcements.list_conflicts(request).await
+    })?;
+    Ok(listed.conflicts)
+}
+
+/// Waits until the conflict is listed as one of before the first answer.
+fn wait_listed(fleet: &Fleet, address: IpAddr, stranger: MacAddr) -> anyhow::Result<()> {
+    let seen = wait::until("the conflict", SOON, || listed(fleet).ok()?.pop())?;
+    let conflict = seen.conflict.unwrap_or_default();
+    assert_eq!(conflict.address, address.to_string());
+    assert_eq!(conflict.mac, stranger.to_string());
+    assert!(conflict.while_probing, "{conflict:?}");
+    Ok(())
+}
+
+/// Waits until some answer was given, and fails if one of these machines gave one before.
+fn wait_silent(
+    prober: &impl Recorder,
+    address: IpAddr,
+    silent: MacAddr,
+    time: Duration,
+) -> anyhow::Result<()> {
+    let begun = prober.now();
+    wait::until("a while", SOON, || {
+        (prober.now() > begun + time).then_some(())
+    })?;
+    let now = prober.now();
+    let answerers = prober.record().answerers(address, Duration::ZERO, now);
+    anyhow::ensure!(!answerers.contains(&silent), "it answered: {answerers:?}");
+    Ok(())
+}
+
+/// Three, one interval apart, and the first answer after the last.
+fn check_probes(probes: &[Duration], answered: Duration) {
+    assert_eq!(probes.len(), 3, "{probes:?}");
+    let steps = [
+        probes[1] - probes[0],
+        probes[2] - probes[1],
+        answered - probes[2],
+    ];
+    eprintln!(
+        "probes {steps:?} apart, the answer {:?} after the first",
+        answered - probes[0]
+    );
+    // As a frame is seen a little late on a busy machine, the next one seems to come early.
+    let early = Duration::from_millis(50);
+    assert!(
+        steps.iter().all(|step| *step + early >= INTERVAL),
+        "{steps:?}"
+    );
+}
+
+#[test]
+fn a_new_address_is_asked_for_three_times_before_it_is_answered() -> anyhow::Result<()> {
+    let Some(mut fleet) = Fleet::start(&["n1"])? else {
+        return Ok(());
+    };
+    let prober = arp::Prober::start(fleet.client()?, &[ADDRESS])?;
+    choose(&fleet, ADDRESS.into())?;
+    let own = fleet.lan.host("n1")?.mac;
+    let first = prober.wait_answer(ADDRESS, Duration::ZERO, None, SOON)?;
+    assert_eq!(first.mac, own);
+    let frames = prober.frames();
+    let from_owner = || frames.iter().filter(|frame| frame.source == own);
+    let is_probe = |frame: &&arp::Frame| frame.sender.is_unspecified() && frame.target == ADDRESS;
+    let probes: Vec<Duration> = from_owner().filter(is_probe).map(|one| one.at).collect();
+    check_probes(&probes, first.at);
+    let announced = from_owner().filter(|frame| frame.is_gratuitous());
+    assert!(announced.map(|one| one.at).all(|at| at > probes[2]));
+
+    // Nobody else is there who could say that it was announced.
+    fleet.announcer("n1")?.kill()?;
+    fleet.start_announcer("n1")?;
+    let killed = prober.now();
+    prober.wait_answer(ADDRESS, killed, None, SOON)?;
+    let frames = prober.frames().into_iter();
+    let again = frames.filter(|frame| frame.source == own && frame.at > first.at);
+    let again = again.filter(|frame| is_probe(&frame));
+    // A question of who else answers looks the same: once a second, from a second after the first answer.
+    let again: Vec<Duration> = again.map(|one| one.at).collect();
+    let fast = again.windows(2).find(|two| two[1] - two[0] < 2 * INTERVAL);
+    assert_eq!(fast, None, "{again:?}");
+    Ok(())
+}
+
+#[test]
+fn an_address_that_a_stranger_has_is_left_to_it_until_it_is_gone() -> anyhow::Result<()> {
+    let Some(fleet) = Fleet::start(&["n1"])? else {
+        return Ok(());
+    };
+    let stranger = fleet.lan.host("n3")?;
+    let [add, del] =
+        ["add", "del"].map(|what| ["ip", "addr", what, "192.168.12.100/32", "dev", "eth0"]);
+    stranger.namespace.exec(&add)?;
+    let prober = arp::Prober::start(fleet.client()?, &[ADDRESS])?;
+    choose(&fleet, ADDRESS.into())?;
+    wait_listed(&fleet, ADDRESS.into(), stranger.mac)?;
+    let own = fleet.lan.host("n1")?.mac;
+    wait_silent(&prober, ADDRESS.into(), own, Duration::from_secs(11))?;
+    let mut frames = prober.frames().into_iter();
+    let announced = frames.find(|frame| frame.source == own && frame.is_gratuitous());
+    assert_eq!(announced.map(|one| one.at), None);
+
+    stranger.namespace.exec(&del)?;
+    let gone = prober.now();
+    let answer = prober.wait_answer(ADDRESS, gone, Some(stranger.mac), SOON)?;
+    let pause = prober.record().longest_unasked(gone, answer.at);
+    let took = answer.at - gone;
+    eprintln!("answered {took:?} after the stranger was gone");
+    assert_eq!(answer.mac, own);
+    assert!(took <= AGAIN + pause, "{took:?}, paused {pause:?}");
+    wait::until("the conflict is over", SOON, || {
+        listed(&fleet).ok()?.is_empty().then_some(())
+    })
+}
+
+#[test]
+fn an_ipv6_address_that_a_stranger_has_is_left_to_it_until_it_is_gone() -> anyhow::Result<()> {
+    let Some(fleet) = Fleet::start(&["n1"])? else {
+        return Ok(());
+    };
+    let stranger = fleet.lan.host("n3")?;
+    let [add, del] =
+        ["add", "del"].map(|what| ["ip", "-6", "addr", what, "fd12::100/128", "dev", "eth0"]);
+    stranger.namespace.exec(&[&add[..], &["nodad"]].concat())?;
+    let prober = ndp::Prober::start(fleet.client()?, &[IPV6])?;
+    choose(&fleet, IPV6.into())?;
+    wait_listed(&fleet, IPV6.into(), stranger.mac)?;
+    let own = fleet.lan.host("n1")?.mac;
+    wait_silent(&prober, IPV6.into(), own, Duration::from_secs(2))?;
+    stranger.namespace.exec(&del)?;
+    let gone = prober.now();
+    let answered = wait::until("the answer of the owner", SOON, || {
+        let now = prober.now();
+        let answerers = prober.record().answerers(IPV6, gone, now);
+        answerers.contains(&own).then_some(now)
+    })?;
+    let pause = prober.record().longest_unasked(gone, answered);
+    let took = answered - gone;
+    assert!(took <= AGAIN + pause, "{took:?}, paused {pause:?}");
+    // The last three probes before the first announcement.
+    let frames = prober.frames().into_iter();
+    let frames: Vec<ndp::Frame> = frames.filter(|frame| frame.source == own).collect();
+    let announced = frames
+        .iter()
+        .find(|frame| frame.advertisement && frame.target == IPV6);
+    let announced = announced.map_or(answered, |frame| frame.at);
+    let is_probe = |frame: &&ndp::Frame| {
+        frame.from.is_unspecified() && frame.target == IPV6 && frame.at < announced
+    };
+    let probes: Vec<&ndp::Frame> = frames.iter().filter(is_probe).collect();
+    let last = probes.last_chunk::<3>().map(|last| last.map(|one| one.at));
+    check_probes(&last.unwrap_or_default(), announced);
+    assert!(
+        probes
+            .iter()
+            .all(|one| one.is_valid && one.link_layer.is_none())
+    );
+    assert!(probes.iter().all(|one| one.to == ndp::solicited_node(IPV6)));
+    Ok(())
+}
