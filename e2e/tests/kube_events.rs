@@ -3,7 +3,6 @@
 //!
 //! 1. Every event has the reason and the words that MetalLB's users search for, and is said once.
 //! 2. A status that the API server refuses for long is told on the Service.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::adapters::Stage;
 use e2e::site::DEADLINE;

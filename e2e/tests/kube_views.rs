@@ -8,6 +8,7 @@
 //! 5. A replica that sees pools as they were does not put the old set back.
 //! 6. A replica that sees nothing any more gives the word about endpoints to one that does, and speaks
 //!    again when it sees.
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::adapters::Stage;
 use e2e::site::DEADLINE;
