@@ -9,7 +9,8 @@
 //! 7. A range that goes over to another pool in one `kubectl apply` moves no address.
 //! 8. What users of MetalLB have is taken without an error. BGP kinds are judged together with all else: a
 //!    bad one is told in the same metric, and changes nothing for pools and Services.
-//! 9. Definitions that were removed and applied again take no address, as an empty list says nothing.
+//! 9. A pool with any priority that MetalLB takes is served.
+//! 10. Definitions that were removed and applied again take no address, as an empty list says nothing.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::adapters::{Stage, addresses, annotation};
@@ -263,6 +264,24 @@ fn a_change_of_several_pools_is_not_taken_in_halves() {
         .iter()
         .filter(|(_, reason, _, _)| reason == "ClearAssignment");
     assert_eq!(cleared.count(), 0, "{events:?}");
+    wait_metric(&stage, "metallb_k8s_client_config_stale_bool 0");
+}
+
+#[test]
+fn pools_are_served_whatever_their_priority() {
+    let Some(stage) = Stage::with_cluster(EAST).unwrap() else {
+        return;
+    };
+    for (name, address, priority) in [
+        ("least", "192.0.2.1", -1),
+        ("last", "192.0.2.2", 3_000_000_000_i64),
+    ] {
+        let mut pool = pool(name, &[&format!("{address}/32")]);
+        pool["spec"]["serviceAllocation"] = json!({ "priority": priority });
+        stage.apply(EAST, &pool.to_string()).unwrap();
+        stage.apply_service(EAST, name, &none(), &none()).unwrap();
+        stage.wait_addresses(EAST, name, &[address]).unwrap();
+    }
     wait_metric(&stage, "metallb_k8s_client_config_stale_bool 0");
 }
 

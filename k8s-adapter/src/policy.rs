@@ -10,6 +10,8 @@ mod community;
 mod conflicts;
 mod findings;
 mod l2;
+mod label;
+mod limits;
 mod objects;
 mod peer;
 mod pool;

@@ -135,7 +135,7 @@ fn same_routes(one: &Advertisement, two: &Advertisement, pool: &Pool<'_>) -> boo
 // === two peers ===
 
 /// A node is one BGP speaker in each VRF: it has one identifier (RFC 4271 section 1.1), one AS, and
-/// one session with a router.
+/// one session with a port of a router.
 fn peers_of_one_node(peers: &[Peer], nodes: &[&NodeState], findings: &mut Vec<Finding>) {
     let at: Vec<Places<'_>> = peers
         .iter()
@@ -170,7 +170,7 @@ fn clashes(peer: &Peer, other: &Peer) -> Vec<(&'static str, String)> {
         );
         clashes.push(("spec.routerID", message));
     }
-    if same_vrf && peer.endpoint == other.endpoint {
+    if same_vrf && (&peer.endpoint, peer.port) == (&other.endpoint, other.port) {
         let message = format!(
             "peer {} already exists: BGPPeer {name:?} selects the same node, which can have one \
              session with it",

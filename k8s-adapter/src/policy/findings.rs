@@ -4,6 +4,9 @@ use std::fmt;
 
 use super::objects::{ResourceKind, Subject};
 
+/// Of what is taken all the same.
+const REPEATED: &str = "is given twice, and counts once";
+
 /// What follows from a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
@@ -89,6 +92,19 @@ impl<'a> Problems<'a> {
     pub(super) fn no_repetition<T: PartialEq>(&mut self, field: &str, list: &[T]) {
         let name = field.rsplit('.').next().unwrap_or(field);
         self.no_repetition_or(&format!("duplicate definition of {name}"), field, list);
+    }
+
+    /// Each item once. To repeat one is harmless where this is used.
+    pub(super) fn once<T: PartialEq + Clone>(&mut self, field: &str, list: &[T]) -> Vec<T> {
+        let mut once: Vec<T> = Vec::with_capacity(list.len());
+        for (index, item) in list.iter().enumerate() {
+            if once.contains(item) {
+                self.warn(format!("{field}[{index}]"), REPEATED);
+            } else {
+                once.push(item.clone());
+            }
+        }
+        once
     }
 
     /// The same in other words.

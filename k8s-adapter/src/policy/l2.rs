@@ -3,7 +3,7 @@
 use pharos_proto::v1;
 
 use super::findings::Problems;
-use super::{Declared, selector};
+use super::{Declared, limits, selector};
 use crate::claim::Settings;
 use crate::crd::L2Spec;
 
@@ -14,9 +14,9 @@ pub(super) fn convert(
     problems: &mut Problems<'_>,
 ) -> v1::Advertisement {
     problems.no_repetition("spec.ipAddressPools", &spec.pools);
-    problems.no_repetition("spec.interfaces", &spec.interfaces);
+    check_limits(spec, problems);
     let l2 = v1::advertisement::L2 {
-        interfaces: spec.interfaces.clone(),
+        interfaces: problems.once("spec.interfaces", &spec.interfaces),
         preferred_nodes: preferred_nodes(spec, problems),
         ownership: v1::advertisement::l2::Ownership::Available as i32,
     };
@@ -41,6 +41,25 @@ pub(super) fn convert(
     }
 }
 
+fn check_limits(spec: &L2Spec, problems: &mut Problems<'_>) {
+    for (field, names) in [
+        ("spec.ipAddressPools", &spec.pools),
+        ("spec.interfaces", &spec.interfaces),
+    ] {
+        limits::check_parts(field, names, problems);
+        limits::check_names(field, names, problems);
+    }
+    for (field, selectors) in [
+        ("spec.ipAddressPoolSelectors", &spec.pool_selectors),
+        ("spec.nodeSelectors", &spec.node_selectors),
+        ("spec.serviceSelectors", &spec.service_selectors),
+    ] {
+        limits::check_parts(field, selectors, problems);
+    }
+    let preferences = &spec.preferred_node_selectors;
+    limits::check_parts("spec.preferredNodeSelectors", preferences, problems);
+}
+
 fn preferred_nodes(
     spec: &L2Spec,
     problems: &mut Problems<'_>,
@@ -58,7 +77,11 @@ fn preferred_nodes(
             let field = format!("{field}.preference");
             v1::advertisement::PreferredNodes {
                 weight: weight.unwrap_or_default(),
-                selector: Some(selector::convert(&field, &preferred.preference, problems)),
+                selector: Some(selector::convert_once(
+                    &field,
+                    &preferred.preference,
+                    problems,
+                )),
             }
         })
         .collect()

@@ -1,15 +1,16 @@
 //! `IPAddressPool`: its ranges, and who may use it.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, IpSubnets, Ipv4Subnets, Ipv6Subnets};
-use pharos_proto::net::{address_bytes, parse_address};
+use pharos_proto::net::address_bytes;
 use pharos_proto::v1;
 
 use super::findings::{Finding, Problems};
+use super::limits::MAX_RANGES;
 use super::objects::{ResourceKind, Subject};
-use super::{Declared, selector};
+use super::{Declared, limits, selector};
 use crate::claim::Settings;
 use crate::crd::{PoolSpec, ServiceAllocation};
 
@@ -32,6 +33,8 @@ pub(super) struct Range {
     pub(super) prefix: u8,
     pub(super) text: String,
     pub(super) field: String,
+    /// As ipam-service reads it.
+    given: String,
     is_ipv4: bool,
 }
 
@@ -47,17 +50,20 @@ pub(super) fn parse<'a>(
     settings: &Settings,
     problems: &mut Problems<'_>,
 ) -> Pool<'a> {
+    let ranges = ranges(&declared.name, spec, problems);
+    let message = convert(declared, spec, &ranges, settings, problems);
     Pool {
         name: &declared.name,
         labels: &declared.labels,
-        ranges: ranges(&declared.name, spec, problems),
-        message: convert(declared, spec, settings, problems),
+        ranges,
+        message,
     }
 }
 
 fn convert(
     declared: &Declared<PoolSpec>,
     spec: &PoolSpec,
+    ranges: &[Range],
     settings: &Settings,
     problems: &mut Problems<'_>,
 ) -> v1::Pool {
@@ -66,18 +72,15 @@ fn convert(
     let namespaces = "spec.serviceAllocation.namespaces";
     let words = "duplicate definition in namespaces field";
     problems.no_repetition_or(words, namespaces, &who.namespaces);
-    let priority = i32::try_from(who.priority).unwrap_or_else(|_| {
-        problems.add("spec.serviceAllocation.priority", "is out of range");
-        0
-    });
+    limits::check_names(namespaces, &who.namespaces, problems);
     v1::Pool {
         name: declared.name.clone(),
         cluster: settings.cluster.clone(),
         address_space: settings.address_space.clone(),
-        addresses: spec.addresses.clone(),
+        addresses: ranges.iter().map(|range| range.given.clone()).collect(),
         auto_assign: Some(spec.auto_assign.unwrap_or(true)),
         avoid_buggy_ips: spec.avoid_buggy_ips,
-        allocation_priority: priority,
+        allocation_priority: priority(who.priority, problems),
         namespaces: who.namespaces.clone(),
         namespace_selectors: selector::convert_all(
             "spec.serviceAllocation.namespaceSelectors",
@@ -99,10 +102,23 @@ fn convert(
     }
 }
 
+/// Zero and below mean none, as in MetalLB.
+fn priority(declared: i64, problems: &mut Problems<'_>) -> i32 {
+    i32::try_from(declared.max(0)).unwrap_or_else(|_| {
+        let message = format!("counts as {}", i32::MAX);
+        problems.warn("spec.serviceAllocation.priority", message);
+        i32::MAX
+    })
+}
+
 /// The ranges that can be read; what is wrong with the others is added to `problems`.
 fn ranges(pool: &str, spec: &PoolSpec, problems: &mut Problems<'_>) -> Vec<Range> {
     if spec.addresses.is_empty() {
         problems.add("spec.addresses", "pool has no prefixes defined");
+    }
+    if spec.addresses.len() > MAX_RANGES {
+        let message = format!("at most {MAX_RANGES} ranges are allowed");
+        problems.add("spec.addresses", message);
     }
     let mut ranges = Vec::new();
     for (index, text) in spec.addresses.iter().enumerate() {
@@ -114,6 +130,11 @@ fn ranges(pool: &str, spec: &PoolSpec, problems: &mut Problems<'_>) -> Vec<Range
                 prefix: shortest_prefix(first, last),
                 text: text.clone(),
                 field,
+                given: if text.contains('-') {
+                    format!("{first}-{last}")
+                } else {
+                    text.trim().to_owned()
+                },
                 is_ipv4: first.is_ipv4(),
             }),
             Err(message) => {
@@ -172,11 +193,23 @@ fn shortest_prefix(first: IpAddr, last: IpAddr) -> u8 {
 }
 
 fn bounds(text: &str) -> Result<(IpAddr, IpAddr), String> {
-    let Some((start, end)) = text.split_once('-') else {
-        return parse_cidr(text.trim()).ok_or_else(|| format!("invalid CIDR {text:?}"));
+    let (start, end) = match text.split_once('-') {
+        Some((start, end)) => parse_range(text, start, end)?,
+        None => parse_cidr(text.trim()).ok_or_else(|| format!("invalid CIDR {text:?}"))?,
     };
+    let ipv4 = number(Ipv4Addr::UNSPECIFIED.into());
+    if start.is_ipv6() && number(start) < ipv4 && number(end) >= ipv4 {
+        let message = "the IPv4-mapped addresses (::ffff:0:0/96) lie within it";
+        return Err(format!("invalid IP range {text:?}: {message}"));
+    }
+    Ok((start, end))
+}
+
+/// An IPv4-mapped address is another name of an IPv4 address, as in MetalLB.
+fn parse_range(text: &str, start: &str, end: &str) -> Result<(IpAddr, IpAddr), String> {
     let bound = |name: &str, bound: &str| {
-        parse_address(bound.trim()).map_err(|_| {
+        let address: Result<IpAddr, _> = bound.trim().parse();
+        address.map(|address| address.to_canonical()).map_err(|_| {
             format!(
                 "invalid IP range {text:?}: invalid {name} IP {:?}",
                 bound.trim()

@@ -4,10 +4,11 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 use pharos_proto::v1;
 
 use super::findings::Problems;
+use super::label;
 
 type Operator = v1::label_selector_requirement::Operator;
 
-/// A list of selectors of which any may match.
+/// A list of selectors of which any may match. Neither it nor one of them says the same twice.
 pub(super) fn convert_all(
     field: &str,
     selectors: &[LabelSelector],
@@ -15,11 +16,45 @@ pub(super) fn convert_all(
 ) -> Vec<v1::LabelSelector> {
     let normal: Vec<LabelSelector> = selectors.iter().map(normalized).collect();
     problems.no_repetition(field, &normal);
-    selectors
-        .iter()
-        .enumerate()
-        .map(|(index, selector)| convert(&format!("{field}[{index}]"), selector, problems))
-        .collect()
+    for (index, selector) in normal.iter().enumerate() {
+        let field = format!("{field}[{index}].matchExpressions");
+        problems.no_repetition(&field, expressions(selector));
+    }
+    let each = selectors.iter().enumerate();
+    each.map(|(index, selector)| {
+        let field = format!("{field}[{index}]");
+        for (index, expression) in expressions(selector).iter().enumerate() {
+            let field = format!("{field}.matchExpressions[{index}].values");
+            problems.no_repetition(&field, expression.values.as_deref().unwrap_or_default());
+        }
+        convert(&field, selector, problems)
+    })
+    .collect()
+}
+
+/// A selector that may say the same twice, without the repetitions.
+pub(super) fn convert_once(
+    field: &str,
+    selector: &LabelSelector,
+    problems: &mut Problems<'_>,
+) -> v1::LabelSelector {
+    let normal = normalized(selector);
+    let field_of_all = format!("{field}.matchExpressions");
+    problems.once(&field_of_all, expressions(&normal));
+    let mut converted = convert(field, selector, problems);
+    let all = std::mem::take(&mut converted.match_expressions);
+    for (index, mut expression) in all.into_iter().enumerate() {
+        if !expressions(&normal)[..index].contains(&expressions(&normal)[index]) {
+            let field = format!("{field_of_all}[{index}].values");
+            expression.values = problems.once(&field, &expression.values);
+            converted.match_expressions.push(expression);
+        }
+    }
+    converted
+}
+
+fn expressions(selector: &LabelSelector) -> &[LabelSelectorRequirement] {
+    selector.match_expressions.as_deref().unwrap_or_default()
 }
 
 /// The order of values means nothing.
@@ -34,32 +69,34 @@ fn normalized(selector: &LabelSelector) -> LabelSelector {
     selector
 }
 
-pub(super) fn convert(
+fn convert(
     field: &str,
     selector: &LabelSelector,
     problems: &mut Problems<'_>,
 ) -> v1::LabelSelector {
-    let expressions = selector.match_expressions.as_deref().unwrap_or_default();
-    let normal = normalized(selector).match_expressions.unwrap_or_default();
-    problems.no_repetition(&format!("{field}.matchExpressions"), &normal);
+    let labels = selector.match_labels.iter().flatten();
+    for (key, value) in labels.clone() {
+        let field = format!("{field}.matchLabels[{key:?}]");
+        check_label(&field, label::check_key(key), problems);
+        check_label(&field, label::check_value(value), problems);
+    }
+    let expressions = expressions(selector).iter().enumerate();
     v1::LabelSelector {
-        match_labels: selector
-            .match_labels
-            .clone()
-            .into_iter()
-            .flatten()
+        match_labels: labels
+            .map(|(key, value)| (key.clone(), value.clone()))
             .collect(),
         match_expressions: expressions
-            .iter()
-            .enumerate()
             .map(|(index, expression)| {
-                requirement(
-                    &format!("{field}.matchExpressions[{index}]"),
-                    expression,
-                    problems,
-                )
+                let field = format!("{field}.matchExpressions[{index}]");
+                requirement(&field, expression, problems)
             })
             .collect(),
+    }
+}
+
+fn check_label(field: &str, checked: Result<(), String>, problems: &mut Problems<'_>) {
+    if let Err(message) = checked {
+        problems.add(field, message);
     }
 }
 
@@ -69,9 +106,14 @@ fn requirement(
     problems: &mut Problems<'_>,
 ) -> v1::LabelSelectorRequirement {
     let values = expression.values.clone().unwrap_or_default();
-    problems.no_repetition(&format!("{field}.values"), &values);
-    if expression.key.is_empty() {
-        problems.add(format!("{field}.key"), "must not be empty");
+    check_label(
+        &format!("{field}.key"),
+        label::check_key(&expression.key),
+        problems,
+    );
+    for (index, value) in values.iter().enumerate() {
+        let field = format!("{field}.values[{index}]");
+        check_label(&field, label::check_value(value), problems);
     }
     let operator = match expression.operator.as_str() {
         "In" => Operator::In,

@@ -3,8 +3,10 @@
 mod bgp;
 mod changes;
 mod conflicts;
+mod limits;
 mod peers;
 mod properties;
+mod selectors;
 mod site;
 mod warnings;
 
@@ -276,10 +278,6 @@ fn repetitions_and_bad_selectors_are_refused() {
                 field("namespaceSelectors[0].matchExpressions[0].values"),
                 "must be empty for Exists and DoesNotExist",
             ),
-        ),
-        (
-            allocation("priority", json!(5_000_000_000_i64)),
-            (field("priority"), "is out of range"),
         ),
     ] {
         assert_eq!(found, (expected.0, expected.1.to_owned()));

@@ -207,7 +207,7 @@ fn bad_peers_are_refused_with_their_field() {
         (
             selected(json!([{ "operator": "In", "values": ["x"] }])),
             "nodeSelectors[0]",
-            "must not be empty",
+            "name part must be non-empty",
         ),
         (
             selected(json!([{ "key": "a", "operator": "", "values": ["x"] }])),
@@ -276,6 +276,7 @@ fn two_peers_of_one_node_are_one_speaker_with_two_sessions() {
         json!({ "vrf": "red" }),
         json!({ "peerAddress": other, "vrf": "red", "myASN": 43 }),
         json!({ "peerAddress": null, "interface": "eth1" }),
+        json!({ "peerPort": 1179 }),
     ] {
         accepted(&pair(json!({}), two));
     }
@@ -317,7 +318,7 @@ fn two_peers_of_one_node_are_one_speaker_with_two_sessions() {
         (json!({}), json!({}), "peerAddress", exists),
         (
             json!({}),
-            json!({ "peerPort": 1179, "peerASN": 143 }),
+            json!({ "peerPort": 179, "peerASN": 143 }),
             "peerAddress",
             exists,
         ),
