@@ -10,7 +10,9 @@
 //! 8. What users of MetalLB have is taken without an error. BGP kinds are judged together with all else: a
 //!    bad one is told in the same metric, and changes nothing for pools and Services.
 //! 9. A pool with any priority that MetalLB takes is served.
-//! 10. Definitions that were removed and applied again take no address, as an empty list says nothing.
+//! 10. Definitions that were removed and applied again take no address, as an empty list says nothing; nor do
+//!     those that go while the adapter runs, and one that stays away stops no other kind. What people delete
+//!     under a living definition goes.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::adapters::{Stage, addresses, annotation};
@@ -313,6 +315,94 @@ fn definitions_that_are_applied_again_take_no_address() {
     stage.wait_addresses(EAST, "web", &[]).unwrap();
     let marker = stage.service(EAST, "marker").unwrap();
     assert_eq!(addresses(&marker), ["192.0.2.1"]);
+}
+
+#[test]
+fn definitions_that_go_while_the_adapter_runs_take_no_address() {
+    let Some(stage) = Stage::with_cluster(EAST).unwrap() else {
+        return;
+    };
+    let mut held = pool("held", &["198.51.100.0/30"]);
+    held["metadata"]["finalizers"] = json!(["example.com/held"]);
+    stage.apply(EAST, &held.to_string()).unwrap();
+    stage.apply_pool(EAST, "pool", &["192.0.2.0/30"]).unwrap();
+    let pinned = json!({ "metallb.io/loadBalancerIPs": "192.0.2.2" });
+    stage.apply_service(EAST, "web", &pinned, &none()).unwrap();
+    stage.wait_addresses(EAST, "web", &["192.0.2.2"]).unwrap();
+    // It goes, but not to its end: one of its objects stays.
+    let delete = ["delete", "crd", "ipaddresspools.metallb.io"];
+    stage
+        .kubectl(EAST, &[&delete[..], &["--wait=false"]].concat())
+        .unwrap();
+    stage
+        .wait_readiness(EAST, "the definition of this kind is being deleted")
+        .unwrap();
+    let release = [
+        "patch",
+        "ipaddresspool",
+        "held",
+        "-n",
+        "metallb-system",
+        "--type=merge",
+        "-p",
+        r#"{"metadata":{"finalizers":null}}"#,
+    ];
+    stage.kubectl(EAST, &release).unwrap();
+    let gone = ["wait", "--for=delete", "--timeout=60s"];
+    stage
+        .kubectl(EAST, &[&gone[..], &delete[1..]].concat())
+        .unwrap();
+    stage.apply_crds(EAST).unwrap();
+    stage.wait_readiness(EAST, "ok").unwrap();
+    // Once more, with none that stays.
+    stage.apply_pool(EAST, "pool", &["192.0.2.0/30"]).unwrap();
+    wait_metric(&stage, "metallb_k8s_client_config_stale_bool 0");
+    stage.kubectl(EAST, &delete).unwrap();
+    stage.apply_crds(EAST).unwrap();
+    stage.wait_readiness(EAST, "ok").unwrap();
+    stage.apply_pool(EAST, "pool", &["192.0.2.0/30"]).unwrap();
+    stage.apply_pool(EAST, "more", &["192.0.2.8/32"]).unwrap();
+    let more = json!({ "metallb.io/loadBalancerIPs": "192.0.2.8" });
+    stage.apply_service(EAST, "more", &more, &none()).unwrap();
+    stage.wait_addresses(EAST, "more", &["192.0.2.8"]).unwrap();
+    no_address_went(&stage, "web", "192.0.2.2");
+    one_that_stays_away_stops_no_other_kind(&stage);
+    no_address_went(&stage, "web", "192.0.2.2");
+    let all = ["delete", "ipaddresspool", "--all", "-n", "metallb-system"];
+    stage.kubectl(EAST, &all).unwrap();
+    stage.wait_addresses(EAST, "web", &[]).unwrap();
+}
+
+fn one_that_stays_away_stops_no_other_kind(stage: &Stage) {
+    let advertisement = json!({
+        "apiVersion": "metallb.io/v1beta1", "kind": "L2Advertisement",
+        "metadata": { "name": "all", "namespace": "metallb-system" },
+    });
+    stage.apply(EAST, &advertisement.to_string()).unwrap();
+    let delete = ["delete", "crd", "l2advertisements.metallb.io"];
+    stage.kubectl(EAST, &delete).unwrap();
+    let late = json!({ "metallb.io/loadBalancerIPs": "192.0.2.16" });
+    stage.apply_pool(EAST, "late", &["192.0.2.16/32"]).unwrap();
+    stage.apply_service(EAST, "late", &late, &none()).unwrap();
+    stage.wait_addresses(EAST, "late", &["192.0.2.16"]).unwrap();
+    stage
+        .wait_readiness(
+            EAST,
+            "l2advertisements: the API server does not know this kind",
+        )
+        .unwrap();
+    stage.apply_crds(EAST).unwrap();
+    stage.wait_readiness(EAST, "ok").unwrap();
+}
+
+fn no_address_went(stage: &Stage, name: &str, address: &str) {
+    let service = stage.service(EAST, name).unwrap();
+    assert_eq!(addresses(&service), [address]);
+    let events = stage.events(EAST, name).unwrap();
+    let cleared = events
+        .iter()
+        .filter(|(_, reason, _, _)| reason == "ClearAssignment");
+    assert_eq!(cleared.count(), 0, "{events:?}");
 }
 
 #[test]

@@ -1,20 +1,26 @@
 //! Whether pools and advertisements are known as they are. A watch may stand still without a word,
 //! and what it has brought until then is then an old set, which must take the place of no newer one
 //! that another replica has handed over.
+//!
+//! And whether somebody declared it: objects of a kind go one by one when its definition goes, and a
+//! definition that is applied again has none. That there is none counts only under the definition that had
+//! some.
 
 use std::time::Duration;
 
 use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::api::ListParams;
 use kube::core::DeserializeGuard;
 use kube::{Api, Resource};
 
 use crate::context::Context;
 use crate::crd::{IPAddressPool, L2Advertisement, L2Spec, PoolSpec};
-use crate::index::{Index, Kind, PoolState};
+use crate::index::{Kind, PoolState};
 use crate::kubernetes::{KubeError, within};
 use crate::policy::Declared;
-use crate::watches::Watched;
+use crate::watches::{MISSING, Watched};
+use crate::world::World;
 
 /// Longest time for the lists. Nobody is hurt by a set that is handed over later.
 const LISTS: Duration = Duration::from_secs(3);
@@ -28,39 +34,107 @@ pub enum ConfirmError {
     Kube(#[from] KubeError),
 }
 
-/// What the API server has now; `None` for a kind that it does not know.
+/// What the API server has now.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Live {
-    pools: Option<Vec<Declared<PoolSpec>>>,
-    advertisements: Option<Vec<Declared<L2Spec>>>,
+    pools: Listed<Declared<PoolSpec>>,
+    advertisements: Listed<Declared<L2Spec>>,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Listed<T> {
+    /// `None` for a kind that the API server does not know.
+    objects: Option<Vec<T>>,
+    definition: Definition,
+}
+
+/// The definition of a kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Definition {
+    /// It has this uid.
+    Lives(String),
+    /// It is being deleted, or is not there.
+    Goes,
+    /// It cannot be read, because of this.
+    Unknown(String),
+}
+
+/// What is known of a kind, beside what the API server has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum View {
+    /// It is as it is known.
+    Current,
+    /// Nothing is declared.
+    Silent,
+    /// It is not; what is missing is on its way here, and will be looked at when it arrives.
+    Changing,
+    /// It may be so without anybody having said so, because of this.
+    Doubtful(String),
 }
 
 impl Live {
     /// Reads it, from no cache of this process.
     pub async fn read(context: &Context) -> Result<Self, ConfirmError> {
-        let pools = list::<DeserializeGuard<IPAddressPool>>(context);
-        let advertisements = list::<DeserializeGuard<L2Advertisement>>(context);
+        let pools = read::<DeserializeGuard<IPAddressPool>>(context);
+        let advertisements = read::<DeserializeGuard<L2Advertisement>>(context);
         let both = async { tokio::try_join!(pools, advertisements) };
         let lists = tokio::time::timeout(LISTS, both).await;
         let (pools, advertisements) = lists.map_err(|_| ConfirmError::Slow)??;
         let declared =
             |pools: Vec<PoolState>| pools.into_iter().map(|pool| pool.declared).collect();
         Ok(Self {
-            pools: pools.map(declared),
+            pools: Listed {
+                objects: pools.objects.map(declared),
+                definition: pools.definition,
+            },
             advertisements,
         })
     }
 
-    /// Whether every kind that the index declares is in it as it is. Of pools only what people write
-    /// counts: their status changes all the time.
-    pub fn agrees(&self, index: &Index) -> bool {
-        let pools = index.pools().map(|pool| &pool.declared);
-        let same = |kind, same: bool| same || !index.declares(kind);
-        same(Kind::Pools, are_same(self.pools.as_deref(), pools))
-            && same(
-                Kind::L2Advertisements,
-                are_same(self.advertisements.as_deref(), index.objects().l2.iter()),
-            )
+    /// Of pools only what people write counts: their status changes all the time.
+    pub fn pools(&self, world: &mut World) -> View {
+        let known = world.index.pools().map(|pool| &pool.declared);
+        let same = are_same(self.pools.objects.as_deref(), known);
+        self.pools.view(Kind::Pools, same, world)
+    }
+
+    /// The same of layer 2 advertisements.
+    pub fn advertisements(&self, world: &mut World) -> View {
+        let known = world.index.objects().l2;
+        let same = are_same(self.advertisements.objects.as_deref(), known.iter());
+        self.advertisements
+            .view(Kind::L2Advertisements, same, world)
+    }
+}
+
+impl<T> Listed<T> {
+    /// Notes the definition of what is there, too.
+    fn view(&self, kind: Kind, same: bool, world: &mut World) -> View {
+        if !world.index.declares(kind) {
+            return View::Silent;
+        }
+        let Some(objects) = &self.objects else {
+            return View::Doubtful(MISSING.to_owned());
+        };
+        let former = world.definitions.get(&kind);
+        match &self.definition {
+            Definition::Goes => {
+                View::Doubtful("the definition of this kind is being deleted".to_owned())
+            }
+            _ if !same => View::Changing,
+            Definition::Lives(uid) if !objects.is_empty() => {
+                world.definitions.insert(kind, uid.clone());
+                View::Current
+            }
+            Definition::Lives(uid) if former == Some(uid) => View::Current,
+            Definition::Lives(_) => {
+                View::Doubtful("there is none, under a definition that never had one".to_owned())
+            }
+            Definition::Unknown(_) if !objects.is_empty() => View::Current,
+            Definition::Unknown(why) => View::Doubtful(format!(
+                "there is none, and the definition cannot be read: {why}"
+            )),
+        }
     }
 }
 
@@ -84,11 +158,43 @@ where
     }
 }
 
+/// That there are objects proves that the definition before them was theirs; that there are none, only
+/// one that is there afterwards.
+async fn read<K>(context: &Context) -> Result<Listed<K::Kept>, KubeError>
+where
+    K: Watched + Resource<Scope = NamespaceResourceScope>,
+{
+    let before = definition::<K>(context).await;
+    let objects = list::<K>(context).await?;
+    let definition = match &objects {
+        Some(objects) if !objects.is_empty() => before,
+        Some(_) | None => definition::<K>(context).await,
+    };
+    Ok(Listed {
+        objects,
+        definition,
+    })
+}
+
+async fn definition<K: Watched>(context: &Context) -> Definition {
+    let api = Api::<CustomResourceDefinition>::all(context.kube.calls.clone());
+    let name = format!("{}.{}", K::plural(&()), K::group(&()));
+    match within(api.get_metadata(&name)).await {
+        Ok(found) => match found.metadata.uid {
+            Some(uid) if found.metadata.deletion_timestamp.is_none() => Definition::Lives(uid),
+            Some(_) | None => Definition::Goes,
+        },
+        Err(KubeError::Failed(kube::Error::Api(status))) if status.code == 404 => Definition::Goes,
+        Err(error) => Definition::Unknown(error.to_string()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
+    use crate::claim::Settings;
 
     fn pool(name: &str, range: &str) -> PoolState {
         let spec = serde_json::from_value(serde_json::json!({ "addresses": [range] }));
@@ -103,47 +209,103 @@ mod tests {
         }
     }
 
-    fn live(pools: Option<&[PoolState]>) -> Live {
+    fn live(pools: Option<&[PoolState]>, definition: &Definition) -> Live {
         Live {
-            pools: pools.map(|pools| pools.iter().map(|it| it.declared.clone()).collect()),
-            advertisements: Some(Vec::new()),
+            pools: Listed {
+                objects: pools.map(|pools| pools.iter().map(|it| it.declared.clone()).collect()),
+                definition: definition.clone(),
+            },
+            advertisements: Listed {
+                objects: Some(Vec::new()),
+                definition: definition.clone(),
+            },
         }
+    }
+
+    fn lives(uid: &str) -> Definition {
+        Definition::Lives(uid.to_owned())
+    }
+
+    fn world() -> World {
+        World::new(Settings {
+            cluster: "east".to_owned(),
+            lb_class: None,
+            address_space: "default".to_owned(),
+            ignore_exclude_lb: false,
+        })
     }
 
     #[test]
     fn a_view_is_current_if_all_that_it_declares_is_as_it_is_now() {
         let (a, b) = (pool("a", "192.0.2.0/28"), pool("b", "198.51.100.0/28"));
-        let mut index = Index::default();
-        index.replace_pools(vec![a.clone(), b.clone()]);
+        let mut world = world();
+        world.index.replace_pools(vec![a.clone(), b.clone()]);
         let edited = pool("b", "198.51.100.0/29");
         for (pools, expected) in [
-            (Some(&[a.clone(), b.clone()][..]), true),
-            (Some(&[a.clone(), edited][..]), false),
-            (Some(std::slice::from_ref(&a)), false),
-            (Some(&[]), false),
-            // The definition is gone: that nothing is left was not declared by anybody.
-            (None, false),
+            (&[a.clone(), b.clone()][..], View::Current),
+            (&[a.clone(), edited], View::Changing),
+            (std::slice::from_ref(&a), View::Changing),
+            (&[], View::Changing),
         ] {
-            assert_eq!(live(pools).agrees(&index), expected, "{pools:?}");
+            let live = live(Some(pools), &lives("d"));
+            assert_eq!(live.pools(&mut world), expected, "{pools:?}");
+            // Each kind by itself.
+            assert_eq!(live.advertisements(&mut world), View::Silent);
         }
         let mut used = a.clone();
         used.status = Some(crate::crd::PoolStatus::default());
-        index.apply_pool(used);
-        assert!(live(Some(&[a, b])).agrees(&index), "a status counts");
+        world.index.apply_pool(used);
+        let live = live(Some(&[a, b]), &lives("d"));
+        assert_eq!(live.pools(&mut world), View::Current, "a status counts");
     }
 
     #[test]
     fn what_is_not_declared_need_not_be_there() {
-        let mut index = Index::default();
-        assert!(live(None).agrees(&index));
-        index.replace_pools(Vec::new());
-        assert!(live(None).agrees(&index));
-        // All of it was deleted, one by one.
+        let mut world = world();
+        let gone = live(None, &Definition::Goes);
+        assert_eq!(gone.pools(&mut world), View::Silent);
+        world.index.replace_pools(Vec::new());
+        assert_eq!(gone.pools(&mut world), View::Silent);
+        world.index.apply_pool(pool("a", "192.0.2.0/28"));
+        assert!(matches!(gone.pools(&mut world), View::Doubtful(_)));
+        // The watch found out, too.
+        world.index.undeclare(Kind::Pools);
+        assert_eq!(gone.pools(&mut world), View::Silent);
+    }
+
+    #[test]
+    fn none_counts_only_under_the_definition_that_had_some() {
         let a = pool("a", "192.0.2.0/28");
-        index.apply_pool(a.clone());
-        index.delete_pool("a");
-        assert!(live(Some(&[])).agrees(&index));
-        assert!(!live(Some(&[a])).agrees(&index));
-        assert!(!live(None).agrees(&index));
+        let mut world = world();
+        world.index.replace_pools(vec![a.clone()]);
+        let some = live(Some(std::slice::from_ref(&a)), &lives("d"));
+        assert_eq!(some.pools(&mut world), View::Current);
+        // All of it was deleted, one by one.
+        world.index.delete_pool("a");
+        assert_eq!(some.pools(&mut world), View::Changing);
+        for (definition, counts) in [
+            (lives("d"), true),
+            (lives("another"), false),
+            (Definition::Goes, false),
+            (Definition::Unknown("forbidden".to_owned()), false),
+        ] {
+            let view = live(Some(&[]), &definition).pools(&mut world);
+            assert_eq!(view == View::Current, counts, "{definition:?}: {view:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_definition_leaves_while_it_goes_is_declared_by_nobody() {
+        let a = pool("a", "192.0.2.0/28");
+        let mut world = world();
+        world.index.replace_pools(vec![a.clone()]);
+        for (definition, counts) in [
+            (Definition::Goes, false),
+            (Definition::Unknown("forbidden".to_owned()), true),
+            (lives("another"), true),
+        ] {
+            let view = live(Some(std::slice::from_ref(&a)), &definition).pools(&mut world);
+            assert_eq!(view == View::Current, counts, "{definition:?}: {view:?}");
+        }
     }
 }

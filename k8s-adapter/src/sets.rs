@@ -6,7 +6,8 @@
 //! handed over once nothing has changed for a while; every other set goes at once.
 //!
 //! Every replica hands over what it knows, and only when a list that it has just made says the same
-//! ([`crate::confirm`]): a replica that sees the cluster late puts no old set back.
+//! ([`crate::confirm`]): a replica that sees the cluster late puts no old set back, and a definition that
+//! goes takes nothing along.
 
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use pharos_proto::v1;
 use tokio::time::Instant;
 
 use crate::client::CallError;
-use crate::confirm::Live;
+use crate::confirm::{Live, View};
 use crate::context::Context;
 use crate::index::Kind;
 use crate::policy::{self, Finding};
@@ -23,6 +24,12 @@ use crate::policy::{self, Finding};
 const QUIET: Duration = Duration::from_secs(2);
 /// Longest wait of a set, however busily pools change.
 const LONGEST: Duration = Duration::from_secs(15);
+
+/// In `/readyz`: that a kind is in doubt.
+const DOUBTS: [(&str, Kind); 2] = [
+    ("declared ipaddresspools", Kind::Pools),
+    ("declared l2advertisements", Kind::L2Advertisements),
+];
 
 /// How long pools that would move somebody still wait.
 #[derive(Debug, Default)]
@@ -84,6 +91,8 @@ enum Outcome {
     Refused,
     /// It would move somebody; the earlier one stays in force for now.
     Waits,
+    /// It may be another one, or none that anybody declared; the earlier one stays in force.
+    Unconfirmed,
     /// There is nothing to hand over: what ipam-service has stays in force.
     Nothing,
 }
@@ -108,44 +117,47 @@ pub async fn hand_over(context: &Context, patience: &mut Patience) -> Result<Sta
             return Ok(Standing::Open("pools cannot be listed"));
         }
     };
-    let (configuration, declares_pools, declares_l2, news) = {
+    let (configuration, views, news) = {
         let mut world = context.world();
-        if !live.agrees(&world.index) {
-            // What is missing is on its way here, and will be looked at when it arrives.
-            tracing::info!(
-                "pools or advertisements are not known as they are, nothing is handed over"
-            );
-            patience.begin_again(Instant::now());
-            return Ok(Standing::Open("pools are changing"));
-        }
+        let views = [live.pools(&mut world), live.advertisements(&mut world)];
         let configuration = policy::examine(&world.index.objects(), &world.settings);
         let news = world.news(configuration.findings());
-        let declares = |kind| world.index.declares(kind);
-        let [pools, l2] = [Kind::Pools, Kind::L2Advertisements].map(declares);
-        (configuration, pools, l2, news)
+        (configuration, views, news)
     };
     for warning in news {
         tracing::warn!(%warning, "configuration accepted");
     }
-    let pools = match configuration.pools() {
-        _ if !declares_pools => Outcome::Nothing,
-        Err(errors) => complain(&errors),
-        Ok(pools) => hand_over_pools(context, pools, patience).await?,
+    tell(context, DOUBTS[0], &views[0]);
+    tell(context, DOUBTS[1], &views[1]);
+    let [pools_view, l2_view] = views;
+    let pools = match (pools_view, configuration.pools()) {
+        (View::Silent, _) => Outcome::Nothing,
+        (View::Changing | View::Doubtful(_), _) => Outcome::Unconfirmed,
+        (View::Current, Err(errors)) => complain(&errors),
+        (View::Current, Ok(pools)) => hand_over_pools(context, pools, patience).await?,
     };
-    if pools != Outcome::Waits {
-        patience.end();
+    match pools {
+        Outcome::Waits => {}
+        Outcome::Unconfirmed => patience.begin_again(Instant::now()),
+        Outcome::InForce | Outcome::Refused | Outcome::Nothing => patience.end(),
     }
-    let advertisements = match configuration.l2() {
-        _ if !declares_l2 => Outcome::Nothing,
-        Err(errors) => complain(&errors),
-        Ok(set) => accepted(context.ipam.sync_advertisements(set.to_vec()).await)?,
+    let advertisements = match (l2_view, configuration.l2()) {
+        (View::Silent, _) => Outcome::Nothing,
+        (View::Changing | View::Doubtful(_), _) => Outcome::Unconfirmed,
+        (View::Current, Err(errors)) => complain(&errors),
+        (View::Current, Ok(set)) => accepted(context.ipam.sync_advertisements(set.to_vec()).await)?,
     };
     // It is judged; there is nobody yet to hand it to.
     let bgp = match configuration.bgp() {
         Err(errors) => complain(&errors),
         Ok(_) => Outcome::Nothing,
     };
-    let is_stale = |outcome| matches!(outcome, Outcome::Refused | Outcome::Waits);
+    let is_stale = |outcome| {
+        matches!(
+            outcome,
+            Outcome::Refused | Outcome::Waits | Outcome::Unconfirmed
+        )
+    };
     let stale = [pools, advertisements, bgp].into_iter().any(is_stale);
     context.metrics.config_stale.set(i64::from(stale));
     if !is_stale(pools) {
@@ -155,8 +167,34 @@ pub async fn hand_over(context: &Context, patience: &mut Patience) -> Result<Sta
     Ok(match pools {
         Outcome::InForce | Outcome::Nothing => Standing::Settled,
         Outcome::Refused => Standing::Open("pools are wrong"),
-        Outcome::Waits => Standing::Open("pools are changing"),
+        Outcome::Waits | Outcome::Unconfirmed => Standing::Open("pools are changing"),
     })
+}
+
+/// Says once why a kind is in doubt, for as long as it is.
+fn tell(context: &Context, (part, kind): (&'static str, Kind), view: &View) {
+    let doubt = match view {
+        View::Doubtful(why) => Some(why.clone()),
+        View::Current | View::Silent => None,
+        // Nothing is known of it either way.
+        View::Changing => {
+            tracing::info!(kind = kind.as_str(), "changing, nothing is handed over");
+            return;
+        }
+    };
+    match &doubt {
+        Some(why) => context.readiness.not_ready(part, why.clone()),
+        None => context.readiness.ready(part),
+    }
+    if context.world().doubts(kind, doubt.clone())
+        && let Some(why) = doubt
+    {
+        tracing::warn!(
+            kind = kind.as_str(),
+            why,
+            "in doubt, what was declared stays in force"
+        );
+    }
 }
 
 async fn hand_over_pools(

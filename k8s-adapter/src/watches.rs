@@ -42,6 +42,8 @@ pub const SILENCE: Duration = Duration::from_secs(65);
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// After this long without an error the waits are small again.
 const CALM: Duration = Duration::from_secs(15);
+/// Of a kind without a definition.
+pub const MISSING: &str = "the API server does not know this kind; apply k8s-adapter/crds";
 
 /// A kind that is watched: what is kept of it, and where it goes.
 pub trait Watched:
@@ -78,10 +80,10 @@ pub async fn watch<K: Watched + 'static>(
             }
             error = follow(&api, &context) => error,
         };
-        if let IdentityError::Another(error) = error {
+        if let Ended::Unsure(IdentityError::Another(error)) = error {
             return Err(error);
         }
-        tracing::warn!(kind, %error, "list set aside, as nobody knows whose it is");
+        tracing::warn!(kind, %error, "all is listed again");
         context.readiness.not_ready(kind, error.to_string());
         tokio::select! {
             () = shutdown.stopping() => return Ok(()),
@@ -90,8 +92,19 @@ pub async fn watch<K: Watched + 'static>(
     }
 }
 
-/// Follows one kind until a list comes from who knows where; nothing of that list is taken.
-async fn follow<K: Watched + 'static>(api: &Api<K>, context: &Context) -> IdentityError {
+/// Why a kind has to be listed again.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    /// Nothing of that list is taken.
+    #[error("nobody knows whose list it was: {0}")]
+    Unsure(#[from] IdentityError),
+    /// Taken up again where it was, the watch would fail for ever, and never say so.
+    #[error("{MISSING}")]
+    Gone,
+}
+
+/// Follows one kind for as long as its watch can be taken up again.
+async fn follow<K: Watched + 'static>(api: &Api<K>, context: &Context) -> Ended {
     let config = watcher::Config::default().timeout(WATCH_SECONDS);
     let events = watcher(api.clone(), config).backoff(Doubling::default());
     let mut events = std::pin::pin!(events);
@@ -102,9 +115,13 @@ async fn follow<K: Watched + 'static>(api: &Api<K>, context: &Context) -> Identi
                 if matches!(event, Event::InitDone)
                     && let Err(error) = identity::verify(context).await
                 {
-                    return error;
+                    return error.into();
                 }
                 take(context, event, &mut listing);
+            }
+            Err(watcher::Error::WatchStartFailed(cause)) if is_missing(&cause) => {
+                lack::<K>(context);
+                return Ended::Gone;
             }
             Err(error) => complain::<K>(context, &error),
         }
@@ -148,18 +165,14 @@ fn complain<K: Watched>(context: &Context, error: &watcher::Error) {
     let kind = K::KIND.as_str();
     match error {
         watcher::Error::InitialListFailed(cause) => {
-            // Without a CRD the answer is no Status but a plain 404.
-            let missing = matches!(cause, kube::Error::Api(status) if status.code == 404);
-            let reason = if missing {
-                "the API server does not know this kind; apply k8s-adapter/crds".to_owned()
+            let reason = if is_missing(cause) {
+                lack::<K>(context);
+                MISSING.to_owned()
             } else {
                 format!("cannot be listed: {}", short(cause))
             };
             tracing::warn!(kind, reason, "list failed");
             context.readiness.not_ready(kind, reason);
-            if missing && context.world().absent.insert(K::KIND) {
-                context.listed.send_modify(|count| *count += 1);
-            }
         }
         // The API server is there and says no. Without watches nothing that changes is seen.
         watcher::Error::WatchStartFailed(cause @ kube::Error::Api(_)) => {
@@ -171,6 +184,23 @@ fn complain<K: Watched>(context: &Context, error: &watcher::Error) {
         | watcher::Error::NoResourceVersion => {
             tracing::debug!(kind, %error, "watch interrupted");
         }
+    }
+}
+
+/// Without a CRD the answer is no Status but a plain 404.
+fn is_missing(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == 404)
+}
+
+/// Notes that the API server does not know a kind.
+fn lack<K: Watched>(context: &Context) {
+    let mut world = context.world();
+    world.index.undeclare(K::KIND);
+    let is_new = world.absent.insert(K::KIND);
+    drop(world);
+    if is_new {
+        context.listed.send_modify(|count| *count += 1);
+        context.policy.notify_one();
     }
 }
 

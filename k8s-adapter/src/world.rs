@@ -1,7 +1,7 @@
 //! All that is known: what Kubernetes said, what ipam-service said, and what was told to people.
 //! Pure and synchronous; [`crate::context::Context`] keeps it behind a lock.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -25,6 +25,10 @@ pub struct World {
     pub fresh: BTreeSet<Kind>,
     /// Kinds that the API server does not have: their CRD is not installed.
     pub absent: BTreeSet<Kind>,
+    /// The uid of the definition that each kind of what is handed over had objects of.
+    pub definitions: BTreeMap<Kind, String>,
+    /// Why it is in doubt whether what is seen of a kind was declared by anybody.
+    doubts: BTreeMap<Kind, String>,
     /// The last trouble told to each Service, with the Service's uid.
     told: HashMap<ServiceKey, (String, Notice)>,
     /// Warnings of the configuration that were told.
@@ -63,10 +67,21 @@ impl World {
             link: Link::Connecting,
             fresh: BTreeSet::new(),
             absent: BTreeSet::new(),
+            definitions: BTreeMap::new(),
+            doubts: BTreeMap::new(),
             told: HashMap::new(),
             warned: BTreeSet::new(),
             verified: HashMap::new(),
         }
+    }
+
+    /// Notes a doubt about a kind, or that there is none; whether that is news.
+    pub fn doubts(&mut self, kind: Kind, doubt: Option<String>) -> bool {
+        let before = match doubt.clone() {
+            Some(why) => self.doubts.insert(kind, why),
+            None => self.doubts.remove(&kind),
+        };
+        before != doubt
     }
 
     /// Whether enough has been listed to say what this cluster holds. Pools that the API server

@@ -168,6 +168,11 @@ impl Index {
         policy_touched()
     }
 
+    /// The API server does not know a kind. What was seen of it was taken back by nobody.
+    pub fn undeclare(&mut self, kind: Kind) {
+        self.policy.declared.remove(&kind);
+    }
+
     fn policy_listed(&mut self, kind: Kind, empty: bool) {
         self.listed.insert(kind);
         if empty {
