@@ -4,6 +4,7 @@
 //! are compared. Reads only, in one transaction, so it can run beside a server.
 
 mod bgp;
+mod entry;
 mod limits;
 
 use std::collections::BTreeSet;

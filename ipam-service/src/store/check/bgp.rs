@@ -5,12 +5,10 @@ use prost::Message as _;
 use sqlx::{Row as _, SqliteConnection};
 
 use super::Problems;
+use super::entry::{Said, compare};
 use crate::api::convert::FieldErrors;
 use crate::api::convert_bgp::{peer_from_wire, profile_from_wire};
 use crate::store::ReadError;
-
-/// What a row says of itself: cluster, name, revision.
-type Said = (String, String, u64);
 
 pub(super) async fn check(
     connection: &mut SqliteConnection,
@@ -33,38 +31,18 @@ pub(super) async fn check(
     Ok(())
 }
 
-fn compare(
-    table: &str,
-    row: &sqlx::sqlite::SqliteRow,
-    read: fn(&[u8]) -> Result<Said, String>,
-    problems: &mut Problems,
-) -> Result<(), ReadError> {
-    let (cluster, name, revision): (String, String, i64) =
-        (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
-    match read(row.try_get(3)?) {
-        Err(error) => problems.add(format!("{table} {name}: {error}")),
-        Ok((of, said, at))
-            if (&of, &said, i64::try_from(at)) != (&cluster, &name, Ok(revision)) =>
-        {
-            problems.add(format!("{table} {name}: its columns and its entry differ"));
-        }
-        Ok(_) => {}
-    }
-    Ok(())
-}
-
-fn read_peer(entry: &[u8]) -> Result<Said, String> {
+fn read_peer(entry: &[u8]) -> Result<Said<2>, String> {
     let wire = v1::BgpPeer::decode(entry).map_err(|error| error.to_string())?;
     let mut errors = FieldErrors::new();
     let peer = peer_from_wire(&mut errors, "bgp_peer", Some(&wire));
     errors.finish(peer).map_err(|error| error.to_string())?;
-    Ok((wire.cluster, wire.name, wire.revision))
+    Ok(([wire.cluster, wire.name], wire.revision))
 }
 
-fn read_profile(entry: &[u8]) -> Result<Said, String> {
+fn read_profile(entry: &[u8]) -> Result<Said<2>, String> {
     let wire = v1::BfdProfile::decode(entry).map_err(|error| error.to_string())?;
     let mut errors = FieldErrors::new();
     let profile = profile_from_wire(&mut errors, "bfd_profile", Some(&wire));
     errors.finish(profile).map_err(|error| error.to_string())?;
-    Ok((wire.cluster, wire.name, wire.revision))
+    Ok(([wire.cluster, wire.name], wire.revision))
 }

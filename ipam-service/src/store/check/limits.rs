@@ -2,16 +2,14 @@
 
 use pharos_proto::v1;
 use prost::Message as _;
-use sqlx::{Row as _, SqliteConnection};
+use sqlx::SqliteConnection;
 
 use super::Problems;
+use super::entry::{Said, compare};
 use crate::api::convert::FieldErrors;
 use crate::api::convert_address_space::address_space_from_wire;
 use crate::api::convert_quota::quota_from_wire;
 use crate::store::ReadError;
-
-/// What a row says of itself, beside its columns.
-type Said = (String, u64);
 
 pub(super) async fn check(
     connection: &mut SqliteConnection,
@@ -28,35 +26,18 @@ pub(super) async fn check(
     Ok(())
 }
 
-fn compare(
-    table: &str,
-    row: &sqlx::sqlite::SqliteRow,
-    read: fn(&[u8]) -> Result<Said, String>,
-    problems: &mut Problems,
-) -> Result<(), ReadError> {
-    let (name, revision): (String, i64) = (row.try_get(0)?, row.try_get(1)?);
-    match read(row.try_get(2)?) {
-        Err(error) => problems.add(format!("{table} {name}: {error}")),
-        Ok((said, at)) if said != name || i64::try_from(at) != Ok(revision) => {
-            problems.add(format!("{table} {name}: its columns and its entry differ"));
-        }
-        Ok(_) => {}
-    }
-    Ok(())
-}
-
-fn read_quota(entry: &[u8]) -> Result<Said, String> {
+fn read_quota(entry: &[u8]) -> Result<Said<1>, String> {
     let wire = v1::Quota::decode(entry).map_err(|error| error.to_string())?;
     let mut errors = FieldErrors::new();
     let quota = quota_from_wire(&mut errors, "quota", Some(&wire));
     errors.finish(quota).map_err(|error| error.to_string())?;
-    Ok((wire.name, wire.revision))
+    Ok(([wire.name], wire.revision))
 }
 
-fn read_address_space(entry: &[u8]) -> Result<Said, String> {
+fn read_address_space(entry: &[u8]) -> Result<Said<1>, String> {
     let wire = v1::AddressSpace::decode(entry).map_err(|error| error.to_string())?;
     let mut errors = FieldErrors::new();
     let space = address_space_from_wire(&mut errors, "address_space", Some(&wire));
     errors.finish(space).map_err(|error| error.to_string())?;
-    Ok((wire.name, wire.revision))
+    Ok(([wire.name], wire.revision))
 }
