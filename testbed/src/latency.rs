@@ -13,6 +13,9 @@ use crate::{Host, arp, packet, wait};
 const GIVEN_UP: Duration = Duration::from_millis(500);
 /// 10.128.0.0, on no segment of the testbed.
 const FIRST_ASKER: u32 = 0x0a80_0000;
+/// Enough that none of them asks more often than nodes answer, and few enough that the kernel of the node,
+/// which makes a neighbour entry for each before it answers, knows them all.
+const ASKERS: u32 = 16;
 
 /// Asks from a host's eth0 for each of these addresses in turn, so many times, with a `pause`
 /// before each question. Gives the times of the answers for each address; what was given up has none.
@@ -29,8 +32,8 @@ pub fn measure(
     let mut buffer = [0; 256];
     let mut times = vec![Vec::with_capacity(rounds); addresses.len()];
     for round in 0..rounds {
-        // Each from another one: nobody is answered for the same address without end.
-        let from = Ipv4Addr::from(FIRST_ASKER + round as u32);
+        // In turn from several: nobody is answered for the same address without end.
+        let from = Ipv4Addr::from(FIRST_ASKER + round as u32 % ASKERS);
         for (address, times) in addresses.iter().zip(&mut times) {
             std::thread::sleep(pause);
             let request = arp::request(interface.mac, from, *address);

@@ -77,7 +77,9 @@ fn print(
             "us",
         );
     }
-    let unanswered = rounds - times[0].len();
-    println!("arp.{name}{kind}.unanswered {unanswered} (of {rounds})");
+    for (who, times) in [name, "kernel"].into_iter().zip(&times) {
+        let unanswered = rounds - times.len();
+        println!("arp.{who}{kind}.unanswered {unanswered} (of {rounds})");
+    }
     Ok(())
 }
