@@ -26,14 +26,23 @@ pub(crate) fn build(packages: &[&str]) -> anyhow::Result<()> {
     for package in packages {
         command.args(["--package", package]);
     }
-    if !cfg!(debug_assertions) {
-        command.arg("--release");
-    }
+    command.args(["--profile", &profile()?]);
     let status = command.status().context("starting cargo")?;
     if !status.success() {
         bail!("cargo build: {status}");
     }
     Ok(())
+}
+
+/// The profile that this xtask was built in: cargo names the directory of its builds after it.
+fn profile() -> anyhow::Result<String> {
+    let program = std::env::current_exe().context("finding this xtask")?;
+    let directory = program.parent().and_then(Path::file_name);
+    let name = directory.context("this xtask lies in no directory of builds")?;
+    Ok(match name.to_string_lossy().as_ref() {
+        "debug" => "dev".to_owned(),
+        name => name.to_owned(),
+    })
 }
 
 /// What a command wrote (stdout and stderr in order), and whether it succeeded.

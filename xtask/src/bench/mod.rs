@@ -1,5 +1,5 @@
-//! `cargo xtask bench`: figures of release builds, a line each: `name value unit`, and the ratio to
-//! what limits it where that was measured in the same run.
+//! `cargo xtask bench`: figures of the builds that users get, a line each: `name value unit`, and the
+//! ratio to what limits it where that was measured in the same run.
 
 mod alloc;
 mod arp;
@@ -80,7 +80,7 @@ const ALL: [Name; 10] = [
 
 pub(crate) fn run(name: Option<Name>, options: &Options) -> anyhow::Result<()> {
     if cfg!(debug_assertions) {
-        return in_release();
+        return as_shipped();
     }
     let names = name.map_or_else(|| ALL.to_vec(), |name| vec![name]);
     for name in names {
@@ -101,23 +101,34 @@ pub(crate) fn run(name: Option<Name>, options: &Options) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Debug builds are not worth measuring: builds the release ones and runs their xtask.
-fn in_release() -> anyhow::Result<()> {
+/// The profile of the images and packages.
+const SHIPPED: &str = "dist";
+
+/// Debug builds are not worth measuring: builds what users get, and runs the xtask of that profile.
+fn as_shipped() -> anyhow::Result<()> {
     let packages = ["ipam-service", "announcer", "k8s-adapter"];
-    let mut build = cargo(&["build", "--release"]);
+    let mut build = cargo(&["build", "--profile", SHIPPED]);
     for package in packages {
         build.args(["--package", package]);
     }
     let status = build.status().context("starting cargo")?;
     if !status.success() {
-        bail!("cargo build --release: {status}");
+        bail!("cargo build --profile {SHIPPED}: {status}");
     }
-    let mut again = cargo(&["run", "--release", "--quiet", "--package", "xtask", "--"]);
+    let mut again = cargo(&[
+        "run",
+        "--profile",
+        SHIPPED,
+        "--quiet",
+        "--package",
+        "xtask",
+        "--",
+    ]);
     // The same command line, whatever it asks for.
     again.args(std::env::args_os().skip(1));
     let status = again.status().context("starting cargo")?;
     if !status.success() {
-        bail!("the release build of the benchmarks: {status}");
+        bail!("the benchmarks: {status}");
     }
     Ok(())
 }
