@@ -31,6 +31,7 @@ use crate::metrics::Metrics;
 use crate::names::Names;
 use crate::progress::{Progress, Step};
 use crate::status::{Standing, Teller};
+use pharos_proto::feature::FENCED;
 
 /// The first pause after a failure; it doubles with each further one.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -432,6 +433,7 @@ impl Follower {
                 .map(|digests| digests.to_wire())
                 .unwrap_or_default(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            features: vec![FENCED.to_owned()],
         }
     }
 }

@@ -15,6 +15,12 @@ pub mod v1 {
     tonic::include_proto!("pharos.v1");
 }
 
+/// What announcers may know of (`AnnouncerReport.Hello.features`), by name.
+pub mod feature {
+    /// A fenced address is answered by its named owner only, under its lease.
+    pub const FENCED: &str = "fenced";
+}
+
 /// Encoded `FileDescriptorSet` of the package and its imports, for server reflection.
 pub const DESCRIPTOR_SET: &[u8] =
     include_bytes!(concat!(env!("OUT_DIR"), "/pharos_descriptor.bin"));

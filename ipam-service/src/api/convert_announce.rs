@@ -23,6 +23,8 @@ use crate::state::refusal::Rejection;
 /// Most pools, selectors, interfaces or preferences of one advertisement, each: it is matched
 /// against every node and pool.
 const MAX_PARTS: usize = 1000;
+/// Most features that an announcer names.
+const MAX_FEATURES: usize = 64;
 
 /// Greatest weight of a preference (as Kubernetes' `preferredDuringScheduling...`).
 const MAX_WEIGHT: u32 = 100;
@@ -406,6 +408,7 @@ fn hello_from_wire(errors: &mut FieldErrors, wire: &Hello) -> Option<AnnouncerHe
     let endpoint = endpoint(errors, "hello.member_endpoint", &wire.member_endpoint);
     let store_id = errors.text("hello.store_id", &wire.store_id, MAX_NAME_BYTES);
     let version = errors.text("hello.version", &wire.version, MAX_NAME_BYTES);
+    let features = features(errors, &wire.features);
     let digests = Digests::from_wire(&wire.digests);
     if digests.is_none() {
         let message = format!(
@@ -422,11 +425,31 @@ fn hello_from_wire(errors: &mut FieldErrors, wire: &Hello) -> Option<AnnouncerHe
         announcer: Announcer {
             labels: labels?,
             member_endpoint: endpoint?,
+            features: features?,
         },
         store_id: store_id?,
         digests: digests?,
         version: version?,
     })
+}
+
+fn features(errors: &mut FieldErrors, wire: &[String]) -> Option<BTreeSet<String>> {
+    if wire.len() > MAX_FEATURES {
+        let message = format!(
+            "has {} names; at most {MAX_FEATURES} are allowed",
+            wire.len()
+        );
+        errors.add("hello.features", message);
+        return None;
+    }
+    let names = wire.iter().enumerate().map(|(index, name)| {
+        let field = format!("hello.features[{index}]");
+        let name = errors.name(field, name)?;
+        Some(name.as_str().to_owned())
+    });
+    // All are looked at, so that each bad one is told of.
+    let names: Vec<Option<String>> = names.collect();
+    names.into_iter().collect()
 }
 
 /// `address:port`, in canonical form; empty: the node takes no part in membership, and the others

@@ -102,6 +102,7 @@ impl Node {
                 announcer: Announcer {
                     labels: Labels::new(),
                     member_endpoint: "192.0.2.250:7946".to_owned(),
+                    features: Default::default(),
                 },
             }],
         };

@@ -586,6 +586,8 @@ pub struct Announcer {
     pub labels: Labels,
     /// `address:port` of its membership protocol.
     pub member_endpoint: String,
+    /// What it knows of; see [`pharos_proto::feature`].
+    pub features: BTreeSet<String>,
 }
 
 /// A fact: which nodes can take in traffic for an owner.

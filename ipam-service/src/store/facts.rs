@@ -47,6 +47,7 @@ pub(super) fn encode_node(node: &Node) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
             node: name(),
             labels: labels_to_wire(&announcer.labels),
             member_endpoint: announcer.member_endpoint.clone(),
+            features: announcer.features.iter().cloned().collect(),
             ..Hello::default()
         };
         hello.encode_to_vec()
@@ -79,6 +80,7 @@ pub(super) fn decode_announcer(bytes: &[u8]) -> Result<Announcer, BadFact> {
     Ok(Announcer {
         labels: Labels::from_iter(hello.labels),
         member_endpoint: hello.member_endpoint,
+        features: BTreeSet::from_iter(hello.features),
     })
 }
 
@@ -148,6 +150,7 @@ mod tests {
         let announcer = Announcer {
             labels: Labels::new(),
             member_endpoint: String::new(),
+            features: BTreeSet::from(["fenced".to_owned(), "of the future".to_owned()]),
         };
         for (reported, removed) in [(Some(reported), false), (None, true), (None, false)] {
             let node = Node {

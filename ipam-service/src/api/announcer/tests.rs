@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pharos_proto::digest::bucket_of;
+use pharos_proto::feature::FENCED;
 use pharos_proto::v1::announcer_report::Hello;
 use pharos_proto::v1::claim::Backends;
 use proptest::strategy::{Strategy, ValueTree as _};
@@ -28,6 +29,7 @@ fn hello(node: &str) -> Hello {
         cluster: "east".to_owned(),
         node: node.to_owned(),
         member_endpoint: "192.0.2.250:7946".to_owned(),
+        features: vec![FENCED.to_owned()],
         ..Hello::default()
     }
 }

@@ -1,5 +1,7 @@
 use proptest::prelude::*;
 
+use pharos_proto::feature::FENCED;
+
 use super::*;
 use crate::state::model::Labels;
 use crate::state::refusal::InvalidField;
@@ -183,21 +185,36 @@ fn all_that_is_wrong_with_an_announcers_hello_is_said_at_once() {
         ..Hello::default()
     };
     assert!(announcer_hello(Some(&report(good.clone()))).is_ok());
+    let later = Hello {
+        features: vec!["of the future".to_owned(), FENCED.to_owned()],
+        ..good.clone()
+    };
+    let read = announcer_hello(Some(&report(later))).expect("valid");
+    assert!(read.announcer.features.contains(FENCED));
     let bad = Hello {
         cluster: String::new(),
         node: "x".repeat(254),
         member_endpoint: "here".to_owned(),
         digests: vec![0; 7],
-        ..good
+        features: vec![FENCED.to_owned(), String::new(), "x".repeat(254)],
+        ..good.clone()
     };
     let found = fields(announcer_hello(Some(&report(bad))).expect_err("invalid"));
     let expected = [
         "hello.cluster",
         "hello.node",
         "hello.member_endpoint",
+        "hello.features[1]",
+        "hello.features[2]",
         "hello.digests",
     ];
     assert_eq!(found, expected);
+    let many = Hello {
+        features: vec![FENCED.to_owned(); MAX_FEATURES + 1],
+        ..good
+    };
+    let found = fields(announcer_hello(Some(&report(many))).expect_err("invalid"));
+    assert_eq!(found, ["hello.features"]);
     assert_eq!(
         fields(announcer_hello(None).expect_err("invalid")),
         ["hello"]

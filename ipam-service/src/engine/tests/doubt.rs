@@ -41,6 +41,7 @@ async fn announced(folder: &Folder) {
         announcer: Announcer {
             labels: Default::default(),
             member_endpoint: "192.0.2.200:7946".to_owned(),
+            features: Default::default(),
         },
     }];
     let cluster = node().cluster;

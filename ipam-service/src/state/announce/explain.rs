@@ -51,6 +51,8 @@ pub enum Verdict {
     },
     #[error("it can take no traffic in for {0}")]
     NoEndpoint(OwnerKey),
+    #[error("its announcer is of an earlier version, without the feature {0:?}")]
+    FeatureMissing(&'static str),
 }
 
 fn list(keys: &[AdvertisementKey]) -> String {

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use pharos_proto::feature::FENCED;
+
 use super::nodes::Nodes;
 use super::policy::{self, Memory, Offer, Policy};
 use super::{Assignment, AssignmentKey, Fenced, Interfaces, Verdict};
@@ -49,6 +51,10 @@ pub(super) struct Standing<'a> {
     selected: Arc<[NodeNo]>,
     /// Those of them that can serve it; none: it does not take part.
     nodes: Arc<[NodeNo]>,
+    /// Those that could serve it, whatever their announcers know of.
+    able: Arc<[NodeNo]>,
+    /// What an announcer has to know of.
+    feature: Option<&'static str>,
 }
 
 impl Component {
@@ -145,9 +151,8 @@ impl Component {
                 Some(self.assignment(key, offer.set.id, interfaces, &left_out))
             })
             .collect();
-        // Whoever of the group has endpoints. Who it is, is found out once the nodes are known.
-        let mut all = standings.iter();
-        if all.any(|one| policy::is_fenced(&one.part.policy)) {
+        // Who it is, is found out once the nodes are known.
+        if oldest.feature == Some(FENCED) {
             for assignment in &mut assignments {
                 assignment.fenced = Some(Fenced::default());
             }
@@ -201,6 +206,9 @@ pub(super) fn standings<'a>(
     nodes: &Nodes,
     memory: &mut Memory,
 ) -> Vec<Standing<'a>> {
+    // Whoever of the group has endpoints.
+    let is_fenced = parts.iter().any(|one| policy::is_fenced(&one.policy));
+    let feature = is_fenced.then_some(FENCED);
     let parts = parts.iter();
     parts
         .map(|part| {
@@ -209,7 +217,9 @@ pub(super) fn standings<'a>(
             Standing {
                 part,
                 selected,
-                nodes: able,
+                nodes: knowing(nodes, &able, feature),
+                able,
+                feature,
             }
         })
         .collect()
@@ -255,12 +265,23 @@ impl Standing<'_> {
         let policy = &self.part.policy;
         if policy.is_empty() {
             Verdict::NotAdvertised(owner)
+        } else if let Some(feature) = self.feature.filter(|_| contains(&self.able, node)) {
+            Verdict::FeatureMissing(feature)
         } else if contains(&self.selected, node) {
             Verdict::NoEndpoint(owner)
         } else {
             let by = policy.iter().map(|one| one.key.clone()).collect();
             Verdict::NotSelected { owner, by }
         }
+    }
+}
+
+/// Those whose announcer knows of a feature; the same value if all do.
+fn knowing(nodes: &Nodes, able: &Arc<[NodeNo]>, feature: Option<&str>) -> Arc<[NodeNo]> {
+    let knows = |number: &NodeNo| feature.is_none_or(|it| nodes.knows(*number, it));
+    match able.iter().all(knows) {
+        true => Arc::clone(able),
+        false => able.iter().copied().filter(knows).collect(),
     }
 }
 

@@ -1,7 +1,6 @@
 //! The nodes of one cluster, as far as announcing is concerned.
 
-use std::collections::BTreeMap;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::state::model::{Labels, Node};
 use crate::state::names::Name;
@@ -32,6 +31,8 @@ struct Entry {
     name: Name,
     /// Labels, if the node may be a candidate: it has an announcer and is not unavailable.
     available: Option<Labels>,
+    /// What its announcer knows of.
+    features: BTreeSet<String>,
 }
 
 /// What an edit of a node means for the announcements.
@@ -50,6 +51,8 @@ impl Nodes {
             .and_then(|node| node.announcer.as_ref())
             .map(|announcer| announcer.member_endpoint.clone());
         let available = node.filter(|node| may_announce(node)).map(Node::labels);
+        let announcer = node.and_then(|node| node.announcer.as_ref());
+        let features = announcer.map_or_else(BTreeSet::new, |it| it.features.clone());
         let members = match endpoint {
             Some(endpoint) => self.members.insert(name.clone(), endpoint.clone()) != Some(endpoint),
             None => self.members.remove(name).is_some(),
@@ -63,8 +66,9 @@ impl Nodes {
         }
         let number = self.number(name);
         let entry = &mut self.entries[number.index()];
-        let candidates = entry.available != available;
+        let candidates = entry.available != available || entry.features != features;
         entry.available = available;
+        entry.features = features;
         NodeEffect {
             candidates,
             members,
@@ -81,6 +85,7 @@ impl Nodes {
         self.entries.push(Entry {
             name: name.clone(),
             available: None,
+            features: BTreeSet::new(),
         });
         number
     }
@@ -97,6 +102,11 @@ impl Nodes {
     /// Labels of a node that may be a candidate.
     pub(super) fn labels(&self, number: NodeNo) -> Option<&Labels> {
         self.entries[number.index()].available.as_ref()
+    }
+
+    /// Whether the announcer of a node knows of a feature.
+    pub(super) fn knows(&self, number: NodeNo, feature: &str) -> bool {
+        self.entries[number.index()].features.contains(feature)
     }
 
     /// All nodes that may be candidates, by number.

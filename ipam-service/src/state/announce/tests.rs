@@ -12,6 +12,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use pharos_proto::feature::FENCED;
+
 use super::*;
 use crate::state::address::AddressRange;
 use crate::state::model::{
@@ -382,6 +384,7 @@ impl World {
             after.announcer = Some(Announcer {
                 labels: labels(&[("host", node)]),
                 member_endpoint: format!("{node}:7946"),
+                features: [FENCED.to_owned()].into(),
             });
         });
         self.one(change);

@@ -35,6 +35,7 @@ fn called(node: &str) -> Fact {
         announcer: Announcer {
             labels: labels(&[("zone", "own"), ("rack", "1")]),
             member_endpoint: "192.0.2.9:7946".to_owned(),
+            features: Default::default(),
         },
     }
 }

@@ -119,6 +119,7 @@ impl World {
                     announcer: Announcer {
                         labels: Labels::new(),
                         member_endpoint: String::new(),
+                        features: Default::default(),
                     },
                 }],
             });

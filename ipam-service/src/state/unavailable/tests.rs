@@ -560,6 +560,7 @@ fn restarted_with_a_cut_off_node() -> Book {
         announcer: Announcer {
             labels: Labels::new(),
             member_endpoint: String::new(),
+            features: Default::default(),
         },
     });
     book.run(Command::Facts {

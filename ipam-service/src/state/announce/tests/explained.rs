@@ -13,7 +13,7 @@ fn explained(world: &World, text: &str) -> Explained {
     question.expect("held").answer()
 }
 
-fn verdict(world: &World, node: &str) -> Verdict {
+pub(super) fn verdict(world: &World, node: &str) -> Verdict {
     let explained = explained(world, A1);
     let mut nodes = explained.nodes.into_iter();
     let own = nodes.find(|one| one.node.as_str() == node);

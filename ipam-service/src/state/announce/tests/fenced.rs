@@ -2,6 +2,7 @@
 
 use pharos_lease::{Owner, Term};
 
+use super::explained::verdict;
 use super::*;
 use crate::state::leases::{NodeLeases, Readiness, Released, Standing};
 use crate::state::model::{Ownership, TenureKey};
@@ -403,4 +404,58 @@ fn a_shared_address_is_fenced_whoever_has_endpoints() {
     let silent = held(&[ADDRESS]).labelled(&[("app", "api")]).reported();
     world.hold("east", "api", silent);
     assert!(world.assigned().fenced.is_some());
+}
+
+#[test]
+fn an_announcer_that_does_not_know_of_fencing_is_neither_named_nor_listed_for_a_fenced_address() {
+    let (mut world, [first, second, third]) = World::fenced();
+    world.leases(&first, &[1], Readiness::Ready);
+    world.leases(&second, &[2], Readiness::Ready);
+    assert_eq!(world.told(), told(&first, 1, 1, ""));
+    // An earlier version is started there: it does not know what it is to leave alone.
+    let without = |world: &mut World, node: &str| {
+        let change = world.node_edit("east", node, |node| {
+            let announcer = node.announcer.as_mut().expect("has one");
+            announcer.features = BTreeSet::from(["something else".to_owned()]);
+        });
+        world.one(change);
+    };
+    without(&mut world, &first);
+    let candidates = |world: &World| {
+        let set = world.assigned().candidates;
+        let east = world.announcements.cluster("east").expect("known");
+        let set = east.node_sets.get(&set).expect("a set");
+        set.0
+            .nodes
+            .iter()
+            .map(Name::to_string)
+            .collect::<BTreeSet<_>>()
+    };
+    let rest = BTreeSet::from([second.clone(), third.clone()]);
+    assert_eq!(candidates(&world), rest);
+    assert!(
+        !world
+            .assigned()
+            .nodes
+            .iter()
+            .any(|node| node.as_str() == first)
+    );
+    assert_eq!(world.told(), told(&first, 1, 1, &second), "its term runs");
+    world.leases(&first, &[], Readiness::Ready);
+    assert_eq!(world.told(), told(&second, 2, 2, ""));
+    assert_eq!(verdict(&world, &first), Verdict::FeatureMissing("fenced"));
+    assert_eq!(verdict(&world, &second), Verdict::Candidate);
+    // Nobody that knows of it is left.
+    without(&mut world, &second);
+    without(&mut world, &third);
+    assert!(
+        world
+            .announcements
+            .cluster("east")
+            .is_none_or(|east| !east.assignments.contains_key(&key()))
+    );
+    assert_eq!(verdict(&world, &third), Verdict::FeatureMissing("fenced"));
+    // Other addresses are not concerned.
+    world.advertise(advertisement(Some("east"), "all"));
+    assert_eq!(candidates(&world), BTreeSet::from([first, second, third]));
 }

@@ -166,6 +166,7 @@ fn change(world: &World, step: &Step) -> Option<Change> {
             after.announcer = Some(Announcer {
                 labels: labels(&[("host", &node(*number))]),
                 member_endpoint: "192.0.2.99:7946".to_owned(),
+                features: BTreeSet::new(),
             });
         }),
         Step::Report {
