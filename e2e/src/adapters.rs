@@ -3,6 +3,7 @@
 //! verb that is missing there fails the tests.
 
 mod book;
+mod metrics;
 mod old;
 mod relay;
 

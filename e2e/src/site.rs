@@ -115,6 +115,9 @@ impl Site {
             "crd",
             "--all",
         ])?;
+        // With the Lease.
+        let permissions = repository().join("deploy/k8s-adapter-rbac.yaml");
+        kube.kubectl(&["apply", "-f", &permissions.display().to_string()])?;
         let cluster = Cluster {
             name: name.to_owned(),
             adapter: None,

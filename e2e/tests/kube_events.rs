@@ -3,6 +3,7 @@
 //!
 //! 1. Every event has the reason and the words that MetalLB's users search for, and is said once.
 //! 2. A status that the API server refuses for long is told on the Service.
+//! 3. An event that the permissions do not allow is told in the log.
 
 use e2e::adapters::Stage;
 use e2e::site::DEADLINE;
@@ -191,4 +192,34 @@ fn a_status_that_is_refused_for_long_is_told() {
         .iter()
         .filter(|(_, its, _, _)| its == "AllocationFailed");
     assert_eq!(failed.count(), 1, "{events:?}");
+}
+
+#[test]
+fn an_event_that_is_not_allowed_is_told_in_the_log() {
+    let Some(mut stage) = Stage::with_cluster(EAST).unwrap() else {
+        return;
+    };
+    stage.apply_pool(EAST, "pool", &["192.0.2.0/29"]).unwrap();
+    let role = "pharos:k8s-adapter";
+    let get = ["get", "clusterrole", role, "-o", "json"];
+    let text = stage.kubectl(EAST, &get).unwrap();
+    let mut granted: Value = serde_json::from_str(&text).unwrap();
+    let rules = granted["rules"].as_array_mut().unwrap();
+    rules.retain(|rule| rule["resources"] != json!(["events"]));
+    let less = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole",
+        "metadata": { "name": role }, "rules": rules,
+    });
+    stage.apply(EAST, &less.to_string()).unwrap();
+    let adapter = "system:serviceaccount:metallb-system:k8s-adapter";
+    let can = ["auth", "can-i", "create", "events", "--as", adapter];
+    wait::until("events are not allowed", DEADLINE, || {
+        // It ends with an error when the answer is no.
+        stage.kubectl(EAST, &can).err()
+    })
+    .unwrap();
+    stage.apply_service(EAST, "web", &none(), &none()).unwrap();
+    stage.wait_addresses(EAST, "web", &["192.0.2.0"]).unwrap();
+    let adapter = stage.adapter(EAST).unwrap();
+    adapter.wait_log("event not written", DEADLINE).unwrap();
 }

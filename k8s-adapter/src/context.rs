@@ -9,6 +9,7 @@ use tokio::sync::{Notify, watch};
 use crate::client::Ipam;
 use crate::index::Touched;
 use crate::kubernetes::Clients;
+use crate::lease::Leadership;
 use crate::metrics::Metrics;
 use crate::queue::WorkQueue;
 use crate::service::ServiceKey;
@@ -24,6 +25,8 @@ pub struct Context {
     /// Where the custom resources live.
     pub namespace: String,
     pub queue: WorkQueue,
+    /// Whether this replica is the one that writes.
+    pub leadership: Leadership,
     pub facts: DirtyFacts,
     /// Pools or advertisements changed.
     pub policy: Notify,
@@ -70,6 +73,7 @@ impl Context {
             ipam,
             namespace,
             queue: WorkQueue::default(),
+            leadership: Leadership::default(),
             facts: DirtyFacts::default(),
             policy: Notify::new(),
             unlisted: Notify::new(),
@@ -105,6 +109,13 @@ impl Context {
         if unlisted {
             self.unlisted.notify_one();
         }
+    }
+
+    /// Whatever is to be written is to be written by this replica from now on.
+    pub fn look_at_everything(&self) {
+        let everything = self.world().everything();
+        self.queue.push(everything);
+        self.usage.notify_one();
     }
 
     /// What was refused may be granted now: it is asked for again.

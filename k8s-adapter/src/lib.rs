@@ -7,10 +7,11 @@
 //! [`session`] keeps the conversation with ipam-service: the cluster's inventory at its start,
 //! pools and advertisements ([`policy`], [`sets`], [`confirm`]), late answers. [`sweep`] looks for Services that vanished
 //! unseen, [`identity`] for another cluster at the same address.
+//! Every replica does all this, but only the one that holds the [`lease`] writes.
 //! [`facts`] reports nodes and endpoints ([`eligibility`]) on a stream of their own.
 //!
 //! What decides is pure: `book`, `claim`, `crd`, `eligibility`, `index`, `notice`, `plan`,
-//! `policy`, `service` and `world` do no I/O and read no clock. The adapter decides
+//! `policy`, `service`, `world` and `lease::machine` do no I/O and read no clock. The adapter decides
 //! nothing about addresses.
 
 pub mod ask;
@@ -26,6 +27,7 @@ pub mod facts;
 pub mod identity;
 pub mod index;
 pub mod kubernetes;
+pub mod lease;
 pub mod metrics;
 pub mod notice;
 pub mod plan;
@@ -110,6 +112,9 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     tasks.drive(sweep::run);
     tasks.drive(usage::run);
     let mut tasks = tasks.set;
+    // Kept until nobody writes any more.
+    let written = Shutdown::default();
+    let mut lease = tokio::spawn(lease::run(Arc::clone(&context), written.clone()));
     let health = Health {
         registry,
         readiness,
@@ -119,6 +124,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     tokio::select! {
         outcome = &mut admin => outcome.context("admin listener")?,
         Some(outcome) = tasks.join_next() => outcome.context("a task failed")??,
+        ended = &mut lease => ended.context("the lease failed")?,
     }
     if !shutdown.is_stopping() {
         anyhow::bail!("an essential task ended");
@@ -126,6 +132,8 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     while let Some(outcome) = tasks.join_next().await {
         outcome.context("a task failed while stopping")??;
     }
+    written.stop();
+    lease.await.context("the lease failed while stopping")?;
     Ok(())
 }
 

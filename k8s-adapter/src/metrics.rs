@@ -42,6 +42,8 @@ pub struct Metrics {
     pub connected: Gauge,
     /// Facts (nodes and backends) sent.
     pub facts: Counter,
+    /// 1 while this replica is the one that writes.
+    pub leader: Gauge,
     /// Our Services.
     pub services: Gauge,
     /// Our Services that have an address.
@@ -134,6 +136,11 @@ impl Metrics {
             "pharos_adapter_ipam_connected",
             "1 while ipam-service is connected and knows what this cluster holds",
             &metrics.connected,
+        );
+        gauge(
+            "pharos_adapter_leader",
+            "1 while this replica is the one that writes status and events",
+            &metrics.leader,
         );
         gauge(
             "pharos_adapter_services",

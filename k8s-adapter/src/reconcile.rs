@@ -89,6 +89,9 @@ async fn look(context: Arc<Context>, key: ServiceKey) {
 
 /// Once for each row of failures.
 async fn tell_failure(context: &Context, key: &ServiceKey, error: &StepError) {
+    if !context.leadership.is_held() {
+        return;
+    }
     let service = context.world().index.service(key).cloned();
     if let Some(service) = service {
         let notice = Notice::AllocationFailed(error.to_string());
@@ -122,6 +125,8 @@ async fn perform(context: &Context, service: &ServiceState, step: Step) -> Resul
             return Ok(false);
         }
         Step::Wait => return Ok(false),
+        // Another replica does, or this one when the lease is its own: all is looked at again then.
+        Step::Write(..) | Step::Tell(_) if !context.leadership.is_held() => return Ok(false),
         Step::Verify => {
             tracing::debug!(service = %service.key, "fetched before its claim replaces another");
             let fetched = fetch_service(&context.kube.calls, &service.key).await?;

@@ -1,4 +1,5 @@
-//! How full the pools are: from ipam-service into metrics and the pools' status.
+//! How full the pools are: from ipam-service into metrics and the pools' status, by the one replica that
+//! writes. Where the others are scraped too, each pool is there once.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -10,8 +11,8 @@ use pharos_proto::v1;
 use crate::client::CallError;
 use crate::context::Context;
 use crate::crd::PoolStatus;
-use crate::kubernetes::KubeError;
-use crate::metrics::PoolLabel;
+use crate::lease::GuardedError;
+use crate::metrics::{Metrics, PoolLabel};
 use crate::notice::PoolNotice;
 use crate::write::{write_pool_event, write_pool_status};
 
@@ -26,7 +27,7 @@ enum UsageLookError {
     #[error("ipam-service: {0}")]
     Ipam(#[from] CallError),
     #[error("API server: {0}")]
-    Kube(#[from] KubeError),
+    Write(#[from] GuardedError),
 }
 
 /// Looks whenever something changed, until the process stops.
@@ -37,11 +38,12 @@ pub async fn run(context: Arc<Context>, shutdown: Shutdown) {
         tokio::select! {
             () = shutdown.stopping() => return,
             () = context.usage.notified() => {}
+            () = context.leadership.lost(), if !shown.is_empty() => {}
             () = tokio::time::sleep(TICK) => {}
         }
         let outcome = tokio::select! {
             () = shutdown.stopping() => return,
-            outcome = show(&context, &mut shown) => outcome,
+            outcome = look(&context, &mut shown) => outcome,
         };
         let trouble = outcome.err().map(|error| error.to_string());
         if let Some(error) = &trouble {
@@ -66,7 +68,24 @@ struct Shown {
     outside: BTreeMap<String, u128>,
 }
 
-async fn show(context: &Context, shown: &mut Shown) -> Result<(), UsageLookError> {
+impl Shown {
+    fn is_empty(&self) -> bool {
+        self.pools.is_empty()
+    }
+
+    /// Of the others, nothing is shown any more.
+    fn keep_only(&mut self, names: &BTreeSet<String>, metrics: &Metrics) {
+        for gone in self.pools.difference(names) {
+            metrics.total.remove(gone);
+            metrics.in_use.remove(gone);
+            metrics.outside_grant.remove(&label(gone));
+            self.outside.remove(gone);
+        }
+        self.pools.retain(|pool| names.contains(pool));
+    }
+}
+
+async fn look(context: &Context, shown: &mut Shown) -> Result<(), UsageLookError> {
     let (services, served) = context.world().count();
     context
         .metrics
@@ -76,14 +95,18 @@ async fn show(context: &Context, shown: &mut Shown) -> Result<(), UsageLookError
         .metrics
         .served
         .set(i64::try_from(served).unwrap_or(i64::MAX));
+    if !context.leadership.is_held() {
+        shown.keep_only(&BTreeSet::new(), &context.metrics);
+        return Ok(());
+    }
+    show(context, shown).await
+}
+
+async fn show(context: &Context, shown: &mut Shown) -> Result<(), UsageLookError> {
     let pools = context.ipam.list_pools().await?;
     let names: BTreeSet<String> = pools.iter().map(|pool| pool.name.clone()).collect();
-    for gone in shown.pools.difference(&names) {
-        context.metrics.total.remove(gone);
-        context.metrics.in_use.remove(gone);
-        context.metrics.outside_grant.remove(&label(gone));
-        shown.outside.remove(gone);
-    }
+    shown.keep_only(&names, &context.metrics);
+    shown.pools = names;
     let mut outcome = Ok(());
     for pool in &pools {
         let usage = pool.usage.clone().unwrap_or_default();
@@ -123,7 +146,6 @@ async fn show(context: &Context, shown: &mut Shown) -> Result<(), UsageLookError
             outcome = outcome.and(write_pool_status(context, &pool.name, &status).await);
         }
     }
-    shown.pools = names;
     Ok(outcome?)
 }
 

@@ -1,14 +1,16 @@
-//! Writes to the Kubernetes API: Services' status, events, and pools' status.
+//! Writes to the Kubernetes API: Services' status, events, and pools' status. All of them are for the holder
+//! of the lease, and begin only while this replica is.
 
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Patch, PatchParams, PostParams};
-use kube::core::DeserializeGuard;
+use kube::core::{DeserializeGuard, Status};
 use kube::{Api, Resource as _};
 
 use crate::context::Context;
 use crate::crd::{IPAddressPool, PoolStatus};
-use crate::kubernetes::{KubeError, within};
+use crate::kubernetes::KubeError;
+use crate::lease::GuardedError;
 use crate::notice::{Notice, PoolNotice, Severity};
 use crate::plan::{Target, patch};
 use crate::service::ServiceState;
@@ -17,6 +19,8 @@ use crate::service::ServiceState;
 const MANAGER: &str = "pharos-k8s-adapter";
 /// The component that MetalLB's users look for in events.
 const COMPONENT: &str = "metallb-controller";
+/// The cause that an API server gives for what it refuses in a namespace that is being deleted.
+const TERMINATING: &str = "NamespaceTerminating";
 
 /// A status that was not written.
 #[derive(Debug, thiserror::Error)]
@@ -25,7 +29,7 @@ pub enum WriteError {
     #[error("the Service has changed meanwhile")]
     Changed,
     #[error(transparent)]
-    Failed(KubeError),
+    Failed(GuardedError),
 }
 
 /// Makes a Service say what it is to say, if it is still the one that was seen.
@@ -38,11 +42,11 @@ pub async fn write_service(
     let api: Api<Service> = Api::namespaced(client, &service.key.namespace);
     let patch = Patch::Merge(patch(service, target));
     let parameters = parameters();
-    let written = within(api.patch_status(&service.key.name, &parameters, &patch)).await;
-    let written = written.map_err(|error| {
+    let call = api.patch_status(&service.key.name, &parameters, &patch);
+    let written = context.leadership.guard(call).await.map_err(|error| {
         let changed = matches!(
             &error,
-            KubeError::Failed(kube::Error::Api(status))
+            GuardedError::Kube(KubeError::Failed(kube::Error::Api(status)))
                 if status.is_conflict() || status.is_not_found()
         );
         if changed {
@@ -92,13 +96,14 @@ async fn create(context: &Context, event: Event) {
     let object = format!("{} {namespace}/{}", text(&about.kind), text(&about.name));
     let client = context.kube.calls.clone();
     let api: Api<Event> = Api::namespaced(client, &namespace);
-    match within(api.create(&PostParams::default(), &event)).await {
+    let parameters = PostParams::default();
+    let call = api.create(&parameters, &event);
+    match context.leadership.guard(call).await {
         Ok(_) => {
             context.metrics.events.inc();
         }
-        // The namespace is being deleted.
-        Err(KubeError::Failed(kube::Error::Api(status)))
-            if status.is_forbidden() || status.is_not_found() =>
+        Err(GuardedError::Kube(KubeError::Failed(kube::Error::Api(status))))
+            if is_leaving(&status) =>
         {
             tracing::debug!(object, error = status.message, "event not written");
         }
@@ -106,6 +111,14 @@ async fn create(context: &Context, event: Event) {
             tracing::warn!(object, %error, "event not written");
         }
     }
+}
+
+/// Whether a write was refused because the namespace is being deleted, or is gone: nobody is missing an
+/// event there. Permissions that lack something are refused with the same code.
+fn is_leaving(status: &Status) -> bool {
+    let causes = status.details.iter().flat_map(|details| &details.causes);
+    let terminating = causes.into_iter().any(|cause| cause.reason == TERMINATING);
+    status.is_not_found() || status.is_forbidden() && terminating
 }
 
 fn event(service: &ServiceState, notice: &Notice, now: jiff::Timestamp) -> Event {
@@ -162,11 +175,13 @@ pub async fn write_pool_status(
     context: &Context,
     pool: &str,
     status: &PoolStatus,
-) -> Result<(), KubeError> {
+) -> Result<(), GuardedError> {
     let api: Api<DeserializeGuard<IPAddressPool>> =
         Api::namespaced(context.kube.calls.clone(), &context.namespace);
     let patch = Patch::Merge(serde_json::json!({ "status": status }));
-    within(api.patch_status(pool, &parameters(), &patch)).await?;
+    let parameters = parameters();
+    let call = api.patch_status(pool, &parameters, &patch);
+    context.leadership.guard(call).await?;
     Ok(())
 }
 
@@ -181,6 +196,34 @@ fn parameters() -> PatchParams {
 mod tests {
     use super::*;
     use crate::service::ServiceKey;
+
+    #[test]
+    fn only_a_namespace_that_goes_explains_an_event_that_is_missing() {
+        for (status, expected) in [
+            (
+                serde_json::json!({ "code": 403, "reason": "Forbidden", "details": { "causes": [
+                    { "reason": "NamespaceTerminating", "message": "namespace a is being terminated" },
+                ] } }),
+                true,
+            ),
+            (
+                serde_json::json!({ "code": 404, "reason": "NotFound" }),
+                true,
+            ),
+            // A verb that is missing in the permissions.
+            (
+                serde_json::json!({ "code": 403, "reason": "Forbidden", "details": {} }),
+                false,
+            ),
+            (
+                serde_json::json!({ "code": 500, "reason": "InternalError" }),
+                false,
+            ),
+        ] {
+            let status: Status = serde_json::from_value(status).expect("a Status");
+            assert_eq!(is_leaving(&status), expected, "{status:?}");
+        }
+    }
 
     #[test]
     fn an_event_names_the_service_and_metallbs_component() {

@@ -50,7 +50,9 @@ fn adapter() -> anyhow::Result<()> {
     let kube = Kube::start(&assets)?;
     let crds = root().join("k8s-adapter/crds").display().to_string();
     kube.kubectl(&["apply", "--server-side", "-f", &crds])?;
-    kube.kubectl(&["create", "namespace", "metallb-system"])?;
+    // With the Lease.
+    let permissions = root().join("deploy/k8s-adapter-rbac.yaml");
+    kube.kubectl(&["apply", "-f", &permissions.display().to_string()])?;
     let directory = tempfile::tempdir()?;
     let (listen, admin) = (loopback(), loopback());
     let mut service = Launch::workspace("ipam-service")?

@@ -19,7 +19,7 @@ use anyhow::{Context as _, bail};
 use crate::cargo::{capture, cargo, root};
 
 /// Modules that decide and never act: a file, and what lies in the folder of its name.
-const PURE: [&str; 47] = [
+const PURE: [&str; 48] = [
     "announcer/src/bind/bound",
     "announcer/src/election",
     "announcer/src/engine/macs",
@@ -59,6 +59,7 @@ const PURE: [&str; 47] = [
     "k8s-adapter/src/crd",
     "k8s-adapter/src/eligibility",
     "k8s-adapter/src/index",
+    "k8s-adapter/src/lease/machine",
     "k8s-adapter/src/notice",
     "k8s-adapter/src/plan",
     "k8s-adapter/src/policy",

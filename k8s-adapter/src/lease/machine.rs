@@ -1,0 +1,112 @@
+//! Who writes: from what the Lease in the cluster says, and this replica's own clock. Pure.
+//!
+//! A replica counts on a renewal for [`VALID`] from the moment it began to make it. Others respect it for
+//! [`DURATION`] from the moment they saw it, which is later. So clocks need not agree, and nobody takes over
+//! from one who still believes to hold it, however long its renewal was on its way.
+
+use std::time::{Duration, Instant};
+
+/// How long a holder that does not renew is respected.
+pub const DURATION: Duration = Duration::from_secs(8);
+/// How often the holder renews.
+pub const RENEW: Duration = Duration::from_secs(2);
+/// How long a renewal counts for the holder itself. Two seconds are left for clocks that do not run equally
+/// fast, and for a write that is on its way when it ends.
+pub const VALID: Duration = Duration::from_secs(6);
+/// How often the others look. A holder that stops well is followed after this time.
+pub const LOOK: Duration = Duration::from_secs(1);
+/// No holder is respected for longer, whatever it asks for: the number may be anybody's mistake.
+const LONGEST: Duration = Duration::from_secs(60);
+
+/// What the Lease says.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Record {
+    /// Empty: nobody.
+    pub holder: String,
+    /// When it was renewed, by the holder's clock: it says no more than that it changed.
+    pub renewed: String,
+    /// How long the holder asks to be respected; none: it does not say.
+    pub duration: Option<Duration>,
+    /// How often it went from one holder to another.
+    pub transitions: i32,
+}
+
+/// What to do about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Renew what is ours.
+    Renew,
+    /// Take it, as nobody has it any more. It changes hands for the `transitions`th time.
+    Take { transitions: i32 },
+    /// Somebody else has it: look again then.
+    Look { at: Instant },
+}
+
+/// One replica.
+#[derive(Debug)]
+pub struct Machine {
+    identity: String,
+    /// The record that was seen last, and when it was seen first.
+    seen: Option<(Record, Instant)>,
+    valid_until: Option<Instant>,
+}
+
+impl Machine {
+    /// A replica that no other has the name of. It knows nothing yet.
+    pub fn new(identity: String) -> Self {
+        Self {
+            identity,
+            seen: None,
+            valid_until: None,
+        }
+    }
+
+    /// The name in the Lease.
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
+    /// What follows from a record that was read, or written, at this time.
+    pub fn observe(&mut self, record: &Record, now: Instant) -> Action {
+        if record.holder == self.identity {
+            return Action::Renew;
+        }
+        // Whoever has it now, it is not this replica.
+        self.valid_until = None;
+        let take = Action::Take {
+            transitions: record.transitions.saturating_add(1),
+        };
+        if record.holder.is_empty() {
+            return take;
+        }
+        let since = match &self.seen {
+            Some((seen, since)) if seen == record => *since,
+            Some(_) | None => now,
+        };
+        self.seen = Some((record.clone(), since));
+        let duration = record.duration.unwrap_or(DURATION).clamp(DURATION, LONGEST);
+        let over = since + duration;
+        if now >= over {
+            take
+        } else {
+            Action::Look {
+                at: over.min(now + LOOK),
+            }
+        }
+    }
+
+    /// It was written that this replica holds it, by a call that began then. Until when that counts.
+    pub fn wrote(&mut self, begun: Instant) -> Instant {
+        let until = begun + VALID;
+        self.valid_until = Some(until);
+        until
+    }
+
+    /// Whether this replica holds it.
+    pub fn is_valid(&self, now: Instant) -> bool {
+        self.valid_until.is_some_and(|until| now < until)
+    }
+}
+
+#[cfg(test)]
+mod tests;
