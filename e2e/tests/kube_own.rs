@@ -5,7 +5,9 @@
 //! 2. A dual-stack Service may have its addresses from two pools.
 //! 3. A pool that reaches beyond its cluster's grant is told so by an event and a metric, and when it
 //!    does no more.
-//! 4. An ipam-service that lacks what the adapter needs is asked for nothing, facts aside, and the adapter
+//! 4. Annotations on pools and advertisements: an address space of their own, protection, a rest between two
+//!    owners, and one owner that is named.
+//! 5. An ipam-service that lacks what the adapter needs is asked for nothing, facts aside, and the adapter
 //!    says what it lacks.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -187,4 +189,117 @@ fn an_ipam_service_that_lacks_something_is_asked_for_nothing_else() {
     drop(old);
     stage.start_book().unwrap();
     stage.wait_addresses(EAST, "web", &["192.0.2.0"]).unwrap();
+}
+
+fn annotated(kind: &str, annotations: &serde_json::Value, spec: &serde_json::Value) -> String {
+    json!({
+        "apiVersion": "metallb.io/v1beta1", "kind": kind,
+        "metadata": { "name": "lab", "namespace": "metallb-system", "annotations": annotations },
+        "spec": spec,
+    })
+    .to_string()
+}
+
+fn apply_lab_pool(stage: &Stage, protect: &str, range: &str) {
+    let annotations = json!({
+        "pharos.io/address-space": "lab", "pharos.io/protect": protect,
+        "pharos.io/reuse-delay": "15m",
+    });
+    let spec = json!({ "addresses": [range] });
+    let pool = annotated("IPAddressPool", &annotations, &spec);
+    stage.apply(EAST, &pool).unwrap();
+}
+
+#[track_caller]
+fn wait_stale(stage: &Stage, stale: u8) {
+    wait::until_ok("the configuration is in force, or is not", DEADLINE, || {
+        let (_, metrics) = stage.admin(EAST, "/metrics")?;
+        let line = format!("metallb_k8s_client_config_stale_bool {stale}\n");
+        anyhow::ensure!(metrics.contains(&line), "{metrics}");
+        Ok(())
+    })
+    .unwrap();
+}
+
+fn lab_pool(stage: &Stage) -> anyhow::Result<v1::Pool> {
+    let request = v1::ListPoolsRequest {
+        cluster: EAST.to_owned(),
+        address_space: "lab".to_owned(),
+        ..v1::ListPoolsRequest::default()
+    };
+    let response = stage.call(|channel| async move {
+        let mut client = v1::pool_service_client::PoolServiceClient::new(channel);
+        client.list_pools(request).await
+    })?;
+    let pool = response.into_inner().pools.into_iter().next();
+    pool.ok_or_else(|| anyhow::anyhow!("there is none"))
+}
+
+#[test]
+fn annotations_on_metallbs_resources_say_what_it_has_no_word_for() {
+    let Some(stage) = Stage::with_cluster(EAST).unwrap() else {
+        return;
+    };
+    stage.apply_pool(EAST, "pool", &["192.0.2.0/28"]).unwrap();
+    // The same range, in a space of its own.
+    apply_lab_pool(&stage, "true", "192.0.2.0/28");
+    let fenced = json!({ "pharos.io/ownership": "Fenced", "pharos.io/address-space": "lab" });
+    let advertisement = annotated("L2Advertisement", &fenced, &json!({}));
+    stage.apply(EAST, &advertisement).unwrap();
+    let in_lab = json!({ "pharos.io/address-space": "lab" });
+    stage
+        .apply_service(EAST, "web", &in_lab, &json!({}))
+        .unwrap();
+    stage.wait_addresses(EAST, "web", &["192.0.2.0"]).unwrap();
+    stage
+        .apply_service(EAST, "other", &json!({}), &json!({}))
+        .unwrap();
+    stage.wait_addresses(EAST, "other", &["192.0.2.0"]).unwrap();
+    let claim = stage.allocations(EAST).unwrap()["default/web"]
+        .claim
+        .clone();
+    assert_eq!(claim.unwrap().address_space, "lab");
+    let pool = lab_pool(&stage).unwrap();
+    assert!(pool.protected);
+    assert_eq!(pool.reuse_delay.map(|it| it.seconds), Some(900));
+    let advertisement = wait::until_ok("the advertisement is known", DEADLINE, || {
+        let request = v1::GetAdvertisementRequest {
+            name: "lab".to_owned(),
+            cluster: EAST.to_owned(),
+        };
+        let got = stage.call(|channel| async move {
+            let mut client =
+                v1::advertisement_service_client::AdvertisementServiceClient::new(channel);
+            client.get_advertisement(request).await
+        })?;
+        let advertisement = got.into_inner().advertisement;
+        advertisement.ok_or_else(|| anyhow::anyhow!("there is none"))
+    })
+    .unwrap();
+    let Some(v1::advertisement::Protocol::L2(l2)) = advertisement.protocol else {
+        panic!("no layer 2");
+    };
+    assert_eq!(l2.ownership(), v1::advertisement::l2::Ownership::Fenced);
+    assert_eq!(advertisement.address_space, "lab");
+    // Its status counts what is in its space.
+    wait::until_ok("the pool's status counts the address", DEADLINE, || {
+        let path = "jsonpath={.status.assignedIPv4} {.status.availableIPv4}";
+        let pool = ["get", "ipaddresspool", "lab", "-n", "metallb-system"];
+        let counts = stage.kubectl(EAST, &[&pool[..], &["-o", path]].concat())?;
+        anyhow::ensure!(counts == "1 15", "{counts}");
+        Ok(())
+    })
+    .unwrap();
+    // An edit that would take the address is refused as long as the pool is protected.
+    apply_lab_pool(&stage, "true", "198.51.100.0/28");
+    wait_stale(&stage, 1);
+    stage.wait_addresses(EAST, "web", &["192.0.2.0"]).unwrap();
+    // What counts is the pool that is in force: protection goes first, alone.
+    apply_lab_pool(&stage, "false", "192.0.2.0/28");
+    wait_stale(&stage, 0);
+    assert!(!lab_pool(&stage).unwrap().protected);
+    apply_lab_pool(&stage, "false", "198.51.100.0/28");
+    stage
+        .wait_addresses(EAST, "web", &["198.51.100.0"])
+        .unwrap();
 }

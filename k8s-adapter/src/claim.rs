@@ -8,8 +8,8 @@ use pharos_proto::net::{format_address, parse_address};
 use pharos_proto::v1;
 
 use crate::service::{
-    ADDRESS_POOL, ADDRESSES, ANY_POOLS, DUAL_STACK_POOLS, FamilyPolicy, ONE_POOL, PREFIX,
-    RESERVATION, SHARING_KEY, ServiceKey, ServiceState, TrafficPolicy,
+    ADDRESS_POOL, ADDRESS_SPACE, ADDRESSES, ANY_POOLS, DUAL_STACK_POOLS, FamilyPolicy, ONE_POOL,
+    PREFIX, RESERVATION, SHARING_KEY, ServiceKey, ServiceState, TrafficPolicy,
 };
 
 /// Labels of a namespace or Service.
@@ -38,6 +38,8 @@ pub struct Claim {
     /// In the order of the Service's cluster addresses: one, or two that differ.
     pub families: Vec<v1::ip_family::Value>,
     pub family_policy: v1::claim::FamilyPolicy,
+    /// Empty: that of the settings.
+    pub address_space: String,
     /// Empty: any.
     pub pool: String,
     /// Name of the reservation that an address must be of. Empty: any.
@@ -181,6 +183,7 @@ fn asked_for(service: &ServiceState, namespace: &Labels) -> Result<Claim, Reject
         ports: ports(service)?,
         families,
         family_policy,
+        address_space: service.own_annotation(ADDRESS_SPACE).to_owned(),
         pool: annotation(ADDRESS_POOL),
         reservation: service.own_annotation(RESERVATION).to_owned(),
         any_pools,
@@ -360,7 +363,10 @@ pub fn stored(claim: &Claim, settings: &Settings) -> v1::Claim {
             // Both from one pool, as MetalLB has it.
             false => v1::claim::DualStackPools::Unspecified as i32,
         },
-        address_space: settings.address_space.clone(),
+        address_space: match claim.address_space.as_str() {
+            "" => settings.address_space.clone(),
+            named => named.to_owned(),
+        },
         pool: claim.pool.clone(),
         reservation: claim.reservation.clone(),
         addresses: texts(&claim.addresses),
@@ -409,6 +415,7 @@ pub(crate) fn least_claim() -> Claim {
         ports: Vec::new(),
         families: Vec::new(),
         family_policy: v1::claim::FamilyPolicy::SingleStack,
+        address_space: String::new(),
         pool: String::new(),
         reservation: String::new(),
         any_pools: false,

@@ -37,6 +37,9 @@ const FEATURES: [&str; 3] = ["inventory", "pending-claims", "whole-sets"];
 /// asks for otherwise.
 const RESERVATIONS: &str = "reservations";
 const DUAL_STACK_POOLS: &str = "dual-stack-pools";
+/// What it must be able to do for an advertisement that asks for it: one that does not know the word would let
+/// two nodes answer.
+const FENCED_OWNERSHIP: &str = "fenced-ownership";
 /// Pools per page, the most that the API gives.
 const PAGE: i32 = 1000;
 
@@ -165,6 +168,14 @@ impl Ipam {
         }
     }
 
+    fn check_fenced(&self) -> Result<(), CallError> {
+        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*server {
+            Some(info) => has_feature(info, FENCED_OWNERSHIP, "an L2Advertisement asks for"),
+            None => Ok(()),
+        }
+    }
+
     /// The inventory is complete. `false` if none was announced, or if somebody has said so before:
     /// another replica of this adapter.
     pub async fn end_sync(&self) -> Result<bool, CallError> {
@@ -200,6 +211,9 @@ impl Ipam {
         &self,
         advertisements: Vec<v1::Advertisement>,
     ) -> Result<(), CallError> {
+        if advertisements.iter().any(is_fenced) {
+            self.check_fenced()?;
+        }
         let request = v1::SyncAdvertisementsRequest {
             cluster: self.settings.cluster.clone(),
             advertisements,
@@ -270,14 +284,14 @@ impl Ipam {
         Ok(())
     }
 
-    /// This cluster's pools with their usage.
+    /// This cluster's pools of all address spaces, with their usage.
     pub async fn list_pools(&self) -> Result<Vec<v1::Pool>, CallError> {
         let mut pools = Vec::new();
         let mut page_token = String::new();
         loop {
             let request = v1::ListPoolsRequest {
                 cluster: self.settings.cluster.clone(),
-                address_space: self.settings.address_space.clone(),
+                address_space: String::new(),
                 page_size: PAGE,
                 page_token,
             };
@@ -293,6 +307,15 @@ impl Ipam {
             }
             page_token = page.next_page_token;
         }
+    }
+}
+
+fn is_fenced(advertisement: &v1::Advertisement) -> bool {
+    match &advertisement.protocol {
+        Some(v1::advertisement::Protocol::L2(l2)) => {
+            l2.ownership() == v1::advertisement::l2::Ownership::Fenced
+        }
+        None => false,
     }
 }
 

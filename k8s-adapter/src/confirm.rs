@@ -203,6 +203,7 @@ mod tests {
             declared: Declared {
                 name: name.to_owned(),
                 labels: BTreeMap::new(),
+                annotations: BTreeMap::new(),
                 spec: Ok(spec.expect("a spec")),
             },
             status: None,

@@ -13,6 +13,7 @@ mod l2;
 mod label;
 mod limits;
 mod objects;
+mod own;
 mod peer;
 mod pool;
 mod profile;

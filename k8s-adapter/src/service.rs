@@ -15,6 +15,8 @@ pub const LEGACY_PREFIX: &str = "metallb.universe.tf/";
 /// Prefix of annotations for what MetalLB has no word for.
 pub const OWN_PREFIX: &str = "pharos.io/";
 
+/// Addresses of this address space.
+pub const ADDRESS_SPACE: &str = "pharos.io/address-space";
 /// An address of this reservation only.
 pub const RESERVATION: &str = "pharos.io/reservation";
 /// Which pools the two addresses of a dual-stack Service may come from: [`ANY_POOLS`] or

@@ -7,6 +7,7 @@
 //! When the API server is lost all watches end: one may have died without a word, and would be missed only
 //! after [`SILENCE`]. They begin with a list when it answers again.
 
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,7 +33,7 @@ use crate::identity::{self, AnotherCluster, IdentityError};
 use crate::index::{self, Declares, Index, Kind, PoolState, Touched};
 use crate::kubernetes::short;
 use crate::policy::Declared;
-use crate::service::ServiceState;
+use crate::service::{OWN_PREFIX, ServiceState};
 
 /// A watch ends after this many seconds and starts again where it was.
 const WATCH_SECONDS: u32 = 60;
@@ -340,6 +341,13 @@ impl Watched for Node {
     }
 }
 
+/// What counts of an object's annotations. Others change without a meaning here.
+fn own_annotations(annotations: Option<BTreeMap<String, String>>) -> BTreeMap<String, String> {
+    let all = annotations.unwrap_or_default().into_iter();
+    all.filter(|(name, _)| name.starts_with(OWN_PREFIX))
+        .collect()
+}
+
 // An object that cannot be read is kept as what it is: a mistake that has to be told. Without the
 // guard it would make the whole list fail.
 impl Watched for DeserializeGuard<IPAddressPool> {
@@ -357,6 +365,7 @@ impl Watched for DeserializeGuard<IPAddressPool> {
             declared: Declared {
                 name: meta.name?,
                 labels: meta.labels.unwrap_or_default().into_iter().collect(),
+                annotations: own_annotations(meta.annotations),
                 spec,
             },
             status,
@@ -410,6 +419,7 @@ impl<K: Declaration + Send + Sync> Watched for DeserializeGuard<K> {
         Some(Declared {
             name: meta.name?,
             labels: meta.labels.unwrap_or_default().into_iter().collect(),
+            annotations: own_annotations(meta.annotations),
             spec: self.0.map(K::spec).map_err(|error| error.to_string()),
         })
     }

@@ -481,3 +481,16 @@ fn addresses_of_a_gateway_are_asked_for_by_its_service_and_by_no_other() {
         "it keeps what it has"
     );
 }
+
+#[test]
+fn an_address_space_is_that_of_the_annotation_or_that_of_the_settings() {
+    for (annotations, expected) in [
+        (json!({}), "default"),
+        (json!({ "pharos.io/address-space": "" }), "default"),
+        (json!({ "pharos.io/address-space": "lab" }), "lab"),
+    ] {
+        let claim = claim_of(annotations, json!({})).expect("a claim");
+        assert_eq!(stored(&claim, &settings()).address_space, expected);
+        assert_eq!(request(&claim, &[], &settings()).address_space, expected);
+    }
+}

@@ -242,6 +242,7 @@ fn an_empty_list_declares_nothing_and_a_seen_deletion_does() {
     let declared = |name: &str| Declared {
         name: name.to_owned(),
         labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
         spec: Ok(L2Spec::default()),
     };
     let kind = Kind::L2Advertisements;
@@ -265,6 +266,7 @@ fn the_status_of_a_pool_is_no_change_of_policy() {
         declared: Declared {
             name: "p".to_owned(),
             labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
             spec: Ok(PoolSpec {
                 addresses: vec![addresses.to_owned()],
                 ..PoolSpec::default()
@@ -314,6 +316,7 @@ fn a_change_of_a_node_touches_the_verdict_only_if_that_could_be_another_one() {
     index.apply_declared(Declared {
         name: "peer".to_owned(),
         labels: BTreeMap::new(),
+        annotations: BTreeMap::new(),
         spec: Ok(PeerSpec::default()),
     });
     assert!(index.apply_node(place("192.0.2.2", "1")).policy);

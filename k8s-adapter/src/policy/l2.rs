@@ -3,7 +3,7 @@
 use pharos_proto::v1;
 
 use super::findings::Problems;
-use super::{Declared, limits, selector};
+use super::{Declared, limits, own, selector};
 use crate::claim::Settings;
 use crate::crd::L2Spec;
 
@@ -20,7 +20,7 @@ pub(super) fn convert(
         preferred_nodes: preferred_nodes(spec, problems),
         ownership: v1::advertisement::l2::Ownership::Available as i32,
     };
-    v1::Advertisement {
+    let mut advertisement = v1::Advertisement {
         name: declared.name.clone(),
         cluster: settings.cluster.clone(),
         pools: spec.pools.clone(),
@@ -38,7 +38,9 @@ pub(super) fn convert(
         address_space: settings.address_space.clone(),
         protocol: Some(v1::advertisement::Protocol::L2(l2)),
         revision: 0,
-    }
+    };
+    own::advertisement(&mut advertisement, &declared.annotations, problems);
+    advertisement
 }
 
 fn check_limits(spec: &L2Spec, problems: &mut Problems<'_>) {

@@ -20,16 +20,21 @@ pub(super) fn check_parts<T>(field: &str, list: &[T], problems: &mut Problems<'_
 /// Names, each of which can be one.
 pub(super) fn check_names(field: &str, names: &[String], problems: &mut Problems<'_>) {
     for (index, name) in names.iter().enumerate() {
-        let message = if name.is_empty() {
-            "must not be empty".to_owned()
-        } else if name.len() > MAX_NAME_BYTES {
-            let bytes = name.len();
-            format!("is {bytes} bytes long; at most {MAX_NAME_BYTES} are allowed")
-        } else if name.chars().any(char::is_control) {
-            "contains a control character".to_owned()
-        } else {
-            continue;
-        };
-        problems.add(format!("{field}[{index}]"), message);
+        check_name(format!("{field}[{index}]"), name, problems);
     }
+}
+
+/// What can be a name.
+pub(super) fn check_name(field: String, name: &str, problems: &mut Problems<'_>) {
+    let message = if name.is_empty() {
+        "must not be empty".to_owned()
+    } else if name.len() > MAX_NAME_BYTES {
+        let bytes = name.len();
+        format!("is {bytes} bytes long; at most {MAX_NAME_BYTES} are allowed")
+    } else if name.chars().any(char::is_control) {
+        "contains a control character".to_owned()
+    } else {
+        return;
+    };
+    problems.add(field, message);
 }

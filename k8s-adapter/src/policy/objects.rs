@@ -11,6 +11,8 @@ use crate::eligibility::NodeState;
 pub struct Declared<S> {
     pub name: String,
     pub labels: BTreeMap<String, String>,
+    /// Those with the prefix `pharos.io/`.
+    pub annotations: BTreeMap<String, String>,
     /// The text says why the object could not be read.
     pub spec: Result<S, String>,
 }

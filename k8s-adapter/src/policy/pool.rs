@@ -10,7 +10,7 @@ use pharos_proto::v1;
 use super::findings::{Finding, Problems};
 use super::limits::MAX_RANGES;
 use super::objects::{ResourceKind, Subject};
-use super::{Declared, limits, selector};
+use super::{Declared, limits, own, selector};
 use crate::claim::Settings;
 use crate::crd::{PoolSpec, ServiceAllocation};
 
@@ -51,7 +51,8 @@ pub(super) fn parse<'a>(
     problems: &mut Problems<'_>,
 ) -> Pool<'a> {
     let ranges = ranges(&declared.name, spec, problems);
-    let message = convert(declared, spec, &ranges, settings, problems);
+    let mut message = convert(declared, spec, &ranges, settings, problems);
+    own::pool(&mut message, &declared.annotations, problems);
     Pool {
         name: &declared.name,
         labels: &declared.labels,
@@ -93,9 +94,9 @@ fn convert(
             problems,
         ),
         labels: declared.labels.clone().into_iter().collect(),
+        // MetalLB has no word for what follows: see `own`.
         protected: false,
         usage: None,
-        // MetalLB has no word for them.
         reuse_delay: None,
         reuse_unacknowledged: None,
         revision: 0,
@@ -146,12 +147,22 @@ fn ranges(pool: &str, spec: &PoolSpec, problems: &mut Problems<'_>) -> Vec<Range
     ranges
 }
 
-/// Every range that overlaps another, in whatever pool.
+/// Every range that overlaps another, in whatever pool of its address space: addresses of different
+/// spaces are different.
 pub(super) fn check_overlaps(pools: &[Pool<'_>], findings: &mut Vec<Finding>) {
-    let named = pools
-        .iter()
-        .flat_map(|pool| pool.ranges.iter().map(|range| (pool.name, range)));
-    let mut ranges: Vec<(&str, &Range)> = named.collect();
+    let mut spaces: BTreeMap<&str, Vec<(&str, &Range)>> = BTreeMap::new();
+    for pool in pools {
+        let named = pool.ranges.iter().map(|range| (pool.name, range));
+        let space = spaces.entry(&pool.message.address_space).or_default();
+        space.extend(named);
+    }
+    for ranges in spaces.into_values() {
+        check_overlaps_within(ranges, findings);
+    }
+}
+
+/// The ranges of one address space, with the names of their pools.
+fn check_overlaps_within(mut ranges: Vec<(&str, &Range)>, findings: &mut Vec<Finding>) {
     ranges.sort_by_key(|(pool, range)| (range.first, range.last, *pool, &range.field));
     // The range that reaches furthest so far; one that starts before its end overlaps it.
     let mut furthest: Option<(&str, &Range)> = None;

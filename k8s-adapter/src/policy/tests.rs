@@ -31,6 +31,7 @@ fn declared<S: serde::de::DeserializeOwned>(name: &str, spec: Value) -> Declared
     Declared {
         name: name.to_owned(),
         labels: BTreeMap::from([("zone".to_owned(), "edge".to_owned())]),
+        annotations: BTreeMap::new(),
         spec: serde_json::from_value(spec).map_err(|error| error.to_string()),
     }
 }
@@ -398,4 +399,125 @@ proptest! {
         });
         prop_assert_eq!(pools(&sets, &settings()).is_err(), overlap);
     }
+}
+
+/// An object with these annotations.
+fn annotated<S: serde::de::DeserializeOwned>(
+    name: &str,
+    annotations: &[(&str, &str)],
+    spec: Value,
+) -> Declared<S> {
+    let annotations = annotations.iter();
+    Declared {
+        annotations: annotations
+            .map(|(name, value)| (format!("pharos.io/{name}"), (*value).to_owned()))
+            .collect(),
+        ..declared(name, spec)
+    }
+}
+
+#[test]
+fn annotations_say_what_metallb_has_no_word_for() {
+    let range = || json!({ "addresses": ["192.0.2.0/28"] });
+    let all = [
+        ("protect", "true"),
+        ("reuse-delay", "15m"),
+        ("address-space", "other"),
+    ];
+    let pool = pools(&[annotated("p", &all, range())], &settings()).expect("accepted");
+    assert!(pool[0].protected);
+    assert_eq!(pool[0].address_space, "other");
+    let delay = pool[0].reuse_delay.expect("a delay");
+    assert_eq!((delay.seconds, delay.nanos), (900, 0));
+    let pool = pools(&[annotated("p", &[], range())], &settings()).expect("accepted");
+    assert!(!pool[0].protected && pool[0].reuse_delay.is_none());
+    assert_eq!(pool[0].address_space, "lab");
+
+    let l2 = |annotations: &[(&str, &str)]| {
+        let set = advertisements(&[annotated("a", annotations, json!({}))], &settings());
+        let advertisement = set.expect("accepted").remove(0);
+        let Some(v1::advertisement::Protocol::L2(l2)) = advertisement.protocol else {
+            panic!("no layer 2");
+        };
+        (l2.ownership(), advertisement.address_space)
+    };
+    let available = v1::advertisement::l2::Ownership::Available;
+    let fenced = v1::advertisement::l2::Ownership::Fenced;
+    assert_eq!(l2(&[]), (available, "lab".to_owned()));
+    assert_eq!(l2(&[("ownership", "Available")]).0, available);
+    let said = l2(&[("ownership", "Fenced"), ("address-space", "other")]);
+    assert_eq!(said, (fenced, "other".to_owned()));
+}
+
+#[test]
+fn annotations_that_make_no_sense_are_refused() {
+    let range = || json!({ "addresses": ["192.0.2.0/28"] });
+    for (name, value) in [
+        ("protect", "yes"),
+        ("protect", ""),
+        ("reuse-delay", "soon"),
+        ("address-space", ""),
+    ] {
+        let refused = pools(&[annotated("p", &[(name, value)], range())], &settings());
+        let errors = refused.expect_err("refused");
+        assert_eq!(
+            errors[0].field,
+            format!("metadata.annotations[pharos.io/{name}]")
+        );
+    }
+    for (name, value) in [("ownership", "FENCED"), ("address-space", "")] {
+        let declared = [annotated("a", &[(name, value)], json!({}))];
+        let errors = advertisements(&declared, &settings()).expect_err("refused");
+        assert_eq!(
+            errors[0].field,
+            format!("metadata.annotations[pharos.io/{name}]")
+        );
+    }
+}
+
+#[test]
+fn an_annotation_that_is_misspelt_is_told() {
+    let pool = [annotated(
+        "p",
+        &[("protct", "true")],
+        json!({ "addresses": ["192.0.2.0/28"] }),
+    )];
+    let l2 = [annotated("a", &[("protect", "true")], json!({}))];
+    let objects = Objects {
+        pools: Known::all(&pool),
+        l2: Known::all(&l2),
+        ..Objects::default()
+    };
+    let configuration = examine(&objects, &settings());
+    let told: Vec<String> = configuration
+        .findings()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    assert_eq!(
+        told,
+        [
+            "IPAddressPool \"p\": metadata.annotations[pharos.io/protct]: means nothing here; known \
+             are pharos.io/address-space, pharos.io/protect, pharos.io/reuse-delay",
+            "L2Advertisement \"a\": metadata.annotations[pharos.io/protect]: means nothing here; \
+             known are pharos.io/address-space, pharos.io/ownership",
+        ]
+    );
+    assert!(configuration.pools().is_ok() && configuration.l2().is_ok());
+}
+
+#[test]
+fn pools_of_different_address_spaces_may_overlap() {
+    let range = || json!({ "addresses": ["192.0.2.0/28"] });
+    let spaces = |first: &str, second: &str| {
+        let of = |name, space| annotated(name, &[("address-space", space)], range());
+        pools(
+            &[of("a", first), of("b", second), declared("c", range())],
+            &settings(),
+        )
+        .is_ok()
+    };
+    assert!(spaces("x", "y"));
+    assert!(!spaces("x", "x"));
+    assert!(!spaces("x", "lab"));
 }

@@ -244,6 +244,7 @@ fn declared<S: Clone + std::fmt::Debug>(
     (labels(), spec).prop_map(move |(labels, spec)| Declared {
         name: name.clone(),
         labels,
+        annotations: BTreeMap::new(),
         spec,
     })
 }

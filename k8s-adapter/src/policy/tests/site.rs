@@ -1,7 +1,7 @@
 //! A whole configuration from one JSON value: kinds, then names, then specs. A kind that is not
 //! mentioned has no objects.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pharos_proto::v1;
 use serde::de::DeserializeOwned;
@@ -82,6 +82,7 @@ fn declared<S: DeserializeOwned>(kind: &Value) -> Vec<Declared<S>> {
                 labels: entries(&it["labels"])
                     .map(|(key, value)| (key.clone(), value.as_str().expect("a label").to_owned()))
                     .collect(),
+                annotations: BTreeMap::new(),
                 spec: serde_json::from_value(spec.clone()).map_err(|error| error.to_string()),
             }
         })
