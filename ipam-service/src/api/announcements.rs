@@ -1,13 +1,13 @@
 //! AnnouncementService: who answers for what, and why.
 //!
-//! What is assigned comes from [`crate::feed::assignments`], what announcers say from
-//! [`crate::feed::status`]; both are put together when somebody asks.
+//! What is held comes from the state, what is assigned from [`crate::feed::assignments`], what announcers say
+//! from [`crate::feed::status`]; they are put together when somebody asks ([`describe`]).
 
+mod describe;
 mod picture;
 mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::collections::BTreeSet;
 
 use futures::stream::BoxStream;
 use pharos_proto::v1;
@@ -16,16 +16,16 @@ use pharos_proto::v1::explained_node::Verdict as WireVerdict;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
+use self::describe::{Described, conflict_to_wire, describe};
 use self::watch::Watcher;
 use super::call::Api;
 use super::convert_announce::assignments::key_to_wire;
-use super::convert_history::time_to_wire;
 use super::fields::FieldErrors;
 use super::paging::{PageToken, page_size};
 use super::status;
-use crate::feed::status::Answerer;
-use crate::state::announce::{Assignment, AssignmentKey, ExplainedNode, Question, Verdict};
-use crate::state::model::{AllocationId, OwnerKey};
+use crate::state::State;
+use crate::state::address::Address;
+use crate::state::announce::{AssignmentKey, ExplainedNode, HeldPage, Inquiry, Question, Verdict};
 use crate::state::names::Name;
 use crate::state::refusal::Rejection;
 
@@ -52,26 +52,21 @@ impl AnnouncementService for Announcements {
         let filter = (&message.cluster, &message.address);
         let token = PageToken::read(&message.page_token, &filter, 2)?;
         let after = token.map(|token| after_token(&token)).transpose()?;
-        let mut assigned = self.0.feeds.assignments.assigned(&cluster);
-        assigned.retain(|one| {
-            let is_wanted = address.is_none_or(|address| one.key.address == address);
-            is_wanted && after.as_ref().is_none_or(|after| one.key > *after)
-        });
-        assigned.sort_by(|one, two| one.key.cmp(&two.key));
-        let more = assigned.len() > size;
-        assigned.truncate(size);
-        let next_page_token = match assigned.last().filter(|_| more) {
+        let page = match address {
+            Some(address) => self.held_at(&cluster, address, after).await?,
+            None => self.held_after(&cluster, after, size).await?,
+        };
+        let next_page_token = match page.keys.last().filter(|_| page.next.is_some()) {
             Some(last) => {
-                let key = key_to_wire(&last.key);
+                let key = key_to_wire(last);
                 let key = vec![key.address_space, key.address];
                 PageToken { key, revision: 0 }.write(&filter)
             }
             None => String::new(),
         };
-        let answerers = self.answerers(&cluster, &assigned);
-        let announcements = assigned.iter().map(|one| announcement(one, &answerers));
+        let described = self.describe(&cluster, page.keys.into_iter().collect());
         Ok(Response::new(v1::ListAnnouncementsResponse {
-            announcements: announcements.collect(),
+            announcements: described.await?.into_values().collect(),
             next_page_token,
         }))
     }
@@ -101,12 +96,7 @@ impl AnnouncementService for Announcements {
     ) -> Result<Response<v1::ListConflictsResponse>, Status> {
         let cluster = cluster(&request.get_ref().cluster)?;
         let seen = self.0.feeds.status.conflicts(&cluster, now());
-        let seen = seen.into_iter().map(|seen| v1::SeenConflict {
-            node: seen.node.to_string(),
-            conflict: Some(seen.conflict),
-            first_seen: Some(time_to_wire(seen.first_seen)),
-            last_seen: Some(time_to_wire(seen.last_seen)),
-        });
+        let seen = seen.into_iter().map(conflict_to_wire);
         Ok(Response::new(v1::ListConflictsResponse {
             conflicts: seen.collect(),
         }))
@@ -125,10 +115,11 @@ impl AnnouncementService for Announcements {
         let (cluster, (space, address)) = read.map_err(|bad| status::of_rejection(&bad))?;
         let key = AssignmentKey { space, address };
         let of_whom = cluster.clone();
+        let asked = key.clone();
         // The writer only collects: who asks about many takes no time from those who write.
         let question = self
             .0
-            .read(move |state| Question::collect(state, &of_whom, key));
+            .read(move |state| Question::collect(state, &of_whom, asked));
         let Some(explained) = question.await?.map(Question::answer) else {
             let message = format!("nobody of cluster {cluster} holds {}", message.address);
             return Err(status::plain(tonic::Code::NotFound, "NOT_HELD", message));
@@ -142,24 +133,76 @@ impl AnnouncementService for Announcements {
             status: statuses.remove(&node.node),
             ..explained_node(node, listed)
         });
+        let mut described = self
+            .describe(&cluster, BTreeSet::from([key.clone()]))
+            .await?;
         Ok(Response::new(v1::ExplainAssignmentResponse {
             nodes: nodes.collect(),
-            announcement: assignment.map(|one| {
-                let group = BTreeSet::from([one.group]);
-                let answerers = self.0.feeds.status.answerers(&cluster, &group, now());
-                announcement(one, &answerers)
-            }),
+            announcement: described.remove(&key),
         }))
     }
 }
 
-/// Who says that it answers, by group.
-type Answerers = BTreeMap<AllocationId, Vec<Answerer>>;
-
 impl Announcements {
-    fn answerers(&self, cluster: &Name, assigned: &[Arc<Assignment>]) -> Answerers {
-        let groups = assigned.iter().map(|one| one.group).collect();
-        self.0.feeds.status.answerers(cluster, &groups, now())
+    /// At most so many addresses that the cluster holds, from somewhere on.
+    async fn held_after(
+        &self,
+        cluster: &Name,
+        after: Option<AssignmentKey>,
+        most: usize,
+    ) -> Result<HeldPage, Status> {
+        let mut page = HeldPage {
+            keys: Vec::new(),
+            next: after,
+        };
+        loop {
+            let (cluster, room) = (cluster.clone(), most - page.keys.len());
+            let after = page.next.take();
+            let read = move |state: &State| HeldPage::after(state, &cluster, after.as_ref(), room);
+            let more = self.0.read(read).await?;
+            page.keys.extend(more.keys);
+            page.next = more.next;
+            if page.next.is_none() || page.keys.len() >= most {
+                return Ok(page);
+            }
+        }
+    }
+
+    /// In how many spaces an address is held is up to the operator: one page.
+    async fn held_at(
+        &self,
+        cluster: &Name,
+        address: Address,
+        after: Option<AssignmentKey>,
+    ) -> Result<HeldPage, Status> {
+        let cluster = cluster.clone();
+        let read = move |state: &State| HeldPage::at(state, &cluster, address);
+        let mut page = self.0.read(read).await?;
+        page.keys
+            .retain(|key| after.as_ref().is_none_or(|after| key > after));
+        Ok(page)
+    }
+
+    /// Those of these addresses that are held.
+    async fn describe(
+        &self,
+        cluster: &Name,
+        keys: BTreeSet<AssignmentKey>,
+    ) -> Result<Described, Status> {
+        let assigned = self.0.feeds.assignments.assigned_at(cluster, &keys);
+        let mut silent = keys;
+        for one in &assigned {
+            silent.remove(&one.assignment.key);
+        }
+        let mut held = Vec::new();
+        if !silent.is_empty() {
+            let (cluster, asked) = (cluster.clone(), silent.clone());
+            let read = move |state: &State| Inquiry::collect(state, &cluster, &asked);
+            held = self.0.read(read).await?.answer();
+            held.retain(|one| silent.contains(&one.key));
+        }
+        let view = self.0.feeds.status.view(cluster, now());
+        Ok(describe(&view, &assigned, &held))
     }
 }
 
@@ -182,33 +225,6 @@ fn after_token(token: &PageToken) -> Result<AssignmentKey, Status> {
     let read = errors.finish(space.zip(address));
     let (space, address) = read.map_err(|bad| status::of_rejection(&bad))?;
     Ok(AssignmentKey { space, address })
-}
-
-fn announcement(assignment: &Assignment, answerers: &Answerers) -> v1::Announcement {
-    let key = key_to_wire(&assignment.key);
-    let sorted = |owners: &[OwnerKey]| {
-        let mut owners: Vec<String> = owners.iter().map(OwnerKey::to_string).collect();
-        owners.sort();
-        owners
-    };
-    let own = answerers.get(&assignment.group).into_iter().flatten();
-    v1::Announcement {
-        address_space: key.address_space,
-        address: key.address,
-        group: assignment.group,
-        owners: sorted(&assignment.owners),
-        not_announced_here: sorted(&assignment.left_out),
-        nodes: assignment.nodes.iter().map(Name::to_string).collect(),
-        answerers: own.map(answerer).collect(),
-    }
-}
-
-fn answerer(answerer: &Answerer) -> v1::Answerer {
-    v1::Answerer {
-        node: answerer.node.to_string(),
-        ownership: Some(answerer.ownership.clone()),
-        unknown_since: answerer.unknown_since.map(time_to_wire),
-    }
 }
 
 fn explained_node(node: &ExplainedNode, listed: &[Name]) -> v1::ExplainedNode {

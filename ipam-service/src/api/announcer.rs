@@ -35,7 +35,7 @@ use super::status;
 use crate::engine::NotRenewed;
 use crate::feed::assignments::{Ended, Frame, Subscription};
 use crate::state::address::Address;
-use crate::state::announce::unannounced;
+use crate::state::announce::{AssignmentKey, unannounced};
 use crate::state::command::{Command, Fact};
 
 /// How long a new stream may take to say who it is; then its place is free again.
@@ -356,7 +356,9 @@ impl Connection {
         let read = errors.finish(space.zip(address));
         let (space, address) = read.map_err(|bad| self.told.refuse(&bad))?;
         let node = self.place.node();
-        self.told.see(wire);
+        let key = AssignmentKey { space, address };
+        self.told.see(&key, wire);
+        let AssignmentKey { space, address } = key;
         if wire.over || wire.kind() == Kind::KernelAnswers {
             return Ok(());
         }

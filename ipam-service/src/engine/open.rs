@@ -1,6 +1,7 @@
 //! From an open store to a writer that has everything it works with.
 
 use pharos_process::{Readiness, Shutdown};
+use tokio::time::Instant;
 
 use super::leases::LeaseBook;
 use super::task::{EngineParts, EngineTask, start};
@@ -60,7 +61,7 @@ pub async fn open(
         allocations: AllocationFeed::default(),
         changes: ChangeFeed::default(),
         assignments: AssignmentFeed::new(store_id.clone(), &announcements.everything()),
-        status: StatusFeed::default(),
+        status: StatusFeed::new(Instant::now()),
     };
     let (engine, task) = start(EngineParts {
         state,

@@ -398,6 +398,8 @@ impl EngineTask {
         feeds.allocations.publish(batch);
         feeds.changes.publish(batch);
         self.publish_assignments(deltas);
+        let changes = batch.changes.iter().map(|logged| &logged.change);
+        self.parts.feeds.assignments.note(changes);
     }
 
     fn publish_assignments(&mut self, deltas: &BTreeMap<Name, ClusterDelta>) {

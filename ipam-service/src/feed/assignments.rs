@@ -21,8 +21,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::book::Book;
 use super::touched::{Touched, Touches};
-use crate::state::announce::{Assignment, AssignmentKey, ClusterDelta, Deleted};
-use crate::state::model::NodeKey;
+use crate::state::announce::{Assignment, AssignmentKey, ClusterDelta, Deleted, NodeSet, keys_of};
+use crate::state::change::Change;
+use crate::state::model::{NodeKey, OwnerKey};
 use crate::state::names::Name;
 use crate::state::{Acknowledged, StreamPlace};
 
@@ -57,7 +58,25 @@ struct Shared {
     /// What announcers have acknowledged since it was last taken, by node and stream.
     acks: Mutex<BTreeMap<(NodeKey, u64), u64>>,
     acknowledged: Notify,
-    touches: Touches<AssignmentKey>,
+    touches: Touches<Concern>,
+}
+
+/// What is assigned at an address.
+#[derive(Debug, Clone)]
+pub struct Assigned {
+    pub assignment: Arc<Assignment>,
+    /// All who may announce it.
+    pub candidates: Option<Arc<NodeSet>>,
+}
+
+/// What an announcement may be another one about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Concern {
+    Address(AssignmentKey),
+    /// Whatever this one holds.
+    Owner(OwnerKey),
+    /// Whatever nobody announces.
+    Policy,
 }
 
 /// One cluster: its book, and where changes of it go.
@@ -125,6 +144,7 @@ impl AssignmentFeed {
             }
             let upserts = delta.upserts.iter().map(|one| &one.key);
             let touched = upserts.chain(&delta.removals).cloned();
+            let touched = touched.map(Concern::Address);
             self.shared.touches.touch(cluster, touched);
             let Some(deleted) = delta.deleted else {
                 continue;
@@ -141,6 +161,51 @@ impl AssignmentFeed {
             channel.end(self.shared.next_stream());
         }
         ended
+    }
+
+    /// Takes note of what committed changes may mean for addresses that nobody announces; to be called after
+    /// [`Self::publish`].
+    pub fn note<'a>(&self, changes: impl IntoIterator<Item = &'a Change>) {
+        let touches = &self.shared.touches;
+        if !touches.is_watched() {
+            return;
+        }
+        let policy = |cluster: Option<&Name>| match cluster {
+            Some(cluster) => touches.touch(cluster, [Concern::Policy]),
+            None => touches.touch_all(&Concern::Policy),
+        };
+        for change in changes {
+            match change {
+                Change::Allocation(edit) => {
+                    for allocation in edit.before.iter().chain(&edit.after) {
+                        let keys: Vec<_> = keys_of(allocation).map(Concern::Address).collect();
+                        touches.touch(&allocation.owner.key.cluster, keys);
+                    }
+                }
+                Change::Backends(edit) => {
+                    let owner = edit.subject().owner.clone();
+                    touches.touch(&owner.cluster.clone(), [Concern::Owner(owner)]);
+                }
+                Change::Node(edit) => policy(Some(&edit.subject().key.cluster)),
+                Change::Advertisement(edit) => policy(edit.subject().key.cluster.as_ref()),
+                Change::Pool(edit) => policy(edit.subject().key.cluster.as_ref()),
+                Change::Cluster(_)
+                | Change::Reservation(_)
+                | Change::Quota(_)
+                | Change::BgpPeer(_)
+                | Change::BfdProfile(_)
+                | Change::AddressSpace(_)
+                | Change::Unavailable(_)
+                | Change::Placement(_)
+                | Change::Tenure(_) => {}
+            }
+        }
+    }
+
+    /// Something else is to be said of it.
+    #[cfg(test)]
+    pub(crate) fn touch(&self, cluster: &Name, concern: Concern) {
+        self.shared.touches.touch(cluster, [concern]);
     }
 
     /// Everything in which the cluster's assignments differ from what the subscriber has, and every
@@ -195,30 +260,22 @@ impl AssignmentFeed {
         self.shared.acknowledged.notified().await;
     }
 
-    /// Everything that is assigned to the announcers of a cluster, in no order.
-    pub fn assigned(&self, cluster: &Name) -> Vec<Arc<Assignment>> {
-        let channel = lock(&self.shared.clusters).get(cluster).cloned();
-        channel.map_or(Vec::new(), |channel| {
-            lock(&channel).book.assigned().cloned().collect()
-        })
-    }
-
     /// What is assigned at these addresses to the announcers of a cluster.
     pub fn assigned_at<'a>(
         &self,
         cluster: &Name,
         keys: impl IntoIterator<Item = &'a AssignmentKey>,
-    ) -> Vec<Arc<Assignment>> {
+    ) -> Vec<Assigned> {
         let Some(channel) = lock(&self.shared.clusters).get(cluster).cloned() else {
             return Vec::new();
         };
         let channel = lock(&channel);
         let found = keys.into_iter().filter_map(|key| channel.book.get(key));
-        found.cloned().collect()
+        found.collect()
     }
 
-    /// Gathers the addresses of a cluster whose assignment changes from now on.
-    pub fn touched(&self, cluster: &Name) -> Touched<AssignmentKey> {
+    /// Gathers what announcements of a cluster may be about that change from now on.
+    pub fn touched(&self, cluster: &Name) -> Touched<Concern> {
         self.shared.touches.watch(cluster)
     }
 

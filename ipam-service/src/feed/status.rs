@@ -1,7 +1,11 @@
 //! What announcers tell of themselves: who answers for what since when, and who else does.
 //!
 //! In memory only, and for people: nothing is decided by it. What a node told outlives its stream by
-//! [`KEPT`], because a node without a stream most likely goes on.
+//! [`KEPT`], because a node without a stream most likely goes on. What a node may answer for that has not told
+//! is not known for as long ([`view`]).
+
+mod owned;
+mod view;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +16,10 @@ use pharos_proto::v1;
 use pharos_proto::v1::announcer_report::{Conflict, Status};
 use tokio::time::Instant;
 
+use self::owned::Owned;
+pub use self::view::{Presence, View};
 use super::touched::{Touched, Touches};
+use crate::state::announce::AssignmentKey;
 use crate::state::model::{AllocationId, NodeKey, Timestamp};
 use crate::state::names::Name;
 
@@ -26,13 +33,6 @@ pub const CONFLICT_KEPT: Duration = Duration::from_secs(150);
 /// Most conflicts that are remembered of one node.
 const MAX_CONFLICTS: usize = 1000;
 
-/// Most groups of one node. More than any holds; a node that says more is not believed.
-const MAX_OWNED: usize = 1_000_000;
-
-/// Most bytes of the names of nodes and interfaces that one node tells with its groups: some names for each of
-/// [`MAX_OWNED`].
-const MAX_NAMES_BYTES: usize = 128 * 1024 * 1024;
-
 /// What all announcers tell. Clones share it.
 #[derive(Debug, Clone)]
 pub struct StatusFeed {
@@ -42,12 +42,24 @@ pub struct StatusFeed {
 #[derive(Debug)]
 struct Shared {
     told: Mutex<Told>,
-    touches: Touches<AllocationId>,
+    touches: Touches<Matter>,
     refused: AtomicU64,
 }
 
-#[derive(Debug, Default)]
+/// What something else is told about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Matter {
+    /// Which nodes are there, and which of them have told.
+    Nodes,
+    Group(AllocationId),
+    /// Who else uses it.
+    Address(AssignmentKey),
+}
+
+#[derive(Debug)]
 struct Told {
+    /// When this process began to listen.
+    began: Instant,
     streams: u64,
     clusters: BTreeMap<Name, OfCluster>,
 }
@@ -59,21 +71,18 @@ struct OfCluster {
     by_group: BTreeMap<AllocationId, BTreeSet<Name>>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct OfNode {
     /// The newest; for a moment a node may have two.
     stream: u64,
+    entered: Instant,
     ended: Option<Ended>,
+    /// It has told all that it answers for, on this stream or one shortly before.
+    told: bool,
     status: Option<v1::NodeStatus>,
     owned: Owned,
-    conflicts: BTreeMap<(String, String, String), Seen>,
-}
-
-/// The groups of one node. What is beyond the limits is not kept, and so not shown.
-#[derive(Debug, Default)]
-struct Owned {
-    by_group: BTreeMap<AllocationId, v1::Ownership>,
-    names_bytes: usize,
+    /// By address and hardware address.
+    conflicts: BTreeMap<(AssignmentKey, String), Seen>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -122,29 +131,36 @@ impl Answerer {
     }
 }
 
-impl Default for StatusFeed {
-    fn default() -> Self {
+impl StatusFeed {
+    /// Nothing is known at first.
+    pub fn new(began: Instant) -> Self {
+        let told = Told {
+            began,
+            streams: 0,
+            clusters: BTreeMap::new(),
+        };
         Self {
             shared: Arc::new(Shared {
-                told: Mutex::default(),
+                told: Mutex::new(told),
                 touches: Touches::default(),
                 refused: AtomicU64::new(0),
             }),
         }
     }
-}
 
-impl StatusFeed {
     /// A node has a new stream. What it told on the one before stands until it tells all anew. Its
     /// number is to be handed to the other functions.
-    pub fn enter(&self, node: &NodeKey) -> u64 {
+    pub fn enter(&self, node: &NodeKey, at: Instant) -> u64 {
         let mut told = self.lock();
+        self.forget_of(&mut told, at);
         told.streams += 1;
         let stream = told.streams;
-        let of_node = told.node(node);
+        let of_node = told.node(node, at);
         of_node.stream = stream;
+        of_node.entered = at;
         of_node.ended = None;
-        self.touch(node, of_node.owned.by_group.keys());
+        self.touch_groups(node, of_node.owned.groups());
+        self.shared.touches.touch(&node.cluster, [Matter::Nodes]);
         stream
     }
 
@@ -155,31 +171,42 @@ impl StatusFeed {
         let of_cluster = told.clusters.get_mut(&node.cluster);
         if let Some(of_node) = of_cluster.and_then(|it| newest(&mut it.nodes, &node.node, stream)) {
             of_node.ended = Some(Ended { at, wall });
-            self.touch(node, of_node.owned.by_group.keys());
+            self.touch_groups(node, of_node.owned.groups());
+            self.shared.touches.touch(&node.cluster, [Matter::Nodes]);
         }
     }
 
     /// A node tells what changed, or everything.
     pub fn tell(&self, node: &NodeKey, stream: u64, status: &Status) {
         let mut told = self.lock();
-        if let Some(of_cluster) = told.clusters.get_mut(&node.cluster) {
-            let touched = of_cluster.tell(&node.node, stream, status);
-            self.touch(node, &touched);
+        let Some(of_cluster) = told.clusters.get_mut(&node.cluster) else {
+            return;
+        };
+        let had_told = of_cluster.has_told(&node.node);
+        let touched = of_cluster.tell(&node.node, stream, status);
+        self.touch_groups(node, touched.iter().copied());
+        if had_told != of_cluster.has_told(&node.node) {
+            self.shared.touches.touch(&node.cluster, [Matter::Nodes]);
         }
     }
 
     /// A node saw another machine answer for an address, or does not any more.
-    pub fn see(&self, node: &NodeKey, conflict: &Conflict, at: Instant, wall: Timestamp) {
+    pub fn see(
+        &self,
+        node: &NodeKey,
+        address: &AssignmentKey,
+        conflict: &Conflict,
+        at: Instant,
+        wall: Timestamp,
+    ) {
         let mut told = self.lock();
         self.forget_of(&mut told, at);
-        let conflicts = &mut told.node(node).conflicts;
-        let key = (
-            conflict.address_space.clone(),
-            conflict.address.clone(),
-            conflict.mac.clone(),
-        );
+        let conflicts = &mut told.node(node, at).conflicts;
+        let key = (address.clone(), conflict.mac.clone());
+        let touched = [Matter::Address(address.clone())];
         if conflict.over {
             conflicts.remove(&key);
+            self.shared.touches.touch(&node.cluster, touched);
             return;
         }
         let first = conflicts.get(&key).map(|known| known.first);
@@ -193,24 +220,14 @@ impl StatusFeed {
             until: at + CONFLICT_KEPT,
         };
         conflicts.insert(key, seen);
+        self.shared.touches.touch(&node.cluster, touched);
     }
 
-    /// Who says that it answers for these groups.
-    pub fn answerers(
-        &self,
-        cluster: &Name,
-        groups: &BTreeSet<AllocationId>,
-        now: Instant,
-    ) -> BTreeMap<AllocationId, Vec<Answerer>> {
+    /// What is known of a cluster now. Whoever tells waits as long as it is held.
+    pub fn view<'a>(&'a self, cluster: &'a Name, now: Instant) -> View<'a> {
         let mut told = self.lock();
         self.forget_of(&mut told, now);
-        let Some(of_cluster) = told.clusters.get(cluster) else {
-            return BTreeMap::new();
-        };
-        let answerers = groups
-            .iter()
-            .map(|group| (*group, of_cluster.answerers(*group)));
-        answerers.collect()
+        View::new(told, cluster, now)
     }
 
     /// What the nodes that have a stream say of themselves.
@@ -230,12 +247,7 @@ impl StatusFeed {
         let of_cluster = told.of_cluster(cluster);
         of_cluster
             .flat_map(|(node, it)| it.conflicts.values().map(move |seen| (node, seen)))
-            .map(|(node, seen)| SeenConflict {
-                node: node.clone(),
-                conflict: seen.conflict.clone(),
-                first_seen: seen.first,
-                last_seen: seen.last,
-            })
+            .map(|(node, seen)| seen.by(node))
             .collect()
     }
 
@@ -249,8 +261,8 @@ impl StatusFeed {
         self.shared.refused.load(Ordering::Relaxed)
     }
 
-    /// Gathers the groups of a cluster of which something else is told, or that are forgotten, from now on.
-    pub fn touched(&self, cluster: &Name) -> Touched<AllocationId> {
+    /// Gathers what of a cluster something else is told about, or is forgotten, from now on.
+    pub fn touched(&self, cluster: &Name) -> Touched<Matter> {
         self.shared.touches.watch(cluster)
     }
 
@@ -262,19 +274,16 @@ impl StatusFeed {
     fn forget_of(&self, told: &mut Told, now: Instant) {
         for (cluster, of_cluster) in &mut told.clusters {
             let touched = of_cluster.forget(now);
-            self.shared.touches.touch(cluster, touched.iter().copied());
+            self.shared.touches.touch(cluster, touched.iter().cloned());
         }
         told.clusters
             .retain(|_, of_cluster| !of_cluster.nodes.is_empty());
     }
 
-    fn touch<'a>(
-        &self,
-        node: &NodeKey,
-        groups: impl IntoIterator<Item = &'a AllocationId, IntoIter: Clone>,
-    ) {
-        let groups = groups.into_iter().copied();
-        self.shared.touches.touch(&node.cluster, groups);
+    fn touch_groups(&self, node: &NodeKey, groups: impl Iterator<Item = AllocationId> + Clone) {
+        self.shared
+            .touches
+            .touch(&node.cluster, groups.map(Matter::Group));
     }
 
     fn lock(&self) -> MutexGuard<'_, Told> {
@@ -284,9 +293,12 @@ impl StatusFeed {
 }
 
 impl Told {
-    fn node(&mut self, node: &NodeKey) -> &mut OfNode {
+    fn node(&mut self, node: &NodeKey, now: Instant) -> &mut OfNode {
         let of_cluster = self.clusters.entry(node.cluster.clone()).or_default();
-        of_cluster.nodes.entry(node.node.clone()).or_default()
+        let nodes = &mut of_cluster.nodes;
+        nodes
+            .entry(node.node.clone())
+            .or_insert_with(|| OfNode::new(now))
     }
 
     fn of_cluster(&self, cluster: &Name) -> impl Iterator<Item = (&Name, &OfNode)> {
@@ -295,7 +307,36 @@ impl Told {
     }
 }
 
+impl OfNode {
+    fn new(now: Instant) -> Self {
+        Self {
+            stream: 0,
+            entered: now,
+            ended: None,
+            told: false,
+            status: None,
+            owned: Owned::default(),
+            conflicts: BTreeMap::new(),
+        }
+    }
+}
+
+impl Seen {
+    fn by(&self, node: &Name) -> SeenConflict {
+        SeenConflict {
+            node: node.clone(),
+            conflict: self.conflict.clone(),
+            first_seen: self.first,
+            last_seen: self.last,
+        }
+    }
+}
+
 impl OfCluster {
+    fn has_told(&self, node: &Name) -> bool {
+        self.nodes.get(node).is_some_and(|of_node| of_node.told)
+    }
+
     /// Says which groups it is about.
     fn tell(&mut self, node: &Name, stream: u64, status: &Status) -> BTreeSet<AllocationId> {
         let mut touched = BTreeSet::new();
@@ -304,6 +345,7 @@ impl OfCluster {
         };
         if status.whole {
             touched.extend(of_node.owned.take());
+            of_node.told = true;
         }
         if let Some(own) = &status.node {
             of_node.status = Some(own.clone());
@@ -317,7 +359,7 @@ impl OfCluster {
             touched.insert(ownership.group);
         }
         for group in &touched {
-            match of_node.owned.by_group.contains_key(group) {
+            match of_node.owned.get(*group).is_some() {
                 true => {
                     self.by_group
                         .entry(*group)
@@ -338,7 +380,7 @@ impl OfCluster {
             let of_node = self.nodes.get(name)?;
             Some(Answerer {
                 node: name.clone(),
-                ownership: of_node.owned.by_group.get(&group)?.clone(),
+                ownership: of_node.owned.get(group)?.clone(),
                 unknown_since: of_node.ended.map(|ended| ended.wall),
             })
         });
@@ -351,19 +393,28 @@ impl OfCluster {
         all
     }
 
-    /// Says which groups somebody is not shown for any more.
-    fn forget(&mut self, now: Instant) -> BTreeSet<AllocationId> {
+    /// Says what is not shown any more.
+    fn forget(&mut self, now: Instant) -> BTreeSet<Matter> {
         let mut touched = BTreeSet::new();
         let by_group = &mut self.by_group;
         self.nodes.retain(|name, of_node| {
-            of_node.conflicts.retain(|_, seen| seen.until > now);
+            of_node.conflicts.retain(|(address, _), seen| {
+                let is_seen = seen.until > now;
+                if !is_seen {
+                    touched.insert(Matter::Address(address.clone()));
+                }
+                is_seen
+            });
             if of_node.ended.is_none_or(|ended| ended.at + KEPT > now) {
                 return true;
+            }
+            if std::mem::take(&mut of_node.told) {
+                touched.insert(Matter::Nodes);
             }
             of_node.status = None;
             for group in of_node.owned.take() {
                 leave_group(by_group, group, name);
-                touched.insert(group);
+                touched.insert(Matter::Group(group));
             }
             !of_node.conflicts.is_empty()
         });
@@ -392,33 +443,6 @@ fn leave_group(
             by_group.remove(&group);
         }
     }
-}
-
-impl Owned {
-    /// Forgets all, and says what that was.
-    fn take(&mut self) -> impl Iterator<Item = AllocationId> + use<> {
-        std::mem::take(self).by_group.into_keys()
-    }
-
-    fn insert(&mut self, ownership: &v1::Ownership) {
-        self.remove(ownership.group);
-        let names_bytes = self.names_bytes + names_bytes(ownership);
-        if self.by_group.len() < MAX_OWNED && names_bytes <= MAX_NAMES_BYTES {
-            self.names_bytes = names_bytes;
-            self.by_group.insert(ownership.group, ownership.clone());
-        }
-    }
-
-    fn remove(&mut self, group: AllocationId) {
-        if let Some(known) = self.by_group.remove(&group) {
-            self.names_bytes -= names_bytes(&known);
-        }
-    }
-}
-
-fn names_bytes(ownership: &v1::Ownership) -> usize {
-    let interfaces = ownership.interfaces.iter().map(String::len);
-    ownership.from.len() + interfaces.sum::<usize>()
 }
 
 #[cfg(test)]

@@ -88,6 +88,21 @@ impl<K: Ord> Touches<K> {
     }
 }
 
+impl<K: Ord + Clone> Touches<K> {
+    /// Whether somebody watches.
+    pub(super) fn is_watched(&self) -> bool {
+        !lock(&self.watchers).is_empty()
+    }
+
+    /// Something was done that concerns every cluster.
+    pub(super) fn touch_all(&self, key: &K) {
+        let clusters: Vec<Name> = lock(&self.watchers).keys().cloned().collect();
+        for cluster in clusters {
+            self.touch(&cluster, [key.clone()]);
+        }
+    }
+}
+
 impl<K: Ord> Touched<K> {
     /// What was touched since the last call.
     pub fn take(&self) -> Keys<K> {

@@ -20,6 +20,7 @@ mod cluster;
 mod explain;
 mod fence;
 mod group;
+mod held;
 mod interfaces;
 mod nodes;
 mod policy;
@@ -31,6 +32,7 @@ use std::sync::Arc;
 pub use self::explain::{Explained, ExplainedNode, Question, Verdict};
 pub use self::fence::Fenced;
 use self::group::Component;
+pub use self::held::{Held, HeldPage, Inquiry, Silence};
 pub use self::interfaces::{ByNodes, Interfaces};
 pub use self::nodes::Member;
 use self::nodes::Nodes;
@@ -407,7 +409,7 @@ impl Dirt {
 }
 
 /// What an allocation holds.
-fn keys_of(allocation: &Allocation) -> impl Iterator<Item = AssignmentKey> {
+pub fn keys_of(allocation: &Allocation) -> impl Iterator<Item = AssignmentKey> {
     allocation.held().map(|(address, pool)| AssignmentKey {
         space: pool.space.clone(),
         address,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::State;
 use super::address::Address;
+use super::announce::AssignmentKey;
 use super::leases::Leases;
 use super::model::{
     Advertisement, AdvertisementKey, Allocation, AllocationId, Backends, Cluster, Node, NodeKey,
@@ -57,6 +58,27 @@ impl State {
         address: Address,
     ) -> impl Iterator<Item = &Arc<Allocation>> {
         self.space(space).holders(address)
+    }
+
+    /// Every held address behind one, with one who holds it; by address space and address.
+    pub fn held_after<'a>(
+        &'a self,
+        after: Option<&'a AssignmentKey>,
+    ) -> impl Iterator<Item = (&'a Name, Address, &'a Arc<Allocation>)> {
+        let first = after.map_or(Bound::Unbounded, |after| Bound::Included(&after.space));
+        let spaces = self.spaces.range::<Name, _>((first, Bound::Unbounded));
+        spaces.flat_map(move |(name, space)| {
+            let behind = after.filter(|after| after.space == *name);
+            let from = behind.map_or(Bound::Unbounded, |after| Bound::Excluded(after.address));
+            let held = space.held_from(from);
+            held.map(move |(address, holder)| (name, address, holder))
+        })
+    }
+
+    /// Where an address is held, with one who holds it there; by address space.
+    pub fn held_at(&self, address: Address) -> impl Iterator<Item = (&Name, &Arc<Allocation>)> {
+        let spaces = self.spaces.iter();
+        spaces.filter_map(move |(name, space)| Some((name, space.holders(address).next()?)))
     }
 
     pub fn pool(&self, key: &PoolKey) -> Option<&Arc<Pool>> {

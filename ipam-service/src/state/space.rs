@@ -5,6 +5,7 @@
 mod holders;
 
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
 
 use self::holders::{Holders, Sharers};
@@ -190,6 +191,15 @@ impl Space {
     ) -> impl Iterator<Item = (Address, &Arc<Allocation>)> {
         let held = self.holders.range(range.first()..=range.last());
         held.flat_map(|(address, holders)| holders.iter().map(|holder| (*address, holder)))
+    }
+
+    /// Every held address from somewhere on, with one who holds it.
+    pub(super) fn held_from(
+        &self,
+        from: Bound<Address>,
+    ) -> impl Iterator<Item = (Address, &Arc<Allocation>)> {
+        let held = self.holders.range((from, Bound::Unbounded));
+        held.filter_map(|(address, holders)| Some((*address, holders.iter().next()?)))
     }
 
     /// Whether the owner may come to hold the address, beside those who do. O(log n) per port. Who

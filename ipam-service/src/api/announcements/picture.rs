@@ -1,31 +1,81 @@
 //! What a watcher of one cluster was shown, and what has changed of it since: what was touched is put
-//! together anew, and nothing else. It knows no stream, and waits for nothing.
+//! together anew, and nothing else. It knows no stream, and waits for nothing: what only the state knows it
+//! asks for by [`Ask`], piece by piece.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use pharos_proto::v1;
+use pharos_proto::v1::announcement::Reason;
 use tokio::time::Instant;
 
-use super::announcement;
+use super::describe::describe;
 use crate::feed::Feeds;
-use crate::feed::assignments::AssignmentFeed;
-use crate::feed::status::StatusFeed;
+use crate::feed::assignments::{AssignmentFeed, Concern};
+use crate::feed::status::{Matter, StatusFeed};
 use crate::feed::touched::{Keys, Touched};
-use crate::state::announce::AssignmentKey;
-use crate::state::model::AllocationId;
+use crate::state::State;
+use crate::state::announce::{AssignmentKey, Held, HeldPage, Inquiry, keys_of};
+use crate::state::model::{AllocationId, OwnerKey};
 use crate::state::names::Name;
+
+/// Most addresses that are put together at once: the writer waits for what is asked of the state, a millisecond
+/// or two.
+const MOST: usize = 1000;
 
 /// Empty at first.
 pub(super) struct Picture {
     cluster: Name,
     assignments: AssignmentFeed,
     status: StatusFeed,
-    assigned: Touched<AssignmentKey>,
-    told: Touched<AllocationId>,
+    concerns: Touched<Concern>,
+    told: Touched<Matter>,
     shown: BTreeMap<AssignmentKey, v1::Announcement>,
     /// The addresses of `shown`, by group.
     by_group: BTreeMap<AllocationId, BTreeSet<AssignmentKey>>,
-    is_begun: bool,
+    /// Those of them that nobody answers for.
+    silent: BTreeSet<AssignmentKey>,
+    /// What is to be looked at.
+    todo: BTreeSet<AssignmentKey>,
+    /// What is being looked at, and whether the state is asked about it.
+    piece: BTreeMap<AssignmentKey, bool>,
+    /// Whose addresses are to be looked at.
+    owners: BTreeSet<OwnerKey>,
+    walk: Walk,
+    /// When next something is known without a word of anybody.
+    settled_at: Option<Instant>,
+}
+
+/// Where a walk over everything that the cluster holds goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Walk {
+    Behind(Option<AssignmentKey>),
+    Done,
+}
+
+/// What is asked of the state.
+#[derive(Debug)]
+pub(super) struct Ask {
+    cluster: Name,
+    walk: Walk,
+    owners: BTreeSet<OwnerKey>,
+    /// Addresses that are not assigned.
+    keys: BTreeSet<AssignmentKey>,
+}
+
+/// What the state says. To be evaluated without the state.
+#[derive(Debug)]
+pub(super) struct Found {
+    page: HeldPage,
+    of_owners: Vec<AssignmentKey>,
+    inquiry: Inquiry,
+}
+
+/// What that means.
+#[derive(Debug, Default)]
+pub(super) struct Answer {
+    page: HeldPage,
+    of_owners: Vec<AssignmentKey>,
+    held: Vec<Held>,
 }
 
 /// How a picture differs from what it was.
@@ -37,70 +87,202 @@ pub(super) struct Difference {
     pub(super) gone: Vec<AssignmentKey>,
 }
 
+impl Ask {
+    /// Whether the state has nothing to say.
+    pub(super) fn is_empty(&self) -> bool {
+        self.walk == Walk::Done && self.owners.is_empty() && self.keys.is_empty()
+    }
+
+    pub(super) fn of(&self, state: &State) -> Found {
+        let of_owners = self
+            .owners
+            .iter()
+            .filter_map(|owner| state.allocation(owner));
+        Found {
+            page: match &self.walk {
+                Walk::Behind(after) => HeldPage::after(state, &self.cluster, after.as_ref(), MOST),
+                Walk::Done => HeldPage::default(),
+            },
+            of_owners: of_owners.flat_map(|it| keys_of(it)).collect(),
+            inquiry: Inquiry::collect(state, &self.cluster, &self.keys),
+        }
+    }
+}
+
+impl Found {
+    pub(super) fn evaluate(self) -> Answer {
+        Answer {
+            page: self.page,
+            of_owners: self.of_owners,
+            held: self.inquiry.answer(),
+        }
+    }
+}
+
 impl Picture {
     pub(super) fn new(feeds: &Feeds, cluster: Name) -> Self {
         Self {
-            assigned: feeds.assignments.touched(&cluster),
+            concerns: feeds.assignments.touched(&cluster),
             told: feeds.status.touched(&cluster),
             assignments: feeds.assignments.clone(),
             status: feeds.status.clone(),
             cluster,
             shown: BTreeMap::new(),
             by_group: BTreeMap::new(),
-            is_begun: false,
+            silent: BTreeSet::new(),
+            todo: BTreeSet::new(),
+            piece: BTreeMap::new(),
+            owners: BTreeSet::new(),
+            walk: Walk::Behind(None),
+            settled_at: None,
         }
     }
 
     /// Waits until something may have changed. Cancel safe.
     pub(super) async fn changed(&self) {
         tokio::select! {
-            () = self.assigned.changed() => {}
+            () = self.concerns.changed() => {}
             () = self.told.changed() => {}
         }
     }
 
-    /// Brings it up to date: all of it the first time.
-    pub(super) fn refresh(&mut self, now: Instant) -> Difference {
-        self.status.forget(now);
-        let keys = self.touched();
-        let assigned = self.assignments.assigned_at(&self.cluster, &keys);
-        let groups = assigned.iter().map(|one| one.group).collect();
-        let answerers = self.status.answerers(&self.cluster, &groups, now);
-        let mut gone = keys;
-        let mut changed = Vec::new();
-        for one in &assigned {
-            gone.remove(&one.key);
-            let wire = announcement(one, &answerers);
-            if self.shown.get(&one.key) != Some(&wire) {
-                self.hide(&one.key);
-                let of_group = self.by_group.entry(one.group).or_default();
-                of_group.insert(one.key.clone());
-                self.shown.insert(one.key.clone(), wire.clone());
-                changed.push(wire);
-            }
+    /// Whether it is up to date, but for what has changed since the last [`Picture::ask`].
+    pub(super) fn is_complete(&self) -> bool {
+        self.walk == Walk::Done && self.todo.is_empty() && self.owners.is_empty()
+    }
+
+    /// What has to be known for the next piece. What changes meanwhile is touched again: it is taken note of
+    /// before anything is read.
+    pub(super) fn ask(&mut self, now: Instant) -> Ask {
+        self.todo
+            .extend(std::mem::take(&mut self.piece).into_keys());
+        self.gather(now);
+        while self.piece.len() < MOST
+            && let Some(key) = self.todo.pop_first()
+        {
+            self.piece.insert(key, true);
         }
-        gone.retain(|key| self.hide(key));
-        Difference {
-            changed,
-            gone: gone.into_iter().collect(),
+        let assigned = self
+            .assignments
+            .assigned_at(&self.cluster, self.piece.keys());
+        for one in &assigned {
+            self.piece.insert(one.assignment.key.clone(), false);
+        }
+        let asked = self.piece.iter().filter(|(_, is_asked)| **is_asked);
+        Ask {
+            cluster: self.cluster.clone(),
+            walk: self.walk.clone(),
+            owners: self.owners.clone(),
+            keys: asked.map(|(key, _)| key.clone()).collect(),
         }
     }
 
-    /// What is to be looked at. It is taken before anything is read: what changes meanwhile is touched again.
-    fn touched(&mut self) -> BTreeSet<AssignmentKey> {
-        let is_begun = std::mem::replace(&mut self.is_begun, true);
-        match (self.assigned.take(), self.told.take()) {
-            (Keys::These(mut keys), Keys::These(groups)) if is_begun => {
-                let of_groups = groups.iter().filter_map(|group| self.by_group.get(group));
-                keys.extend(of_groups.flatten().cloned());
-                keys
-            }
-            _ => {
-                let assigned = self.assignments.assigned(&self.cluster);
-                let assigned = assigned.iter().map(|one| &one.key);
-                self.shown.keys().chain(assigned).cloned().collect()
+    /// Takes in the next piece.
+    pub(super) fn take_in(&mut self, answer: Answer, now: Instant) -> Difference {
+        // What is announced together with the rest of the piece.
+        for one in &answer.held {
+            self.todo.remove(&one.key);
+            self.piece.insert(one.key.clone(), true);
+        }
+        self.owners.clear();
+        self.todo.extend(answer.of_owners);
+        self.todo.extend(answer.page.keys);
+        if self.walk != Walk::Done {
+            self.walk = match answer.page.next {
+                Some(last) => Walk::Behind(Some(last)),
+                None => Walk::Done,
+            };
+        }
+        self.show(&answer.held, now)
+    }
+
+    fn show(&mut self, held: &[Held], now: Instant) -> Difference {
+        let mut piece = std::mem::take(&mut self.piece);
+        let assigned = self.assignments.assigned_at(&self.cluster, piece.keys());
+        let view = self.status.view(&self.cluster, now);
+        let described = describe(&view, &assigned, held);
+        self.settled_at = view.next_settled();
+        drop(view);
+        let mut difference = Difference::default();
+        for (key, wire) in described {
+            piece.remove(&key);
+            if self.shown.get(&key) != Some(&wire) {
+                self.hide(&key);
+                self.enter(key, &wire);
+                difference.changed.push(wire);
             }
         }
+        for (key, is_asked) in piece {
+            if !is_asked {
+                // It was assigned a moment ago: whether it is still held is asked now.
+                self.todo.insert(key);
+            } else if self.hide(&key) {
+                difference.gone.push(key);
+            }
+        }
+        difference
+    }
+
+    /// Takes note of what is to be looked at.
+    fn gather(&mut self, now: Instant) {
+        self.status.forget(now);
+        match self.concerns.take() {
+            Keys::These(concerns) => concerns.into_iter().for_each(|it| self.note_concern(it)),
+            Keys::All => self.begin_again(),
+        }
+        match self.told.take() {
+            Keys::These(matters) => matters.into_iter().for_each(|it| self.note_matter(it)),
+            Keys::All => self.begin_again(),
+        }
+        if self.settled_at.is_some_and(|at| at <= now) {
+            self.settled_at = None;
+            self.todo.extend(self.silent.iter().cloned());
+        }
+    }
+
+    fn note_concern(&mut self, concern: Concern) {
+        match concern {
+            Concern::Address(key) => {
+                // What was announced together with it may not be any more.
+                if let Some(shown) = self.shown.get(&key) {
+                    let group = self.by_group.get(&shown.group);
+                    self.todo.extend(group.into_iter().flatten().cloned());
+                }
+                self.todo.insert(key);
+            }
+            Concern::Owner(owner) => {
+                self.owners.insert(owner);
+            }
+            Concern::Policy => self.todo.extend(self.silent.iter().cloned()),
+        }
+    }
+
+    fn note_matter(&mut self, matter: Matter) {
+        match matter {
+            Matter::Nodes => self.todo.extend(self.silent.iter().cloned()),
+            Matter::Group(group) => {
+                let of_group = self.by_group.get(&group).into_iter().flatten();
+                self.todo.extend(of_group.cloned());
+            }
+            Matter::Address(key) => {
+                self.todo.insert(key);
+            }
+        }
+    }
+
+    /// Too much has changed to be told one by one.
+    fn begin_again(&mut self) {
+        self.todo.extend(self.shown.keys().cloned());
+        self.walk = Walk::Behind(None);
+    }
+
+    fn enter(&mut self, key: AssignmentKey, wire: &v1::Announcement) {
+        let of_group = self.by_group.entry(wire.group).or_default();
+        of_group.insert(key.clone());
+        if wire.reason() != Reason::Unspecified {
+            self.silent.insert(key.clone());
+        }
+        self.shown.insert(key, wire.clone());
     }
 
     /// Whether it was shown.
@@ -108,6 +290,7 @@ impl Picture {
         let Some(shown) = self.shown.remove(key) else {
             return false;
         };
+        self.silent.remove(key);
         if let Some(keys) = self.by_group.get_mut(&shown.group) {
             keys.remove(key);
             if keys.is_empty() {

@@ -1,5 +1,6 @@
 //! AnnouncementService over gRPC, with announcers that say what they answer for.
 
+use pharos_proto::v1::announcement::Reason;
 use pharos_proto::v1::announcer_report::{Conflict, Hello, Report, Status as Told};
 use pharos_proto::v1::claim::Backends;
 use tokio::sync::mpsc;
@@ -146,6 +147,85 @@ async fn a_watcher_is_told_everything_and_then_what_changes() {
     server.release(owner("web")).await;
     let told = within(watch.message()).await.expect("goes on");
     assert_eq!(told.expect("goes on").removed.len(), 1);
+    drop(watch);
+    server.stopped().await;
+}
+
+/// What the next message says of the only address.
+async fn next(
+    watch: &mut tonic::Streaming<v1::WatchAnnouncementsResponse>,
+) -> v1::WatchAnnouncementsResponse {
+    let told = within(watch.message()).await.expect("goes on");
+    told.expect("goes on")
+}
+
+/// Reads on until the only address is so.
+async fn next_with(
+    watch: &mut tonic::Streaming<v1::WatchAnnouncementsResponse>,
+    is_wanted: impl Fn(&v1::Announcement) -> bool,
+) -> v1::Announcement {
+    loop {
+        let told = next(watch).await.announcements.pop();
+        if let Some(told) = told.filter(&is_wanted) {
+            return told;
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_nobody_answers_for_is_told_with_the_reason() {
+    let server = TestServer::start().await.with_pool().await;
+    server.allocate(owner("web"), Backends::Reported).await;
+    let mut announcements = server.announcements().await;
+    let request = v1::WatchAnnouncementsRequest {
+        cluster: "east".to_owned(),
+    };
+    let watch = announcements.watch_announcements(request).await;
+    let mut watch = watch.expect("watched").into_inner();
+    let first = next(&mut watch).await;
+    assert!(first.synced);
+    let told = &first.announcements[0];
+    assert_eq!(told.reason(), Reason::NotAdvertised);
+    assert_eq!(told.owners, ["east/default/web"]);
+    assert!(told.detail.contains("east/default/web"), "{}", told.detail);
+    let listed = list(&server, "").await.announcements;
+    assert_eq!(listed, first.announcements);
+
+    let because = |reason: Reason| move |told: &v1::Announcement| told.reason() == reason;
+    let server = server.with_advertisement().await;
+    next_with(&mut watch, because(Reason::NoAnnouncer)).await;
+    let a = Node::connect(&server, "a").await;
+    next_with(&mut watch, because(Reason::NoReadyEndpoint)).await;
+    // Claimed anew: every selected node is good.
+    server.allocate(owner("web"), Backends::Unmanaged).await;
+    let told = next_with(&mut watch, because(Reason::Unknown)).await;
+    assert_eq!(told.nodes, ["a"]);
+    a.say(Report::Status(Told {
+        whole: true,
+        ..Told::default()
+    }))
+    .await;
+    let told = next_with(&mut watch, because(Reason::NotYetAnnounced)).await;
+    a.own(told.group).await;
+    let told = next_with(&mut watch, because(Reason::Unspecified)).await;
+    assert_eq!((nodes(&told), &*told.detail), (vec![("a", false)], ""));
+    let seen = Conflict {
+        address: told.address.clone(),
+        mac: "02:00:00:00:00:09".to_owned(),
+        ..Conflict::default()
+    };
+    a.say(Report::Conflict(seen.clone())).await;
+    let told = next_with(&mut watch, |told| !told.conflicts.is_empty()).await;
+    assert_eq!(told.conflicts[0].node, "a");
+    assert_eq!(told.conflicts[0].conflict.as_ref(), Some(&seen));
+    let over = Conflict { over: true, ..seen };
+    a.say(Report::Conflict(over)).await;
+    next_with(&mut watch, |told| told.conflicts.is_empty()).await;
+
+    server.release(owner("web")).await;
+    let last = next(&mut watch).await;
+    assert_eq!(last.removed.len(), 1);
+    assert!(list(&server, "").await.announcements.is_empty());
     drop(watch);
     server.stopped().await;
 }

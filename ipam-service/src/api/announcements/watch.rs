@@ -8,7 +8,7 @@ use pharos_proto::v1;
 use tonic::Status;
 
 use super::now;
-use super::picture::{Difference, Picture};
+use super::picture::{Answer, Difference, Picture};
 use crate::api::call::Api;
 use crate::api::convert_announce::assignments::key_to_wire;
 use crate::api::status;
@@ -25,6 +25,7 @@ const MOST: usize = 1000;
 
 /// A watcher of one cluster.
 pub(super) struct Watcher {
+    api: Api,
     picture: Picture,
     shutdown: Shutdown,
     /// What is to be sent yet.
@@ -37,6 +38,7 @@ impl Watcher {
         Self {
             picture: Picture::new(&api.feeds, cluster),
             shutdown: api.shutdown.clone(),
+            api: api.clone(),
             ready: VecDeque::new(),
             synced: false,
         }
@@ -48,11 +50,18 @@ impl Watcher {
             if let Some(message) = self.ready.pop_front() {
                 return Ok(message);
             }
-            if self.synced {
+            if self.synced && self.picture.is_complete() {
                 self.wait().await?;
             }
-            self.ready = messages(&self.picture.refresh(now()), self.synced);
-            self.synced = true;
+            let ask = self.picture.ask(now());
+            let answer = match ask.is_empty() {
+                true => Answer::default(),
+                false => self.api.read(move |state| ask.of(state)).await?.evaluate(),
+            };
+            let difference = self.picture.take_in(answer, now());
+            let was_synced = self.synced;
+            self.synced |= self.picture.is_complete();
+            self.ready = messages(&difference, was_synced, self.synced);
         }
     }
 
@@ -73,20 +82,24 @@ impl Watcher {
     }
 }
 
-/// What a watcher has to be told. One that is not `synced` yet is so with the last message, which it gets in
+/// What a watcher has to be told. One that comes to be `synced` is so with the last message, which it gets in
 /// any case.
-fn messages(difference: &Difference, synced: bool) -> VecDeque<v1::WatchAnnouncementsResponse> {
+fn messages(
+    difference: &Difference,
+    was_synced: bool,
+    synced: bool,
+) -> VecDeque<v1::WatchAnnouncementsResponse> {
     let message = |announcements, removed| v1::WatchAnnouncementsResponse {
         announcements,
         removed,
-        synced,
+        synced: was_synced,
     };
     let gone = difference.gone.chunks(MOST);
     let gone = gone.map(|chunk| message(Vec::new(), chunk.iter().map(key_to_wire).collect()));
     let changed = difference.changed.chunks(MOST);
     let changed = changed.map(|chunk| message(chunk.to_vec(), Vec::new()));
     let mut messages: VecDeque<_> = gone.chain(changed).collect();
-    if !synced {
+    if synced && !was_synced {
         if messages.is_empty() {
             messages.push_back(v1::WatchAnnouncementsResponse::default());
         }

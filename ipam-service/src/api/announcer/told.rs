@@ -5,6 +5,7 @@ use pharos_proto::v1::announcer_report::{Conflict, Status};
 use crate::api::{announcements, status};
 use crate::engine::wall_time;
 use crate::feed::status::StatusFeed;
+use crate::state::announce::AssignmentKey;
 use crate::state::model::NodeKey;
 use crate::state::refusal::Rejection;
 
@@ -19,7 +20,7 @@ pub(super) struct Told {
 impl Told {
     pub(super) fn begin(feed: &StatusFeed, node: &NodeKey) -> Self {
         Self {
-            stream: feed.enter(node),
+            stream: feed.enter(node, announcements::now()),
             feed: feed.clone(),
             node: node.clone(),
         }
@@ -41,9 +42,10 @@ impl Told {
         status::of_rejection(bad)
     }
 
-    pub(super) fn see(&self, conflict: &Conflict) {
+    pub(super) fn see(&self, address: &AssignmentKey, conflict: &Conflict) {
         let now = announcements::now();
-        self.feed.see(&self.node, conflict, now, wall_time());
+        self.feed
+            .see(&self.node, address, conflict, now, wall_time());
     }
 }
 

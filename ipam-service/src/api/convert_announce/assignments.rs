@@ -63,7 +63,8 @@ pub fn members_to_wire(members: &[Member]) -> v1::Members {
     }
 }
 
-fn fenced_to_wire(fenced: &Fenced) -> v1::assignment::Fenced {
+/// Who may answer for a fenced address.
+pub fn fenced_to_wire(fenced: &Fenced) -> v1::assignment::Fenced {
     let owner = fenced.owner.as_ref();
     let name = |node: Option<&Name>| node.map_or_else(String::new, Name::to_string);
     v1::assignment::Fenced {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use pharos_proto::digest::{BUCKETS, Digests, assignment_digest, bucket_of};
 use pharos_proto::v1;
 
-use super::{Frame, frames};
+use super::{Assigned, Frame, frames};
 use crate::api::convert_announce::assignments::{
     assignment_to_wire, key_to_wire, members_to_wire, node_set_to_wire,
 };
@@ -131,21 +131,14 @@ impl Book {
         out
     }
 
-    /// Everything that is assigned, in no order.
-    pub(super) fn assigned(&self) -> impl Iterator<Item = &Arc<Assignment>> {
-        let buckets = self.buckets.iter();
-        buckets.flat_map(|bucket| {
-            bucket
-                .assignments
-                .values()
-                .map(|(assignment, _)| assignment)
-        })
-    }
-
     /// What is assigned at an address.
-    pub(super) fn get(&self, key: &AssignmentKey) -> Option<&Arc<Assignment>> {
-        let known = self.buckets[index_of(key)].assignments.get(key);
-        known.map(|(assignment, _)| assignment)
+    pub(super) fn get(&self, key: &AssignmentKey) -> Option<Assigned> {
+        let (assignment, _) = self.buckets[index_of(key)].assignments.get(key)?;
+        let candidates = self.node_sets.get(&assignment.candidates);
+        Some(Assigned {
+            assignment: Arc::clone(assignment),
+            candidates: candidates.map(|(set, _)| Arc::clone(set)),
+        })
     }
 
     /// For people.

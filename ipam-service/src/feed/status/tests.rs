@@ -1,4 +1,8 @@
+use std::net::Ipv4Addr;
+
+use super::owned::MAX_NAMES_BYTES;
 use super::*;
+use crate::feed::touched::Keys;
 
 fn name(text: &str) -> Name {
     Name::parse(text).expect("valid")
@@ -8,6 +12,17 @@ fn node(text: &str) -> NodeKey {
     NodeKey {
         cluster: name("east"),
         node: name(text),
+    }
+}
+
+fn feed() -> StatusFeed {
+    StatusFeed::new(Instant::now())
+}
+
+fn address() -> AssignmentKey {
+    AssignmentKey {
+        space: name("default"),
+        address: Ipv4Addr::new(192, 0, 2, 1).into(),
     }
 }
 
@@ -32,10 +47,11 @@ fn whole(groups: &[u64]) -> Status {
 
 /// Group and node, and whether the stream of that has ended.
 fn shown(feed: &StatusFeed, now: Instant) -> Vec<(u64, String, bool)> {
-    let groups = (1..=5).collect();
-    let answerers = feed.answerers(&name("east"), &groups, now);
-    let shown = answerers.into_iter().flat_map(|(group, all)| {
-        all.into_iter().map(move |one| {
+    let groups = 1..=5;
+    let cluster = name("east");
+    let view = feed.view(&cluster, now);
+    let shown = groups.flat_map(|group: u64| {
+        view.answerers(group).into_iter().map(move |one| {
             let is_gone = one.unknown_since.is_some();
             (group, one.node.to_string(), is_gone)
         })
@@ -45,8 +61,8 @@ fn shown(feed: &StatusFeed, now: Instant) -> Vec<(u64, String, bool)> {
 
 #[test]
 fn differences_add_up_and_a_whole_report_replaces_everything() {
-    let (feed, now) = (StatusFeed::default(), Instant::now());
-    let stream = feed.enter(&node("a"));
+    let (feed, now) = (feed(), Instant::now());
+    let stream = feed.enter(&node("a"), now);
     feed.tell(&node("a"), stream, &whole(&[1, 2]));
     let lost = Status {
         lost: vec![1],
@@ -57,14 +73,13 @@ fn differences_add_up_and_a_whole_report_replaces_everything() {
     assert_eq!(shown(&feed, now), [of_a(2), of_a(3)]);
     feed.tell(&node("a"), stream, &whole(&[4]));
     assert_eq!(shown(&feed, now), [of_a(4)]);
-    let west = feed.answerers(&name("west"), &BTreeSet::from([4]), now);
-    assert!(west.is_empty());
+    assert!(feed.view(&name("west"), now).answerers(4).is_empty());
 }
 
 #[test]
 fn names_of_one_node_beyond_their_limit_are_not_kept() {
-    let (feed, now) = (StatusFeed::default(), Instant::now());
-    let stream = feed.enter(&node("a"));
+    let (feed, now) = (feed(), Instant::now());
+    let stream = feed.enter(&node("a"), now);
     let long = |group| Status {
         owned: vec![v1::Ownership {
             group,
@@ -92,8 +107,8 @@ fn names_of_one_node_beyond_their_limit_are_not_kept() {
 
 #[test]
 fn what_a_node_told_is_shown_for_half_a_minute_after_its_stream() {
-    let (feed, now) = (StatusFeed::default(), Instant::now());
-    let stream = feed.enter(&node("a"));
+    let (feed, now) = (feed(), Instant::now());
+    let stream = feed.enter(&node("a"), now);
     feed.tell(&node("a"), stream, &whole(&[1]));
     assert_eq!(feed.statuses(&name("east")).len(), 1);
     feed.leave(&node("a"), stream, now, Timestamp(7));
@@ -102,7 +117,7 @@ fn what_a_node_told_is_shown_for_half_a_minute_after_its_stream() {
     let before = now + KEPT - Duration::from_millis(1);
     assert_eq!(shown(&feed, before).len(), 1);
     // It comes back, and stands by what it said until it tells anew.
-    let again = feed.enter(&node("a"));
+    let again = feed.enter(&node("a"), before);
     assert_eq!(shown(&feed, before), [(1, "a".to_owned(), false)]);
     feed.leave(&node("a"), again, before, Timestamp(8));
     assert_eq!(shown(&feed, now + KEPT).len(), 1);
@@ -111,9 +126,9 @@ fn what_a_node_told_is_shown_for_half_a_minute_after_its_stream() {
 
 #[test]
 fn only_the_newest_stream_of_a_node_counts() {
-    let (feed, now) = (StatusFeed::default(), Instant::now());
-    let old = feed.enter(&node("a"));
-    let new = feed.enter(&node("a"));
+    let (feed, now) = (feed(), Instant::now());
+    let old = feed.enter(&node("a"), now);
+    let new = feed.enter(&node("a"), now);
     feed.tell(&node("a"), new, &whole(&[2]));
     feed.tell(&node("a"), old, &whole(&[1]));
     feed.leave(&node("a"), old, now, Timestamp(7));
@@ -122,7 +137,7 @@ fn only_the_newest_stream_of_a_node_counts() {
 
 #[test]
 fn a_node_that_stopped_does_not_have_what_its_heir_says_to_have_from_it() {
-    let (feed, now) = (StatusFeed::default(), Instant::now());
+    let (feed, now) = (feed(), Instant::now());
     let of = |why: v1::ownership::Why, from: &str, seconds| Status {
         owned: vec![v1::Ownership {
             group: 1,
@@ -134,7 +149,7 @@ fn a_node_that_stopped_does_not_have_what_its_heir_says_to_have_from_it() {
         ..whole(&[])
     };
     let handed = v1::ownership::Why::HandedOver;
-    let (a, b) = (feed.enter(&node("a")), feed.enter(&node("b")));
+    let (a, b) = (feed.enter(&node("a"), now), feed.enter(&node("b"), now));
     feed.tell(&node("a"), a, &of(v1::ownership::Why::Unowned, "", 100));
     feed.tell(&node("b"), b, &of(handed, "a", 200));
     // While both have a stream both count.
@@ -142,7 +157,7 @@ fn a_node_that_stopped_does_not_have_what_its_heir_says_to_have_from_it() {
     feed.leave(&node("a"), a, now, Timestamp(7));
     assert_eq!(shown(&feed, now), [(1, "b".to_owned(), false)]);
     // It took the group again since.
-    let again = feed.enter(&node("a"));
+    let again = feed.enter(&node("a"), now);
     feed.tell(
         &node("a"),
         again,
@@ -154,15 +169,15 @@ fn a_node_that_stopped_does_not_have_what_its_heir_says_to_have_from_it() {
 
 #[test]
 fn a_conflict_is_shown_until_it_is_not_seen_any_more() {
-    let (feed, now) = (StatusFeed::default(), Instant::now());
+    let (feed, now) = (feed(), Instant::now());
     let conflict = Conflict {
         address: "192.0.2.1".to_owned(),
         mac: "02:00:00:00:00:09".to_owned(),
         ..Conflict::default()
     };
-    feed.see(&node("a"), &conflict, now, Timestamp(1));
+    feed.see(&node("a"), &address(), &conflict, now, Timestamp(1));
     let again = now + Duration::from_secs(60);
-    feed.see(&node("a"), &conflict, again, Timestamp(2));
+    feed.see(&node("a"), &address(), &conflict, again, Timestamp(2));
     let seen = feed.conflicts(&name("east"), now + CONFLICT_KEPT);
     assert_eq!(seen.len(), 1);
     assert_eq!(seen[0].first_seen, Timestamp(1));
@@ -177,7 +192,7 @@ fn a_conflict_is_shown_until_it_is_not_seen_any_more() {
 
 #[test]
 fn a_conflict_that_its_node_says_is_over_is_not_shown() {
-    let (feed, now) = (StatusFeed::default(), Instant::now());
+    let (feed, now) = (feed(), Instant::now());
     let conflict = |mac: &str, over| Conflict {
         address: "192.0.2.1".to_owned(),
         mac: mac.to_owned(),
@@ -185,13 +200,86 @@ fn a_conflict_that_its_node_says_is_over_is_not_shown() {
         ..Conflict::default()
     };
     for mac in ["02:00:00:00:00:09", "02:00:00:00:00:08"] {
-        feed.see(&node("a"), &conflict(mac, false), now, Timestamp(1));
+        feed.see(
+            &node("a"),
+            &address(),
+            &conflict(mac, false),
+            now,
+            Timestamp(1),
+        );
     }
     let over = conflict("02:00:00:00:00:09", true);
     for who in ["b", "a", "a"] {
-        feed.see(&node(who), &over, now, Timestamp(2));
+        feed.see(&node(who), &address(), &over, now, Timestamp(2));
     }
     let seen = feed.conflicts(&name("east"), now);
     let macs: Vec<&str> = seen.iter().map(|one| &*one.conflict.mac).collect();
     assert_eq!(macs, ["02:00:00:00:00:08"]);
+}
+
+fn presence(feed: &StatusFeed, nodes: &[&str], now: Instant) -> Presence {
+    let nodes: Vec<Name> = nodes.iter().map(|node| name(node)).collect();
+    feed.view(&name("east"), now).presence(&nodes)
+}
+
+#[test]
+fn what_a_node_answers_for_is_not_known_until_it_has_told_all_or_had_time_to() {
+    let began = Instant::now();
+    let feed = StatusFeed::new(began);
+    let at = |seconds| began + Duration::from_secs(seconds);
+    let both = ["a", "b"];
+    // Nobody has called since the service began.
+    assert_eq!(presence(&feed, &both, at(29)), Presence::Unknown);
+    assert_eq!(presence(&feed, &both, at(30)), Presence::Away);
+    assert_eq!(presence(&feed, &[], at(0)), Presence::Away);
+    let a = feed.enter(&node("a"), at(10));
+    // A difference is not all of it.
+    feed.tell(&node("a"), a, &owned(&[2]));
+    assert_eq!(presence(&feed, &["a"], at(10)), Presence::Unknown);
+    feed.tell(&node("a"), a, &whole(&[1]));
+    assert_eq!(presence(&feed, &["a"], at(10)), Presence::Told);
+    assert_eq!(presence(&feed, &both, at(10)), Presence::Unknown);
+    assert_eq!(
+        feed.view(&name("east"), at(10)).next_settled(),
+        Some(at(30))
+    );
+    assert_eq!(presence(&feed, &both, at(30)), Presence::Told);
+    // One that connects later has as long.
+    let b = feed.enter(&node("b"), at(40));
+    assert_eq!(presence(&feed, &both, at(69)), Presence::Unknown);
+    assert_eq!(presence(&feed, &both, at(70)), Presence::Told);
+    assert_eq!(feed.view(&name("east"), at(70)).next_settled(), None);
+    // It stands by what it told for as long as that is shown.
+    feed.leave(&node("a"), a, at(80), Timestamp(1));
+    feed.leave(&node("b"), b, at(80), Timestamp(1));
+    assert_eq!(presence(&feed, &["a"], at(80)), Presence::Away);
+    assert_eq!(presence(&feed, &both, at(80)), Presence::Unknown);
+    feed.enter(&node("a"), at(90));
+    assert_eq!(presence(&feed, &["a"], at(90)), Presence::Told);
+    // One that was away for longer tells all anew.
+    feed.enter(&node("b"), at(120));
+    assert_eq!(presence(&feed, &["b"], at(120)), Presence::Unknown);
+}
+
+#[test]
+fn a_machine_is_shown_at_the_address_that_it_uses() {
+    let (feed, now) = (feed(), Instant::now());
+    let cluster = name("east");
+    let touched = feed.touched(&cluster);
+    let conflict = Conflict {
+        mac: "02:00:00:00:00:09".to_owned(),
+        ..Conflict::default()
+    };
+    feed.see(&node("a"), &address(), &conflict, now, Timestamp(1));
+    feed.see(&node("b"), &address(), &conflict, now, Timestamp(1));
+    let other = AssignmentKey {
+        space: name("other"),
+        ..address()
+    };
+    let at = |key: &AssignmentKey, now| feed.view(&cluster, now).conflicts(key).len();
+    assert_eq!((at(&address(), now), at(&other, now)), (2, 0));
+    let of_address = || Keys::These(BTreeSet::from([Matter::Address(address())]));
+    assert_eq!(touched.take(), of_address());
+    assert_eq!(at(&address(), now + CONFLICT_KEPT), 0);
+    assert_eq!(touched.take(), of_address());
 }

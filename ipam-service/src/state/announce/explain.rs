@@ -55,7 +55,7 @@ pub enum Verdict {
     FeatureMissing(&'static str),
 }
 
-fn list(keys: &[AdvertisementKey]) -> String {
+pub(super) fn list(keys: &[AdvertisementKey]) -> String {
     let names = keys.iter().map(|key| key.name.as_str());
     names.collect::<Vec<_>>().join(", ")
 }

@@ -7,7 +7,7 @@ use pharos_proto::feature::FENCED;
 
 use super::nodes::Nodes;
 use super::policy::{self, Memory, Offer, Policy};
-use super::{Assignment, AssignmentKey, Fenced, Interfaces, Verdict};
+use super::{Assignment, AssignmentKey, Fenced, Interfaces, Silence, Verdict};
 use crate::state::State;
 use crate::state::address::Address;
 use crate::state::model::{
@@ -167,13 +167,7 @@ impl Component {
         interfaces: Arc<Interfaces>,
         left_out: &BTreeSet<&OwnerKey>,
     ) -> Assignment {
-        let holds = |allocation: &Allocation| allocation.addresses.contains(&key.address);
-        let owners: BTreeSet<OwnerKey> = self
-            .allocations
-            .values()
-            .filter(|allocation| holds(allocation))
-            .map(|allocation| allocation.owner.key.clone())
-            .collect();
+        let owners = self.owners_of(key);
         Assignment {
             key: key.clone(),
             group: self.id(),
@@ -185,10 +179,18 @@ impl Component {
                 .filter(|owner| left_out.contains(owner))
                 .cloned()
                 .collect(),
-            owners: owners.into_iter().collect(),
+            owners,
             probe: false,
             fenced: None,
         }
+    }
+
+    /// Who holds an address of it, sorted.
+    pub(super) fn owners_of(&self, key: &AssignmentKey) -> Vec<OwnerKey> {
+        let holders = self.allocations.values();
+        let holders = holders.filter(|one| one.addresses.contains(&key.address));
+        let owners: BTreeSet<_> = holders.map(|one| one.owner.key.clone()).collect();
+        owners.into_iter().collect()
     }
 
     pub(super) fn oldest(&self) -> &Arc<Allocation> {
@@ -235,6 +237,21 @@ pub(super) fn obstacle(standings: &[Standing<'_>], node: Option<NodeNo>) -> Opti
     Some(first.verdict(node))
 }
 
+/// Why nobody is to announce an address: of those who hold it the one who is nearest to be announced has the word,
+/// of equals the oldest. `None`: one of them takes part.
+pub(super) fn silence(
+    standings: &[Standing<'_>],
+    key: &AssignmentKey,
+    nodes: &Nodes,
+) -> Option<Silence> {
+    let own = standings.iter().filter(|one| one.part.is_of(key));
+    if own.clone().any(Standing::takes_part) {
+        return None;
+    }
+    let silences = own.map(|one| one.silence(nodes));
+    silences.min_by_key(Silence::distance)
+}
+
 impl Part {
     /// Whether it holds the address, and through its pool.
     fn is_of(&self, key: &AssignmentKey) -> bool {
@@ -257,6 +274,22 @@ impl Part {
 impl Standing<'_> {
     fn takes_part(&self) -> bool {
         !self.nodes.is_empty()
+    }
+
+    /// Why no node announces it.
+    fn silence(&self, nodes: &Nodes) -> Silence {
+        let owner = self.part.allocation.owner.key.clone();
+        let policy = &self.part.policy;
+        match self.feature.filter(|_| !self.able.is_empty()) {
+            Some(feature) => Silence::FeatureMissing(feature),
+            None if policy.is_empty() => Silence::NotAdvertised(owner),
+            None if !self.selected.is_empty() => Silence::NoReadyEndpoint(owner),
+            None if nodes.available().next().is_none() => Silence::NoAnnouncer,
+            None => Silence::NoNodeSelected {
+                owner,
+                by: policy.iter().map(|one| one.key.clone()).collect(),
+            },
+        }
     }
 
     /// Why a node cannot serve it.

@@ -6,6 +6,7 @@ mod fenced;
 mod groups;
 mod probes;
 mod properties;
+mod silent;
 mod table;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -275,6 +276,7 @@ impl World {
                 used.iter().eq(now.node_sets.keys()),
                 "sets are those in use"
             );
+            silent::check(self, name);
         }
     }
 

@@ -1,6 +1,6 @@
 use std::net::Ipv4Addr;
 
-use pharos_proto::v1::announcer_report::Status;
+use pharos_proto::v1::announcer_report::{Conflict, Status};
 use proptest::prelude::*;
 
 use super::*;
@@ -9,18 +9,19 @@ use crate::feed::changes::ChangeFeed;
 use crate::feed::status::KEPT;
 use crate::state::address::Address;
 use crate::state::announce::{Assignment, ClusterDelta};
+use crate::state::announce::{NodeSet, Silence};
 use crate::state::model::{NodeKey, Timestamp};
 
 fn name(text: &str) -> Name {
     Name::parse(text).expect("valid")
 }
 
-fn feeds() -> Feeds {
+fn feeds(now: Instant) -> Feeds {
     Feeds {
         allocations: AllocationFeed::default(),
         assignments: AssignmentFeed::new("store".to_owned(), &BTreeMap::new()),
         changes: ChangeFeed::default(),
-        status: StatusFeed::default(),
+        status: StatusFeed::new(now),
     }
 }
 
@@ -31,14 +32,16 @@ fn key(number: u8) -> AssignmentKey {
     }
 }
 
-/// An announcement as far as it changes here: address, group, and who answers, with whether that one is away.
-type Seen = BTreeMap<String, (u64, Vec<(String, bool)>)>;
+/// An announcement as far as it changes here: address, group, who answers, with whether that one is away, and
+/// why nobody does.
+type Seen = BTreeMap<String, (u64, Vec<(String, bool)>, Reason)>;
 
 fn seen(announcements: impl IntoIterator<Item = v1::Announcement>) -> Seen {
     let seen = announcements.into_iter().map(|one| {
+        let reason = one.reason();
         let answerers = one.answerers.into_iter();
         let answerers = answerers.map(|it| (it.node, it.unknown_since.is_some()));
-        (one.address, (one.group, answerers.collect()))
+        (one.address, (one.group, answerers.collect(), reason))
     });
     seen.collect()
 }
@@ -46,7 +49,11 @@ fn seen(announcements: impl IntoIterator<Item = v1::Announcement>) -> Seen {
 #[derive(Debug, Clone)]
 enum Step {
     Assign(u8, u64),
+    /// It is held, and nobody may announce it.
+    Hold(u8, u64),
     Remove(u8),
+    /// A machine uses it, or does not any more.
+    See(usize, u8, bool),
     Enter(usize),
     Leave(usize),
     /// Whether it is all of it; groups that it has; groups that it lost.
@@ -56,6 +63,8 @@ enum Step {
     Look,
 }
 
+/// Id of the set of all nodes.
+const CANDIDATES: u64 = 7;
 const NODES: [&str; 3] = ["a", "b", "c"];
 
 fn groups() -> impl Strategy<Value = BTreeSet<u64>> {
@@ -66,7 +75,10 @@ fn step() -> impl Strategy<Value = Step> {
     let node = 0..NODES.len();
     prop_oneof![
         4 => (0..8_u8, 0..5_u64).prop_map(|(number, group)| Step::Assign(number, group)),
+        2 => (0..8_u8, 0..5_u64).prop_map(|(number, group)| Step::Hold(number, group)),
         2 => (0..8_u8).prop_map(Step::Remove),
+        1 => (node.clone(), 0..8_u8, any::<bool>())
+            .prop_map(|(node, number, over)| Step::See(node, number, over)),
         2 => node.clone().prop_map(Step::Enter),
         2 => node.clone().prop_map(Step::Leave),
         5 => (node, any::<bool>(), groups(), groups())
@@ -79,28 +91,55 @@ fn step() -> impl Strategy<Value = Step> {
 /// What is true, told naively.
 #[derive(Debug, Default)]
 struct Model {
-    assigned: BTreeMap<u8, u64>,
+    /// Group, and whether nodes are to announce it.
+    held: BTreeMap<u8, (u64, bool)>,
     nodes: BTreeMap<usize, Told>,
 }
 
 #[derive(Debug, Default)]
 struct Told {
     stream: u64,
+    entered: Option<Instant>,
     ended: Option<Instant>,
+    told: bool,
     owned: BTreeSet<u64>,
 }
 
 impl Model {
-    fn seen(&mut self, now: Instant) -> Seen {
+    fn seen(&mut self, began: Instant, now: Instant) -> Seen {
         let is_over = |ended: Option<Instant>| ended.is_some_and(|at| at + KEPT <= now);
         self.nodes.retain(|_, told| !is_over(told.ended));
-        let assigned = self.assigned.iter().map(|(number, group)| {
+        let held = self.held.iter().map(|(number, (group, assigned))| {
             let answer = self.nodes.iter();
             let answer = answer.filter(|(_, told)| told.owned.contains(group));
             let answer = answer.map(|(node, told)| (NODES[*node].to_owned(), told.ended.is_some()));
-            (format!("192.0.2.{number}"), (*group, answer.collect()))
+            let answer: Vec<_> = answer.collect();
+            let reason = match (assigned, answer.is_empty()) {
+                (false, _) => Reason::NotAdvertised,
+                (true, false) => Reason::Unspecified,
+                (true, true) => self.why_nobody(began, now),
+            };
+            (format!("192.0.2.{number}"), (*group, answer, reason))
         });
-        assigned.collect()
+        held.collect()
+    }
+
+    fn why_nobody(&self, began: Instant, now: Instant) -> Reason {
+        let may_tell = |node: usize| match self.nodes.get(&node) {
+            Some(told) => {
+                let since = told.ended.or(told.entered).expect("it was there");
+                !told.told && now < since + KEPT
+            }
+            None => now < began + KEPT,
+        };
+        let is_there = |told: &Told| told.ended.is_none();
+        if (0..NODES.len()).any(may_tell) {
+            Reason::Unknown
+        } else if self.nodes.values().any(is_there) {
+            Reason::NotYetAnnounced
+        } else {
+            Reason::NoLiveNode
+        }
     }
 }
 
@@ -110,19 +149,31 @@ struct World {
     model: Model,
     picture: Picture,
     folded: BTreeMap<AssignmentKey, v1::Announcement>,
+    began: Instant,
     now: Instant,
 }
 
 impl World {
     fn new() -> Self {
-        let feeds = feeds();
-        Self {
+        let began = Instant::now();
+        let feeds = feeds(began);
+        let world = Self {
             model: Model::default(),
             picture: Picture::new(&feeds, name("east")),
             folded: BTreeMap::new(),
-            now: Instant::now(),
+            began,
+            now: began,
             feeds,
-        }
+        };
+        let candidates = NodeSet {
+            id: CANDIDATES,
+            nodes: NODES.map(name).into(),
+        };
+        world.publish(ClusterDelta {
+            node_sets: vec![std::sync::Arc::new(candidates)],
+            ..ClusterDelta::default()
+        });
+        world
     }
 
     fn publish(&self, delta: ClusterDelta) {
@@ -138,24 +189,36 @@ impl World {
         let status = &self.feeds.status;
         match step {
             Step::Assign(number, group) => {
-                self.model.assigned.insert(number, group);
+                self.model.held.insert(number, (group, true));
                 self.publish(ClusterDelta {
                     upserts: vec![assignment(number, group)],
                     ..ClusterDelta::default()
                 });
             }
+            Step::Hold(number, group) => {
+                self.model.held.insert(number, (group, false));
+                self.take_away(number);
+            }
             Step::Remove(number) => {
-                self.model.assigned.remove(&number);
-                self.publish(ClusterDelta {
-                    removals: vec![key(number)],
-                    ..ClusterDelta::default()
-                });
+                self.model.held.remove(&number);
+                self.take_away(number);
+            }
+            Step::See(node, number, over) => {
+                let is_there = |told: &&Told| told.ended.is_none();
+                if self.model.nodes.get(&node).filter(is_there).is_some() {
+                    let conflict = Conflict {
+                        mac: "02:00:00:00:00:09".to_owned(),
+                        over,
+                        ..Conflict::default()
+                    };
+                    status.see(&of(node), &key(number), &conflict, self.now, Timestamp(1));
+                }
             }
             Step::Enter(node) => {
-                self.model.seen(self.now);
-                status.forget(self.now);
+                self.model.seen(self.began, self.now);
                 let told = self.model.nodes.entry(node).or_default();
-                told.stream = status.enter(&of(node));
+                told.stream = status.enter(&of(node), self.now);
+                told.entered = Some(self.now);
                 told.ended = None;
             }
             Step::Leave(node) => {
@@ -169,6 +232,7 @@ impl World {
                 let told = self.model.nodes.get_mut(&node);
                 if let Some(told) = told.filter(|told| told.ended.is_none()) {
                     status.tell(&of(node), told.stream, &told_status(whole, &owned, &lost));
+                    told.told |= whole;
                     if whole {
                         told.owned.clear();
                     }
@@ -181,9 +245,48 @@ impl World {
         }
     }
 
+    fn take_away(&self, number: u8) {
+        self.publish(ClusterDelta {
+            removals: vec![key(number)],
+            ..ClusterDelta::default()
+        });
+        let concern = Concern::Address(key(number));
+        self.feeds.assignments.touch(&name("east"), concern);
+    }
+
+    /// What the state would say.
+    fn answer(&self, ask: &Ask) -> Answer {
+        let mut page = HeldPage::default();
+        if let Walk::Behind(after) = &ask.walk {
+            let keys = self.model.held.keys().map(|number| key(*number));
+            let mut rest = keys.filter(|key| after.as_ref().is_none_or(|after| key > after));
+            page.keys = rest.by_ref().take(2).collect();
+            page.next = page.keys.last().filter(|_| rest.next().is_some()).cloned();
+        }
+        Answer {
+            page,
+            of_owners: Vec::new(),
+            held: held(&self.model, &ask.keys),
+        }
+    }
+
     /// Takes in what the watcher is told, which then equals what is true.
     fn look(&mut self) {
-        let difference = self.picture.refresh(self.now);
+        loop {
+            let ask = self.picture.ask(self.now);
+            let answer = self.answer(&ask);
+            let difference = self.picture.take_in(answer, self.now);
+            self.fold(difference);
+            if self.picture.is_complete() {
+                break;
+            }
+        }
+        let folded = seen(self.folded.values().cloned());
+        assert_eq!(folded, self.model.seen(self.began, self.now));
+        assert_eq!(self.folded, self.listed());
+    }
+
+    fn fold(&mut self, difference: Difference) {
         for key in difference.gone {
             assert!(
                 self.folded.remove(&key).is_some(),
@@ -199,10 +302,34 @@ impl World {
             let before = self.folded.insert(key, one.clone());
             assert_ne!(before.as_ref(), Some(&one), "only what changed is told");
         }
-        let folded = seen(self.folded.values().cloned());
-        assert_eq!(folded, self.model.seen(self.now));
-        assert_eq!(self.folded, listed(&self.feeds, self.now));
     }
+
+    /// What ListAnnouncements puts together.
+    fn listed(&self) -> BTreeMap<AssignmentKey, v1::Announcement> {
+        let all = self.model.held.keys().map(|number| key(*number)).collect();
+        let cluster = name("east");
+        let assigned = self.feeds.assignments.assigned_at(&cluster, &all);
+        let view = self.feeds.status.view(&cluster, self.now);
+        describe(&view, &assigned, &held(&self.model, &all))
+    }
+}
+
+/// What is held of these and not assigned.
+fn held(model: &Model, keys: &BTreeSet<AssignmentKey>) -> Vec<Held> {
+    let held = model.held.iter().filter(|(_, (_, assigned))| !assigned);
+    let held = held.filter(|(number, _)| keys.contains(&key(**number)));
+    let owner = OwnerKey {
+        cluster: name("east"),
+        namespace: None,
+        name: name("web"),
+    };
+    held.map(|(number, (group, _))| Held {
+        key: key(*number),
+        group: *group,
+        owners: vec![owner.clone()],
+        silence: Some(Silence::NotAdvertised(owner.clone())),
+    })
+    .collect()
 }
 
 fn assignment(number: u8, group: u64) -> std::sync::Arc<Assignment> {
@@ -210,7 +337,7 @@ fn assignment(number: u8, group: u64) -> std::sync::Arc<Assignment> {
         key: key(number),
         group,
         nodes: vec![name("a")],
-        candidates: 0,
+        candidates: CANDIDATES,
         interfaces: std::sync::Arc::default(),
         owners: Vec::new(),
         left_out: Vec::new(),
@@ -222,6 +349,7 @@ fn assignment(number: u8, group: u64) -> std::sync::Arc<Assignment> {
 fn told_status(whole: bool, owned: &BTreeSet<u64>, lost: &BTreeSet<u64>) -> Status {
     let owned = owned.iter().map(|group| v1::Ownership {
         group: *group,
+        interfaces: vec!["eth0".to_owned()],
         ..v1::Ownership::default()
     });
     Status {
@@ -230,17 +358,6 @@ fn told_status(whole: bool, owned: &BTreeSet<u64>, lost: &BTreeSet<u64>) -> Stat
         lost: lost.iter().copied().collect(),
         ..Status::default()
     }
-}
-
-/// What ListAnnouncements puts together.
-fn listed(feeds: &Feeds, now: Instant) -> BTreeMap<AssignmentKey, v1::Announcement> {
-    let assigned = feeds.assignments.assigned(&name("east"));
-    let groups = assigned.iter().map(|one| one.group).collect();
-    let answerers = feeds.status.answerers(&name("east"), &groups, now);
-    let all = assigned
-        .iter()
-        .map(|one| (one.key.clone(), announcement(one, &answerers)));
-    all.collect()
 }
 
 proptest! {
