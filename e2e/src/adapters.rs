@@ -6,6 +6,7 @@ mod book;
 mod metrics;
 mod old;
 mod relay;
+mod webhook;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -24,6 +25,7 @@ use tokio::runtime::Runtime;
 pub use book::Pretender;
 pub use old::OldBook;
 pub use relay::Relay;
+pub use webhook::{CONFIGURATION, Webhook};
 
 use crate::site::DEADLINE;
 

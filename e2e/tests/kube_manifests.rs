@@ -5,7 +5,11 @@
 use e2e::site::repository;
 use pharos_testbed::kube::{Assets, Kube};
 
-const MANIFESTS: [&str; 2] = ["k8s-adapter-rbac.yaml", "kubernetes/announcer.yaml"];
+const MANIFESTS: [&str; 3] = [
+    "k8s-adapter-rbac.yaml",
+    "kubernetes/announcer.yaml",
+    "kubernetes/webhook.yaml",
+];
 
 #[test]
 fn a_kube_apiserver_accepts_the_manifests() -> anyhow::Result<()> {

@@ -7,6 +7,7 @@ use clap::Parser;
 use pharos_process::{Flags, LogOptions, UsageError};
 
 use crate::claim::Settings;
+use crate::webhook;
 
 /// Connects one Kubernetes cluster to the address book.
 ///
@@ -61,6 +62,30 @@ pub struct Args {
         default_value = "127.0.0.1:7474"
     )]
     pub admin: SocketAddr,
+    /// Where admission webhooks are served over HTTPS [default: nowhere]
+    #[arg(
+        long,
+        env = "PHAROS_WEBHOOK_LISTEN",
+        value_name = "ADDR:PORT",
+        requires_all = ["webhook_cert", "webhook_key"]
+    )]
+    pub webhook_listen: Option<SocketAddr>,
+    /// Certificate of the webhooks in PEM, and those that it was signed with; read again when it changes
+    #[arg(
+        long,
+        env = "PHAROS_WEBHOOK_CERT",
+        value_name = "FILE",
+        requires_all = ["webhook_listen", "webhook_key"]
+    )]
+    pub webhook_cert: Option<PathBuf>,
+    /// Key of that certificate in PEM
+    #[arg(
+        long,
+        env = "PHAROS_WEBHOOK_KEY",
+        value_name = "FILE",
+        requires_all = ["webhook_listen", "webhook_cert"]
+    )]
+    pub webhook_key: Option<PathBuf>,
     #[command(flatten)]
     pub log: LogOptions,
 }
@@ -80,6 +105,15 @@ impl Args {
             address_space: self.address_space.clone(),
             ignore_exclude_lb: self.ignore_exclude_lb,
         }
+    }
+
+    /// What is said of webhooks; `None`: there are none.
+    pub fn webhook(&self) -> Option<webhook::Settings> {
+        Some(webhook::Settings {
+            listen: self.webhook_listen?,
+            certificate: self.webhook_cert.clone()?,
+            key: self.webhook_key.clone()?,
+        })
     }
 
     /// How to reach the Kubernetes API. Nothing is called yet.

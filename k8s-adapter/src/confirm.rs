@@ -146,7 +146,8 @@ fn are_same<'a, S: PartialEq + 'a>(
     live.is_some_and(|live| known.eq(live.iter()))
 }
 
-async fn list<K>(context: &Context) -> Result<Option<Vec<K::Kept>>, KubeError>
+/// All objects of a kind, from no cache of this process; `None` if the API server does not know the kind.
+pub async fn list<K>(context: &Context) -> Result<Option<Vec<K::Kept>>, KubeError>
 where
     K: Watched + Resource<Scope = NamespaceResourceScope>,
 {

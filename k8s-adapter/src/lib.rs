@@ -7,6 +7,7 @@
 //! [`session`] keeps the conversation with ipam-service: the cluster's inventory at its start,
 //! pools and advertisements ([`policy`], [`sets`], [`confirm`]), late answers. [`sweep`] looks for Services that vanished
 //! unseen, [`identity`] for another cluster at the same address.
+//! [`webhook`] judges what people apply before it is stored.
 //! Every replica does all this, but only the one that holds the [`lease`] writes.
 //! [`facts`] reports nodes and endpoints ([`eligibility`]) on a stream of their own.
 //!
@@ -40,6 +41,7 @@ pub mod sets;
 pub mod sweep;
 pub mod usage;
 pub mod watches;
+pub mod webhook;
 pub mod world;
 pub mod write;
 
@@ -63,6 +65,7 @@ use identity::AnotherCluster;
 use kubernetes::Clients;
 use metrics::Metrics;
 use watches::{Watched, watch};
+use webhook::Webhook;
 use world::World;
 
 /// Runs until `shutdown`, then drains.
@@ -77,6 +80,10 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     let listener = TcpListener::bind(args.admin)
         .await
         .map_err(|error| UsageError(format!("--admin {}: {error}", args.admin)))?;
+    let webhook = match args.webhook() {
+        Some(settings) => Some(Webhook::bind(settings).await?),
+        None => None,
+    };
     let kube = Clients::new(args.kube_config().await?, watches::SILENCE)?;
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
@@ -111,6 +118,9 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     tasks.drive(reconcile::run);
     tasks.drive(sweep::run);
     tasks.drive(usage::run);
+    if let Some(webhook) = webhook {
+        tasks.drive(|context, shutdown| webhook.run(context, shutdown));
+    }
     let mut tasks = tasks.set;
     // Kept until nobody writes any more.
     let written = Shutdown::default();

@@ -17,6 +17,13 @@ pub struct PoolLabel {
     pub pool: String,
 }
 
+/// Labels `kind` and `answer` (`allowed`, `warned`, `denied`, `failed`).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct WebhookLabels {
+    pub kind: &'static str,
+    pub answer: &'static str,
+}
+
 /// The handles that drivers use. Clones share their state.
 #[derive(Debug, Clone, Default)]
 pub struct Metrics {
@@ -48,6 +55,10 @@ pub struct Metrics {
     pub services: Gauge,
     /// Our Services that have an address.
     pub served: Gauge,
+    /// Questions that webhooks were asked.
+    pub webhook_requests: Family<WebhookLabels, Counter>,
+    /// When the certificate of the webhooks ends, in seconds since 1970; 0 without webhooks.
+    pub webhook_certificate_expiry: Gauge,
 }
 
 /// A gauge per pool and family.
@@ -152,6 +163,16 @@ impl Metrics {
             "Those with an address",
             &metrics.served,
         );
+        gauge(
+            "pharos_adapter_webhook_certificate_expiry_timestamp_seconds",
+            "When the certificate of the webhooks ends; 0 without webhooks",
+            &metrics.webhook_certificate_expiry,
+        );
+        registry.register(
+            "pharos_adapter_webhook_requests",
+            "Questions of the API server about changes, by kind and answer",
+            metrics.webhook_requests.clone(),
+        );
         metrics
             .total
             .register(registry, "total", "Addresses of the pool");
@@ -181,6 +202,11 @@ mod tests {
             pool: "p".to_owned(),
         };
         drop(metrics.outside_grant.get_or_create(&pool));
+        let webhook = WebhookLabels {
+            kind: "IPAddressPool",
+            answer: "denied",
+        };
+        drop(metrics.webhook_requests.get_or_create(&webhook));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &registry).expect("encodes");
         let served: Vec<&str> = text.lines().filter(|line| !line.starts_with('#')).collect();
@@ -198,7 +224,7 @@ mod tests {
         let wanted: Vec<&str> = words
             .filter(|it| it.starts_with("pharos_") || it.starts_with("metallb_"))
             .collect();
-        assert_eq!(wanted.len(), 5, "{wanted:?}");
+        assert_eq!(wanted.len(), 6, "{wanted:?}");
         for name in wanted {
             let is_it = |line: &&str| line.split(['{', ' ']).next() == Some(name);
             assert!(served.iter().any(is_it), "{name} is not in\n{text}");

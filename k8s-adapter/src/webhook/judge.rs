@@ -1,0 +1,103 @@
+//! Judges a change by what is known, which may be late. What is said to people's mistakes holds in any
+//! case; that something clashes with other objects is said only if they are there now.
+
+use std::time::Duration;
+
+use kube::core::DeserializeGuard;
+
+use super::review::Review;
+use crate::confirm::list;
+use crate::context::Context;
+use crate::crd::{
+    BFDProfile, BGPAdvertisement, BGPPeer, Community, IPAddressPool, L2Advertisement,
+};
+use crate::index::{Index, Kind};
+use crate::kubernetes::KubeError;
+use crate::policy::Objects;
+use crate::policy::admission::Verdict;
+use crate::watches::Watched;
+
+/// Longest time for the lists that confirm a refusal: the API server waits for two seconds.
+const CONFIRM: Duration = Duration::from_secs(1);
+/// What counts for verdicts.
+const KINDS: [Kind; 7] = [
+    Kind::Nodes,
+    Kind::Pools,
+    Kind::L2Advertisements,
+    Kind::BgpAdvertisements,
+    Kind::Communities,
+    Kind::BgpPeers,
+    Kind::BfdProfiles,
+];
+const NOT_LISTED: &str = "not checked against all other objects: not all of them are known yet";
+const NOT_CONFIRMED: &str =
+    "not checked against other objects: the API server did not list them in time";
+
+/// What is said to a change, within little more than [`CONFIRM`]. Asks nobody but the API server.
+pub async fn judge(context: &Context, review: &Review) -> Verdict {
+    let (settings, mut known, is_all) = {
+        let world = context.world();
+        let objects = world.index.objects();
+        let known = review.judge(&objects, &context.namespace, &world.settings);
+        let is_there = |kind: &Kind| world.index.has(*kind) || world.absent.contains(kind);
+        let is_all = KINDS.iter().all(is_there);
+        (world.settings.clone(), known, is_all)
+    };
+    let by = |objects: &Objects<'_>| review.judge(objects, &context.namespace, &settings);
+    if !known.errors.is_empty() {
+        let alone = by(&Objects::default());
+        if alone.errors != known.errors {
+            return match tokio::time::timeout(CONFIRM, live(context)).await {
+                Ok(Ok(index)) => by(&index.objects()),
+                Ok(Err(error)) => unconfirmed(alone, &error.to_string()),
+                Err(_) => unconfirmed(alone, "too slow"),
+            };
+        }
+    }
+    if !is_all {
+        known.warnings.push(NOT_LISTED.to_owned());
+    }
+    known
+}
+
+fn unconfirmed(mut verdict: Verdict, error: &str) -> Verdict {
+    tracing::warn!(
+        error,
+        "a clash with other objects could not be confirmed, and counts as none"
+    );
+    verdict.warnings.push(NOT_CONFIRMED.to_owned());
+    verdict
+}
+
+/// What there is now, but for nodes, which say nothing that one would wait for.
+async fn live(context: &Context) -> Result<Index, KubeError> {
+    let (pools, l2, bgp, communities, peers, profiles) = tokio::try_join!(
+        list::<DeserializeGuard<IPAddressPool>>(context),
+        list::<DeserializeGuard<L2Advertisement>>(context),
+        list::<DeserializeGuard<BGPAdvertisement>>(context),
+        list::<DeserializeGuard<Community>>(context),
+        list::<DeserializeGuard<BGPPeer>>(context),
+        list::<DeserializeGuard<BFDProfile>>(context),
+    )?;
+    let mut index = Index::default();
+    put::<DeserializeGuard<IPAddressPool>>(&mut index, pools);
+    put::<DeserializeGuard<L2Advertisement>>(&mut index, l2);
+    put::<DeserializeGuard<BGPAdvertisement>>(&mut index, bgp);
+    put::<DeserializeGuard<Community>>(&mut index, communities);
+    put::<DeserializeGuard<BGPPeer>>(&mut index, peers);
+    put::<DeserializeGuard<BFDProfile>>(&mut index, profiles);
+    if let Some(nodes) = context.world().index.objects().nodes {
+        index.replace_nodes(nodes.into_iter().cloned().collect());
+    }
+    Ok(index)
+}
+
+/// A kind that the API server does not know stays unknown.
+fn put<K: Watched>(index: &mut Index, list: Option<Vec<K::Kept>>) {
+    if let Some(list) = list {
+        K::replace(index, list);
+    }
+}
+
+#[cfg(test)]
+mod tests;
