@@ -5,6 +5,8 @@
 //! 2. What the Gateway's infrastructure and its EnvoyProxy put on the Service counts before them.
 //! 3. Without any of these its Service gets an address like every other.
 //! 4. `spec.externalIPs` of a Service that no Gateway made asks for nothing.
+//! 5. An address that such a Service had before Pharos came stays, and that the Gateway asks for another one is
+//!    told.
 
 use e2e::adapters::{Stage, addresses, annotation};
 use serde_json::{Value, json};
@@ -101,4 +103,40 @@ fn addresses_of_a_gateway_reach_its_service() {
     let spec = json!({ "externalIPs": ["192.0.2.12"] });
     stage.apply_service(EAST, "web", &json!({}), &spec).unwrap();
     stage.wait_addresses(EAST, "web", &["192.0.2.1"]).unwrap();
+}
+
+#[test]
+fn what_the_service_of_a_gateway_had_before_stays() {
+    let Some(mut stage) = Stage::start().unwrap() else {
+        return;
+    };
+    stage.add_cluster(EAST).unwrap();
+    stage.apply_crds(EAST).unwrap();
+    stage.apply_pool(EAST, "pool", &["192.0.2.0/28"]).unwrap();
+    // One asks for what is free, the other for what is in no pool; MetalLB read neither.
+    for (name, asked, has) in [
+        ("free", "192.0.2.9", "192.0.2.5"),
+        ("foreign", "198.51.100.9", "192.0.2.6"),
+    ] {
+        let service = gateway_service(name, &json!({}), &json!({ "externalIPs": [asked] }));
+        stage.apply(EAST, &service.to_string()).unwrap();
+        let status = json!({ "status": { "loadBalancer": { "ingress": [{ "ip": has }] } } });
+        let patch = status.to_string();
+        let arguments = ["patch", "service", name, "--type=merge", "-p", &patch];
+        stage
+            .kubectl(EAST, &[&arguments[..], &["--subresource=status"]].concat())
+            .unwrap();
+    }
+    stage.start_adapter(EAST, &[]).unwrap();
+    for (name, asked, has) in [
+        ("free", "192.0.2.9", "192.0.2.5"),
+        ("foreign", "198.51.100.9", "192.0.2.6"),
+    ] {
+        let reason = "GatewayAddressNotAssigned";
+        stage.wait_event(EAST, name, reason, &[asked, has]).unwrap();
+        let service = stage.service(EAST, name).unwrap();
+        assert_eq!(addresses(&service), [has]);
+        let mark = annotation(&service, "metallb.io/ip-allocated-from-pool");
+        assert_eq!(mark, Some("pool"));
+    }
 }

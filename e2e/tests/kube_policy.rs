@@ -17,6 +17,7 @@
 
 use e2e::adapters::{Stage, addresses, annotation};
 use e2e::site::DEADLINE;
+use pharos_proto::v1;
 use pharos_testbed::wait;
 use serde_json::{Value, json};
 
@@ -441,4 +442,61 @@ fn objects_about_bgp_are_judged_and_change_nothing_for_services() {
     let elsewhere = ["delete", "bgppeer", "wrong", "-n", "metallb-system"];
     stage.kubectl(EAST, &elsewhere).unwrap();
     wait_metric(&stage, "metallb_k8s_client_config_stale_bool 0");
+}
+
+fn advertisement(pools: &[&str]) -> Value {
+    json!({
+        "apiVersion": "metallb.io/v1beta1", "kind": "L2Advertisement",
+        "metadata": { "name": "ad", "namespace": "metallb-system" },
+        "spec": { "ipAddressPools": pools },
+    })
+}
+
+/// The pools that ipam-service has the advertisement for.
+fn advertised(stage: &Stage) -> anyhow::Result<Vec<String>> {
+    let request = v1::GetAdvertisementRequest {
+        name: "ad".to_owned(),
+        cluster: EAST.to_owned(),
+    };
+    let got = stage.call(|channel| async move {
+        let mut client = v1::advertisement_service_client::AdvertisementServiceClient::new(channel);
+        client.get_advertisement(request).await
+    })?;
+    let advertisement = got.into_inner().advertisement;
+    Ok(advertisement.map(|it| it.pools).unwrap_or_default())
+}
+
+#[test]
+fn advertisements_go_after_the_pools_that_were_changed_with_them() {
+    let Some(stage) = Stage::with_cluster(EAST).unwrap() else {
+        return;
+    };
+    let change = |range: &str, pools: &[&str]| {
+        let items = [pool("a", &[range]), advertisement(pools)];
+        let list = json!({ "apiVersion": "v1", "kind": "List", "items": items });
+        stage.apply(EAST, &list.to_string()).unwrap();
+    };
+    let wait_advertised = |pools: &[&str]| {
+        wait::until_ok("the advertisement is for other pools", DEADLINE, || {
+            let now = advertised(&stage)?;
+            anyhow::ensure!(now == pools, "{now:?}");
+            Ok(())
+        })
+        .unwrap();
+    };
+    change("192.0.2.0/30", &["a"]);
+    wait_advertised(&["a"]);
+    stage.apply_service(EAST, "web", &none(), &none()).unwrap();
+    stage.wait_addresses(EAST, "web", &["192.0.2.0"]).unwrap();
+    // It takes an address from a Service, and so it waits for what may follow.
+    change("198.51.100.0/30", &["a", "b"]);
+    wait_advertised(&["a", "b"]);
+    let moved = addresses_held(&stage);
+    assert_eq!(moved, ["198.51.100.0"], "the pools came later");
+}
+
+/// What ipam-service holds for the Service `web`.
+fn addresses_held(stage: &Stage) -> Vec<String> {
+    let allocations = stage.allocations(EAST).unwrap();
+    allocations["default/web"].addresses.clone()
 }

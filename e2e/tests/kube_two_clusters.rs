@@ -113,6 +113,13 @@ fn a_bad_pool_does_not_end_an_inventory() {
     stage
         .wait_event("west", "web", "AllocationFailed", &["east"])
         .unwrap();
+    // So do new Services where the inventory stands still.
+    stage
+        .apply_service("east", "new", &json!({}), &json!({}))
+        .unwrap();
+    stage
+        .wait_event("east", "new", "AllocationFailed", &["pools are wrong"])
+        .unwrap();
     assert_eq!(stage.allocations("east").unwrap().len(), 0);
     assert!(addresses(&stage.service("west", "web").unwrap()).is_empty());
     stage

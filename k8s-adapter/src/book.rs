@@ -46,6 +46,8 @@ pub struct Answer {
     pub verdict: Verdict,
     /// Of the claim that it answers, to notice that somebody else changed it.
     claim: u64,
+    /// Whether that claim named addresses.
+    pub by_name: bool,
 }
 
 /// An allocation that makes no sense.
@@ -141,6 +143,10 @@ impl Answer {
                 .as_ref()
                 .map(fingerprint)
                 .unwrap_or_default(),
+            by_name: allocation
+                .claim
+                .as_ref()
+                .is_some_and(|claim| !claim.addresses.is_empty()),
         };
         Ok((ServiceKey::new(&owner.namespace, &owner.name), answer))
     }

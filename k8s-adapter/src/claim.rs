@@ -243,13 +243,20 @@ fn requested_addresses(service: &ServiceState) -> Result<Vec<IpAddr>, Rejection>
     let text = service.annotation(ADDRESSES).unwrap_or_default();
     let field = service.load_balancer_ip.as_str();
     match (text, field) {
-        ("", "") => parse_gateway(&service.gateway_addresses),
+        ("", "") => parse_gateway(service.asked_by_gateway()),
         ("", field) => parse_address(field)
             .map(|address| vec![address])
             .map_err(|_| Rejection::BadLoadBalancerIp(field.to_owned())),
         (text, "") => parse_list(text),
         (_, _) => Err(Rejection::TwoRequests),
     }
+}
+
+/// Whether its Gateway's request is for what a Service has.
+pub fn gateway_asks_for(service: &ServiceState, addresses: &[IpAddr]) -> bool {
+    parse_gateway(service.asked_by_gateway()).is_ok_and(|asked| {
+        asked.len() == addresses.len() && asked.iter().all(|address| addresses.contains(address))
+    })
 }
 
 fn parse_list(text: &str) -> Result<Vec<IpAddr>, Rejection> {

@@ -16,6 +16,7 @@ use kube::{Api, Resource};
 
 use crate::context::Context;
 use crate::crd::{IPAddressPool, L2Advertisement, L2Spec, PoolSpec};
+use crate::identity::{self, IdentityError};
 use crate::index::{Kind, PoolState};
 use crate::kubernetes::{KubeError, within};
 use crate::policy::Declared;
@@ -32,6 +33,8 @@ pub enum ConfirmError {
     Slow,
     #[error(transparent)]
     Kube(#[from] KubeError),
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
 }
 
 /// What the API server has now.
@@ -80,6 +83,8 @@ impl Live {
         let both = async { tokio::try_join!(pools, advertisements) };
         let lists = tokio::time::timeout(LISTS, both).await;
         let (pools, advertisements) = lists.map_err(|_| ConfirmError::Slow)??;
+        // They came from the same cluster as everything else.
+        identity::verify(context).await?;
         let declared =
             |pools: Vec<PoolState>| pools.into_iter().map(|pool| pool.declared).collect();
         Ok(Self {
@@ -127,9 +132,8 @@ impl<T> Listed<T> {
                 View::Current
             }
             Definition::Lives(uid) if former == Some(uid) => View::Current,
-            Definition::Lives(_) => {
-                View::Doubtful("there is none, under a definition that never had one".to_owned())
-            }
+            // One that was applied again: nobody took anything back.
+            Definition::Lives(_) => View::Silent,
             Definition::Unknown(_) if !objects.is_empty() => View::Current,
             Definition::Unknown(why) => View::Doubtful(format!(
                 "there is none, and the definition cannot be read: {why}"
@@ -138,12 +142,16 @@ impl<T> Listed<T> {
     }
 }
 
-/// `known` comes in the order of names, and so do lists of an API server over etcd.
+/// `known` comes in the order of names. Lists come in whatever order the API server's store has.
 fn are_same<'a, S: PartialEq + 'a>(
     live: Option<&[Declared<S>]>,
     known: impl Iterator<Item = &'a Declared<S>>,
 ) -> bool {
-    live.is_some_and(|live| known.eq(live.iter()))
+    live.is_some_and(|live| {
+        let mut live: Vec<&Declared<S>> = live.iter().collect();
+        live.sort_by(|one, other| one.name.cmp(&other.name));
+        known.eq(live)
+    })
 }
 
 /// All objects of a kind, from no cache of this process; `None` if the API server does not know the kind.
@@ -159,17 +167,18 @@ where
     }
 }
 
-/// That there are objects proves that the definition before them was theirs; that there are none, only
-/// one that is there afterwards.
+/// That there are objects proves that the definition before them was theirs, and that they are all, that
+/// it does not go afterwards either; that there are none proves only one that is there afterwards.
 async fn read<K>(context: &Context) -> Result<Listed<K::Kept>, KubeError>
 where
     K: Watched + Resource<Scope = NamespaceResourceScope>,
 {
     let before = definition::<K>(context).await;
     let objects = list::<K>(context).await?;
+    let after = definition::<K>(context).await;
     let definition = match &objects {
-        Some(objects) if !objects.is_empty() => before,
-        Some(_) | None => definition::<K>(context).await,
+        Some(objects) if !objects.is_empty() && after != Definition::Goes => before,
+        Some(_) | None => after,
     };
     Ok(Listed {
         objects,
@@ -245,6 +254,7 @@ mod tests {
         let edited = pool("b", "198.51.100.0/29");
         for (pools, expected) in [
             (&[a.clone(), b.clone()][..], View::Current),
+            (&[b.clone(), a.clone()], View::Current),
             (&[a.clone(), edited], View::Changing),
             (std::slice::from_ref(&a), View::Changing),
             (&[], View::Changing),
@@ -294,6 +304,23 @@ mod tests {
             let view = live(Some(&[]), &definition).pools(&mut world);
             assert_eq!(view == View::Current, counts, "{definition:?}: {view:?}");
         }
+    }
+
+    #[test]
+    fn none_counts_also_if_the_last_one_went_unseen() {
+        let a = pool("a", "192.0.2.0/28");
+        let mut world = world();
+        world.index.replace_pools(vec![a.clone()]);
+        let some = live(Some(std::slice::from_ref(&a)), &lives("d"));
+        assert_eq!(some.pools(&mut world), View::Current);
+        // The watch was lost, and began anew with a list.
+        world.index.replace_pools(Vec::new());
+        let none = |definition| live(Some(&[]), &definition);
+        assert_eq!(none(lives("d")).pools(&mut world), View::Current);
+        let another = none(lives("another")).pools(&mut world);
+        assert_eq!(another, View::Silent);
+        let view = none(Definition::Goes).pools(&mut world);
+        assert!(matches!(view, View::Doubtful(_)), "{view:?}");
     }
 
     #[test]

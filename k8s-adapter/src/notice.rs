@@ -29,6 +29,11 @@ pub enum Notice {
     AdoptionConflict { has: Vec<IpAddr>, why: String },
     /// The Service would have an address of the other family too, and there is none for it.
     NoAdditional { pool: String, family: &'static str },
+    /// The Service keeps what it was given without a request; this is what its Gateway asks for now.
+    GatewayNotFollowed {
+        has: Vec<IpAddr>,
+        asked: Vec<String>,
+    },
     /// The status held something that is no address of a Service.
     StrangeStatus(Vec<String>),
     /// The address book said that all is well, and gave nothing.
@@ -67,6 +72,7 @@ impl Notice {
             Self::NoFamily(_) => "noclusterIPsIPFamily",
             Self::AdoptionConflict { .. } => "AdoptionConflict",
             Self::NoAdditional { .. } => "AdditionalAssignFailed",
+            Self::GatewayNotFollowed { .. } => "GatewayAddressNotAssigned",
             Self::StrangeStatus(_) => "nolbIPsIPFamily",
             Self::NothingGiven => "InternalError",
             Self::DeprecatedAnnotation(_) => "deprecatedAnnotation",
@@ -84,6 +90,7 @@ impl Notice {
             | Self::LoadBalancerFailed(_)
             | Self::NoFamily(_)
             | Self::AdoptionConflict { .. }
+            | Self::GatewayNotFollowed { .. }
             | Self::StrangeStatus(_)
             | Self::NothingGiven
             | Self::DeprecatedAnnotation(_) => Severity::Warning,
@@ -120,6 +127,12 @@ impl Notice {
             Self::NoAdditional { pool, family } => format!(
                 "cannot assign additional IP in PreferDualStack: pool {pool:?} has no {family} \
                  address for it"
+            ),
+            Self::GatewayNotFollowed { has, asked } => format!(
+                "{service} keeps IP {}, which it had before its Gateway asked for {}: it gets that when \
+                 the Service is deleted and made anew",
+                quoted(has),
+                list(asked)
             ),
             Self::StrangeStatus(texts) => format!(
                 "Failed to retrieve LBIPs IPFamily for {}: they are not one address, or one of each \

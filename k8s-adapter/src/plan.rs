@@ -7,7 +7,7 @@ use std::sync::Arc;
 use pharos_proto::v1;
 
 use crate::book::{Answer, Entry, Held, Outcome, Refused, Verdict};
-use crate::claim::{Claim, NoClaim, Rejection};
+use crate::claim::{Claim, NoClaim, Rejection, gateway_asks_for};
 use crate::notice::Notice;
 use crate::service::{FROM_POOL, Ingress, ServiceState};
 
@@ -20,6 +20,8 @@ pub enum Link {
     Down(String),
     /// It is being told what this cluster holds; Services without an address wait for that.
     Adopting,
+    /// It cannot be told, because of this.
+    Blocked(String),
     Up,
 }
 
@@ -164,8 +166,11 @@ fn ask(situation: &Situation<'_>, claim: &Arc<Claim>) -> Step {
             let why = format!("ipam-service cannot be reached: {why}");
             tell(situation, Notice::AllocationFailed(why))
         }
+        Link::Blocked(why) if situation.service.ingress.is_empty() => {
+            tell(situation, Notice::AllocationFailed(why.clone()))
+        }
         // It keeps what it has.
-        Link::Down(_) => Step::Wait,
+        Link::Down(_) | Link::Blocked(_) => Step::Wait,
         Link::Up if situation.unsure => Step::Verify,
         Link::Up if must_adopt(situation, claim) => Step::Adopt(Arc::clone(claim)),
         Link::Up => Step::Ask(Arc::clone(claim)),
@@ -190,6 +195,7 @@ fn follow(situation: &Situation<'_>, claim: &Claim, answer: &Answer) -> Step {
         }
         Verdict::Assigned(held) => show(situation, claim, held)
             .or_else(|| Some(tell(situation, lacks(claim, held)?)))
+            .or_else(|| Some(tell(situation, not_followed(situation.service, claim)?)))
             .unwrap_or(Step::Settled),
         Verdict::Stale(held, refused) => show(situation, claim, held)
             .unwrap_or_else(|| tell(situation, Notice::AllocationFailed(refused.message.clone()))),
@@ -215,6 +221,16 @@ fn lacks(claim: &Claim, held: &Held) -> Option<Notice> {
     wanted.then(|| Notice::NoAdditional {
         pool: held.pool.clone(),
         family,
+    })
+}
+
+/// What a Gateway asks for, where its Service keeps something else.
+fn not_followed(service: &ServiceState, claim: &Claim) -> Option<Notice> {
+    let (has, asked) = (service.addresses(), service.asked_by_gateway());
+    let other = !asked.is_empty() && claim.addresses.is_empty() && !gateway_asks_for(service, &has);
+    other.then(|| Notice::GatewayNotFollowed {
+        has,
+        asked: asked.to_vec(),
     })
 }
 
@@ -295,7 +311,9 @@ fn release(situation: &Situation<'_>) -> Option<Step> {
         Link::Up if certain => Step::Release {
             uid: answer.uid.clone(),
         },
-        Link::Up | Link::Connecting | Link::Down(_) | Link::Adopting => Step::Wait,
+        Link::Up | Link::Connecting | Link::Down(_) | Link::Adopting | Link::Blocked(_) => {
+            Step::Wait
+        }
     })
 }
 

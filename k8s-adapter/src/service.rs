@@ -189,6 +189,16 @@ impl ServiceState {
         Some(parsed)
     }
 
+    /// What only its Gateway asks for: nothing nearer to the Service names addresses.
+    pub fn asked_by_gateway(&self) -> &[String] {
+        let nearer = self.annotation(ADDRESSES).unwrap_or_default();
+        if nearer.is_empty() && self.load_balancer_ip.is_empty() {
+            &self.gateway_addresses
+        } else {
+            &[]
+        }
+    }
+
     /// Value of an annotation by its name without prefix. The new prefix wins by its mere
     /// presence, even with an empty value (as in MetalLB).
     pub fn annotation(&self, name: &str) -> Option<&str> {

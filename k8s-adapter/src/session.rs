@@ -222,7 +222,23 @@ async fn report(
         );
         let words = format!("what Services hold is not reported, as {why} ({refused} Services)");
         context.readiness.not_ready("ipam", words);
+        block(
+            context,
+            format!("what other Services hold is not known yet, as {why}"),
+        );
         listen_for_a_change(context, stream, patience).await?;
+    }
+}
+
+/// Whoever waits for an address is told why, once.
+fn block(context: &Context, why: String) {
+    let mut world = context.world();
+    let blocked = Link::Blocked(why);
+    if world.link != blocked {
+        world.link = blocked;
+        let everything = world.everything();
+        drop(world);
+        context.queue.push(everything);
     }
 }
 

@@ -3,7 +3,8 @@
 //!
 //! A set that would take an address from a Service may be half of a change that people make in
 //! several objects: a range that goes from one pool to another, a pool with a new name. It is
-//! handed over once nothing has changed for a while; every other set goes at once.
+//! handed over once nothing has changed for a while; every other set goes at once. Advertisements may be
+//! about pools that were changed with them: they go after the pools, and stay as they were while those do.
 //!
 //! Every replica hands over what it knows, and only when a list that it has just made says the same
 //! ([`crate::confirm`]): a replica that sees the cluster late puts no old set back, and a definition that
@@ -89,7 +90,8 @@ enum Outcome {
     InForce,
     /// It is wrong; the earlier one stays in force.
     Refused,
-    /// It would move somebody; the earlier one stays in force for now.
+    /// It would move somebody, or is about pools that are not in force; the earlier one stays in force for
+    /// now.
     Waits,
     /// It may be another one, or none that anybody declared; the earlier one stays in force.
     Unconfirmed,
@@ -145,6 +147,9 @@ pub async fn hand_over(context: &Context, patience: &mut Patience) -> Result<Sta
         (View::Silent, _) => Outcome::Nothing,
         (View::Changing | View::Doubtful(_), _) => Outcome::Unconfirmed,
         (View::Current, Err(errors)) => complain(&errors),
+        (View::Current, Ok(_)) if !matches!(pools, Outcome::InForce | Outcome::Nothing) => {
+            Outcome::Waits
+        }
         (View::Current, Ok(set)) => accepted(context.ipam.sync_advertisements(set.to_vec()).await)?,
     };
     // It is judged; there is nobody yet to hand it to.

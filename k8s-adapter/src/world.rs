@@ -1,12 +1,13 @@
 //! All that is known: what Kubernetes said, what ipam-service said, and what was told to people.
 //! Pure and synchronous; [`crate::context::Context`] keeps it behind a lock.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::book::Book;
-use crate::claim::{Claim, NoClaim, Settings, is_ours, stored};
+use crate::claim::{Claim, NoClaim, Settings, gateway_asks_for, is_ours, stored};
 use crate::index::{Index, Kind};
 use crate::notice::Notice;
 use crate::plan::{Link, Situation, Step, must_adopt, plan};
@@ -140,7 +141,8 @@ impl World {
         services
             .filter_map(|service| {
                 let held = service.addresses();
-                let in_use = self.index.in_use(service, &self.settings);
+                let counts = self.as_it_counts(service);
+                let in_use = self.index.in_use(&counts, &self.settings);
                 let claim = in_use.map(Arc::new).filter(|_| !held.is_empty())?;
                 if self.replaces(&claim) {
                     // The book has it: nobody else gets what it holds, and its turn will come.
@@ -271,7 +273,33 @@ impl World {
     }
 
     fn claim(&self, service: &ServiceState) -> Result<Arc<Claim>, NoClaim> {
-        self.index.claim(service, &self.settings).map(Arc::new)
+        let service = self.as_it_counts(service);
+        self.index.claim(&service, &self.settings).map(Arc::new)
+    }
+
+    /// What a Service asks for. A Gateway's request moves no Service that was given an address without it:
+    /// MetalLB did so all the time, and nothing moves because another program serves it now.
+    fn as_it_counts<'a>(&self, service: &'a ServiceState) -> Cow<'a, ServiceState> {
+        let keeps = !service.asked_by_gateway().is_empty() && self.was_given_another(service);
+        if !keeps {
+            return Cow::Borrowed(service);
+        }
+        let mut plain = service.clone();
+        plain.gateway_addresses.clear();
+        Cow::Owned(plain)
+    }
+
+    /// Whether a Service has addresses that its Gateway did not name.
+    fn was_given_another(&self, service: &ServiceState) -> bool {
+        let entry = self.book.get(&service.key);
+        let answer = entry.and_then(|entry| entry.answer.as_ref());
+        match answer.filter(|answer| answer.is_of(&service.uid)) {
+            Some(answer) => !answer.by_name && !answer.addresses().is_empty(),
+            None => {
+                let has = service.addresses();
+                !has.is_empty() && !gateway_asks_for(service, &has)
+            }
+        }
     }
 
     /// Whether a claim would take the place of another one, or of another incarnation's.

@@ -123,7 +123,7 @@ impl Index {
 
     /// A complete list of pools.
     pub fn replace_pools(&mut self, list: Vec<PoolState>) -> Touched {
-        self.policy_listed(Kind::Pools, list.is_empty());
+        self.policy_listed(Kind::Pools, !list.is_empty());
         let list = list.into_iter().map(|it| (it.declared.name.clone(), it));
         self.policy.pools = list.collect();
         policy_touched()
@@ -149,7 +149,7 @@ impl Index {
 
     /// A complete list of declarations of one kind.
     pub fn replace_declared<S: Declares>(&mut self, list: Vec<Declared<S>>) -> Touched {
-        self.policy_listed(S::KIND, list.is_empty());
+        self.policy_listed(S::KIND, !list.is_empty());
         *S::of(&mut self.policy) = list.into_iter().map(|it| (it.name.clone(), it)).collect();
         policy_touched()
     }
@@ -173,11 +173,11 @@ impl Index {
         self.policy.declared.remove(&kind);
     }
 
-    fn policy_listed(&mut self, kind: Kind, empty: bool) {
+    /// An empty list declares nothing; that it takes back what was declared before, only the definition
+    /// of the kind can tell.
+    fn policy_listed(&mut self, kind: Kind, some: bool) {
         self.listed.insert(kind);
-        if empty {
-            self.policy.declared.remove(&kind);
-        } else {
+        if some {
             self.policy.declared.insert(kind);
         }
     }

@@ -118,6 +118,7 @@ fn any_link() -> impl Strategy<Value = Link> {
         Link::Connecting,
         Link::Adopting,
         Link::Down("gone".to_owned()),
+        Link::Blocked("pools are wrong".to_owned()),
     ])
 }
 

@@ -451,6 +451,13 @@ fn without_ipam_service_a_service_waits_and_is_told_why() {
     // Those that have an address notice nothing.
     let served = Case::new(plain(A, Some("p")), Known::Snapshot(assigned(A))).link(down());
     assert_eq!(served.plan(), Step::Wait);
+    // What cannot be reported keeps others waiting.
+    let why = "what other Services hold is not known yet, as pools are wrong";
+    let blocked = || Link::Blocked(why.to_owned());
+    let case = Case::new(plain(&[], None), Known::Nothing).link(blocked());
+    assert_eq!(case.plan(), Step::Tell(failed(why)));
+    let served = Case::new(plain(A, Some("p")), Known::Snapshot(assigned(A))).link(blocked());
+    assert_eq!(served.plan(), Step::Wait);
     // A short interruption is not worth an event; an adoption goes before new claims.
     for link in [Link::Connecting, Link::Adopting] {
         let case = Case::new(plain(&[], None), Known::Nothing).link(link);

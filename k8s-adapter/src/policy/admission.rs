@@ -41,6 +41,14 @@ pub fn review(
             ..Verdict::default()
         },
         Change::Delete(_) if namespace != read => Verdict::default(),
+        // An error that is there already is told; nobody's finalizer waits for its repair.
+        Change::Update(object) if existing.has(object) => {
+            let all = judge_own(&examine(existing, settings), &object.subject());
+            Verdict {
+                errors: Vec::new(),
+                warnings: all,
+            }
+        }
         Change::Create(object) | Change::Update(object) => {
             let before = examine(existing, settings);
             let after = examine(&existing.clone().with(*object), settings);
@@ -57,14 +65,24 @@ fn refused(error: String) -> Verdict {
     }
 }
 
+/// Everything that is to be said of an object.
+fn judge_own(configuration: &Configuration, subject: &Subject) -> Vec<String> {
+    let findings = configuration.findings().iter();
+    let own = findings.filter(|finding| finding.object == *subject);
+    own.map(text).collect()
+}
+
+fn text(finding: &Finding) -> String {
+    match finding.field.as_str() {
+        "" => finding.message.clone(),
+        field => format!("{field}: {}", finding.message),
+    }
+}
+
 /// An object answers for its own errors, old and new, and for those that it newly brings to others.
 fn judge(before: &Configuration, after: &Configuration, subject: &Subject) -> Verdict {
     let own = |finding: &&Finding| finding.object == *subject;
     let is_error = |finding: &&Finding| finding.severity == Severity::Error;
-    let text = |finding: &Finding| match finding.field.as_str() {
-        "" => finding.message.clone(),
-        field => format!("{field}: {}", finding.message),
-    };
     let findings = after.findings().iter();
     let mut errors: Vec<String> = findings
         .clone()

@@ -4,12 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pharos_proto::v1;
 
-use super::Declared;
 use super::community::Community;
 use super::findings::Problems;
 use super::peer::Peer;
 use super::profile::Profile;
-use super::selector;
+use super::{Declared, limits, selector};
 use crate::crd::BgpSpec;
 
 /// Without aggregation each address is announced by itself.
@@ -52,6 +51,13 @@ pub(super) fn parse(
     aliases: &BTreeMap<&str, Community>,
     problems: &mut Problems<'_>,
 ) -> Advertisement {
+    for (field, names) in [
+        ("spec.ipAddressPools", &spec.pools),
+        ("spec.communities", &spec.communities),
+        ("spec.peers", &spec.peers),
+    ] {
+        limits::check_parts(field, names, problems);
+    }
     problems.no_repetition("spec.ipAddressPools", &spec.pools);
     let words = "duplicate definition of community";
     problems.no_repetition_or(words, "spec.communities", &spec.communities);

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::limits::MAX_PARTS;
 use super::objects::{ResourceKind, Subject};
 
 /// Of what is taken all the same.
@@ -94,10 +95,10 @@ impl<'a> Problems<'a> {
         self.no_repetition_or(&format!("duplicate definition of {name}"), field, list);
     }
 
-    /// Each item once. To repeat one is harmless where this is used.
+    /// Each item once, as many as there may be. To repeat one is harmless where this is used.
     pub(super) fn once<T: PartialEq + Clone>(&mut self, field: &str, list: &[T]) -> Vec<T> {
         let mut once: Vec<T> = Vec::with_capacity(list.len());
-        for (index, item) in list.iter().enumerate() {
+        for (index, item) in list.iter().take(MAX_PARTS).enumerate() {
             if once.contains(item) {
                 self.warn(format!("{field}[{index}]"), REPEATED);
             } else {
@@ -109,6 +110,8 @@ impl<'a> Problems<'a> {
 
     /// The same in other words.
     pub(super) fn no_repetition_or<T: PartialEq>(&mut self, words: &str, field: &str, list: &[T]) {
+        // One that is longer is refused, and each item is compared with all before it.
+        let list = &list[..list.len().min(MAX_PARTS)];
         for (index, item) in list.iter().enumerate() {
             if list[..index].contains(item) {
                 self.add(format!("{field}[{index}]"), words);

@@ -114,6 +114,14 @@ impl<'a, S> Known<'a, S> {
         self.complete
     }
 
+    fn has(&self, declared: &Declared<S>) -> bool
+    where
+        S: PartialEq,
+    {
+        let known = self.by_name.get(declared.name.as_str());
+        known.is_some_and(|known| *known == declared)
+    }
+
     fn put(&mut self, declared: &'a Declared<S>) {
         self.by_name.insert(&declared.name, declared);
     }
@@ -158,6 +166,18 @@ impl Object<'_> {
 }
 
 impl<'a> Objects<'a> {
+    /// Whether there is an object that says just this.
+    pub fn has(&self, object: &Object<'_>) -> bool {
+        match object {
+            Object::Pool(it) => self.pools.has(it),
+            Object::L2Advertisement(it) => self.l2.has(it),
+            Object::BgpAdvertisement(it) => self.bgp.has(it),
+            Object::Community(it) => self.communities.has(it),
+            Object::Peer(it) => self.peers.has(it),
+            Object::Profile(it) => self.profiles.has(it),
+        }
+    }
+
     /// The same after an object was created, or changed to this.
     #[must_use]
     pub fn with(mut self, object: Object<'a>) -> Self {

@@ -312,3 +312,78 @@ fn a_warning_is_told_once_and_again_when_it_comes_back() {
     assert_eq!(world.news(&[]), []);
     assert_eq!(world.news(&all), [warning]);
 }
+
+/// A Service that was made for a Gateway which asks for `asked`.
+fn of_gateway(address: Option<&str>, asked: &[&str]) -> ServiceState {
+    ServiceState {
+        gateway_addresses: asked.iter().map(|&text| text.to_owned()).collect(),
+        ..service("eg", address)
+    }
+}
+
+#[test]
+fn a_gateways_request_moves_no_service_that_was_given_an_address_without_it() {
+    let by_name = |address: &str| v1::Claim {
+        addresses: vec![address.to_owned()],
+        ..v1::Claim::default()
+    };
+    let free = || Some(v1::Claim::default());
+    let mine = "192.0.2.1";
+    for (has, asked, known, expected) in [
+        // Another program gave it, and never read what the Gateway asks for.
+        (Some(mine), &["192.0.2.9"][..], None, &[][..]),
+        (Some(mine), &["nonsense"], None, &[]),
+        (Some(mine), &[mine], None, &[mine]),
+        (None, &["192.0.2.9"], None, &["192.0.2.9"]),
+        // So it was taken over.
+        (Some(mine), &["192.0.2.9"], Some(free()), &[]),
+        // What was given as the Gateway asked for it follows the Gateway.
+        (
+            Some(mine),
+            &["192.0.2.9"],
+            Some(Some(by_name(mine))),
+            &["192.0.2.9"],
+        ),
+    ] {
+        let mut world = world();
+        world.index.replace_services(vec![of_gateway(has, asked)]);
+        if let Some(claim) = known {
+            world.book.changed(key("eg"), granted("eg", claim));
+        }
+        let service = world.index.service(&key("eg")).expect("it is known");
+        let claim = world.claim(service).expect("a claim");
+        let expected: Vec<IpAddr> = expected.iter().map(|text| text.parse().unwrap()).collect();
+        assert_eq!(claim.addresses, expected, "{has:?} {asked:?}");
+    }
+}
+
+#[test]
+fn what_a_gateway_did_not_ask_for_is_taken_over_and_its_request_is_told() {
+    let mut world = world();
+    let service = of_gateway(Some("192.0.2.1"), &["192.0.2.9"]);
+    world.index.replace_services(vec![service.clone()]);
+    let holders = world.holders();
+    let [holder] = &holders[..] else {
+        panic!("{holders:?}");
+    };
+    assert!(holder.unknown && holder.claim.addresses.is_empty());
+    world.link = Link::Up;
+    let Step::Adopt(claim) = step(&world, "eg") else {
+        panic!("it is taken over");
+    };
+    let answer = granted("eg", Some(stored(&claim, &world.settings)));
+    world.book.answered(claim, answer);
+    // As the status is written already but for the annotation.
+    assert!(
+        matches!(step(&world, "eg"), Step::Write(target, _) if target.ingress_is_met(&service))
+    );
+    let mut marked = service;
+    let mark = (crate::service::FROM_POOL.to_owned(), String::new());
+    marked.annotations.insert(mark.0, mark.1);
+    world.index.replace_services(vec![marked]);
+    let told = Notice::GatewayNotFollowed {
+        has: vec!["192.0.2.1".parse().unwrap()],
+        asked: vec!["192.0.2.9".to_owned()],
+    };
+    assert_eq!(step(&world, "eg"), Step::Tell(told));
+}

@@ -56,6 +56,21 @@ fn peer(name: &str) -> Value {
 }
 
 #[test]
+fn an_object_that_stays_as_it_is_is_admitted_with_its_old_errors() {
+    let wrong = json!({ "peers": { "p": { "disableMP": true } } });
+    let site = Site::of(&wrong);
+    let change = Change::Update(object(&site));
+    let verdict = review(&site.objects(), &change, OURS, OURS, &settings());
+    assert!(
+        verdict.errors.is_empty() && !verdict.warnings.is_empty(),
+        "{verdict:?}"
+    );
+    let none = Site::of(&json!({}));
+    let verdict = review(&none.objects(), &change, OURS, OURS, &settings());
+    assert!(!verdict.errors.is_empty());
+}
+
+#[test]
 fn an_object_is_created_in_the_one_namespace_that_is_read() {
     for new in [
         pool("p", &["192.0.2.0/28"]),

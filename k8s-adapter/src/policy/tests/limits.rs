@@ -148,3 +148,14 @@ fn an_interface_that_is_given_twice_counts_once() {
     };
     assert_eq!(l2.interfaces, ["eth0", "eth1"]);
 }
+
+#[test]
+fn lists_of_any_length_are_read_in_time_and_refused_once() {
+    let many: Vec<String> = (0..200_000).map(|number| format!("p{number}")).collect();
+    for field in ["peers", "ipAddressPools"] {
+        let site = json!({ "bgp": { "ad": { field: many } } });
+        let told = errors(&site);
+        let expected = format!("BGPAdvertisement \"ad\": spec.{field}: at most 1000 are allowed");
+        assert_eq!(told, [expected]);
+    }
+}
