@@ -18,6 +18,7 @@ use pharos_proto::v1::advertisement::l2::Ownership;
 use pharos_proto::v1::advertisement::{L2, Protocol};
 use pharos_proto::v1::advertisement_service_client::AdvertisementServiceClient;
 use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
+use pharos_proto::v1::announcement_service_client::AnnouncementServiceClient;
 use pharos_proto::v1::pool_service_client::PoolServiceClient;
 use pharos_testbed::{Host, Lan, Launch, Program, http, skip, wait};
 use tempfile::TempDir;
@@ -212,16 +213,37 @@ impl Fleet {
 
     /// Gives an address to an owner of this name.
     pub fn allocate(&self, name: &str, address: Ipv4Addr) -> anyhow::Result<()> {
+        self.allocate_of(name, vec![address.to_string()]).map(drop)
+    }
+
+    /// Gives an owner of this name what the service chooses.
+    pub fn allocate_any(&self, name: &str) -> anyhow::Result<Vec<String>> {
+        self.allocate_of(name, Vec::new())
+    }
+
+    fn allocate_of(&self, name: &str, addresses: Vec<String>) -> anyhow::Result<Vec<String>> {
         let request = v1::AllocateRequest {
             owner: Some(owner(name)),
-            addresses: vec![address.to_string()],
+            addresses,
             ..v1::AllocateRequest::default()
         };
-        self.call(|channel| async {
+        let answer = self.call(|channel| async {
             let mut allocations = AllocationServiceClient::new(channel);
             allocations.allocate(Request::new(request)).await
         })?;
-        Ok(())
+        Ok(answer.allocation.unwrap_or_default().addresses)
+    }
+
+    /// The conflicts that ipam-service lists.
+    pub fn conflicts(&self) -> anyhow::Result<Vec<v1::SeenConflict>> {
+        let request = v1::ListConflictsRequest {
+            cluster: CLUSTER.to_owned(),
+        };
+        let listed = self.call(|channel| async {
+            let mut announcements = AnnouncementServiceClient::new(channel);
+            announcements.list_conflicts(request).await
+        })?;
+        Ok(listed.conflicts)
     }
 
     /// Takes back what an owner of this name holds.

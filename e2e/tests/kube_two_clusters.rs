@@ -14,19 +14,25 @@ use e2e::site::DEADLINE;
 use pharos_testbed::wait;
 use serde_json::json;
 
-#[test]
-fn two_clusters_draw_from_one_range() {
-    let Some(mut stage) = Stage::start().unwrap() else {
-        return;
+/// East and west with their adapters, and the same pool in both; `None` where that cannot run.
+fn two_clusters() -> anyhow::Result<Option<Stage>> {
+    let Some(mut stage) = Stage::start()? else {
+        return Ok(None);
     };
     for cluster in ["east", "west"] {
-        stage.add_cluster(cluster).unwrap();
-        stage.apply_crds(cluster).unwrap();
-        stage.start_adapter(cluster, &[]).unwrap();
-        stage
-            .apply_pool(cluster, "default-pool", &["192.0.2.0/30"])
-            .unwrap();
+        stage.add_cluster(cluster)?;
+        stage.apply_crds(cluster)?;
+        stage.start_adapter(cluster, &[])?;
+        stage.apply_pool(cluster, "default-pool", &["192.0.2.0/30"])?;
     }
+    Ok(Some(stage))
+}
+
+#[test]
+fn two_clusters_draw_from_one_range() {
+    let Some(mut stage) = two_clusters().unwrap() else {
+        return;
+    };
     let mut all = Vec::new();
     for (cluster, name) in [("east", "a"), ("west", "a"), ("east", "b"), ("west", "b")] {
         stage
@@ -87,17 +93,9 @@ fn wait_usage(stage: &Stage, expected: &str) {
 
 #[test]
 fn a_bad_pool_does_not_end_an_inventory() {
-    let Some(mut stage) = Stage::start().unwrap() else {
+    let Some(mut stage) = two_clusters().unwrap() else {
         return;
     };
-    for cluster in ["east", "west"] {
-        stage.add_cluster(cluster).unwrap();
-        stage.apply_crds(cluster).unwrap();
-        stage.start_adapter(cluster, &[]).unwrap();
-        stage
-            .apply_pool(cluster, "pool", &["192.0.2.0/30"])
-            .unwrap();
-    }
     stage
         .apply_service("east", "web", &json!({}), &json!({}))
         .unwrap();

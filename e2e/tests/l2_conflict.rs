@@ -15,11 +15,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use e2e::fleet::{CLUSTER, Fleet};
+use e2e::fleet::Fleet;
 use e2e::segment::{SOON, Segment};
 use pharos_proto::v1;
-use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
-use pharos_proto::v1::announcement_service_client::AnnouncementServiceClient;
 use pharos_testbed::arp::Prober;
 use pharos_testbed::record::Recorder;
 use pharos_testbed::{ndp, skip, wait};
@@ -248,35 +246,6 @@ fn nodes_that_come_and_go_are_no_conflict() -> anyhow::Result<()> {
     Ok(())
 }
 
-fn listed(fleet: &Fleet) -> anyhow::Result<Vec<v1::SeenConflict>> {
-    let request = v1::ListConflictsRequest {
-        cluster: CLUSTER.to_owned(),
-    };
-    let listed = fleet.call(|channel| async {
-        let mut announcements = AnnouncementServiceClient::new(channel);
-        announcements.list_conflicts(request).await
-    })?;
-    Ok(listed.conflicts)
-}
-
-/// An address of the service's own choice.
-fn any_address(fleet: &Fleet, name: &str) -> anyhow::Result<Vec<String>> {
-    let request = v1::AllocateRequest {
-        owner: Some(v1::Owner {
-            cluster: CLUSTER.to_owned(),
-            namespace: "default".to_owned(),
-            name: name.to_owned(),
-            ..v1::Owner::default()
-        }),
-        ..v1::AllocateRequest::default()
-    };
-    let answer = fleet.call(|channel| async {
-        let mut allocations = AllocationServiceClient::new(channel);
-        allocations.allocate(request).await
-    })?;
-    Ok(answer.allocation.unwrap_or_default().addresses)
-}
-
 #[test]
 fn ipam_service_shows_the_other_machine_and_gives_its_address_to_nobody_else() -> anyhow::Result<()>
 {
@@ -285,17 +254,17 @@ fn ipam_service_shows_the_other_machine_and_gives_its_address_to_nobody_else() -
     };
     fleet.apply_pool("192.168.12.100-192.168.12.101")?;
     fleet.advertise("all", &[], &[])?;
-    assert_eq!(any_address(&fleet, "web")?, ["192.168.12.100"]);
+    assert_eq!(fleet.allocate_any("web")?, ["192.168.12.100"]);
     let prober = Prober::start(fleet.client()?, &[ADDRESS])?;
     let first = prober.wait_answer(ADDRESS, Duration::ZERO, None, SOON)?;
     wait_answered(&prober, first.at, Duration::from_secs(2))?;
-    assert_eq!(listed(&fleet)?, []);
+    assert_eq!(fleet.conflicts()?, []);
 
     let stranger = fleet.lan.host("n2")?;
     let [add, del] =
         ["add", "del"].map(|what| ["ip", "addr", what, "192.168.12.100/32", "dev", "eth0"]);
     stranger.namespace.exec(&add)?;
-    let seen = wait::until("the conflict", SOON, || listed(&fleet).ok()?.pop())?;
+    let seen = wait::until("the conflict", SOON, || fleet.conflicts().ok()?.pop())?;
     let conflict = seen.conflict.unwrap_or_default();
     assert_eq!((&*seen.node, &*conflict.address), ("n1", "192.168.12.100"));
     let macs = [stranger.mac, fleet.lan.host("n1")?.mac].map(|mac| mac.to_string());
@@ -304,9 +273,9 @@ fn ipam_service_shows_the_other_machine_and_gives_its_address_to_nobody_else() -
 
     // Its holder keeps it; after a release others are passed by it.
     fleet.release("web")?;
-    assert_eq!(any_address(&fleet, "api")?, ["192.168.12.101"]);
+    assert_eq!(fleet.allocate_any("api")?, ["192.168.12.101"]);
     stranger.namespace.exec(&del)?;
     wait::until("nobody tells of it any more", SOON, || {
-        listed(&fleet).ok()?.is_empty().then_some(())
+        fleet.conflicts().ok()?.is_empty().then_some(())
     })
 }

@@ -11,10 +11,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use e2e::fleet::{CLUSTER, Fleet, SOON};
-use pharos_proto::v1;
-use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
-use pharos_proto::v1::announcement_service_client::AnnouncementServiceClient;
+use e2e::fleet::{Fleet, SOON};
 use pharos_testbed::record::Recorder;
 use pharos_testbed::{arp, ndp, wait};
 use pnet_base::MacAddr;
@@ -30,38 +27,14 @@ const AGAIN: Duration = Duration::from_millis(10_600);
 fn choose(fleet: &Fleet, address: IpAddr) -> anyhow::Result<()> {
     fleet.apply_pool(&format!("{address}-{address}"))?;
     fleet.advertise("all", &[], &[])?;
-    let request = v1::AllocateRequest {
-        owner: Some(v1::Owner {
-            cluster: CLUSTER.to_owned(),
-            namespace: "default".to_owned(),
-            name: "web".to_owned(),
-            ..v1::Owner::default()
-        }),
-        ..v1::AllocateRequest::default()
-    };
-    let answer = fleet.call(|channel| async {
-        let mut allocations = AllocationServiceClient::new(channel);
-        allocations.allocate(request).await
-    })?;
-    let addresses = answer.allocation.unwrap_or_default().addresses;
+    let addresses = fleet.allocate_any("web")?;
     anyhow::ensure!(addresses == [address.to_string()], "{addresses:?}");
     Ok(())
 }
 
-fn listed(fleet: &Fleet) -> anyhow::Result<Vec<v1::SeenConflict>> {
-    let request = v1::ListConflictsRequest {
-        cluster: CLUSTER.to_owned(),
-    };
-    let listed = fleet.call(|channel| async {
-        let mut announcements = AnnouncementServiceClient::new(channel);
-        announcements.list_conflicts(request).await
-    })?;
-    Ok(listed.conflicts)
-}
-
 /// Waits until the conflict is listed as one of before the first answer.
 fn wait_listed(fleet: &Fleet, address: IpAddr, stranger: MacAddr) -> anyhow::Result<()> {
-    let seen = wait::until("the conflict", SOON, || listed(fleet).ok()?.pop())?;
+    let seen = wait::until("the conflict", SOON, || fleet.conflicts().ok()?.pop())?;
     let conflict = seen.conflict.unwrap_or_default();
     assert_eq!(conflict.address, address.to_string());
     assert_eq!(conflict.mac, stranger.to_string());
@@ -166,7 +139,7 @@ fn an_address_that_a_stranger_has_is_left_to_it_until_it_is_gone() -> anyhow::Re
     assert_eq!(answer.mac, own);
     assert!(took <= AGAIN + pause, "{took:?}, paused {pause:?}");
     wait::until("the conflict is over", SOON, || {
-        listed(&fleet).ok()?.is_empty().then_some(())
+        fleet.conflicts().ok()?.is_empty().then_some(())
     })
 }
 

@@ -58,9 +58,14 @@ impl Storm {
         })
     }
 
+    /// Requests so far.
+    pub fn sent(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
     /// Requests a second so far: a busy machine may not reach what was asked for.
     pub fn rate(&self) -> f64 {
-        self.sent.load(Ordering::Relaxed) as f64 / self.started.elapsed().as_secs_f64()
+        self.sent() as f64 / self.started.elapsed().as_secs_f64()
     }
 }
 

@@ -211,13 +211,13 @@ pub fn is_label(name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use nix::sched::{CloneFlags, unshare};
+    use pharos_testbed::skip;
 
     use super::*;
 
     /// Runs in a network namespace of its own, in which only lo is.
     fn alone(work: impl FnOnce() + Send + 'static) {
-        if !nix::unistd::geteuid().is_root() {
-            eprintln!("skipped: a network namespace needs root");
+        if !skip::can_use_namespaces() {
             return;
         }
         let thread = std::thread::spawn(|| {

@@ -1,5 +1,6 @@
 use std::net::{IpAddr, Ipv4Addr};
 
+use pharos_testbed::skip;
 use pnet_base::MacAddr;
 use prometheus_client::registry::Registry;
 
@@ -31,8 +32,7 @@ fn assigned(nodes: &[&str]) -> Difference {
 
 #[tokio::test]
 async fn a_mark_is_told_when_nothing_is_answered_any_more_that_was_taken_away() {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("skipped: a raw socket needs root");
+    if !skip::can_use_namespaces() {
         return;
     }
     let metrics = Metrics::register(&mut Registry::default());

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::effect::tenure_id;
 use super::*;
+use crate::clock::now as start;
 use crate::election::Claim;
 use crate::handover::{Gained, UNLISTED_LIMIT};
 use crate::l2::hold::Report;
@@ -22,14 +23,6 @@ fn key() -> Key {
         space: "default".to_owned(),
         address: IpAddr::from([192, 0, 2, 1]),
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "any instant serves as the start of a test"
-)]
-fn start() -> Instant {
-    Instant::now()
 }
 
 /// What is told of the address: the owner with its term, the epoch, and the next one.

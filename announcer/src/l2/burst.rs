@@ -220,20 +220,13 @@ impl Bursts {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::now as start;
 
     fn spot(number: u32) -> Spot {
         Spot {
             interface: 2,
             address: IpAddr::V4((0xc000_0200 + number).into()),
         }
-    }
-
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "any instant serves as the start of a test"
-    )]
-    fn start() -> Instant {
-        Instant::now()
     }
 
     /// Runs the schedule for so long; gives each frame with its time in milliseconds.

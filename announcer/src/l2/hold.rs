@@ -173,6 +173,7 @@ fn fold(address: IpAddr) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::now as start;
 
     fn question(asker: u8, target: u8) -> Question {
         Question {
@@ -180,14 +181,6 @@ mod tests {
             from: IpAddr::from([192, 0, 2, asker]),
             target: IpAddr::from([192, 0, 2, target]),
         }
-    }
-
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "any instant serves as the start of a test"
-    )]
-    fn start() -> Instant {
-        Instant::now()
     }
 
     #[test]

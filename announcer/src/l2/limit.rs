@@ -69,6 +69,7 @@ mod tests {
     use pnet_base::MacAddr;
 
     use super::*;
+    use crate::clock::now as start;
 
     fn question(from: u32) -> Question {
         Question {
@@ -76,14 +77,6 @@ mod tests {
             from: IpAddr::V4(Ipv4Addr::from(from)),
             target: IpAddr::from([192, 0, 2, 1]),
         }
-    }
-
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "any instant serves as the start of a test"
-    )]
-    fn start() -> Instant {
-        Instant::now()
     }
 
     #[test]

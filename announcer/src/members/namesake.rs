@@ -110,17 +110,10 @@ impl Namesake {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::now as start;
 
     const THERE: SocketAddr =
         SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
-
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "any instant serves as the start of a test"
-    )]
-    fn start() -> Instant {
-        Instant::now()
-    }
 
     /// Runs until so many seconds after the start; gives what it asked for, but no greetings.
     fn told(namesake: &mut Namesake, start: Instant, seconds: u64) -> Vec<Event> {

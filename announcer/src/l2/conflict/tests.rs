@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::clock::now as start;
 
 const STRANGER: MacAddr = MacAddr(2, 0, 0, 0, 0, 7);
 const MEMBER: MacAddr = MacAddr(2, 0, 0, 0, 0, 2);
@@ -26,14 +27,6 @@ fn conflict(mac: MacAddr, kind: Kind) -> Conflict {
         by: seer(2),
         member: (kind == Kind::KernelAnswers).then(|| "b".into()),
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "any instant serves as the start of a test"
-)]
-fn start() -> Instant {
-    Instant::now()
 }
 
 fn conflicts() -> Conflicts {

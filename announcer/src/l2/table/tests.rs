@@ -10,6 +10,7 @@ use super::super::conflict::{Conflict, Seer};
 use super::super::groups::Membership;
 use super::super::ndp::{Kind, ethernet_group, solicited_node};
 use super::*;
+use crate::clock::now as start;
 
 mod probing;
 
@@ -33,14 +34,6 @@ const fn spot(address: Ipv4Addr) -> Spot {
         interface: 2,
         address: IpAddr::V4(address),
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "any instant serves as the start of a test"
-)]
-fn start() -> Instant {
-    Instant::now()
 }
 
 /// A table with one port, and the time at which it began.

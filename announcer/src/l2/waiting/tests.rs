@@ -5,6 +5,7 @@ use pnet_base::MacAddr;
 use super::super::hold::Report;
 use super::super::question::Question;
 use super::*;
+use crate::clock::now as start;
 
 fn question(target: u16) -> Question {
     Question {
@@ -17,14 +18,6 @@ fn question(target: u16) -> Question {
 fn address(number: u16) -> IpAddr {
     let [high, low] = number.to_be_bytes();
     IpAddr::from([10, 0, high, low])
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "any instant serves as the start of a test"
-)]
-fn start() -> Instant {
-    Instant::now()
 }
 
 #[test]

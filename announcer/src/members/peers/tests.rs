@@ -1,18 +1,11 @@
 use super::*;
+use crate::clock::now as start;
 
 const ENDPOINT: SocketAddr =
     SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1);
 
 fn node() -> NodeName {
     NodeName::from("b")
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "any instant serves as the start of a test"
-)]
-fn start() -> Instant {
-    Instant::now()
 }
 
 /// Runs the table until so many milliseconds after the start; gives what it asked for.

@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
 
 use super::*;
+use crate::clock::now as start;
 use crate::election::{Claim, GroupId};
 
 fn node() -> NodeName {
@@ -15,14 +16,6 @@ fn condition() -> Condition {
         interfaces: BTreeSet::from(["eth0".to_owned()]),
         macs: BTreeSet::new(),
     }
-}
-
-#[expect(
-    clippy::disallowed_methods,
-    reason = "any instant serves as the start of a test"
-)]
-fn start() -> Instant {
-    Instant::now()
 }
 
 fn statement(group: u64, claim: Option<u64>) -> Statement {
