@@ -177,6 +177,8 @@ struct Engine {
     binder: Option<Binder>,
     /// Addresses that are not answered yet: another machine may have them.
     probing: watch::Receiver<BTreeSet<IpAddr>>,
+    /// What was thought to be among them when that was last told upstream, and since.
+    probed: BTreeSet<IpAddr>,
 
     socket: Option<Arc<UdpSocket>>,
     bind_again: Option<Instant>,
@@ -225,6 +227,7 @@ impl Engine {
             metrics: settings.metrics,
             readiness: settings.readiness,
             probing: settings.responder.probing(),
+            probed: BTreeSet::new(),
             responder: settings.responder,
             binder: settings.binder,
             socket: None,

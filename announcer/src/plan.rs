@@ -199,13 +199,17 @@ impl Plan {
 
     /// Whether an address is to be announced, in whichever space.
     pub fn has(&self, address: IpAddr) -> bool {
+        !self.groups_of(address).is_empty()
+    }
+
+    /// The groups that have this address, in whichever space.
+    pub fn groups_of(&self, address: IpAddr) -> Vec<GroupId> {
+        let mut groups = Vec::new();
         let mut next = self.group_of.keys().next();
         while let Some(Key { space, .. }) = next {
             let space = space.clone();
             let key = Key { space, address };
-            if self.group_of.contains_key(&key) {
-                return true;
-            }
+            groups.extend(self.group_of.get(&key));
             // There are few spaces, and many addresses in each.
             let last = Key {
                 address: LAST_ADDRESS,
@@ -214,7 +218,7 @@ impl Plan {
             let behind = (Bound::Excluded(last), Bound::Unbounded);
             next = self.group_of.range(behind).next().map(|(key, _)| key);
         }
-        false
+        groups
     }
 
     fn upsert(&mut self, assigned: &Assigned, touched: &mut Touched) {

@@ -96,11 +96,6 @@ impl Standing {
         true
     }
 
-    /// The groups that it answers for.
-    pub fn groups(&self) -> impl Iterator<Item = GroupId> {
-        self.owned.keys().copied()
-    }
-
     /// It does not answer for a group any more.
     pub fn lose(&mut self, group: GroupId) {
         self.owned.remove(&group);

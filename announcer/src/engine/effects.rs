@@ -69,8 +69,7 @@ impl Engine {
         if effects.iter().any(|effect| effect.action.hands_over()) {
             self.responder.read_arrived();
         }
-        let first = effects.iter().filter_map(Effect::first);
-        let first: BTreeSet<GroupId> = first.collect();
+        let first: BTreeSet<GroupId> = effects.iter().filter_map(Effect::first).collect();
         for Effect { group, action } in effects {
             match action {
                 Action::Send(to, message) => self.talk.step(to, group, message),
@@ -219,6 +218,7 @@ impl Engine {
     /// answered nowhere attracts nothing; where IPv6 is disabled the kernel takes no such address.
     /// Nor is what is not answered yet.
     fn bind_addresses(&mut self, group: GroupId, duty: AddressDuty, first: &BTreeSet<IpAddr>) {
+        self.probed.extend(first);
         if let Some(binder) = &mut self.binder {
             let addresses = match duty {
                 AddressDuty::Answer | AddressDuty::Record => {
@@ -230,17 +230,17 @@ impl Engine {
         }
     }
 
-    /// Binds what is answered by now, and was not.
-    pub(super) fn bind_answered(&mut self) {
+    /// Binds an address of these groups if it is answered by now.
+    pub(super) fn bind_answered(&mut self, address: IpAddr, groups: &[GroupId]) {
         if self.binder.is_none() {
             return;
         }
-        let groups = self.applied.iter();
-        let groups = groups.map(|(group, applied)| (*group, applied.duty));
-        for (group, duty) in groups.collect::<Vec<_>>() {
-            self.bind_addresses(group, duty, &BTreeSet::new());
+        for group in groups {
+            if let Some(applied) = self.applied.get(group) {
+                self.bind_addresses(*group, applied.duty, &BTreeSet::new());
+            }
         }
-        self.bind_fenced_answered();
+        self.bind_fenced_answered(address);
     }
 
     fn silence(&mut self, group: GroupId) -> Notes {

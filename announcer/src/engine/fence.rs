@@ -16,6 +16,9 @@ use crate::handover::{Duty, Gained, Message};
 use crate::l2::burst::Spot;
 use crate::l2::hold::Notes;
 use crate::lease::Standing;
+use assignments::Assignments;
+
+mod assignments;
 
 /// Whom the engine tells of the fenced addresses.
 #[derive(Debug)]
@@ -30,7 +33,7 @@ pub struct FenceOutlets {
 #[derive(Debug)]
 pub(super) struct Fence {
     outlets: FenceOutlets,
-    assigned: BTreeMap<Key, Assigned>,
+    assigned: Assignments,
     applied: BTreeMap<Key, Applied>,
     noted: BTreeMap<Key, Notes>,
     /// What `metallb_speaker_announced` says this node owns, with those who use it.
@@ -41,7 +44,7 @@ impl Fence {
     pub(super) fn new(outlets: FenceOutlets) -> Self {
         Self {
             outlets,
-            assigned: BTreeMap::new(),
+            assigned: Assignments::default(),
             applied: BTreeMap::new(),
             noted: BTreeMap::new(),
             shown: BTreeMap::new(),
@@ -55,15 +58,22 @@ impl Fence {
 
     /// Whether there is such an address.
     pub(super) fn has(&self, address: IpAddr) -> bool {
-        self.assigned.keys().any(|key| key.address == address)
+        self.assigned.of_address(address).next().is_some()
     }
 
     /// Addresses of a group that this node does not answer, or not yet.
     pub(super) fn unanswered(&self, group: GroupId, probing: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
-        let of_group = self.assigned.iter().filter(|(_, it)| it.group == group);
-        let is_silent = |key: &Key| !self.shown.contains_key(key) || probing.contains(&key.address);
-        let silent = of_group.filter(|(key, _)| is_silent(key));
-        silent.map(|(key, _)| key.address).collect()
+        let of_group = self.assigned.of_group(group);
+        let silent =
+            of_group.filter(|key| !self.shown.contains_key(*key) || probing.contains(&key.address));
+        silent.map(|key| key.address).collect()
+    }
+
+    /// The groups that have this address.
+    pub(super) fn groups_of(&self, address: IpAddr) -> impl Iterator<Item = GroupId> {
+        let keys = self.assigned.of_address(address);
+        let assigned = keys.filter_map(|key| self.assigned.get(key));
+        assigned.map(|assigned| assigned.group)
     }
 
     /// How many addresses this node owns.
@@ -104,7 +114,7 @@ impl Engine {
         };
         let key = assigned.key.clone();
         let group = assigned.group;
-        let before = self.fence.assigned.insert(key.clone(), assigned);
+        let before = self.fence.assigned.insert(assigned);
         let before = before.map(|before| before.group);
         if let Some(before) = before.filter(|before| *before != group)
             && self.fence.shown.contains_key(&key)
@@ -124,7 +134,7 @@ impl Engine {
         }
         self.perform_fenced();
         for key in &fenced {
-            self.fence.assigned.remove(*key);
+            self.fence.assigned.remove(key);
             self.fence.noted.remove(*key);
         }
         fenced.iter().map(|key| key.address).collect()
@@ -167,8 +177,7 @@ impl Engine {
         if effects.iter().any(Effect::hands_over) {
             self.responder.read_arrived();
         }
-        let first = effects.iter().filter_map(Effect::first).cloned();
-        let first: BTreeSet<Key> = first.collect();
+        let first: BTreeSet<Key> = effects.iter().filter_map(Effect::first).cloned().collect();
         for effect in effects {
             match effect {
                 Effect::Duty(key, mut duty, term) => {
@@ -210,6 +219,7 @@ impl Engine {
             // First: what is attracted is to be taken in. Not yet: what is to be asked for.
             let answers = !spots.is_empty() && !report.probing.contains(&key.address);
             self.bind_fenced(key, answers);
+            self.probed.extend(&report.probing);
         }
         match Applied::begin(duty, spots, &self.responder) {
             Some(applied) => drop(self.fence.applied.insert(key.clone(), applied)),
@@ -224,10 +234,13 @@ impl Engine {
         assigned.map(|it| it.key.address).into_iter().collect()
     }
 
-    /// Binds what is answered by now, and was not.
-    pub(super) fn bind_fenced_answered(&mut self) {
-        let owned = self.fence.shown.keys();
-        let owned = owned.filter(|key| !self.probing.borrow().contains(&key.address));
+    /// Binds this address if it is answered by now.
+    pub(super) fn bind_fenced_answered(&mut self, address: IpAddr) {
+        if self.probing.borrow().contains(&address) {
+            return;
+        }
+        let keys = self.fence.assigned.of_address(address);
+        let owned = keys.filter(|key| self.fence.shown.contains_key(*key));
         for key in owned.cloned().collect::<Vec<_>>() {
             let answers = self.fence.applied.get(&key);
             let answers = answers.is_some_and(|applied| !applied.spots().is_empty());
@@ -248,8 +261,8 @@ impl Engine {
         let applied = self.fence.applied.remove(key);
         let notes = applied.map(|applied| self.responder.silence(applied.spots()));
         // Another address space may have the same address.
-        let mut others = self.fence.applied.keys();
-        if !others.any(|other| other.address == key.address) {
+        let mut others = self.fence.assigned.of_address(key.address);
+        if !others.any(|other| self.fence.applied.contains_key(other)) {
             self.responder.fence(key.address, None);
         }
         notes.unwrap_or_default()
@@ -304,14 +317,12 @@ impl Engine {
 
     /// A group is told of as owned while one of its addresses is.
     fn tell_lost_groups(&self, lost: BTreeSet<GroupId>) {
-        if lost.is_empty() {
-            return;
-        }
-        let shown = self.fence.shown.keys();
-        let owned = shown.filter_map(|key| self.fence.assigned.get(key));
-        let owned: BTreeSet<GroupId> = owned.map(|assigned| assigned.group).collect();
-        for group in lost.difference(&owned) {
-            self.tell_lost(*group);
+        for group in lost {
+            let mut keys = self.fence.assigned.of_group(group);
+            match keys.any(|key| self.fence.shown.contains_key(key)) {
+                true => self.tell_unanswered([group]),
+                false => self.tell_lost(group),
+            }
         }
     }
 

@@ -35,16 +35,29 @@ impl Engine {
 
     /// Which addresses are not answered yet changed: tells that, and binds what is answered now.
     pub(super) fn on_probing(&mut self) {
-        if !self.probing.has_changed().unwrap_or_default() {
+        // What is expected here and not there was answered already, or by now.
+        let as_expected = self.probed.len() == self.probing.borrow().len();
+        if as_expected && !self.probing.has_changed().unwrap_or_default() {
             return;
         }
-        self.probing.mark_unchanged();
-        self.bind_answered();
-        let groups: Vec<GroupId> = self.status.borrow().groups().collect();
-        let told = groups
-            .into_iter()
-            .map(|group| (group, self.unanswered(group)));
-        let told: Vec<_> = told.collect();
+        let probing = self.probing.borrow_and_update().clone();
+        let changed = self.probed.symmetric_difference(&probing);
+        let changed: Vec<IpAddr> = changed.copied().collect();
+        self.probed = probing;
+        let mut groups = BTreeSet::new();
+        for address in changed {
+            let planned = self.plan.groups_of(address);
+            self.bind_answered(address, &planned);
+            groups.extend(planned);
+            groups.extend(self.fence.groups_of(address));
+        }
+        self.tell_unanswered(groups);
+    }
+
+    /// Which addresses of these groups are not answered yet changed, perhaps.
+    pub(super) fn tell_unanswered(&self, groups: impl IntoIterator<Item = GroupId>) {
+        let told = groups.into_iter();
+        let told: Vec<_> = told.map(|group| (group, self.unanswered(group))).collect();
         self.status.send_if_modified(|standing| {
             let news = told
                 .into_iter()

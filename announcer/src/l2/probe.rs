@@ -33,7 +33,8 @@ pub enum Due {
 #[derive(Debug, Default)]
 pub struct Probes {
     by_address: BTreeMap<IpAddr, Probe>,
-    changed: bool,
+    /// Those that came or went.
+    changed: BTreeSet<IpAddr>,
 }
 
 #[derive(Debug)]
@@ -74,7 +75,7 @@ impl Probes {
     pub fn begin(&mut self, spot: Spot, now: Instant) {
         let asking = State::Asking { sent: 0, due: now };
         let probe = self.by_address.entry(spot.address).or_insert_with(|| {
-            self.changed = true;
+            self.changed.insert(spot.address);
             Probe {
                 interfaces: BTreeSet::new(),
                 state: asking,
@@ -112,7 +113,7 @@ impl Probes {
             probe.interfaces.remove(&spot.interface);
             if probe.interfaces.is_empty() {
                 self.by_address.remove(&spot.address);
-                self.changed = true;
+                self.changed.insert(spot.address);
             }
         }
     }
@@ -144,15 +145,18 @@ impl Probes {
             all.push(Due::Ask(probe.spots(*address)));
         }
         for spot in all.iter().filter_map(Due::free).flatten() {
-            self.changed |= self.by_address.remove(&spot.address).is_some();
+            self.by_address.remove(&spot.address);
+            self.changed.insert(spot.address);
         }
         all
     }
 
-    /// All addresses that are not answered yet, if that changed since the last call.
-    pub fn take_change(&mut self) -> Option<BTreeSet<IpAddr>> {
-        let changed = std::mem::take(&mut self.changed);
-        changed.then(|| self.by_address.keys().copied().collect())
+    /// The addresses that came or went since the last call, and whether they are there: not answered yet.
+    pub fn take_changes(&mut self) -> Vec<(IpAddr, bool)> {
+        let changed = std::mem::take(&mut self.changed).into_iter();
+        changed
+            .map(|address| (address, self.has(address)))
+            .collect()
     }
 }
 
@@ -200,7 +204,7 @@ mod tests {
         let start = Instant::now();
         let mut probes = Probes::default();
         probes.begin(spot(1), start);
-        assert_eq!(probes.take_change(), Some([ADDRESS].into()));
+        assert_eq!(probes.take_changes(), [(ADDRESS, true)]);
         (probes, start)
     }
 
@@ -222,7 +226,7 @@ mod tests {
             [(0, ask()), (200, ask()), (400, ask()), (600, free())]
         );
         assert!(!probes.has(ADDRESS));
-        assert_eq!(probes.take_change(), Some([].into()));
+        assert_eq!(probes.take_changes(), [(ADDRESS, false)]);
     }
 
     #[test]
@@ -231,7 +235,7 @@ mod tests {
         let done = run(&mut probes, start, 10_250, &[1, 10_002]);
         assert_eq!(done, [(0, ask()), (10_001, ask())]);
         assert!(probes.has(ADDRESS) && !probes.is_near(ADDRESS));
-        assert_eq!(probes.take_change(), None);
+        assert_eq!(probes.take_changes(), []);
         let rest = run(&mut probes, start + Duration::from_millis(20_002), 601, &[]);
         assert_eq!(
             rest,
@@ -251,6 +255,6 @@ mod tests {
         assert_eq!(probes.next_deadline(), Some(at + INTERVAL));
         probes.stop(spot(2));
         assert_eq!(probes.next_deadline(), None);
-        assert_eq!(probes.take_change(), Some([].into()));
+        assert_eq!(probes.take_changes(), [(ADDRESS, false)]);
     }
 }

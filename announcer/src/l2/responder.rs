@@ -407,9 +407,19 @@ impl Shared {
 
     /// Tells which addresses are not answered yet. Under the lock: who changed a duty finds it told.
     fn tell_probing(&self, state: &mut State) {
-        if let Some(probing) = state.table.take_probing() {
-            self.probing.send_replace(probing);
+        let changes = state.table.take_probing();
+        if changes.is_empty() {
+            return;
         }
+        // One by one: a thousand new addresses come by a call each.
+        self.probing.send_modify(|probing| {
+            for (address, is_there) in changes {
+                match is_there {
+                    true => probing.insert(address),
+                    false => probing.remove(&address),
+                };
+            }
+        });
     }
 
     /// Tells persons, and who reports it.

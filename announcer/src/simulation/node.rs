@@ -293,8 +293,7 @@ impl Node {
 
     fn perform(&mut self, now: Instant) {
         let effects = self.talk.ownership.take_effects();
-        let first = effects.iter().filter_map(Effect::first);
-        let first: BTreeSet<GroupId> = first.collect();
+        let first: BTreeSet<GroupId> = effects.iter().filter_map(Effect::first).collect();
         for effect in effects {
             let group = effect.group;
             self.notes

@@ -16,9 +16,10 @@ use crate::l2::probe::Due;
 use crate::l2::reply::{AddressDuty, Ignored};
 
 impl Table {
-    /// The addresses that are not answered yet, if that changed since the last call.
-    pub fn take_probing(&mut self) -> Option<BTreeSet<IpAddr>> {
-        self.probes.take_change()
+    /// The addresses of which it changed since the last call that they are not answered yet, and whether
+    /// that is so now.
+    pub fn take_probing(&mut self) -> Vec<(IpAddr, bool)> {
+        self.probes.take_changes()
     }
 
     /// Asks for those of these that are in `first`, or that are asked for on another interface. Gives

@@ -29,7 +29,7 @@ fn a_new_address_is_asked_for_three_times_and_then_answered_and_announced() {
             .answer(&[SPOT], &first(SPOT.address), start)
             .is_empty()
     );
-    assert_eq!(table.take_probing(), Some([SPOT.address].into()));
+    assert_eq!(table.take_probing(), [(SPOT.address, true)]);
     assert!(matches!(ask(&mut table, 1, start), Outcome::Nothing));
     let all = sent(&mut table, start, 0, 601);
     let probes = [(0, probe()), (200, probe()), (400, probe())];
@@ -45,7 +45,7 @@ fn a_new_address_is_asked_for_three_times_and_then_answered_and_announced() {
             .iter()
             .any(|(_, packet)| *packet == announced)
     );
-    assert_eq!(table.take_probing(), Some([].into()));
+    assert_eq!(table.take_probing(), [(SPOT.address, false)]);
     assert!(is_answered(&ask(&mut table, 2, start + ms(610))));
 }
 
