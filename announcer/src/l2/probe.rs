@@ -118,6 +118,15 @@ impl Probes {
         }
     }
 
+    /// What may have been answered was not heard: asks for all of them anew that are asked for.
+    pub fn begin_anew(&mut self, now: Instant) {
+        for probe in self.by_address.values_mut() {
+            if let State::Asking { .. } = probe.state {
+                probe.state = State::Asking { sent: 0, due: now };
+            }
+        }
+    }
+
     /// When [`Self::due`] is to be called next.
     pub fn next_deadline(&self) -> Option<Instant> {
         self.by_address.values().map(Probe::due).min()

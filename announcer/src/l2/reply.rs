@@ -8,6 +8,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
+use pharos_lease::Moment;
 use pnet_base::MacAddr;
 
 use super::arp::{Arp, Malformed, Operation};
@@ -27,15 +28,20 @@ const STALE: Duration = Duration::from_millis(250);
 #[derive(Debug, Default)]
 pub struct Freshness {
     since: Option<Instant>,
+    /// When this process ran last, by the clock since boot.
+    ran: Option<Moment>,
 }
 
 impl Freshness {
-    /// This thread waited for frames from `before` until `now`, and meant to do so for less than
-    /// half of [`STALE`]. If it was suspended, frames that came late in that time are too old too.
-    pub fn slept(&mut self, before: Instant, now: Instant) {
-        if now.saturating_duration_since(before) > STALE {
+    /// This process runs now, and says so more than twice within [`STALE`]. If it did not for longer, it
+    /// was suspended, and frames that came late in that time are too old too: then this says `true`.
+    pub fn runs(&mut self, now: Instant, since_boot: Moment) -> bool {
+        let before = self.ran.replace(since_boot);
+        let paused = before.is_some_and(|before| since_boot.saturating_sub(before) > STALE);
+        if paused {
             self.since = Some(now);
         }
+        paused
     }
 
     /// Whether a frame that arrived then may be answered now.
@@ -429,11 +435,16 @@ mod tests {
         assert!(freshness.allows(at(5000), at(5001)));
         assert!(freshness.allows(at(5100), at(5200)));
         // It did not run from 5300 to 5600, and was asked only at the end of that.
-        freshness.slept(at(5200), at(5300));
+        let boot = Duration::from_millis;
+        assert!(!freshness.runs(at(5200), boot(70_200)));
+        assert!(!freshness.runs(at(5300), boot(70_300)));
         assert!(freshness.allows(at(5290), at(5300)));
-        freshness.slept(at(5300), at(5600));
+        assert!(freshness.runs(at(5600), boot(70_600)));
         assert!(!freshness.allows(at(5590), at(5600)));
         assert!(freshness.allows(at(5600), at(5601)));
+        // The machine slept: only the clock since boot went on.
+        assert!(freshness.runs(at(5610), boot(80_000)));
+        assert!(!freshness.allows(at(5605), at(5610)));
     }
 
     #[test]

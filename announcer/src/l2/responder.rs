@@ -253,8 +253,11 @@ impl Responder {
 }
 
 impl Shared {
+    /// Whoever comes to the table, by whichever way, notices first that this process did not run.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.table.runs(clock::now(), clock::since_boot());
+        state
     }
 
     fn wake(&self) {
@@ -274,9 +277,7 @@ impl Shared {
                 // Closing a raw socket waits for the kernel: it must not happen under the lock.
                 sockets = fresh;
             }
-            let before = clock::now();
             let ready = self.wait(&sockets, &mut polls);
-            self.lock().table.slept(before, clock::now());
             for index in ready {
                 if let Some((place, socket)) = sockets.get(index) {
                     self.read(*place, socket);

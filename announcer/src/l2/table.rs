@@ -7,24 +7,26 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Instant;
 
+use pharos_lease::Moment;
+
 use super::arp::Arp;
 use super::burst::{Bursts, Form, Gratuitous, Spot};
 use super::check::Checks;
-use super::conflict::{Conflicts, Members, News, Seer};
+use super::conflict::{Conflicts, Members, News};
 use super::fences::Fences;
 use super::groups::{Change, Groups};
-use super::hold::{Held, Noted, Notes, Report};
+use super::hold::{Notes, Report};
 use super::limit::Limits;
 use super::ndp::Ndp;
 use super::probe::Probes;
-use super::question::Question;
 use super::recent::Recent;
-use super::reply::{self, AddressDuty, Decision, Freshness, Ignored};
+use super::reply::{AddressDuty, Freshness, Ignored};
 use super::waiting::Waiting;
 use crate::metrics::{AddressCounters, Metrics, PlainCounter};
 
 pub use port::{Port, Protocol};
 
+mod frame;
 mod look;
 mod port;
 mod probing;
@@ -279,93 +281,6 @@ impl Table {
         notes
     }
 
-    /// A frame of a protocol arrived at an interface, `at` that time.
-    pub fn on_frame(
-        &mut self,
-        (interface, protocol): Place,
-        frame: &[u8],
-        at: Instant,
-        now: Instant,
-    ) -> Outcome {
-        let Some(open) = self.ports.get(&interface) else {
-            return Outcome::Nothing;
-        };
-        if !self.freshness.allows(at, now) {
-            return Outcome::Ignored(Ignored::Stale);
-        }
-        let is_own = |mac| self.ports.values().any(|own| own.port.mac == mac);
-        let mac = open.port.mac;
-        let decision = match protocol {
-            Protocol::Arp => {
-                reply::decide(frame, mac, is_own, |address| open.duty(IpAddr::V4(address)))
-            }
-            Protocol::Ndp => {
-                reply::ndp::decide(frame, mac, is_own, |address| open.duty(IpAddr::V6(address)))
-            }
-        };
-        match decision {
-            Decision::Answer(question, _) if !self.fences.permits(question.target) => {
-                Outcome::Ignored(Ignored::NoLease)
-            }
-            Decision::Answer(question, _) if !self.limits.allows(&question, now) => {
-                Outcome::Ignored(Ignored::TooOften)
-            }
-            Decision::Answer(question, note) => {
-                open.count_request(question.target);
-                let noted = Noted { at, question };
-                self.recent.push(noted);
-                if note {
-                    self.waiting.note(noted);
-                }
-                let everybody = frame.first().is_some_and(|first| first & 1 == 1);
-                let ours = is_own(question.asker);
-                let Some(reply) = self.reply(interface, &question) else {
-                    return Outcome::Nothing;
-                };
-                let check =
-                    (everybody && !ours).then(|| self.check(interface, question.target, now));
-                match check.flatten() {
-                    Some(check) => Outcome::SendAndCheck(reply, check),
-                    None => Outcome::Send(reply),
-                }
-            }
-            Decision::Conflict(address, _) if !self.fences.permits(address) => {
-                Outcome::Ignored(Ignored::NoLease)
-            }
-            Decision::Conflict(address, other) => {
-                let by = || Seer::from(&open.port);
-                if self.probes.has(address) {
-                    let by = by();
-                    return self.found(address, other, by, now);
-                }
-                let is_settled = open
-                    .duties
-                    .get(&address)
-                    .is_some_and(|entry| Checks::is_settled(entry.since, now));
-                let spot = Spot { interface, address };
-                let defend = is_settled && self.conflicts.seen(address, other, by(), now);
-                Outcome::Conflict(if defend {
-                    self.announcement(spot)
-                } else {
-                    Vec::new()
-                })
-            }
-            // Whoever floods leaves the places to others.
-            Decision::Hold(question) if !self.held_limits.allows(&question, now) => {
-                Outcome::Ignored(Ignored::TooOften)
-            }
-            Decision::Hold(question) => {
-                open.count_request(question.target);
-                self.keep(Held {
-                    at,
-                    interface,
-                    question,
-                })
-            }
-            Decision::Ignore(reason) => Outcome::Ignored(reason),
-        }
-    }
-
     /// The other nodes of the cluster.
     pub fn set_members(&mut self, members: Members) {
         self.conflicts.set_members(members);
@@ -376,9 +291,15 @@ impl Table {
         self.conflicts.take_news()
     }
 
-    /// This thread waited for frames from `before` until `now`: see [`Freshness::slept`].
-    pub fn slept(&mut self, before: Instant, now: Instant) {
-        self.freshness.slept(before, now);
+    /// This process runs now, by the clock of this table and by that since boot. To be told before
+    /// anything else is done, and ten times a second. After a time in which it did not run, what waited
+    /// is not answered: another node may have answered it. What is asked for is asked for anew: who
+    /// answered meanwhile was not heard.
+    pub fn runs(&mut self, now: Instant, since_boot: Moment) {
+        if self.freshness.runs(now, since_boot) {
+            self.waiting.drop_held();
+            self.probes.begin_anew(now);
+        }
     }
 
     /// When [`Self::due`] is to be called next.
@@ -435,35 +356,6 @@ impl Table {
         }
     }
 
-    fn reply(&self, interface: u32, question: &Question) -> Option<Sending> {
-        let open = self.ports.get(&interface)?;
-        let entry = open.duties.get(&question.target)?;
-        if !self.fences.permits(question.target) {
-            return None;
-        }
-        let packet = match (question.target, question.from) {
-            (IpAddr::V4(target), IpAddr::V4(from)) => {
-                Packet::Arp(Arp::answer((question.asker, from), target, open.port.mac))
-            }
-            (IpAddr::V6(target), IpAddr::V6(from)) => {
-                Packet::Ndp(Ndp::answer((question.asker, from), target, open.port.mac))
-            }
-            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => return None,
-        };
-        Some(Sending {
-            interface,
-            packet,
-            counter: entry.counters.responses.clone(),
-        })
-    }
-
-    /// One round, out of turn.
-    fn announcement(&self, spot: Spot) -> Vec<Sending> {
-        let forms = spot.forms().iter();
-        let frames = forms.map(|form| Gratuitous { spot, form: *form });
-        frames.filter_map(|frame| self.gratuitous(&frame)).collect()
-    }
-
     fn gratuitous(&self, frame: &Gratuitous) -> Option<Sending> {
         let Gratuitous { spot, form } = frame;
         let open = self.ports.get(&spot.interface)?;
@@ -495,12 +387,6 @@ impl Table {
 impl OpenPort {
     fn duty(&self, address: IpAddr) -> Option<AddressDuty> {
         self.duties.get(&address).map(|entry| entry.duty)
-    }
-
-    fn count_request(&self, address: IpAddr) {
-        if let Some(entry) = self.duties.get(&address) {
-            entry.counters.requests.inc();
-        }
     }
 }
 

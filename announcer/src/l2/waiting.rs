@@ -90,6 +90,15 @@ impl Waiting {
         Notes::new(noted, dropped)
     }
 
+    /// Forgets all that is held.
+    pub fn drop_held(&mut self) {
+        for kept in self.by_address.values_mut() {
+            kept.held = Vec::new();
+        }
+        self.held = 0;
+        self.by_address.retain(|_, kept| !kept.is_empty());
+    }
+
     /// Forgets what is held from an interface.
     pub fn close(&mut self, interface: u32) {
         for kept in self.by_address.values_mut() {
@@ -100,11 +109,15 @@ impl Waiting {
     }
 
     fn tidy(&mut self, address: IpAddr) {
-        let is_empty =
-            |kept: &Kept| kept.held.is_empty() && kept.noted.is_empty() && kept.dropped.is_none();
-        if self.by_address.get(&address).is_some_and(is_empty) {
+        if self.by_address.get(&address).is_some_and(Kept::is_empty) {
             self.by_address.remove(&address);
         }
+    }
+}
+
+impl Kept {
+    fn is_empty(&self) -> bool {
+        self.held.is_empty() && self.noted.is_empty() && self.dropped.is_none()
     }
 }
 

@@ -24,6 +24,8 @@ use crate::talk::Talk;
 
 const INTERFACE: u32 = 2;
 const CLIENT: MacAddr = MacAddr(2, 0, 0, 0, 1, 0);
+/// Its thread runs ten times a second: here it is told of pauses only.
+const PAUSE: Duration = Duration::from_millis(250);
 /// A timer that fires so much later than planned means that the process did not run.
 const STALL: Duration = Duration::from_millis(60);
 
@@ -51,6 +53,7 @@ pub(super) struct Node {
     table: Table,
     plan: Plan,
     own: Condition,
+    began: Instant,
     hold_down_until: Instant,
     applied: BTreeMap<GroupId, (AddressDuty, Vec<Spot>)>,
     noted: BTreeMap<GroupId, Notes>,
@@ -109,6 +112,7 @@ impl Node {
             table,
             plan,
             own,
+            began: now,
             hold_down_until: now + start.hold_down,
             applied: BTreeMap::new(),
             noted: BTreeMap::new(),
@@ -161,6 +165,11 @@ impl Node {
 
     /// It did not run since then.
     pub(super) fn resume(&mut self, since: Instant, now: Instant) {
+        if now.saturating_duration_since(since) > PAUSE {
+            let boot = |at: Instant| at.saturating_duration_since(self.began);
+            self.table.runs(since, boot(since));
+            self.table.runs(now, boot(now));
+        }
         let planned = self.next_deadline().unwrap_or(now).max(since);
         let late = now.saturating_duration_since(planned);
         if late > STALL {

@@ -8,10 +8,13 @@ use prometheus_client::registry::Registry;
 
 use super::super::conflict::{Conflict, Seer};
 use super::super::groups::Membership;
+use super::super::hold::Noted;
 use super::super::ndp::{Kind, ethernet_group, solicited_node};
+use super::super::question::Question;
 use super::*;
 use crate::clock::now as start;
 
+mod pauses;
 mod probing;
 
 const CLIENT: MacAddr = MacAddr(2, 0, 0, 0, 0, 1);
