@@ -14,11 +14,13 @@ use pnet_base::MacAddr;
 
 use pharos_proto::digest::rendezvous_rank;
 
+mod fitness;
 mod roster;
 #[cfg(test)]
 mod tests;
 mod wanted;
 
+pub use fitness::{Demand, Families, Fitness};
 pub use roster::{Roster, Statement, TESTIMONY_LIFETIME};
 pub use wanted::{Wanted, WantedBy};
 
@@ -52,6 +54,8 @@ pub struct Candidacy {
     pub candidates: Arc<[NodeName]>,
     /// Where the group may be answered.
     pub wanted: WantedBy,
+    /// Of its addresses.
+    pub families: Families,
 }
 
 impl Candidacy {
@@ -59,6 +63,14 @@ impl Candidacy {
     pub fn includes(&self, node: &str) -> bool {
         self.listed.iter().any(|listed| &**listed == node)
             || self.candidates.iter().any(|candidate| &**candidate == node)
+    }
+
+    /// What is asked of a node that is to own the group.
+    pub fn demand(&self, node: &str) -> Demand<'_> {
+        Demand {
+            wanted: self.wanted.of(node),
+            families: self.families,
+        }
     }
 
     /// The first node, in order, that is accepted.
@@ -81,13 +93,21 @@ impl Candidacy {
                 .count();
         }
         let own = self.rank(node);
-        let unlisted = self
-            .candidates
-            .iter()
-            .filter(|other| !self.listed.contains(other));
         let listed = self.listed.iter().filter(|other| accept(other)).count();
-        let by_hash = unlisted.filter(|other| accept(other) && self.rank(other) < own);
+        let by_hash = self.unlisted();
+        let by_hash = by_hash.filter(|other| accept(other) && self.rank(other) < own);
         listed + by_hash.count()
+    }
+
+    /// How many nodes are accepted.
+    fn count(&self, accept: impl Fn(&NodeName) -> bool) -> usize {
+        let all = self.listed.iter().chain(self.unlisted());
+        all.filter(|node| accept(node)).count()
+    }
+
+    fn unlisted(&self) -> impl Iterator<Item = &NodeName> {
+        let all = self.candidates.iter();
+        all.filter(|node| !self.listed.contains(node))
     }
 
     fn rank(&self, node: &str) -> (usize, bool, [u8; 32]) {
@@ -114,20 +134,38 @@ pub struct Condition {
     pub hold_down: bool,
     /// It is about to stop.
     pub draining: bool,
-    /// Names of its usable interfaces.
+    /// Names of the interfaces on which it can answer for IPv4 addresses.
     pub interfaces: BTreeSet<String>,
+    /// The same for IPv6.
+    pub interfaces6: BTreeSet<String>,
     /// Their hardware addresses, so that others know whose frames they see.
     pub macs: BTreeSet<MacAddr>,
 }
 
 impl Condition {
-    fn can_serve(&self, wanted: &Wanted) -> bool {
-        !self.draining && self.can_answer(wanted)
+    /// Names of the interfaces on which it can answer for something.
+    pub fn answering(&self) -> BTreeSet<String> {
+        &self.interfaces | &self.interfaces6
     }
 
-    /// Whether it could go on answering there, if it owned that.
-    pub(crate) fn can_answer(&self, wanted: &Wanted) -> bool {
-        self.ready && self.interfaces.iter().any(|name| wanted.includes(name))
+    fn can_serve(&self, demand: Demand<'_>) -> Fitness {
+        match self.draining {
+            true => Fitness::Not,
+            false => self.can_answer(demand),
+        }
+    }
+
+    /// How much it could go on answering, if it owned that.
+    pub(crate) fn can_answer(&self, demand: Demand<'_>) -> Fitness {
+        if !self.ready {
+            return Fitness::Not;
+        }
+        let is_wanted = |names: &BTreeSet<String>| {
+            let mut names = names.iter();
+            names.any(|name| demand.wanted.includes(name))
+        };
+        let (ipv4, ipv6) = (is_wanted(&self.interfaces), is_wanted(&self.interfaces6));
+        Fitness::of(demand.families, ipv4, ipv6)
     }
 }
 
@@ -160,30 +198,34 @@ impl Standing {
         }
     }
 
-    /// Whether it said that it could go on answering there.
-    pub(super) fn can_answer(&self, wanted: &Wanted) -> bool {
+    /// How much it said that it could go on answering.
+    pub(super) fn can_answer(&self, demand: Demand<'_>) -> Fitness {
         match self {
-            Self::Known(Some(condition)) => condition.can_answer(wanted),
-            Self::Presumed | Self::Silent | Self::Known(None) | Self::Dead => false,
+            Self::Known(Some(condition)) => condition.can_answer(demand),
+            Self::Presumed | Self::Silent | Self::Known(None) | Self::Dead => Fitness::Not,
         }
     }
 
-    /// Whether an unowned group is this node's to take before anyone after it.
-    fn may_take(&self, wanted: &Wanted) -> bool {
+    /// How much of an unowned group is this node's to take before anyone after it.
+    fn may_take(&self, demand: Demand<'_>) -> Fitness {
         match self {
-            Self::Presumed | Self::Silent | Self::Known(None) => true,
-            Self::Known(Some(condition)) => condition.can_serve(wanted),
-            Self::Dead => false,
+            Self::Presumed | Self::Silent | Self::Known(None) => Fitness::Wholly,
+            Self::Known(Some(condition)) => condition.can_serve(demand),
+            Self::Dead => Fitness::Not,
         }
     }
 
-    /// Whether a living owner may hand a group to this node.
-    fn may_receive(&self, wanted: &Wanted, although_held_down: bool) -> bool {
+    /// How much of a group a living owner may hand to this node.
+    fn may_receive(&self, demand: Demand<'_>, although_held_down: bool) -> Fitness {
         match self {
-            Self::Known(Some(condition)) => {
-                condition.can_serve(wanted) && (although_held_down || !condition.hold_down)
+            Self::Known(Some(condition)) if although_held_down || !condition.hold_down => {
+                condition.can_serve(demand)
             }
-            Self::Presumed | Self::Silent | Self::Known(None) | Self::Dead => false,
+            Self::Known(Some(_))
+            | Self::Presumed
+            | Self::Silent
+            | Self::Known(None)
+            | Self::Dead => Fitness::Not,
         }
     }
 }
@@ -251,20 +293,28 @@ impl Roster {
     /// Whom an owned group should go to, other than the nodes that have been tried in vain;
     /// `None`: this node keeps it.
     pub fn heir(&self, candidacy: &Candidacy, tried: &BTreeSet<NodeName>) -> Option<NodeName> {
-        let fit = self.can_serve(candidacy);
-        let accepts = |node: &NodeName, although_held_down: bool| {
+        let own = self.fitness(candidacy);
+        let fitness = |node: &NodeName, although_held_down: bool| {
             if *node == self.me {
-                return fit;
+                return own;
             }
-            let standing = self.others.get(node);
-            let wanted = candidacy.wanted.of(node);
-            !tried.contains(node)
-                && standing.is_some_and(|one| one.may_receive(wanted, although_held_down))
+            let standing = self.others.get(node).filter(|_| !tried.contains(node));
+            let demand = candidacy.demand(node);
+            standing.map_or(Fitness::Not, |one| {
+                one.may_receive(demand, although_held_down)
+            })
         };
         // One that must go anyway rather goes to a node in hold-down than to nobody.
-        let heir = candidacy
-            .first(|node| accepts(node, false))
-            .or_else(|| candidacy.first(|node| accepts(node, true)))?;
+        let wishes = [
+            (Fitness::Wholly, false),
+            (Fitness::Partly, false),
+            (Fitness::Wholly, true),
+            (Fitness::Partly, true),
+        ];
+        let mut heirs = wishes.iter().filter_map(|(least, although_held_down)| {
+            candidacy.first(|node| fitness(node, *although_held_down) >= *least)
+        });
+        let heir = heirs.next()?;
         (*heir != self.me).then(|| heir.clone())
     }
 
@@ -276,7 +326,8 @@ impl Roster {
         if !candidacy.includes(&self.me) {
             return Verdict::Leave(Leave::NotCandidate);
         }
-        if !self.own.can_serve(candidacy.wanted.of(&self.me)) {
+        let own = self.fitness(candidacy);
+        if !own.is_any() {
             return Verdict::Leave(Leave::Unfit);
         }
         // Whoever lives may be the owner, also a node that is no candidate any more.
@@ -290,10 +341,13 @@ impl Roster {
         if !self.reached_anyone && !first_wanted {
             return Verdict::Leave(Leave::Isolated);
         }
-        let ahead = candidacy.ahead_of(&self.me, |node| {
+        let fitness = |node: &NodeName| {
             let standing = self.others.get(node);
-            standing.is_some_and(|one| one.may_take(candidacy.wanted.of(node)))
-        });
+            let demand = candidacy.demand(node);
+            standing.map_or(Fitness::Not, |one| one.may_take(demand))
+        };
+        let fitter = candidacy.count(|node| fitness(node) > own);
+        let ahead = fitter + candidacy.ahead_of(&self.me, |node| fitness(node) == own);
         match ahead {
             0 => Verdict::Take,
             ahead => Verdict::Queue(ahead),

@@ -218,6 +218,7 @@ impl Engine {
             hold_down: !settings.hold_down.is_zero(),
             draining: false,
             interfaces: BTreeSet::new(),
+            interfaces6: BTreeSet::new(),
             macs: BTreeSet::new(),
         };
         Self {

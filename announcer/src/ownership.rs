@@ -140,8 +140,8 @@ impl Ownership {
         if let Some(claim) = seat.claim() {
             // Also where it may not own the new one, or is about to stop: then it answers until
             // somebody else has it.
-            let wanted = candidacy.wanted.of(&self.roster.me);
-            if self.roster.own.can_answer(wanted) {
+            let demand = candidacy.demand(&self.roster.me);
+            if self.roster.own.can_answer(demand).is_any() {
                 let claim = self.roster.peak(group).max(claim).next();
                 self.seats.insert(group, (candidacy, Seat::default()));
                 self.event(group, Event::Inherited(claim), now);

@@ -8,7 +8,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::ops::Bound;
 
 use crate::book::{Assigned, Key};
-use crate::election::{Candidacy, GroupId, NodeName, WantedBy};
+use crate::election::{Candidacy, Families, GroupId, NodeName, WantedBy};
 use crate::l2::burst::Spot;
 use crate::l2::table::{Place, Port, Protocol};
 
@@ -170,9 +170,19 @@ impl Plan {
         spots.collect()
     }
 
+    /// Names of the interfaces on which this protocol can be answered.
+    pub fn names_that_speak(&self, protocol: Protocol) -> BTreeSet<String> {
+        let ports = self.ports.iter();
+        let speaking = ports.filter(|port| self.speaks(port, protocol));
+        speaking.map(|port| port.name.clone()).collect()
+    }
+
     fn answers(&self, port: &Port, address: IpAddr) -> bool {
-        let place = (port.index, Protocol::of(address));
-        port.answers(address) && !self.deaf.contains(&place)
+        self.speaks(port, Protocol::of(address))
+    }
+
+    fn speaks(&self, port: &Port, protocol: Protocol) -> bool {
+        port.speaks(protocol) && !self.deaf.contains(&(port.index, protocol))
     }
 
     /// Takes in changes; gives the groups that they touched, also those that are gone.
@@ -242,6 +252,7 @@ impl Plan {
                 listed: Vec::new(),
                 candidates: [].into(),
                 wanted: wanted.clone(),
+                families: families_of(assigned.key.address),
             },
         });
         // The addresses of a group come with the same nodes; while they change, the last one rules.
@@ -254,7 +265,7 @@ impl Plan {
             probe: assigned.probe,
         };
         group.insert(assigned.key.clone(), address);
-        group.gather_wanted();
+        group.gather();
         let known = self.group_of.insert(assigned.key.clone(), assigned.group);
         if known.is_none() && assigned.key.address.is_ipv6() {
             self.ipv6 += 1;
@@ -269,7 +280,7 @@ impl Plan {
         }
         let group = self.groups.get_mut(&id)?;
         group.addresses.retain(|(other, _)| other != key);
-        group.gather_wanted();
+        group.gather();
         if group.addresses.is_empty() {
             self.groups.remove(&id);
         }
@@ -288,13 +299,23 @@ impl Group {
         }
     }
 
-    fn gather_wanted(&mut self) {
-        let wanted = self
-            .addresses
-            .iter()
-            .map(|(_, address)| address.wanted.clone());
+    /// What its addresses ask for together.
+    fn gather(&mut self) {
+        let addresses = self.addresses.iter().map(|(_, address)| address);
+        let wanted = addresses.clone().map(|address| address.wanted.clone());
         if let Some(all) = wanted.reduce(|all, one| all.union(&one)) {
             self.candidacy.wanted = all;
         }
+        let families = addresses.map(|address| families_of(address.ip));
+        if let Some(all) = families.reduce(Families::union) {
+            self.candidacy.families = all;
+        }
+    }
+}
+
+fn families_of(address: IpAddr) -> Families {
+    match address {
+        IpAddr::V4(_) => Families::Ipv4,
+        IpAddr::V6(_) => Families::Ipv6,
     }
 }

@@ -40,7 +40,7 @@ impl Standing {
             ready: own.ready,
             hold_down: own.hold_down,
             draining: own.draining,
-            interfaces: own.interfaces.iter().cloned().collect(),
+            interfaces: own.answering().into_iter().collect(),
             members_unreachable,
             deaf,
         };
@@ -167,6 +167,7 @@ mod tests {
             hold_down,
             draining: false,
             interfaces: names(&["eth0"]),
+            interfaces6: names(&["eth0"]),
             macs: BTreeSet::new(),
         }
     }

@@ -246,9 +246,11 @@ fn where_ipv6_is_disabled_only_ipv4_is_bound_and_the_node_is_ready() -> anyhow::
         return Ok(());
     }
     let (mut segment, _servers) = site()?;
-    let namespace = &segment.lan.host("n1")?.namespace;
-    for scope in ["lo", "eth0"] {
-        namespace.write_sysctl(&format!("net/ipv6/conf/{scope}/disable_ipv6"), "1")?;
+    for node in NODES {
+        let namespace = &segment.lan.host(node)?.namespace;
+        for scope in ["lo", "eth0"] {
+            namespace.write_sysctl(&format!("net/ipv6/conf/{scope}/disable_ipv6"), "1")?;
+        }
     }
     start(&mut segment)?;
     segment.peer.assign(IPV6, 1, &NODES);

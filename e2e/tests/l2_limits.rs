@@ -6,6 +6,7 @@
 //! 2. When the kernel refuses to wait for frames, it says so once and goes on answering.
 //! 3. Where the kernel opens no socket for neighbour discovery, IPv4 addresses are answered all the same; it
 //!    says so, and answers IPv6 when it can.
+//!    Where another node can answer IPv6, that one does.
 //! 4. Questions for addresses of others do not wake the thread that answers.
 //! 5. Who floods it with questions for one address is answered no more than a few hundred times a second; others
 //!    lose nothing.
@@ -139,6 +140,32 @@ fn without_a_socket_for_ndp_ipv4_is_answered_all_the_same() -> anyhow::Result<()
     let told = log.matches("cannot answer on an interface").count();
     assert_eq!(told, 1, "{log}");
     Ok(())
+}
+
+#[test]
+fn who_cannot_answer_ipv6_leaves_it_to_others_and_keeps_ipv4() -> anyhow::Result<()> {
+    if !skip::can_use_namespaces() {
+        return Ok(());
+    }
+    let mut segment = Segment::start(&["n1", "n2"], &["--hold-down", "0"])?;
+    if set_room(&segment, ROOM_FOR_ARP).is_err() {
+        skip::skip("this kernel has no such limit for one namespace");
+        return Ok(());
+    }
+    let ipv4 = segment.probe(&[ADDRESS])?;
+    let ipv6 = ndp::Prober::start(segment.lan.host("client")?, &[IPV6])?;
+    segment.peer.assign(ADDRESS, 1, &["n1", "n2"]);
+    segment.peer.assign(IPV6, 2, &["n1", "n2"]);
+    segment.wait_owner(&ipv6, IPV6, "n1")?;
+    segment.announcer("n1")?.terminate(SOON)?;
+    segment.start_announcer("n1")?;
+    segment.wait_owner(&ipv4, ADDRESS, "n1")?;
+    let began = segment.wait_owner(&ipv6, IPV6, "n2")?;
+    segment.wait_metric("n1", "pharos_announcer_owned_groups", "1")?;
+    segment.check_moves(&ipv6, IPV6, began)?;
+    set_room(&segment, DEFAULT_ROOM)?;
+    segment.wait_owner(&ipv6, IPV6, "n1")?;
+    segment.check_moves(&ipv6, IPV6, began)
 }
 
 /// How often the thread that answers has waited for something.

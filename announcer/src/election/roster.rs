@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::{Candidacy, Claim, Condition, GroupId, NodeName, Standing};
+use super::{Candidacy, Claim, Condition, Fitness, GroupId, NodeName, Standing};
 
 /// How long it is believed that a node got a group by handover, without hearing it from that node.
 /// Several times as long as a lost report takes to be repeated.
@@ -245,15 +245,24 @@ impl Roster {
         self.others.get(node).is_some_and(Standing::lives)
     }
 
-    /// Whether this node may own a group and could answer for it.
+    /// Whether this node may own a group and could answer for some of it.
     pub fn can_serve(&self, candidacy: &Candidacy) -> bool {
-        candidacy.includes(&self.me) && self.own.can_serve(candidacy.wanted.of(&self.me))
+        self.fitness(candidacy).is_any()
     }
 
-    /// Whether another node said that it could go on answering there.
+    /// How much of a group this node may own and could answer.
+    pub(super) fn fitness(&self, candidacy: &Candidacy) -> Fitness {
+        match candidacy.includes(&self.me) {
+            true => self.own.can_serve(candidacy.demand(&self.me)),
+            false => Fitness::Not,
+        }
+    }
+
+    /// Whether another node said that it could go on answering for some of a group.
     pub fn can_answer(&self, node: &str, candidacy: &Candidacy) -> bool {
         let standing = self.others.get(node);
-        standing.is_some_and(|one| one.can_answer(candidacy.wanted.of(node)))
+        let fitness = standing.map(|one| one.can_answer(candidacy.demand(node)));
+        fitness.is_some_and(Fitness::is_any)
     }
 
     /// The highest claim ever heard of.

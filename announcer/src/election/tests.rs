@@ -12,6 +12,7 @@ fn condition() -> Condition {
         hold_down: false,
         draining: false,
         interfaces: BTreeSet::from(["eth0".to_owned()]),
+        interfaces6: BTreeSet::from(["eth0".to_owned()]),
         macs: BTreeSet::new(),
     }
 }
@@ -23,6 +24,7 @@ fn candidacy(listed: &[&str], others: &[&str]) -> Candidacy {
         listed: listed.iter().map(|node| name(node)).collect(),
         candidates: all.into(),
         wanted: Wanted::Any.into(),
+        families: Families::Ipv4,
     }
 }
 
@@ -262,6 +264,66 @@ fn a_node_is_judged_by_the_interfaces_that_are_wanted_of_it() {
     // It owns it still: the first that can answer gets it.
     let handed = Verdict::HandTo(name("a"));
     assert_eq!(roster.judge_owned(&candidacy, Claim(1)), handed);
+}
+
+/// A node that cannot answer IPv6 anywhere.
+fn without_ipv6() -> Standing {
+    with(|condition| condition.interfaces6.clear())
+}
+
+#[test]
+fn a_node_that_cannot_answer_a_family_is_no_candidate_for_it() {
+    let of = |families| Candidacy {
+        families,
+        ..candidacy(&["a", "b"], &[])
+    };
+    let [ipv4, ipv6] = [Families::Ipv4, Families::Ipv6].map(of);
+    // The other node's view, and then its own.
+    let theirs = roster("b", &[("a", without_ipv6())]);
+    assert_eq!(theirs.judge_unowned(&ipv4), Verdict::Queue(1));
+    assert_eq!(theirs.judge_unowned(&ipv6), Verdict::Take);
+    let mut own = roster("a", &[("b", known())]);
+    own.own.interfaces6.clear();
+    assert_eq!(own.judge_unowned(&ipv4), Verdict::Take);
+    assert_eq!(own.judge_unowned(&ipv6), Verdict::Leave(Leave::Unfit));
+    assert_eq!(own.judge_owned(&ipv4, Claim(1)), Verdict::Keep);
+    let handed = Verdict::HandTo(name("b"));
+    assert_eq!(own.judge_owned(&ipv6, Claim(1)), handed);
+    // The same for IPv4.
+    own.own.interfaces6 = std::mem::take(&mut own.own.interfaces);
+    assert_eq!(own.judge_owned(&ipv6, Claim(1)), Verdict::Keep);
+    assert_eq!(own.judge_owned(&ipv4, Claim(1)), handed);
+}
+
+#[test]
+fn a_group_of_both_families_goes_to_whoever_answers_both_and_else_to_one_of_the_others() {
+    let both = Candidacy {
+        families: Families::Both,
+        ..candidacy(&["a", "b", "c"], &[])
+    };
+    let own = |me: &str, others: &[(&str, Standing)]| {
+        let mut roster = roster(me, others);
+        roster.own.interfaces6.clear();
+        roster
+    };
+    let one_can = own("a", &[("b", without_ipv6()), ("c", known())]);
+    assert_eq!(one_can.judge_unowned(&both), Verdict::Queue(1));
+    let handed = Verdict::HandTo(name("c"));
+    assert_eq!(one_can.judge_owned(&both, Claim(1)), handed);
+    let can = roster("c", &[("a", without_ipv6()), ("b", without_ipv6())]);
+    assert_eq!(can.judge_unowned(&both), Verdict::Take);
+    assert_eq!(can.judge_owned(&both, Claim(1)), Verdict::Keep);
+    // Nobody speaks IPv6: as with IPv4 alone.
+    let nobody_can = own("b", &[("a", without_ipv6()), ("c", without_ipv6())]);
+    assert_eq!(nobody_can.judge_unowned(&both), Verdict::Queue(1));
+    let handed = Verdict::HandTo(name("a"));
+    assert_eq!(nobody_can.judge_owned(&both, Claim(1)), handed);
+    let first = own("a", &[("b", without_ipv6()), ("c", without_ipv6())]);
+    assert_eq!(first.judge_owned(&both, Claim(1)), Verdict::Keep);
+    // It is not given back before the one that can answer both has settled.
+    let held_down = with(|condition| condition.hold_down = true);
+    let waits = own("a", &[("b", without_ipv6()), ("c", held_down)]);
+    assert_eq!(waits.judge_owned(&both, Claim(1)), Verdict::Keep);
 }
 
 #[test]

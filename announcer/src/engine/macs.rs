@@ -51,6 +51,7 @@ mod tests {
             hold_down: false,
             draining: false,
             interfaces: BTreeSet::new(),
+            interfaces6: BTreeSet::new(),
             macs,
         }
     }

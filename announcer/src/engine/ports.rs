@@ -155,16 +155,25 @@ impl Engine {
         let failed = self.responder.set_ports(&ports);
         self.tell_failed(&failed);
         self.uplinks.again = (!failed.is_empty()).then(|| now + RETRY);
-        let names = usable(&ports, &failed);
-        if names != self.own.interfaces {
+        let deaf = failed
+            .iter()
+            .map(|failed| (failed.port.index, failed.protocol));
+        self.plan.set_ports(ports.clone(), deaf.collect());
+        self.note_link_local();
+        let before = self.own.answering();
+        self.own.interfaces = self.plan.names_that_speak(Protocol::Arp);
+        self.own.interfaces6 = self.plan.names_that_speak(Protocol::Ndp);
+        self.own.macs = ports.iter().map(|port| port.mac).collect();
+        let names = self.own.answering();
+        if names != before {
             tracing::info!(interfaces = ?names, "usable interfaces changed");
-            for name in names.difference(&self.own.interfaces) {
+            for name in names.difference(&before) {
                 if self.binder.is_some() {
                     bind::warn_of_answering_kernel(name);
                 }
             }
         }
-        if self.uplinks.comes_back(&self.own.interfaces, &names) && !self.hold_down.is_zero() {
+        if self.uplinks.comes_back(&before, &names) && !self.hold_down.is_zero() {
             self.hold_down_until = Some(now + self.hold_down);
         }
         if !names.is_empty() {
@@ -180,13 +189,6 @@ impl Engine {
         } else {
             self.readiness.not_ready("interfaces", "none is usable");
         }
-        self.own.interfaces = names;
-        self.own.macs = ports.iter().map(|port| port.mac).collect();
-        let deaf = failed
-            .iter()
-            .map(|failed| (failed.port.index, failed.protocol));
-        self.plan.set_ports(ports, deaf.collect());
-        self.note_link_local();
     }
 
     /// Each once in the log: they are tried again every second.
@@ -222,17 +224,6 @@ impl Engine {
             self.responder.announce(&there);
         }
     }
-}
-
-/// Names of the interfaces that count: where ARP is not answered another node is to own what it can.
-/// One that only lacks NDP counts as one that speaks no IPv6 does.
-fn usable(ports: &[Port], failed: &[Failure]) -> BTreeSet<String> {
-    let lacks_arp = |port: &&Port| {
-        let mut failed = failed.iter();
-        failed.any(|one| one.port == **port && one.protocol == Protocol::Arp)
-    };
-    let usable = ports.iter().filter(|port| !lacks_arp(port));
-    usable.map(|port| port.name.clone()).collect()
 }
 
 #[cfg(test)]

@@ -72,9 +72,12 @@ impl Engine {
 
     pub(super) fn tell_node(&self) {
         let unreachable = self.are_members_unreachable();
-        self.status.send_if_modified(|standing| {
-            standing.set_node(&self.own, unreachable, self.uplinks.deaf())
-        });
+        let lacking = self.plan.lack_link_local();
+        let silent =
+            lacking.map(|port| format!("{} answers no ndp: no link-local address", port.name));
+        let deaf = self.uplinks.deaf().into_iter().chain(silent).collect();
+        self.status
+            .send_if_modified(|standing| standing.set_node(&self.own, unreachable, deaf));
     }
 
     fn names_of(&self, spots: &[Spot]) -> BTreeSet<String> {

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::election::{Condition, Standing, Wanted, is_stronger};
+use crate::election::{Condition, Families, Standing, Wanted, is_stronger};
 
 const GROUP: GroupId = GroupId(7);
 
@@ -15,6 +15,7 @@ fn condition() -> Condition {
         hold_down: false,
         draining: false,
         interfaces: BTreeSet::from(["eth0".to_owned()]),
+        interfaces6: BTreeSet::from(["eth0".to_owned()]),
         macs: BTreeSet::new(),
     }
 }
@@ -45,6 +46,7 @@ impl Bench {
                 listed: nodes.clone(),
                 candidates: nodes.into(),
                 wanted: Wanted::Any.into(),
+                families: Families::Ipv4,
             },
             roster,
             now: Instant::now(),

@@ -105,6 +105,12 @@ pub struct WireCondition {
     /// Their hardware addresses, 48 bits each.
     #[prost(fixed64, repeated, tag = "5")]
     pub macs: Vec<u64>,
+    /// Which of `interfaces`, from 0, are for IPv4 only. Earlier builds say it of none.
+    #[prost(uint32, repeated, tag = "6")]
+    pub only_ipv4: Vec<u32>,
+    /// Others, which are for IPv6 only.
+    #[prost(string, repeated, tag = "7")]
+    pub only_ipv6: Vec<String>,
 }
 
 /// The version of what a node says about itself: (epoch, version) grows with each change.
@@ -254,17 +260,33 @@ impl From<&Condition> for WireCondition {
             draining: condition.draining,
             interfaces: condition.interfaces.iter().cloned().collect(),
             macs: condition.macs.iter().map(|mac| bits_of(*mac)).collect(),
+            only_ipv4: (0..)
+                .zip(&condition.interfaces)
+                .filter(|(_, name)| !condition.interfaces6.contains(*name))
+                .map(|(position, _)| position)
+                .collect(),
+            only_ipv6: condition
+                .interfaces6
+                .difference(&condition.interfaces)
+                .cloned()
+                .collect(),
         }
     }
 }
 
 impl From<WireCondition> for Condition {
     fn from(wire: WireCondition) -> Self {
+        let only_ipv4: BTreeSet<u32> = wire.only_ipv4.into_iter().collect();
+        let positions = (0..).zip(&wire.interfaces);
+        let both = positions.filter(|(position, _)| !only_ipv4.contains(position));
+        let interfaces6 = both.map(|(_, name)| name).chain(&wire.only_ipv6);
+        let interfaces6 = interfaces6.cloned().collect();
         Self {
             ready: wire.ready,
             hold_down: wire.hold_down,
             draining: wire.draining,
-            interfaces: wire.interfaces.into_iter().collect::<BTreeSet<_>>(),
+            interfaces6,
+            interfaces: wire.interfaces.into_iter().collect(),
             macs: wire.macs.into_iter().map(mac_of).collect(),
         }
     }

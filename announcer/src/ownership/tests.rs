@@ -11,7 +11,7 @@ use rand::rngs::StdRng;
 use rand::{RngExt as _, SeedableRng as _};
 
 use super::*;
-use crate::election::Wanted;
+use crate::election::{Families, Wanted};
 use crate::handover::{Duty, Gained, Message};
 use crate::l2::hold::{Held, Noted, Report};
 use crate::l2::question::Question;
@@ -32,6 +32,7 @@ fn condition() -> Condition {
         hold_down: false,
         draining: false,
         interfaces: BTreeSet::from(["eth0".to_owned()]),
+        interfaces6: BTreeSet::from(["eth0".to_owned()]),
         macs: BTreeSet::new(),
     }
 }
@@ -43,6 +44,7 @@ fn candidacy(order: &[usize]) -> Candidacy {
         listed: nodes.clone(),
         candidates: nodes.into(),
         wanted: Wanted::Any.into(),
+        families: Families::Ipv4,
     }
 }
 

@@ -167,6 +167,31 @@ fn where_one_protocol_has_no_socket_the_other_is_answered() {
 }
 
 #[test]
+fn a_group_asks_for_the_families_of_its_addresses() {
+    let mut plan = plan();
+    let families = |plan: &Plan| plan.candidacy(GroupId(7)).map(|it| it.families);
+    plan.apply(&[assigned("2001:db8::1", 7, Some(&[]))], &[]);
+    assert_eq!(families(&plan), Some(Families::Ipv6));
+    plan.apply(&[assigned("192.0.2.1", 7, Some(&[]))], &[]);
+    assert_eq!(families(&plan), Some(Families::Both));
+    plan.apply(&[], &[key("2001:db8::1")]);
+    assert_eq!(families(&plan), Some(Families::Ipv4));
+    // Where they can be answered.
+    let bare = Port {
+        link_local: None,
+        ..port(4, "eth2")
+    };
+    let ports = vec![port(2, "eth0"), port(3, "eth1"), bare];
+    plan.set_ports(ports, [(2, Protocol::Ndp), (3, Protocol::Arp)].into());
+    let names = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        plan.names_that_speak(Protocol::Arp),
+        names(&["eth0", "eth2"])
+    );
+    assert_eq!(plan.names_that_speak(Protocol::Ndp), names(&["eth1"]));
+}
+
+#[test]
 fn what_is_not_announced_by_layer_2_has_no_group() {
     let mut plan = plan();
     plan.apply(&[assigned("192.0.2.1", 7, None)], &[]);

@@ -85,6 +85,7 @@ impl Node {
             hold_down: !start.hold_down.is_zero(),
             draining: false,
             interfaces: BTreeSet::from(["eth0".to_owned()]),
+            interfaces6: BTreeSet::from(["eth0".to_owned()]),
             macs: BTreeSet::new(),
         };
         let not_ready = Condition {

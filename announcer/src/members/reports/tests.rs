@@ -14,6 +14,7 @@ fn condition() -> Condition {
         hold_down: false,
         draining: false,
         interfaces: BTreeSet::from(["eth0".to_owned()]),
+        interfaces6: BTreeSet::from(["eth0".to_owned()]),
         macs: BTreeSet::new(),
     }
 }

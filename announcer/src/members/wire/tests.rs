@@ -103,6 +103,7 @@ fn every_part_of_a_state_fits() {
             condition: WireCondition {
                 interfaces: vec!["interface-name1".to_owned(); 10],
                 macs: vec![u64::MAX; 10],
+                only_ipv4: (0..10).collect(),
                 ..WireCondition::default()
             },
             statements: part,
@@ -139,4 +140,27 @@ fn a_peer_without_a_usable_endpoint_is_refused() {
         epoch: u64::MAX,
     };
     assert_eq!(Peer::try_from(beyond), Err(BadPeer));
+}
+
+#[test]
+fn which_interfaces_are_for_one_family_only_is_told_and_earlier_builds_mean_both() {
+    let names = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+    let condition = Condition {
+        ready: true,
+        hold_down: false,
+        draining: false,
+        interfaces: names(&["a", "b", "c"]),
+        interfaces6: names(&["b", "d"]),
+        macs: BTreeSet::new(),
+    };
+    let wire = WireCondition::from(&condition);
+    assert_eq!((wire.only_ipv4.len(), wire.only_ipv6.len()), (2, 1));
+    assert_eq!(Condition::from(wire.clone()), condition);
+    let earlier = WireCondition {
+        only_ipv4: Vec::new(),
+        only_ipv6: Vec::new(),
+        ..wire
+    };
+    let read = Condition::from(earlier);
+    assert_eq!(read.interfaces, read.interfaces6);
 }

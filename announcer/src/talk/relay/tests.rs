@@ -18,6 +18,7 @@ fn talk(index: u8, now: Instant) -> Talk {
         hold_down: false,
         draining: false,
         interfaces: BTreeSet::from(["eth0".to_owned()]),
+        interfaces6: BTreeSet::from(["eth0".to_owned()]),
         macs: BTreeSet::new(),
     };
     Talk::new(peer(index, 1), condition, u64::from(index), now)
