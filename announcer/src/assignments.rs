@@ -364,7 +364,7 @@ impl Follower {
 
     /// Layer 2 does not know of address spaces: it is told in each that has the address.
     fn in_spaces(&mut self, news: &News) -> Vec<v1::announcer_report::Conflict> {
-        let (News::Begun(conflict) | News::GoesOn(conflict) | News::Over(conflict)) = news;
+        let conflict = news.conflict();
         let key = (conflict.address, conflict.mac);
         let over = matches!(news, News::Over(_));
         // Where it is over the address may be gone already: then as it was told before.

@@ -75,6 +75,18 @@ pub struct Conflict {
     pub while_probing: bool,
 }
 
+impl News {
+    /// Of which conflict.
+    pub fn conflict(&self) -> &Conflict {
+        match self {
+            Self::Begun(conflict)
+            | Self::GoesOn(conflict)
+            | Self::Moved { now: conflict, .. }
+            | Self::Over(conflict) => conflict,
+        }
+    }
+}
+
 impl Conflict {
     /// Whose machine it is.
     pub fn kind(&self) -> Kind {
@@ -92,6 +104,8 @@ pub enum News {
     Begun(Conflict),
     /// It goes on.
     GoesOn(Conflict),
+    /// It goes on, and only another interface than before sees it.
+    Moved { from: Seer, now: Conflict },
     /// It has not been seen for a while, or the address is not ours any more.
     Over(Conflict),
 }
@@ -303,12 +317,9 @@ impl Watched {
     }
 
     /// The interface that it was told with does not see it any more; this one does.
-    fn moves_to(&mut self, by: Seer) -> Vec<News> {
-        let before = self.conflict.clone();
-        self.conflict.by = by;
-        match self.told {
-            Some(_) => vec![News::Over(before), News::Begun(self.conflict.clone())],
-            None => Vec::new(),
-        }
+    fn moves_to(&mut self, by: Seer) -> Option<News> {
+        let from = std::mem::replace(&mut self.conflict.by, by);
+        let now = self.conflict.clone();
+        self.told.map(|_| News::Moved { from, now })
     }
 }

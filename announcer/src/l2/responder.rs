@@ -434,6 +434,19 @@ impl Shared {
                     warn_of(conflict);
                 }
                 News::GoesOn(_) => {}
+                News::Moved { from, now } => {
+                    let before = Conflict {
+                        by: from.clone(),
+                        ..now.clone()
+                    };
+                    self.metrics.set_conflict(&before, false);
+                    self.metrics.set_conflict(now, true);
+                    let Conflict {
+                        address, mac, by, ..
+                    } = now;
+                    let (before, interface) = (&from.name, &by.name);
+                    tracing::info!(%address, %mac, %before, %interface, "only another interface sees the other machine now");
+                }
                 News::Over(conflict) => {
                     self.metrics.set_conflict(conflict, false);
                     let Conflict { address, mac, .. } = conflict;

@@ -165,10 +165,30 @@ fn a_conflict_that_only_another_interface_sees_still_is_told_as_that_of_the_othe
     };
     let expected = [
         (0, News::Begun(of_second.clone())),
-        (14, News::Over(of_second)),
-        (14, News::Begun(of_third)),
+        (
+            14,
+            News::Moved {
+                from: of_second.by,
+                now: of_third.clone(),
+            },
+        ),
     ];
     assert_eq!(told, expected);
+    // It is one conflict: told again a minute after it began, and over when nobody sees it.
+    let later = (30..80).flat_map(|second| {
+        let now = start + Duration::from_secs(second);
+        conflicts.tick(now);
+        if second < 65 {
+            conflicts.seen(address(1), STRANGER, seer(3), now);
+        }
+        let news = conflicts.take_news().into_iter();
+        news.map(move |news| (second, news)).collect::<Vec<_>>()
+    });
+    let expected = [
+        (60, News::GoesOn(of_third.clone())),
+        (74, News::Over(of_third)),
+    ];
+    assert_eq!(later.collect::<Vec<_>>(), expected);
 }
 
 #[test]
