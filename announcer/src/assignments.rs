@@ -372,10 +372,7 @@ impl Follower {
         let spaces = if over {
             told
         } else {
-            let assigned = self.book.lock().assigned().into_iter();
-            let keys = assigned.map(|assigned| assigned.key);
-            let there = keys.filter(|there| there.address == conflict.address);
-            let spaces: Vec<String> = there.map(|there| there.space).collect();
+            let spaces = self.book.lock().spaces_of(conflict.address);
             if self.told_conflicts.len() < conflict::LIMIT {
                 self.told_conflicts.insert(key, spaces.clone());
             }

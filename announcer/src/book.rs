@@ -19,8 +19,11 @@ use pharos_proto::v1::assignment_update::{Bucket, Changes, Header, Update};
 use crate::election::{GroupId, NodeName, Wanted, WantedBy};
 use crate::fenced::Told;
 
+mod shelf;
 #[cfg(test)]
 mod tests;
+
+use shelf::Shelf;
 
 /// An address in its address space.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -104,7 +107,7 @@ pub struct Contents {
 pub struct Book {
     cluster: String,
     store_id: String,
-    buckets: Vec<BTreeMap<Key, v1::Assignment>>,
+    shelf: Shelf,
     node_sets: HashMap<u64, Arc<[NodeName]>>,
     members: Vec<Member>,
     sync: Sync,
@@ -132,7 +135,7 @@ impl Book {
         Self {
             cluster: cluster.to_owned(),
             store_id: String::new(),
-            buckets: vec![BTreeMap::new(); BUCKETS],
+            shelf: Shelf::default(),
             node_sets: HashMap::new(),
             members: Vec::new(),
             sync: Sync::Waiting,
@@ -150,8 +153,8 @@ impl Book {
             book.add_node_set(set);
         }
         for assignment in contents.assignments {
-            if let Ok((bucket, key)) = place(&assignment) {
-                book.buckets[bucket].insert(key, assignment);
+            if let Ok(place) = place(&assignment) {
+                book.shelf.insert(place, &assignment);
             }
         }
         book
@@ -170,11 +173,7 @@ impl Book {
         node_sets.sort_by_key(|set| set.id);
         Contents {
             store_id: self.store_id.clone(),
-            assignments: self
-                .buckets
-                .iter()
-                .flat_map(|bucket| bucket.values().cloned())
-                .collect(),
+            assignments: self.shelf.iter().map(|(_, _, one)| one).collect(),
             node_sets,
             members: self.members.clone(),
         }
@@ -192,7 +191,7 @@ impl Book {
 
     /// How many addresses there are.
     pub fn len(&self) -> usize {
-        self.buckets.iter().map(BTreeMap::len).sum()
+        self.shelf.len()
     }
 
     /// Whether there are none.
@@ -202,9 +201,15 @@ impl Book {
 
     /// Everything that is to be announced.
     pub fn assigned(&self) -> Vec<Assigned> {
-        let all = self.buckets.iter().flatten();
-        all.map(|(key, assignment)| self.resolve(key, assignment))
+        let all = self.shelf.iter();
+        all.map(|(_, key, assignment)| self.resolve(key, &assignment))
             .collect()
+    }
+
+    /// The spaces in which an address is to be announced.
+    pub fn spaces_of(&self, address: IpAddr) -> Vec<String> {
+        let keys = self.shelf.keys().filter(|key| key.address == address);
+        keys.map(|key| key.space.clone()).collect()
     }
 
     /// Digests of everything; `None` if there is nothing.
@@ -213,10 +218,8 @@ impl Book {
             return None;
         }
         let mut digests = Digests::default();
-        for (index, bucket) in self.buckets.iter().enumerate() {
-            for assignment in bucket.values() {
-                digests.toggle(index, assignment_digest(assignment));
-            }
+        for (bucket, _, assignment) in self.shelf.iter() {
+            digests.toggle(bucket, assignment_digest(&assignment));
         }
         Some(digests)
     }
@@ -361,7 +364,7 @@ impl Book {
         authoritative: bool,
         difference: &mut Difference,
     ) {
-        let before = std::mem::take(&mut self.buckets[index]);
+        let before = self.shelf.take(index);
         for (key, assignment) in &told {
             let known = before.get(key);
             if known != Some(assignment) {
@@ -380,7 +383,9 @@ impl Book {
                 told.insert(key, assignment);
             }
         }
-        self.buckets[index] = told;
+        for (key, assignment) in told {
+            self.shelf.insert((index, key), &assignment);
+        }
     }
 
     fn on_changes(&mut self, changes: Changes) -> Result<Difference, StreamError> {
@@ -397,10 +402,10 @@ impl Book {
         // What is both removed and told anew is there afterwards.
         for removal in changes.removals {
             match place_key(&removal.address_space, &removal.address) {
-                Ok((bucket, key)) => {
-                    if authoritative && self.buckets[bucket].remove(&key).is_some() {
+                Ok(place) => {
+                    if authoritative && self.shelf.remove(&place) {
                         difference.takes_away = true;
-                        difference.removals.push(key);
+                        difference.removals.push(place.1);
                     }
                 }
                 Err(bad) => difference.ignored.push(bad.to_string()),
@@ -408,11 +413,11 @@ impl Book {
         }
         for assignment in changes.upserts {
             match place(&assignment) {
-                Ok((bucket, key)) => {
-                    difference.upserts.push(self.resolve(&key, &assignment));
-                    let known = self.buckets[bucket].get(&key);
-                    difference.takes_away |= self.has_other_candidates(known, &assignment);
-                    self.buckets[bucket].insert(key, assignment);
+                Ok(place) => {
+                    difference.upserts.push(self.resolve(&place.1, &assignment));
+                    let known = self.shelf.get(&place);
+                    difference.takes_away |= self.has_other_candidates(known.as_ref(), &assignment);
+                    self.shelf.insert(place, &assignment);
                 }
                 Err(bad) => difference.ignored.push(bad.to_string()),
             }
@@ -444,21 +449,22 @@ impl Book {
 
     /// The server tells a set again before it refers to it again.
     fn drop_unused_node_sets(&mut self) {
-        let used: BTreeSet<u64> = self
-            .buckets
-            .iter()
-            .flat_map(|bucket| bucket.values().flat_map(sets_of))
-            .collect();
+        let mut used = BTreeSet::new();
+        for (_, _, assignment) in self.shelf.iter() {
+            used.extend(sets_of(&assignment));
+        }
         self.node_sets.retain(|id, _| used.contains(id));
     }
 
     fn resolve(&self, key: &Key, assignment: &v1::Assignment) -> Assigned {
-        let listed: Vec<NodeName> = assignment
-            .nodes
-            .iter()
-            .map(|node| NodeName::from(node.as_str()))
-            .collect();
         let candidates = self.node_sets.get(&assignment.candidates).cloned();
+        let known = |node: &String| {
+            let mut names = candidates.iter().flat_map(|names| names.iter());
+            let known = names.find(|name| ***name == **node).cloned();
+            // A name stands once in memory, not once for each address.
+            known.unwrap_or_else(|| NodeName::from(node.as_str()))
+        };
+        let listed: Vec<NodeName> = assignment.nodes.iter().map(known).collect();
         Assigned {
             key: key.clone(),
             group: GroupId(assignment.group),

@@ -27,6 +27,7 @@ pub mod endpoint;
 pub mod engine;
 pub mod fenced;
 pub mod handover;
+pub mod heap;
 pub mod l2;
 pub mod lease;
 pub mod links;
@@ -460,6 +461,7 @@ async fn write_cache(cache: Cache, book: SharedBook, shutdown: Shutdown) -> anyh
             Err(_) => {}
             Ok(()) => {
                 book.set_saved(change);
+                heap::give_back();
                 if std::mem::take(&mut failed) {
                     tracing::info!(path = %path.display(), "the assignments are on the disk again");
                 }

@@ -3,5 +3,6 @@
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    announcer::heap::limit();
     pharos_process::main(announcer::run)
 }
