@@ -7,11 +7,13 @@
 //! 2. A stranger that has the address keeps it: nobody announces it, the conflict is listed, and the
 //!    address is answered within one interval after the stranger is gone.
 //! 3. The same for IPv6.
+//! 4. A fenced address is asked for by the first node that is named its owner, and by no later one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
 use e2e::fleet::{Fleet, SOON};
+use pharos_proto::v1::advertisement::l2::Ownership;
 use pharos_testbed::record::Recorder;
 use pharos_testbed::{arp, ndp, wait};
 use pnet_base::MacAddr;
@@ -25,8 +27,12 @@ const AGAIN: Duration = Duration::from_millis(10_600);
 
 /// What the service chooses, which is the only address of its pool.
 fn choose(fleet: &Fleet, address: IpAddr) -> anyhow::Result<()> {
+    choose_as(fleet, Ownership::Available, address)
+}
+
+fn choose_as(fleet: &Fleet, ownership: Ownership, address: IpAddr) -> anyhow::Result<()> {
     fleet.apply_pool(&format!("{address}-{address}"))?;
-    fleet.advertise("all", &[], &[])?;
+    fleet.advertise_as(ownership, "all", &[], &[])?;
     let addresses = fleet.allocate_any("web")?;
     anyhow::ensure!(addresses == [address.to_string()], "{addresses:?}");
     Ok(())
@@ -79,6 +85,48 @@ fn check_probes(probes: &[Duration], answered: Duration) {
     );
 }
 
+fn is_probe(frame: &&arp::Frame) -> bool {
+    frame.sender.is_unspecified() && frame.target == ADDRESS
+}
+
+/// Checks that n1 asked for the address before it answered and announced it; gives when it answered first.
+fn check_asked_first(fleet: &Fleet, prober: &arp::Prober) -> anyhow::Result<Duration> {
+    let own = fleet.lan.host("n1")?.mac;
+    let first = prober.wait_answer(ADDRESS, Duration::ZERO, None, SOON)?;
+    assert_eq!(first.mac, own);
+    let frames = prober.frames();
+    let from_owner = || frames.iter().filter(|frame| frame.source == own);
+    let probes: Vec<Duration> = from_owner().filter(is_probe).map(|one| one.at).collect();
+    check_probes(&probes, first.at);
+    let announced = from_owner().filter(|frame| frame.is_gratuitous());
+    assert!(announced.map(|one| one.at).all(|at| at > probes[2]));
+    Ok(first.at)
+}
+
+#[test]
+fn a_new_fenced_address_is_asked_for_by_its_first_owner_alone() -> anyhow::Result<()> {
+    let Some(mut fleet) = Fleet::start(&["n1", "n2"])? else {
+        return Ok(());
+    };
+    let prober = arp::Prober::start(fleet.client()?, &[ADDRESS])?;
+    choose_as(&fleet, Ownership::Fenced, ADDRESS.into())?;
+    let first = prober.wait_answer(ADDRESS, Duration::ZERO, None, SOON)?;
+    let is_first = |node: &&str| fleet.lan.host(node).is_ok_and(|host| host.mac == first.mac);
+    let owner = ["n1", "n2"].into_iter().find(is_first).unwrap_or_default();
+    let other = if owner == "n1" { "n2" } else { "n1" };
+    let frames = prober.frames();
+    let probes = frames
+        .iter()
+        .filter(is_probe)
+        .filter(|frame| frame.at < first.at);
+    assert!(probes.clone().all(|frame| frame.source == first.mac));
+    check_probes(&probes.map(|one| one.at).collect::<Vec<_>>(), first.at);
+    // Whoever is named next does not ask.
+    fleet.announcer(owner)?.kill()?;
+    prober.wait_answer(ADDRESS, prober.now(), Some(first.mac), SOON)?;
+    fleet.wait_metric(other, "pharos_announcer_probes_total", "0")
+}
+
 #[test]
 fn a_new_address_is_asked_for_three_times_before_it_is_answered() -> anyhow::Result<()> {
     let Some(mut fleet) = Fleet::start(&["n1"])? else {
@@ -86,16 +134,8 @@ fn a_new_address_is_asked_for_three_times_before_it_is_answered() -> anyhow::Res
     };
     let prober = arp::Prober::start(fleet.client()?, &[ADDRESS])?;
     choose(&fleet, ADDRESS.into())?;
+    let first = check_asked_first(&fleet, &prober)?;
     let own = fleet.lan.host("n1")?.mac;
-    let first = prober.wait_answer(ADDRESS, Duration::ZERO, None, SOON)?;
-    assert_eq!(first.mac, own);
-    let frames = prober.frames();
-    let from_owner = || frames.iter().filter(|frame| frame.source == own);
-    let is_probe = |frame: &&arp::Frame| frame.sender.is_unspecified() && frame.target == ADDRESS;
-    let probes: Vec<Duration> = from_owner().filter(is_probe).map(|one| one.at).collect();
-    check_probes(&probes, first.at);
-    let announced = from_owner().filter(|frame| frame.is_gratuitous());
-    assert!(announced.map(|one| one.at).all(|at| at > probes[2]));
 
     // Nobody else is there who could say that it was announced.
     fleet.announcer("n1")?.kill()?;
@@ -103,7 +143,7 @@ fn a_new_address_is_asked_for_three_times_before_it_is_answered() -> anyhow::Res
     let killed = prober.now();
     prober.wait_answer(ADDRESS, killed, None, SOON)?;
     let frames = prober.frames().into_iter();
-    let again = frames.filter(|frame| frame.source == own && frame.at > first.at);
+    let again = frames.filter(|frame| frame.source == own && frame.at > first);
     let again = again.filter(|frame| is_probe(&frame));
     // A question of who else answers looks the same: once a second, from a second after the first answer.
     let again: Vec<Duration> = again.map(|one| one.at).collect();

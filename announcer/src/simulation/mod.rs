@@ -7,11 +7,13 @@
 //! | `node` | one host: an announcer that starts, stops, is killed, is suspended |
 //! | `world` | the network, the streams, a client that asks for every address every 10 ms, the clock |
 //! | `steps` | what happens to a cluster, at random |
+//! | `judge` | who answered what: every question once, but nothing that a stranger had first |
 //!
 //! A failure prints its seed. `PHAROS_SEED=n` runs that one again, with `PHAROS_HISTORY=1` prints what
 //! happened, and `PHAROS_SIMULATIONS=n` runs so many, from `PHAROS_FIRST_SEED` on. The usual run tries
 //! the same ones every time; new ones are tried by `cargo xtask explore`.
 
+mod judge;
 mod node;
 mod steps;
 mod world;
@@ -73,7 +75,9 @@ fn with_seeds(kind: Kind, judge: impl Fn(&World) -> Vec<String>) {
 #[test]
 fn planned_moves_of_any_kind_and_order_lose_no_answer_and_double_none() {
     with_seeds(Kind::Planned, |world| {
-        world.not_answered_once(world.begun())
+        let mut wrong = world.not_answered_once(world.begun());
+        wrong.extend(world.not_left_to_strangers());
+        wrong
     });
 }
 

@@ -24,6 +24,7 @@ use crate::talk::Talk;
 
 const INTERFACE: u32 = 2;
 const CLIENT: MacAddr = MacAddr(2, 0, 0, 0, 1, 0);
+const STRANGER: MacAddr = MacAddr(2, 0, 0, 0, 1, 1);
 /// Its thread runs ten times a second: here it is told of pauses only.
 const PAUSE: Duration = Duration::from_millis(250);
 /// A timer that fires so much later than planned means that the process did not run.
@@ -61,6 +62,8 @@ pub(super) struct Node {
     lists: BTreeMap<Ipv4Addr, Assigned>,
     /// Numbers of requests that were answered since the last call of [`Self::take_answers`].
     answers: Vec<u32>,
+    /// Addresses that it asked for since the last call of [`Self::take_probed`].
+    probed: Vec<Ipv4Addr>,
     /// What it did since the last call of [`Self::take_notes`], for the history.
     notes: Vec<String>,
     /// What it thought of the others when that was noted last.
@@ -119,6 +122,7 @@ impl Node {
             noted: BTreeMap::new(),
             lists: BTreeMap::new(),
             answers: Vec::new(),
+            probed: Vec::new(),
             notes: Vec::new(),
             thought: Vec::new(),
         };
@@ -157,9 +161,10 @@ impl Node {
         if self.own.hold_down && self.hold_down_until <= now {
             self.own.hold_down = false;
         }
-        let probed = self.table.due_probes(now);
-        let answers = probed.into_iter().filter(is_answer);
-        self.answered(&answers.collect::<Vec<_>>());
+        let (answers, others): (Vec<Sending>, Vec<Sending>) =
+            self.table.due_probes(now).into_iter().partition(is_answer);
+        self.answered(&answers);
+        self.probed.extend(others.iter().filter_map(probed));
         self.talk.tick(now);
         self.settle(now);
     }
@@ -215,6 +220,17 @@ impl Node {
             }
             Outcome::Nothing | Outcome::Conflict(_) | Outcome::Ignored(_) => {}
         }
+    }
+
+    /// A stranger says that it has an address.
+    pub(super) fn hear_stranger(&mut self, address: Ipv4Addr, at: Instant, now: Instant) {
+        let frame = Arp::gratuitous_request(address, STRANGER).emit();
+        self.table
+            .on_frame((INTERFACE, Protocol::Arp), &frame, at, now);
+    }
+
+    pub(super) fn take_probed(&mut self) -> Vec<Ipv4Addr> {
+        std::mem::take(&mut self.probed)
     }
 
     pub(super) fn take_answers(&mut self) -> Vec<u32> {
@@ -385,6 +401,14 @@ impl Node {
             Packet::Ndp(_) => None,
         });
         self.answers.extend(numbers);
+    }
+}
+
+/// The address that is asked for before its first answer.
+fn probed(sending: &Sending) -> Option<Ipv4Addr> {
+    match sending.packet {
+        Packet::Arp(arp) => arp.sender_ip.is_unspecified().then_some(arp.target_ip),
+        Packet::Ndp(_) => None,
     }
 }
 

@@ -42,6 +42,10 @@ impl Kind {
 enum Step {
     Nothing,
     List,
+    /// Another address, which nobody has.
+    Add,
+    /// Another address, which a stranger has for a while.
+    AddTaken,
     Stop,
     Kill,
     PowerOff,
@@ -58,9 +62,23 @@ impl World {
     /// One step, and some time in which more or less of it comes to its end.
     pub(super) fn step(&mut self) {
         let steps: &[Step] = match self.kind {
-            Kind::Planned => &[Step::Nothing, Step::List, Step::List, Step::Stop],
+            Kind::Planned => &[
+                Step::Nothing,
+                Step::List,
+                Step::List,
+                Step::List,
+                Step::Stop,
+                Step::Stop,
+                Step::Add,
+                Step::AddTaken,
+            ],
             Kind::Faults | Kind::PartlyHealed | Kind::Disagreeing => &[
                 Step::List,
+                // Nobody answers for an address of which no stream has told.
+                match self.kind {
+                    Kind::Disagreeing => Step::List,
+                    Kind::Planned | Kind::Faults | Kind::PartlyHealed => Step::Add,
+                },
                 Step::Stop,
                 Step::Kill,
                 Step::PowerOff,
@@ -95,6 +113,11 @@ impl World {
                 let addresses = self.lists[self.lists.len() - 1].len();
                 let number = self.chance.random_range(1..=addresses);
                 self.list(address(u16::try_from(number).expect("few")));
+            }
+            Step::Add => self.add(Duration::ZERO),
+            Step::AddTaken => {
+                let millis = self.chance.random_range(0..5000);
+                self.add(Duration::from_millis(millis));
             }
             Step::Stop => self.stop_one(index),
             Step::Kill if self.may_fall(index) => {
@@ -187,6 +210,10 @@ impl World {
         self.start_candidates();
         // The last list arrives, unless streams lag; who is suspended resumes, and who was stopped is back.
         self.run(Duration::from_secs(4));
+        if self.newcomers.values().any(|until| *until > self.start) {
+            // What a stranger had is asked for again every ten seconds.
+            self.run(Duration::from_secs(12));
+        }
         self.note("quiet".to_owned());
     }
 

@@ -27,6 +27,8 @@ enum Packet {
     /// The host there refuses datagrams.
     Refused(SocketAddr),
     Question(u32, Ipv4Addr),
+    /// A stranger says that it has this address.
+    Shown(Ipv4Addr),
     /// These lists, of this version.
     Lists(usize),
     Start,
@@ -48,7 +50,7 @@ pub(super) struct Host {
 pub(super) struct World {
     pub(super) kind: Kind,
     pub(super) now: Instant,
-    start: Instant,
+    pub(super) start: Instant,
     pub(super) hosts: Vec<Host>,
     under_way: BTreeMap<(Instant, u64), (usize, Packet)>,
     sequence: u64,
@@ -65,8 +67,12 @@ pub(super) struct World {
     next_question: Instant,
     /// How often the client asks for each address.
     pub(super) pause: Duration,
-    answers: BTreeMap<u32, Vec<usize>>,
-    questions: BTreeMap<u32, (Instant, Ipv4Addr)>,
+    pub(super) answers: BTreeMap<u32, Vec<usize>>,
+    pub(super) questions: BTreeMap<u32, (Instant, Ipv4Addr)>,
+    /// Addresses that came later, and until when a stranger has them; they are not answered before.
+    pub(super) newcomers: BTreeMap<Ipv4Addr, Instant>,
+    /// What some node has answered for: ipam-service was told.
+    announced: BTreeSet<Ipv4Addr>,
     begun: u32,
     settled: u32,
     history: Vec<String>,
@@ -123,6 +129,8 @@ impl World {
             pause: ASK,
             answers: BTreeMap::new(),
             questions: BTreeMap::new(),
+            newcomers: BTreeMap::new(),
+            announced: BTreeSet::new(),
             begun: 0,
             settled: 0,
             history: Vec::new(),
@@ -216,11 +224,20 @@ impl World {
             candidates: candidates.into(),
             wanted: Some(Wanted::Any.into()),
             owners: Vec::new(),
-            probe: before.is_none(),
+            probe: !self.announced.contains(&address),
             fenced: None,
         };
         self.note(format!("list {address} {group:?} {:?}", list.candidates));
         list
+    }
+
+    /// One more address, which a stranger has for so long.
+    pub(super) fn add(&mut self, stranger: Duration) {
+        let count = self.lists[self.lists.len() - 1].len();
+        let address = address(u16::try_from(count + 1).expect("few"));
+        self.note(format!("new {address}, a stranger's for {stranger:?}"));
+        self.newcomers.insert(address, self.now + stranger);
+        self.list(address);
     }
 
     /// What is streamed to a node arrives some time later.
@@ -371,6 +388,7 @@ impl World {
             packet @ (Packet::Member(_)
             | Packet::Refused(_)
             | Packet::Question(..)
+            | Packet::Shown(_)
             | Packet::Lists(_)) => {
                 let host = &mut self.hosts[to];
                 if host.suspended.is_some() {
@@ -390,6 +408,7 @@ impl World {
             Packet::Member(datagram) => node.receive(datagram, at, now),
             Packet::Refused(endpoint) => node.refused(endpoint, now),
             Packet::Question(number, address) => node.ask(number, address, at, now),
+            Packet::Shown(address) => node.hear_stranger(address, at, now),
             Packet::Lists(version) if version > host.version => {
                 host.version = version;
                 let at = (now - self.start).as_micros();
@@ -420,6 +439,7 @@ impl World {
             node.leave(now);
         }
         let answers = node.take_answers();
+        let probed = node.take_probed();
         let unsent = node.talk.take_unsent();
         node.talk.take_notes();
         for note in node.take_notes() {
@@ -427,6 +447,18 @@ impl World {
         }
         for number in answers {
             self.answers.entry(number).or_default().push(index);
+            let question = self.questions.get(&number);
+            self.announced.extend(question.map(|(_, address)| *address));
+        }
+        for address in probed {
+            if self
+                .newcomers
+                .get(&address)
+                .is_some_and(|until| *until > now)
+            {
+                let delay = Duration::from_micros(self.chance.random_range(100..500));
+                self.deliver(index, delay, Packet::Shown(address));
+            }
         }
         for (to, datagram) in unsent {
             self.send(index, to, datagram);
@@ -459,47 +491,5 @@ impl World {
                 self.deliver(from, delay, Packet::Refused(endpoint(to)));
             }
         }
-    }
-
-    /// Who answers for each address.
-    pub(super) fn owners(&self) -> BTreeMap<Ipv4Addr, Vec<usize>> {
-        // The last ones may still be under way.
-        let end = self.now - Duration::from_millis(20);
-        let mut owners = BTreeMap::new();
-        for (number, (at, address)) in self.questions.iter().rev() {
-            if *at < end && owners.len() < self.lists[self.lists.len() - 1].len() {
-                let by = self.answers.get(number).cloned().unwrap_or_default();
-                owners.entry(*address).or_insert(by);
-            }
-        }
-        owners
-    }
-
-    /// Whom each running node believes to live, with itself.
-    pub(super) fn alive(&self) -> Vec<BTreeSet<usize>> {
-        let nodes = self.hosts.iter().enumerate();
-        let running = nodes.filter_map(|(index, host)| Some((index, host.node.as_ref()?)));
-        let alive = running.map(|(index, node)| {
-            let roster = node.talk.ownership.roster();
-            let lives = |other: &usize| *other == index || roster.lives(&name(*other));
-            (0..self.hosts.len()).filter(lives).collect()
-        });
-        alive.collect()
-    }
-
-    /// Requests since number `from` that were not answered exactly once; the first few.
-    pub(super) fn not_answered_once(&self, from: u32) -> Vec<String> {
-        // The last ones may still be under way or held.
-        let end = self.now - Duration::from_millis(20);
-        let asked = self.questions.range(from..);
-        asked
-            .filter(|(_, (at, _))| *at < end)
-            .filter_map(|(number, (at, address))| {
-                let by = self.answers.get(number).cloned().unwrap_or_default();
-                let since = (*at - self.start).as_micros();
-                (by.len() != 1).then(|| format!("{since}: {address} answered by {by:?}"))
-            })
-            .take(5)
-            .collect()
     }
 }

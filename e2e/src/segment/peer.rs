@@ -118,7 +118,15 @@ impl Peer {
     ) {
         let addresses = addresses.iter();
         let addresses = addresses.map(|(address, group)| ((*address).into(), *group));
-        let addresses: Vec<(IpAddr, u64)> = addresses.collect();
+        self.tell(&addresses.collect::<Vec<_>>(), nodes, interfaces, false);
+    }
+
+    /// Says that an address is to be announced for which nobody has answered yet; it goes on to say so.
+    pub fn assign_new(&self, address: impl Into<IpAddr>, group: u64, nodes: &[&str]) {
+        self.tell(&[(address.into(), group)], nodes, &[], true);
+    }
+
+    fn tell(&self, addresses: &[(IpAddr, u64)], nodes: &[&str], interfaces: &[&str], probe: bool) {
         let mut feed = self.feed.lock();
         let mut sorted: Vec<String> = nodes.iter().map(ToString::to_string).collect();
         sorted.sort();
@@ -138,7 +146,7 @@ impl Peer {
             candidates: id,
             l2: Some(l2.clone()),
             owners: vec![format!("{CLUSTER}/default/web-{group}")],
-            probe: false,
+            probe,
             fenced: None,
         });
         let assignments: Vec<v1::Assignment> = assignments.collect();
