@@ -2,6 +2,7 @@
 //! they met.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -34,24 +35,43 @@ pub(super) struct Service {
 
 impl Service {
     pub(super) fn start() -> anyhow::Result<Self> {
-        // On the disk of the repository: a temporary folder may be memory, where fsync costs nothing.
-        let directory = tempfile::Builder::new()
-            .prefix("bench-")
-            .tempdir_in(root().join("target"))?;
+        Self::launch(directory()?).map(|(service, _)| service)
+    }
+
+    /// On a copy of a database; gives the time until it was ready, too.
+    pub(super) fn start_on(database: &Path) -> anyhow::Result<(Self, Duration)> {
+        let directory = directory()?;
+        let copy = database_in(&directory);
+        std::fs::copy(database, &copy).context("copying the database")?;
+        // The disk is not to be busy with the copy while the service writes.
+        std::fs::File::open(copy)?.sync_all()?;
+        Self::launch(directory)
+    }
+
+    pub(super) fn stop(&mut self) -> anyhow::Result<()> {
+        self.program.terminate(TIMEOUT)?;
+        Ok(())
+    }
+
+    /// After a stop, on the same database; gives the time until it was ready, too.
+    pub(super) fn start_again(self) -> anyhow::Result<(Self, Duration)> {
+        Self::launch(self.directory)
+    }
+
+    /// One file while the service is stopped.
+    pub(super) fn database(&self) -> PathBuf {
+        database_in(&self.directory)
+    }
+
+    fn launch(directory: TempDir) -> anyhow::Result<(Self, Duration)> {
+        let start = wait::now();
         let (program, address) = launch(&directory)?;
-        Ok(Self {
+        let service = Self {
             program,
             address,
             directory,
-        })
-    }
-
-    /// Stops it and starts it again on the same database; gives the time until it was ready.
-    pub(super) fn restart(&mut self) -> anyhow::Result<Duration> {
-        self.program.terminate(TIMEOUT)?;
-        let start = wait::now();
-        (self.program, self.address) = launch(&self.directory)?;
-        Ok(start.elapsed())
+        };
+        Ok((service, start.elapsed()))
     }
 
     /// A connection per client, as separate programs would have.
@@ -67,10 +87,22 @@ impl Service {
     }
 }
 
+/// On the disk of the repository: a temporary folder may be memory, where fsync costs nothing.
+fn directory() -> anyhow::Result<TempDir> {
+    let directory = tempfile::Builder::new()
+        .prefix("bench-")
+        .tempdir_in(root().join("target"))?;
+    Ok(directory)
+}
+
+fn database_in(directory: &TempDir) -> PathBuf {
+    directory.path().join("pharos.db")
+}
+
 fn launch(directory: &TempDir) -> anyhow::Result<(Program, SocketAddr)> {
     let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
     let admin = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
-    let database = format!("sqlite:{}", directory.path().join("pharos.db").display());
+    let database = format!("sqlite:{}", database_in(directory).display());
     let mut program = Launch::workspace("ipam-service")?
         .args([
             "--listen",

@@ -4,6 +4,7 @@
 //! The rows are made by the service itself, so the benchmark takes minutes.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use pharos_proto::v1::allocation_service_client::AllocationServiceClient;
@@ -14,7 +15,7 @@ use tonic::transport::Channel;
 use super::load::{
     CLIENTS, Load, Service, allocate, count, create_pool, fill, health, measure, owner, release,
 };
-use super::{report, report_ratio, report_rss};
+use super::{Options, report, report_ratio, report_rss};
 
 const ROWS: usize = 1_000_000;
 
@@ -32,47 +33,55 @@ const STRIDE: usize = 7_368_787;
 const LAG: usize = 40;
 
 /// A mixed load on an empty database; then everything on a full one.
-pub(super) fn run() -> anyhow::Result<()> {
-    let mut service = Service::start()?;
+pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    let (nothing, fresh) = runtime.block_on(async {
-        let channels = service.connect(CLIENTS).await?;
-        create_pool(channels[0].clone(), "bench", "10.0.0.0/8").await?;
-        let nothing = measure(&service.program, &channels, |channel, _, _| health(channel)).await?;
-        nothing.report_reference("health");
-        let fresh = mixed(&service, &channels, 0).await?;
-        fresh.report("mixed", "health", &nothing);
-        nothing.check()?;
-        fresh.check()?;
-        let start = wait::now();
-        fill(&channels, ROWS, |channel, number| {
-            allocate(channel, request(row(number), number))
-        })
-        .await?;
-        let rate = count(ROWS) / start.elapsed().as_secs_f64();
-        report("million.fill", rate, "allocations/s");
-        anyhow::Ok((nothing, fresh))
-    })?;
+    let kept = options.rows.as_deref();
+    if let Some(rows) = kept.filter(|rows| rows.exists()) {
+        return runtime.block_on(full(Service::start_on(rows)?));
+    }
+    let mut service = Service::start()?;
+    runtime.block_on(empty(&service))?;
     report_rss("million.rss.after_fill", &service.program)?;
-    let started = service.restart()?;
+    service.stop()?;
+    if let Some(rows) = kept {
+        std::fs::copy(service.database(), rows).context("keeping the rows")?;
+    }
+    runtime.block_on(full(service.start_again()?))
+}
+
+/// The mixed load, and then the rows.
+async fn empty(service: &Service) -> anyhow::Result<()> {
+    let channels = service.connect(CLIENTS).await?;
+    create_pool(channels[0].clone(), "bench", "10.0.0.0/8").await?;
+    let nothing = measure(&service.program, &channels, |channel, _, _| health(channel)).await?;
+    nothing.report_reference("health");
+    let fresh = mixed(service, &channels, 0).await?;
+    fresh.report("mixed", "health", &nothing);
+    nothing.check()?;
+    fresh.check()?;
+    let start = wait::now();
+    fill(&channels, ROWS, |channel, number| {
+        allocate(channel, request(row(number), number))
+    })
+    .await?;
+    let rate = count(ROWS) / start.elapsed().as_secs_f64();
+    report("million.fill", rate, "allocations/s");
+    Ok(())
+}
+
+/// Everything that is measured on the rows. `started`: the service, and how long it took to start.
+async fn full((service, started): (Service, Duration)) -> anyhow::Result<()> {
     report("million.start", started.as_secs_f64(), "s");
     report_rss("million.rss.after_start", &service.program)?;
-    runtime.block_on(async {
-        let channels = service.connect(CLIENTS).await?;
-        let full = mixed(&service, &channels, 1).await?;
-        full.report("million.mixed", "health", &nothing);
-        report_ratio(
-            "million.mixed.server_cpu",
-            full.server_microseconds(),
-            "us/call",
-            "mixed.server_cpu",
-            fresh.server_microseconds(),
-        );
-        full.check()?;
-        listing(&service, &channels, &full).await
-    })?;
+    let channels = service.connect(CLIENTS).await?;
+    let nothing = measure(&service.program, &channels, |channel, _, _| health(channel)).await?;
+    nothing.report_reference("million.health");
+    let full = mixed(&service, &channels, 1).await?;
+    full.report("million.mixed", "million.health", &nothing);
+    full.check()?;
+    listing(&service, &channels, &full).await?;
     report_rss("million.rss.at_the_end", &service.program)
 }
 

@@ -12,6 +12,8 @@ mod million;
 mod next_free;
 mod strain;
 
+use std::path::PathBuf;
+
 use anyhow::{Context as _, bail};
 use pharos_testbed::Program;
 
@@ -60,6 +62,10 @@ pub(crate) struct Options {
     /// failover: runs of each part.
     #[arg(long, default_value_t = 20)]
     runs: usize,
+    /// million: a database with the rows. Made if it is not there; otherwise only what is measured on
+    /// the rows is, on a copy of it.
+    #[arg(long)]
+    rows: Option<PathBuf>,
     /// spinners: how long.
     #[arg(long, default_value_t = 600)]
     seconds: u64,
@@ -86,7 +92,7 @@ pub(crate) fn run(name: Option<Name>, options: &Options) -> anyhow::Result<()> {
     for name in names {
         match name {
             Name::Alloc => alloc::run(),
-            Name::Million => million::run(),
+            Name::Million => million::run(options),
             Name::Herd => herd::run(),
             Name::NextFree => next_free::run(),
             Name::Failover => failover::run(options),
