@@ -26,7 +26,7 @@
 //! | `reading` | what can be asked of the state |
 //! | `rows` | the state held against rows that were read anew |
 //! | `announce`, `placement` | which nodes announce what is held |
-//! | `intern` | one copy of equal names and claims |
+//! | `intern`, `packing` | one copy of equal names and claims; trees with full nodes |
 //! | `tenants`, `draft` | allocations and facts by cluster; changes being drawn up |
 //!
 //! In here there is no I/O, no clock and no randomness.
@@ -55,6 +55,7 @@ mod exposure;
 mod facts;
 mod grants;
 pub mod leases;
+mod packing;
 mod pending;
 mod pool;
 mod pool_edit;
@@ -86,6 +87,7 @@ use model::{
     Pool, Reservation, ReservationKey, Revision, Tenure, TenureKey, Timestamp, UnavailableKey,
 };
 use names::Name;
+use packing::pack_set;
 use pending::Waiting;
 use pool::Pools;
 use quota::Quotas;
@@ -202,7 +204,7 @@ impl State {
     /// What was entered in order left the nodes of the trees half full. They are made anew out of
     /// what is in order already, which costs little and saves a tenth of the memory.
     fn pack(&mut self) {
-        self.by_id = std::mem::take(&mut self.by_id).into_iter().collect();
+        pack_set(&mut self.by_id);
         self.tenants.pack();
         self.spaces.values_mut().for_each(Space::pack);
     }

@@ -15,6 +15,7 @@ use super::model::{
     Allocation, Claim, OwnerKey, OwnerScope, PoolKey, Port, Reservation, Unavailable,
 };
 use super::names::Name;
+use super::packing::pack_map;
 use super::sharing::{Conflict, ShareGroup, ShareKey, agree};
 use super::withheld::{Barrier, Withheld};
 
@@ -54,7 +55,7 @@ pub(super) enum Obstacle<'a> {
 impl Space {
     /// Makes full nodes of half-full ones.
     pub(super) fn pack(&mut self) {
-        self.holders = std::mem::take(&mut self.holders).into_iter().collect();
+        pack_map(&mut self.holders);
     }
 
     /// Whether parts of pools are counted from now on (see [`Space::held_in`]).

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::change::Edit;
 use super::model::{Allocation, AllocationId, Backends, Cluster, Node, NodeKey, OwnerKey};
 use super::names::Name;
+use super::packing::pack_set;
 
 /// All clusters, by name. One without content does not exist.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -58,9 +59,7 @@ impl Allocations {
     }
 
     fn pack(&mut self) {
-        for namespace in self.by_namespace.values_mut() {
-            *namespace = std::mem::take(namespace).into_iter().collect();
-        }
+        self.by_namespace.values_mut().for_each(pack_set);
     }
 
     fn remove(&mut self, owner: &OwnerKey) {

@@ -12,6 +12,7 @@ use rusqlite::types::FromSqlError;
 use rusqlite::{Connection, Row};
 
 use super::facts;
+use super::write::{CACHE_KIB, keep_pages};
 use super::{ReadError, Writer};
 use crate::api::convert::{
     AllocationExtras, FieldErrors, allocation_with_claim, claim_from_wire, pool_from_wire,
@@ -80,6 +81,9 @@ const PART: usize = 1024;
 /// Parts that may be on their way.
 const PARTS: usize = 8;
 
+/// Pages that are kept while everything is read.
+const READ_ONCE_KIB: i64 = 1024;
+
 fn load_state(connection: &Connection) -> Result<(State, Loaded), ReadError> {
     std::thread::scope(|scope| {
         let (sender, receiver) = sync_channel::<Vec<Change>>(PARTS);
@@ -90,6 +94,8 @@ fn load_state(connection: &Connection) -> Result<(State, Loaded), ReadError> {
             }
             restoring
         });
+        // Each page is read once.
+        keep_pages(connection, READ_ONCE_KIB)?;
         let mut part = Vec::with_capacity(PART);
         // Nobody receives only after a panic, which is passed on below.
         let send = |part: Vec<Change>| drop(sender.send(part));
@@ -101,8 +107,7 @@ fn load_state(connection: &Connection) -> Result<(State, Loaded), ReadError> {
         });
         send(part);
         drop(sender);
-        // The pages that were read are not those that will be written.
-        connection.release_memory()?;
+        keep_pages(connection, CACHE_KIB)?;
         let restoring = maker.join();
         let restoring = restoring.unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let loaded = loaded?;

@@ -217,7 +217,7 @@ pub(super) fn empty_log(connection: &Connection) -> Result<bool, rusqlite::Error
 
 /// Pages of the database that the writer keeps, in KiB. The owners of new allocations lie anywhere in
 /// the indexes; with SQLite's 2 MiB nearly every one of a large database is read from the file.
-const CACHE_KIB: i64 = 32 * 1024;
+pub(super) const CACHE_KIB: i64 = 32 * 1024;
 
 /// Statements that are kept prepared: more than a batch can have.
 const PREPARED: usize = 64;
@@ -232,12 +232,17 @@ pub(super) fn connect(path: &Path) -> Result<Connection, rusqlite::Error> {
     connection.pragma_update(None, "synchronous", "full")?;
     connection.pragma_update(None, "foreign_keys", true)?;
     connection.pragma_update(None, "temp_store", TEMP_STORE)?;
-    // Negative: KiB instead of pages.
-    connection.pragma_update(None, "cache_size", -CACHE_KIB)?;
+    keep_pages(&connection, CACHE_KIB)?;
     // SQLite would not tell of an error of its own checkpoints; see [`finish_checkpoint`].
     connection.pragma_update(None, "wal_autocheckpoint", 0)?;
     connection.pragma_update(None, "journal_size_limit", LOG_LIMIT)?;
     Ok(connection)
+}
+
+/// How much of the database the connection keeps in memory at most, in KiB.
+pub(super) fn keep_pages(connection: &Connection, kib: i64) -> Result<(), rusqlite::Error> {
+    // Negative: KiB instead of pages.
+    connection.pragma_update(None, "cache_size", -kib)
 }
 
 /// Copies what the passes beside the writer have left of the log, so that the next commit begins it anew
