@@ -273,7 +273,7 @@ async fn only_the_culprit_fails_when_the_database_refuses_a_row() {
     behind_its_back(
         &folder,
         "insert into held_address values
-            ('default', x'00000000000000000000ffffc0000202', 'ghost', 'a0', '')",
+            ('default', x'00000000000000000000ffffc0000202', 'ghost', 'kghost', '')",
     )
     .await;
     let claims = (1..=3).map(|last| {

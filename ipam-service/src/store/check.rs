@@ -5,6 +5,7 @@
 
 mod bgp;
 mod entry;
+mod history;
 mod limits;
 
 use std::collections::BTreeSet;
@@ -71,8 +72,7 @@ pub async fn check(location: &Location) -> Result<Vec<String>, CheckError> {
     }
     check_log(&mut transaction, &mut problems).await?;
     check_children(&mut transaction, &mut problems).await?;
-    check_holdings(&mut transaction, &mut problems).await?;
-    check_owners(&mut transaction, &mut problems).await?;
+    history::check(&mut transaction, &mut problems).await?;
     check_reserved(&mut transaction, &mut problems).await?;
     bgp::check(&mut transaction, &mut problems).await?;
     limits::check(&mut transaction, &mut problems).await?;
@@ -175,81 +175,6 @@ async fn check_log(
         problems.add(format!(
             "change_log has {count} rows from {oldest} to {newest}"
         ));
-    }
-    Ok(())
-}
-
-/// An interval goes on for everybody who holds an address, and for nobody else.
-async fn check_holdings(
-    connection: &mut SqliteConnection,
-    problems: &mut Problems,
-) -> Result<(), ReadError> {
-    for (sql, goes_on) in [
-        (
-            concat!(
-                "select space, address, allocation_id from ",
-                address_holders!(),
-                "
-            except select space, address, allocation_id from holding where end_revision = 0"
-            ),
-            false,
-        ),
-        (
-            concat!(
-                "select space, address, allocation_id from holding where end_revision = 0
-                except select space, address, allocation_id from ",
-                address_holders!()
-            ),
-            true,
-        ),
-    ] {
-        for row in sqlx::query(sql).fetch_all(&mut *connection).await? {
-            let (space, id): (String, i64) = (row.try_get(0)?, row.try_get(2)?);
-            let address = address_text(row.try_get(1)?)?;
-            problems.add(if goes_on {
-                format!("holding: {address} in {space} by {id} goes on, but is not held")
-            } else {
-                format!("holding: none for {address} in {space} by {id}")
-            });
-        }
-    }
-    Ok(())
-}
-
-/// The history of every owner is found by its allocations.
-async fn check_owners(
-    connection: &mut SqliteConnection,
-    problems: &mut Problems,
-) -> Result<(), ReadError> {
-    for (sql, what) in [
-        (
-            "select revision from change_log where subject = 1 and kind = 1
-                and allocation_id <> revision",
-            "change_log: created under another id at revision",
-        ),
-        (
-            "select log.revision from change_log log where subject = 1 and kind = 3
-                and not exists (select 1 from former_owner former
-                    where former.cluster = log.cluster and former.namespace = log.namespace
-                        and former.name = log.name and former.allocation_id = log.allocation_id
-                        and former.end_revision = log.revision)",
-            "former_owner: none for what ended at revision",
-        ),
-        (
-            "select allocation_id from former_owner join allocation on id = allocation_id",
-            "former_owner: still there is",
-        ),
-        (
-            "select allocation_id from holding
-            except select id from allocation
-            except select allocation_id from former_owner",
-            "former_owner: an interval remains of",
-        ),
-    ] {
-        for row in sqlx::query(sql).fetch_all(&mut *connection).await? {
-            let number: i64 = row.try_get(0)?;
-            problems.add(format!("{what} {number}"));
-        }
     }
     Ok(())
 }

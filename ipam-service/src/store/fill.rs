@@ -77,8 +77,8 @@ fn allocation_of(entry: &[u8]) -> AllocationId {
 
 /// What the log tells of, and what only an interval does.
 const FORMER_OWNERS: [&str; 3] = [
-    "insert into former_owner (cluster, namespace, name, allocation_id, end_revision)
-    select cluster, namespace, name, allocation_id, revision from change_log
+    "insert into former_owner (cluster, namespace, name, allocation_id, end_revision, end_time)
+    select cluster, namespace, name, allocation_id, revision, time from change_log
     where subject = 1 and kind = 3",
     "insert or ignore into former_owner (cluster, namespace, name, allocation_id)
     select cluster, namespace, name, allocation_id from holding

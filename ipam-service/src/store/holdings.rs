@@ -1,8 +1,9 @@
 //! Who holds an address from when to when, as rows. Pure: it runs no SQL.
 //!
 //! An interval is named by its address and the allocation: another incarnation of an owner has
-//! another allocation. It is one row: inserted when it begins, and updated when it ends or when the
-//! owner's uid becomes known.
+//! another allocation. It is one row: inserted when it begins, and updated when it ends while the allocation
+//! goes on, or when the owner's uid becomes known. That the allocation ended is told by `former_owner`; in a
+//! database of an older version by a row of its own.
 
 use std::collections::BTreeMap;
 

@@ -79,6 +79,16 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "bgp",
         include_str!("../../migrations/sqlite/0012_bgp.sql"),
     ),
+    (
+        13,
+        "ends",
+        include_str!("../../migrations/sqlite/0013_ends.sql"),
+    ),
+    (
+        14,
+        "given_back",
+        include_str!("../../migrations/sqlite/0014_given_back.sql"),
+    ),
 ];
 
 /// Of the last of them.

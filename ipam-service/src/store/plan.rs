@@ -194,7 +194,10 @@ impl Plan {
             for row in old.difference(&new) {
                 let cells = address_cells(row);
                 if row.is_sole() {
-                    self.row(Statement::DeleteSole, &[cells[0], cells[1], cells[4]]);
+                    // The row of an allocation that is gone keeps nobody out.
+                    if edit.after.is_some() {
+                        self.row(Statement::DeleteSole, &[cells[0], cells[1], cells[4]]);
+                    }
                 } else {
                     self.row(Statement::DeleteAddress, &cells[..3]);
                     freed.insert((row.space.clone(), row.address));
@@ -529,16 +532,20 @@ impl Plan {
                 let owner = [subject.cluster, subject.namespace, subject.name].map(Cell::Text);
                 let [cluster, namespace, name] = owner;
                 let [id, end] = [id, revision].map(Cell::number);
-                let cells = [cluster, namespace, name, id, end];
+                let time = Cell::Int(batch.time.0);
+                let cells = [cluster, namespace, name, id, end, time];
                 self.row(Statement::InsertFormerOwner, &cells);
             }
         }
     }
 
+    /// What goes on until its allocation ends, ends with the row of the former owner.
     fn write_holdings(&mut self, batch: &Batch) {
         let mut intervals = Intervals::default();
         for logged in &batch.changes {
-            if let (Change::Allocation(edit), Some(revision)) = (&logged.change, logged.revision) {
+            if let (Change::Allocation(edit), Some(revision)) = (&logged.change, logged.revision)
+                && edit.after.is_some()
+            {
                 let at = (revision, batch.time);
                 intervals.add(at, edit.before.as_deref(), edit.after.as_deref());
             }

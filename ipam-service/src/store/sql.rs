@@ -1,17 +1,45 @@
 //! Every statement that a batch may run.
 
+/// The allocation that a row of `held_address` names as the only holder, if it is there: a select in
+/// parentheses.
+macro_rules! sole_holder {
+    () => {
+        "(select 1 from allocation
+            where allocation.id = cast(substr(held_address.group_key, 2) as integer))"
+    };
+}
+pub(super) use sole_holder;
+
 /// Who holds which address, alone or with others: a table in parentheses.
 macro_rules! address_holders {
     () => {
-        "(select space, address, cast(substr(group_key, 2) as integer) as allocation_id,
-            cluster, group_key, backend_key
-        from held_address where group_key like 'a%'
-        union all
-        select space, address, allocation_id, cluster, group_key, backend_key
-        from allocation_address join held_address using (space, address))"
+        concat!(
+            "(select space, address, cast(substr(group_key, 2) as integer) as allocation_id,
+                cluster, group_key, backend_key
+            from held_address where group_key like 'a%' and exists ",
+            $crate::store::sql::sole_holder!(),
+            " union all
+            select space, address, allocation_id, cluster, group_key, backend_key
+            from allocation_address join held_address using (space, address))"
+        )
     };
 }
 pub(super) use address_holders;
+
+/// Intervals, and where they ended with their allocation the row `gone` that says when: a join.
+/// (Found by the index that is named, if any is.)
+macro_rules! intervals {
+    ($($index:literal)?) => {
+        concat!(
+            "holding ",
+            $("indexed by ", $index,)?
+            " left join former_owner gone on holding.end_revision = 0
+                and gone.cluster = holding.cluster and gone.namespace = holding.namespace
+                and gone.name = holding.name and gone.allocation_id = holding.allocation_id"
+        )
+    };
+}
+pub(super) use intervals;
 
 /// In the order in which they run: what is taken away first, and what others refer to before what
 /// refers to it.
@@ -19,6 +47,7 @@ pub(super) use address_holders;
 pub(super) enum Statement {
     DeletePort,
     DeleteAddress,
+    /// Of an allocation that goes on.
     DeleteSole,
     /// Shared addresses that lost a holder, if it was the last.
     DeleteUnheld,
@@ -194,18 +223,35 @@ on conflict (id) do update set space = excluded.space, pool = excluded.pool,
     pool_cluster = excluded.pool_cluster, state = excluded.state, revision = excluded.revision,
     entry = excluded.entry, held_claim = excluded.held_claim";
 
-/// Fails where anybody else holds the address.
-const INSERT_SOLE: &str = "
-insert into held_address (space, address, cluster, group_key, backend_key)
-values (?1, ?2, ?3, ?4, ?5)";
+/// What becomes of a row of `held_address` that is there: whoever held the address alone has given it back,
+/// or no column may be null.
+macro_rules! take_over {
+    () => {
+        concat!(
+            "on conflict (space, address) do update set
+                cluster = iif(held_address.group_key like 'a%' and not exists ",
+            $crate::store::sql::sole_holder!(),
+            ", excluded.cluster, null),
+                group_key = excluded.group_key, backend_key = excluded.backend_key"
+        )
+    };
+}
 
-/// Fails where others than those of the group hold the address: no column may be null.
-const INSERT_HELD: &str = "
-insert into held_address (space, address, cluster, group_key, backend_key)
-values (?1, ?2, ?3, ?4, ?5)
-on conflict (space, address) do update set cluster = null
-where (held_address.cluster, held_address.group_key, held_address.backend_key)
-    <> (excluded.cluster, excluded.group_key, excluded.backend_key)";
+/// Fails where anybody else holds the address.
+const INSERT_SOLE: &str = concat!(
+    "insert into held_address (space, address, cluster, group_key, backend_key)
+    values (?1, ?2, ?3, ?4, ?5) ",
+    take_over!()
+);
+
+/// Fails where others than those of the group hold the address.
+const INSERT_HELD: &str = concat!(
+    "insert into held_address (space, address, cluster, group_key, backend_key)
+    values (?1, ?2, ?3, ?4, ?5) ",
+    take_over!(),
+    " where (held_address.cluster, held_address.group_key, held_address.backend_key)
+        <> (excluded.cluster, excluded.group_key, excluded.backend_key)"
+);
 
 const INSERT_ADDRESS: &str = "
 insert into allocation_address (space, address, allocation_id)
@@ -345,8 +391,8 @@ insert into change_log (revision, time, actor, request_id, kind, subject, cluste
 values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)";
 
 const INSERT_FORMER_OWNER: &str = "
-insert into former_owner (cluster, namespace, name, allocation_id, end_revision)
-values (?1, ?2, ?3, ?4, ?5)";
+insert into former_owner (cluster, namespace, name, allocation_id, end_revision, end_time)
+values (?1, ?2, ?3, ?4, ?5, ?6)";
 
 /// Of the intervals with one name the newest goes on, if any.
 const UPDATE_HOLDING: &str = "

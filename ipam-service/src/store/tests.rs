@@ -195,8 +195,16 @@ async fn execute(path: &std::path::Path, create: bool, sql: &'static str) {
 /// Makes a database what schema 8 had. (Rows of `change_address` are told by others, so nobody misses
 /// them.)
 fn to_schema_8(path: &std::path::Path) {
+    to_schema_12(path);
     let database = rusqlite::Connection::open(path).expect("a database");
     let older = include_str!("tests/to_schema_8.sql");
+    database.execute_batch(older).expect("good SQL");
+}
+
+/// Makes a database what schema 12 had: what ended an allocation was written with each of its intervals.
+fn to_schema_12(path: &std::path::Path) {
+    let database = rusqlite::Connection::open(path).expect("a database");
+    let older = include_str!("tests/to_schema_12.sql");
     database.execute_batch(older).expect("good SQL");
 }
 
@@ -367,7 +375,14 @@ async fn no_query_of_the_history_reads_the_whole_log() {
         (log(LogFilter::default()), by_key),
         (log(watched.clone()), by_key),
         (log(watched), "holding_allocation (allocation_id=?"),
-        (holdings(at), "holding_address (space=? AND address=?"),
+        (
+            holdings(at.clone()),
+            "holding_address (space=? AND address=?",
+        ),
+        (
+            holdings(at),
+            "gone USING PRIMARY KEY (cluster=? AND namespace=? AND name=? AND allocation_id=?",
+        ),
         (
             holdings(by_owner(Some("ns"), Some("web"))),
             "holding_allocation (allocation_id=?",

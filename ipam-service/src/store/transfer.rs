@@ -4,6 +4,8 @@
 //! type, addresses as text and other bytes in base64. Tables are taken from the schema, so none can be
 //! forgotten. The first line says what the file is and the last how many lines there are.
 
+mod schema;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 use std::net::Ipv6Addr;
@@ -16,7 +18,9 @@ use rusqlite::types::{Value as Cell, ValueRef};
 use rusqlite::{Connection, params_from_iter};
 use serde_json::{Map, Value};
 
+use self::schema::{Column, columns_of, schema_of, tables};
 use super::backup::Beside;
+use super::sql::sole_holder;
 use crate::state::address::Address;
 use crate::state::model::Revision;
 
@@ -49,12 +53,12 @@ const GONE: [(&str, Option<&str>); 4] = [
     ("allocation_address", Some("backend_key")),
 ];
 
+/// Rows of addresses that were given back are of no use but to their own table.
+const HELD: &str = concat!("where group_key like 'k%' or exists ", sole_holder!());
+
 /// Tables that are history: left out unless asked for. Without them a store knows what is, and not
 /// how it came about.
 const HISTORY: [&str; 4] = ["change_log", "former_owner", "holding", "history_meta"];
-
-/// Of the driver, not of ours.
-const NOT_OURS: &str = "_sqlx_migrations";
 
 /// Longest line in bytes: the largest message that the server takes, and room for its JSON.
 const LONGEST_LINE: u64 = 16 * 1024 * 1024;
@@ -161,7 +165,8 @@ fn export_table(
 ) -> Result<u64, ExportError> {
     let columns = columns_of(connection, table)?;
     // The names are those of the schema.
-    let mut statement = connection.prepare(&format!("select * from \"{table}\""))?;
+    let still = if table == "held_address" { HELD } else { "" };
+    let mut statement = connection.prepare(&format!("select * from \"{table}\" {still}"))?;
     let mut found = statement.query(())?;
     let mut rows = 0;
     while let Some(row) = found.next()? {
@@ -425,42 +430,6 @@ impl Messages {
 fn message_of(table: &str, column: &str) -> Option<&'static str> {
     let found = MESSAGES.iter().find(|it| (it.0, it.1) == (table, column));
     found.map(|it| it.2)
-}
-
-// === Schema ===
-
-/// Ours, in the order in which they were made.
-fn tables(connection: &Connection) -> Result<Vec<String>, rusqlite::Error> {
-    let sql = "select name from sqlite_schema where type = 'table' and name <> ?1
-        and name not like 'sqlite\\_%' escape '\\' order by rowid";
-    let mut statement = connection.prepare(sql)?;
-    let names = statement.query_map([NOT_OURS], |row| row.get(0))?;
-    names.collect()
-}
-
-/// A column of a table.
-struct Column {
-    name: String,
-    is_blob: bool,
-}
-
-fn columns_of(connection: &Connection, table: &str) -> Result<Vec<Column>, rusqlite::Error> {
-    let sql = "select name, lower(type) = 'blob' from pragma_table_info(?1) order by cid";
-    let mut statement = connection.prepare(sql)?;
-    let columns = statement.query_map([table], |row| {
-        Ok(Column {
-            name: row.get(0)?,
-            is_blob: row.get(1)?,
-        })
-    })?;
-    columns.collect()
-}
-
-/// Number of the newest migration.
-fn schema_of(connection: &Connection) -> Result<u64, rusqlite::Error> {
-    let sql = "select max(version) from _sqlx_migrations";
-    let version: i64 = connection.query_row(sql, (), |row| row.get(0))?;
-    Ok(u64::try_from(version).unwrap_or(0))
 }
 
 #[cfg(test)]

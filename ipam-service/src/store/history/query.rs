@@ -5,6 +5,11 @@ use sqlx::{QueryBuilder, Sqlite};
 use super::{ChangeFilter, HoldingFilter, Kind, LogFilter, OwnerFilter};
 use crate::state::model::Revision;
 use crate::store::read::signed;
+use crate::store::sql::intervals;
+
+/// Where an interval of [`intervals`] ended, and when; 0 while it goes on.
+const END_REVISION: &str = "coalesce(gone.end_revision, holding.end_revision)";
+const END_TIME: &str = "coalesce(gone.end_time, holding.end_time)";
 
 /// `first` and `end` bound the revisions.
 pub(in crate::store) fn changes_query(
@@ -22,15 +27,16 @@ pub(in crate::store) fn changes_query(
     let at_most = filter.is_found_by_allocation().then_some(limit);
     if let Some((space, address)) = &filter.address {
         let spans = |query: &mut QueryBuilder<Sqlite>| {
-            query.push(
-                "select allocation_id, start_revision,
-                    case end_revision when 0 then 9223372036854775807 else end_revision end
-                from holding where space = ",
-            );
+            query.push(format!(
+                "select holding.allocation_id, start_revision,
+                    case {END_REVISION} when 0 then 9223372036854775807 else {END_REVISION} end
+                from {} where space = ",
+                intervals!()
+            ));
             query.push_bind(space).push(" and address = ");
             query.push_bind(address.to_bytes().to_vec());
             query.push(" and start_revision < ").push_bind(end);
-            query.push(" and (end_revision = 0 or end_revision >= ");
+            query.push(format!(" and ({END_REVISION} = 0 or {END_REVISION} >= "));
             query.push_bind(first).push(")");
         };
         push_decisions(&mut query, spans, (first, end), at_most);
@@ -43,7 +49,7 @@ pub(in crate::store) fn changes_query(
         }
         Some(owner) => {
             query.push(" and subject = 1");
-            push_owner(&mut query, owner);
+            push_owner(&mut query, "change_log", owner);
         }
     }
     if !filter.cluster.is_empty() {
@@ -109,18 +115,19 @@ pub(in crate::store) fn holdings_query(
     end: i64,
     limit: u32,
 ) -> QueryBuilder<Sqlite> {
-    let mut query = QueryBuilder::<Sqlite>::new(
-        "select id, space, address, allocation_id, cluster, namespace, name, uid, pool,
-            start_revision, start_time, end_revision, end_time
-        from holding",
-    );
     let by_allocation = filter
         .owner
         .as_ref()
         .filter(|owner| owner.namespace.is_some() && filter.address.is_none());
-    if by_allocation.is_some() {
-        query.push(" indexed by holding_allocation");
-    }
+    let mut query = QueryBuilder::<Sqlite>::new(format!(
+        "select id, space, address, holding.allocation_id, holding.cluster, holding.namespace,
+            holding.name, uid, pool, start_revision, start_time, {END_REVISION}, {END_TIME}
+        from {}",
+        match by_allocation {
+            Some(_) => intervals!("holding_allocation"),
+            None => intervals!(),
+        }
+    ));
     query.push(" where id < ").push_bind(end);
     if let Some((space, address)) = &filter.address {
         query.push(" and space = ").push_bind(space);
@@ -129,17 +136,17 @@ pub(in crate::store) fn holdings_query(
             .push_bind(address.to_bytes().to_vec());
     }
     if let Some(owner) = by_allocation {
-        query.push(" and allocation_id in (");
+        query.push(" and holding.allocation_id in (");
         push_allocations(&mut query, owner);
         query.push(")");
     } else if let Some(owner) = &filter.owner {
-        push_owner(&mut query, owner);
+        push_owner(&mut query, "holding", owner);
     }
     if !filter.uid.is_empty() {
         query.push(" and uid = ").push_bind(&filter.uid);
     }
     if let Some(time) = filter.ended_after {
-        query.push(" and (end_revision = 0 or end_time > ");
+        query.push(format!(" and ({END_REVISION} = 0 or {END_TIME} > "));
         query.push_bind(time.0).push(")");
     }
     query.push(" order by id desc limit ");
@@ -150,29 +157,34 @@ pub(in crate::store) fn holdings_query(
 /// A select of the ids of the allocations that an owner has or had; of all owners of a namespace.
 fn push_allocations(query: &mut QueryBuilder<Sqlite>, owner: &OwnerFilter) {
     query.push("select id from allocation where true");
-    push_owner(query, owner);
+    push_owner(query, "allocation", owner);
     query.push(" union all select allocation_id from former_owner where true");
-    push_owner(query, owner);
+    push_owner(query, "former_owner", owner);
 }
 
 /// The same, with the decisions that made and ended each of them. (One whose end the log does not have
 /// any more has no decision in it.)
 fn push_spans(query: &mut QueryBuilder<Sqlite>, owner: &OwnerFilter) {
     query.push("select id, id, 9223372036854775807 from allocation where true");
-    push_owner(query, owner);
+    push_owner(query, "allocation", owner);
     query.push(
         " union all select allocation_id, allocation_id, end_revision from former_owner where true",
     );
-    push_owner(query, owner);
+    push_owner(query, "former_owner", owner);
 }
 
-fn push_owner(query: &mut QueryBuilder<Sqlite>, owner: &OwnerFilter) {
-    query.push(" and cluster = ").push_bind(&owner.cluster);
-    if let Some(namespace) = &owner.namespace {
-        query.push(" and namespace = ").push_bind(namespace);
-    }
-    if let Some(name) = &owner.name {
-        query.push(" and name = ").push_bind(name);
+/// Only the rows of a table that are about an owner.
+fn push_owner(query: &mut QueryBuilder<Sqlite>, table: &str, owner: &OwnerFilter) {
+    let parts = [
+        ("cluster", Some(&owner.cluster)),
+        ("namespace", owner.namespace.as_ref()),
+        ("name", owner.name.as_ref()),
+    ];
+    for (column, wanted) in parts {
+        if let Some(wanted) = wanted {
+            query.push(format!(" and {table}.{column} = "));
+            query.push_bind(wanted);
+        }
     }
 }
 

@@ -192,7 +192,10 @@ async fn an_owner_has_its_whole_history() {
     let held = store.reader.holdings(&intervals("ns", None), None, 9).await;
     assert_eq!(held.expect("readable").items.len(), 4);
 
-    let old = "update change_log set allocation_id = 0; delete from former_owner;
+    let old = "update holding set end_revision = gone.end_revision, end_time = gone.end_time
+            from former_owner gone
+            where holding.end_revision = 0 and gone.allocation_id = holding.allocation_id;
+        update change_log set allocation_id = 0; delete from former_owner;
         update history_meta set owners_filled = 0";
     for (sql, compacted) in [("select 1", 0), (old, 0), ("select 1", 9), (old, 9)] {
         let done = store

@@ -11,7 +11,7 @@ use super::super::{
     Batch, ChangeFilter, HoldingFilter, LogFilter, Logged, Origin, OwnerFilter, Reader, check,
 };
 use super::compaction::changes_of;
-use super::{execute, to_schema_8};
+use super::{execute, to_schema_8, to_schema_12};
 use crate::state::address::Address;
 use crate::state::command::Command;
 use crate::state::model::Timestamp;
@@ -377,6 +377,48 @@ async fn who_held_an_address_is_found_by_address_time_owner_and_cluster() {
     assert_eq!(book.held_by(owner("west", Some("ns"), None)).await, west);
     let none: [&str; 0] = [];
     assert_eq!(book.held_by(owner("west", Some("none"), None)).await, none);
+}
+
+/// Version 12 wrote it into each interval of the allocation, this one writes it once.
+#[tokio::test]
+async fn an_interval_ends_with_its_allocation_whichever_version_wrote_that() {
+    let folder = Folder::new();
+    let mut book = Book::open(&folder).await;
+    let both = |wire: &mut v1::AllocateRequest| wire.families = vec![1, 2];
+    book.commit(&[
+        apply_pool("pool", &["192.0.2.0/24", "2001:db8::/64"]),
+        allocate("east/ns/before", both),
+        allocate("east/ns/after", both),
+        allocate("east/ns/stays", both),
+    ])
+    .await;
+    book.commit(&[release("east/ns/before")]).await;
+    drop(book.store);
+    to_schema_12(&folder.file());
+    book.store = folder.open().await;
+    book.store.writer.load().await.expect("readable");
+    book.commit(&[release("east/ns/after")]).await;
+    let mut found = list(&book.store.reader, &HoldingFilter::default(), 4).await;
+    sort(&mut found);
+    assert_eq!(found, book.model.sorted());
+    for (time, count) in [(115, 6), (125, 4), (135, 2)] {
+        let then = list(&book.store.reader, &at(time), 10).await;
+        assert_eq!(then.len(), count, "at {time}");
+    }
+    check_touched(&book.store.reader, &book.touched).await;
+    drop(book.store);
+    let problems = || async { check(&folder.location()).await.expect("checked") };
+    assert_eq!(problems().await, Vec::<String>::new());
+    let database = rusqlite::Connection::open(folder.file()).expect("a database");
+    let ended = "select count(*) from holding where end_revision <> 0";
+    let ended: i64 = database
+        .query_row(ended, (), |row| row.get(0))
+        .expect("a number");
+    assert_eq!(ended, 2, "by the older version");
+    let forget = "update former_owner set end_time = 0 where name = 'after'";
+    database.execute(forget, ()).expect("good SQL");
+    let nobody = "former_owner: nobody knows when an interval ended of 4";
+    assert_eq!(problems().await, [nobody; 2]);
 }
 
 #[tokio::test]

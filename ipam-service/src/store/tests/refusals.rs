@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::super::{Batch, CommitError, Logged, Origin, Writer, check};
+use super::super::{AllocationFilter, Batch, CommitError, Logged, Origin, Writer, check};
 use super::execute;
 use crate::state::change::{Change, Edit};
 use crate::state::command::Command;
@@ -146,6 +146,66 @@ async fn one_address_cannot_have_two_owners_and_one_port_cannot_either() {
         check(&folder.location()).await.expect("checked"),
         Vec::<String>::new()
     );
+}
+
+/// The end of an allocation, with the revision of that.
+fn ended(revision: u64, id: u64, mut allocation: Allocation) -> Logged {
+    allocation.id = id;
+    Logged {
+        revision: Some(revision),
+        change: Change::Allocation(Edit {
+            before: Some(Arc::new(allocation)),
+            after: None,
+        }),
+        origin: Arc::new(Origin::default()),
+    }
+}
+
+#[tokio::test]
+async fn an_address_that_was_given_back_is_taken_over_from_nobody_else() {
+    let (east, west) = two();
+    let folder = Folder::new();
+    let mut store = folder.open().await;
+    store.writer.load().await.expect("readable");
+    let of_east = |sharing: &str| {
+        let mut allocation = (*west).clone();
+        allocation.addresses.clone_from(&east.addresses);
+        let claim = Arc::make_mut(&mut allocation.claim);
+        claim.sharing_key = sharing.to_owned();
+        allocation
+    };
+    let (alone, shared) = (of_east(""), of_east("key"));
+    let first = vec![created(1, (*east).clone())];
+    commit(&mut store.writer, first).await.expect("free");
+    for allocation in [&alone, &shared] {
+        let refused = commit(&mut store.writer, vec![created(2, allocation.clone())]).await;
+        assert!(
+            matches!(refused, Err(CommitError::Refused(_))),
+            "{refused:?}"
+        );
+    }
+    // Given back before, given back in the same batch; to one and to many.
+    let steps = [
+        vec![ended(2, 1, (*east).clone())],
+        vec![created(3, alone.clone())],
+        vec![ended(4, 3, alone.clone()), created(5, (*east).clone())],
+        vec![ended(6, 5, (*east).clone()), created(7, shared.clone())],
+        vec![ended(8, 7, shared)],
+        vec![created(9, (*east).clone())],
+        vec![ended(10, 9, (*east).clone())],
+    ];
+    for step in steps {
+        commit(&mut store.writer, step).await.expect("free");
+        let problems = check(&folder.location()).await.expect("checked");
+        assert_eq!(problems, [""; 0]);
+    }
+    let of_address = AllocationFilter {
+        space: "default".to_owned(),
+        address: east.addresses.first().copied(),
+        ..AllocationFilter::default()
+    };
+    let held = store.reader.allocations(&of_address, None, 10).await;
+    assert_eq!(held.expect("readable").items, []);
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
--- Takes migration 9 back.
+-- Takes migration 9 back, after the later ones.
 begin;
 create table held_address_8 (
     space text not null,

@@ -64,6 +64,8 @@ async fn what_is_imported_is_row_by_row_what_was_exported_with_and_without_histo
         assert_eq!(exported.revision, revision);
         let before = lines(&file);
         assert_eq!(before["allocation"].len(), held.len());
+        let addresses: usize = held.iter().map(|one| one.addresses.len()).sum();
+        assert_eq!(before["held_address"].len(), addresses, "what is held");
         let entry = &before["allocation"][0]["entry"];
         assert!(entry["owner"]["cluster"].is_string(), "readable: {entry}");
         assert_eq!(before.contains_key("change_log"), history);

@@ -1,0 +1,5 @@
+-- Changes no table: it keeps versions away that would take what follows for addresses that are held.
+--
+-- A row of `held_address` that names its only holder ('a' and an id) stays when that allocation is gone, and is
+-- written over by whoever gets the address next. So to give an address back writes nothing there. The address
+-- is held while the allocation is there.
