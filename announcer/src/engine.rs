@@ -16,7 +16,7 @@ mod socket;
 mod tell;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -41,6 +41,7 @@ use crate::metrics::Metrics;
 use crate::plan::Plan;
 use crate::status::Standing;
 use crate::talk::Talk;
+use crate::untried::Untried;
 use fence::Fence;
 pub use fence::FenceOutlets;
 use pharos_lease::Term;
@@ -175,10 +176,8 @@ struct Engine {
     readiness: Readiness,
     responder: Responder,
     binder: Option<Binder>,
-    /// Addresses that are not answered yet: another machine may have them.
-    probing: watch::Receiver<BTreeSet<IpAddr>>,
-    /// What was thought to be among them when that was last told upstream, and since.
-    probed: BTreeSet<IpAddr>,
+    /// What is asked for before it is answered: another machine may have it.
+    untried: Untried,
 
     socket: Option<Arc<UdpSocket>>,
     bind_again: Option<Instant>,
@@ -227,8 +226,7 @@ impl Engine {
             hold_down: settings.hold_down,
             metrics: settings.metrics,
             readiness: settings.readiness,
-            probing: settings.responder.probing(),
-            probed: BTreeSet::new(),
+            untried: Untried::default(),
             responder: settings.responder,
             binder: settings.binder,
             socket: None,
@@ -270,7 +268,7 @@ impl Engine {
                     None => return,
                 },
                 () = socket::readable(self.socket.as_deref()) => {}
-                Ok(()) = self.probing.changed() => self.probing.mark_changed(),
+                () = self.responder.found_free() => self.on_free(),
                 () = tokio::time::sleep_until(planned.into()) => {}
             }
             let now = clock::now();
@@ -330,7 +328,6 @@ impl Engine {
             // Nobody is told to go on before it is gone here.
             binder.unbind();
         }
-        self.on_probing();
         self.tell_of_fenced();
         self.send();
         self.observe();
@@ -400,11 +397,13 @@ impl Engine {
             // Effects first: they need the spots as they were.
             self.perform();
             self.reapply(group);
+            self.disown(group);
         }
         self.silence_moved(&moved);
         for address in touched.gone.into_iter().chain(unfenced) {
             if !self.plan.has(address) && !self.fence.has(address) {
                 self.metrics.forget(address);
+                self.untried.lose(address);
             }
         }
         self.perform_fenced();

@@ -42,6 +42,7 @@ mod simulation;
 pub mod stamped;
 pub mod status;
 pub mod talk;
+pub mod untried;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;

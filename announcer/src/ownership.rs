@@ -30,9 +30,14 @@ pub struct Effect {
 }
 
 impl Effect {
-    /// The group, if this says that this node owns it as the first.
-    pub fn first(&self) -> Option<GroupId> {
-        matches!(self.action, Action::Claim(_, Gained::Unowned)).then_some(self.group)
+    /// Why this node owns a group from now on, if this says that it does.
+    pub fn gained(&self, group: GroupId) -> Option<&Gained> {
+        if let Action::Claim(_, why) = &self.action
+            && self.group == group
+        {
+            return Some(why);
+        }
+        None
     }
 }
 

@@ -28,6 +28,15 @@ pub struct Standing {
     owned: BTreeMap<GroupId, Arc<v1::Ownership>>,
 }
 
+/// What is told of the addresses of a group.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Addresses {
+    /// They are not answered yet.
+    pub probing: Vec<String>,
+    /// They are, and ipam-service does not know of it.
+    pub answered: Vec<String>,
+}
+
 impl Standing {
     /// What the node says of itself; whether that is news.
     pub fn set_node(
@@ -55,7 +64,7 @@ impl Standing {
         group: GroupId,
         at: Duration,
         why: &Gained,
-        (names, probing): (BTreeSet<String>, Vec<String>),
+        (names, addresses): (BTreeSet<String>, Addresses),
     ) {
         let (why, from) = match why {
             Gained::Unowned => (Why::Unowned, None),
@@ -69,7 +78,8 @@ impl Standing {
             why: why.into(),
             from: from.map(NodeName::to_string).unwrap_or_default(),
             interfaces: names.into_iter().collect(),
-            probing,
+            probing: addresses.probing,
+            answered: addresses.answered,
         };
         self.owned.insert(group, Arc::new(ownership));
     }
@@ -86,14 +96,27 @@ impl Standing {
         true
     }
 
-    /// Which addresses of a group it does not answer yet changed; whether that is news.
-    pub fn set_probing(&mut self, group: GroupId, probing: Vec<String>) -> bool {
-        let known = self.owned.get_mut(&group);
-        let Some(known) = known.filter(|known| known.probing != probing) else {
+    /// Which addresses of a group it answers changed; whether that is news.
+    pub fn set_addresses(&mut self, group: GroupId, addresses: Addresses) -> bool {
+        let Some(known) = self.owned.get_mut(&group) else {
             return false;
         };
-        Arc::make_mut(known).probing = probing;
+        if (&known.probing, &known.answered) == (&addresses.probing, &addresses.answered) {
+            return false;
+        }
+        let known = Arc::make_mut(known);
+        (known.probing, known.answered) = (addresses.probing, addresses.answered);
         true
+    }
+
+    #[cfg(test)]
+    pub fn addresses(&self, group: GroupId) -> Addresses {
+        let known = self.owned.get(&group);
+        let told = known.map(|known| Addresses {
+            probing: known.probing.clone(),
+            answered: known.answered.clone(),
+        });
+        told.unwrap_or_default()
     }
 
     /// It does not answer for a group any more.
@@ -178,13 +201,17 @@ mod tests {
         let mut standing = Standing::default();
         assert!(standing.set_node(&condition(true), false, Vec::new()));
         let from = Gained::HandedOver(NodeName::from("a"));
-        standing.gain(GroupId(7), AT, &from, (names(&["eth0"]), Vec::new()));
         standing.gain(
-            GroupId(8),
+            GroupId(7),
             AT,
-            &Gained::Orphaned,
-            (names(&[]), vec!["192.0.2.7".to_owned()]),
+            &from,
+            (names(&["eth0"]), Addresses::default()),
         );
+        let probing = Addresses {
+            probing: vec!["192.0.2.7".to_owned()],
+            ..Addresses::default()
+        };
+        standing.gain(GroupId(8), AT, &Gained::Orphaned, (names(&[]), probing));
         let mut teller = Teller::default();
         let whole = teller.tell(standing.clone());
         assert_eq!(whole.len(), 1);
@@ -225,7 +252,7 @@ mod tests {
                 GroupId(group),
                 AT,
                 &Gained::Unowned,
-                (interface, Vec::new()),
+                (interface, Addresses::default()),
             );
         }
         let parts = Teller::default().tell(standing);

@@ -4,16 +4,19 @@
 //!
 //! 1. Three probes 200 ms apart are on the wire before the first answer. What was answered once is not
 //!    probed after a restart.
-//! 2. A stranger that has the address keeps it: nobody announces it, the conflict is listed, and the
-//!    address is answered within one interval after the stranger is gone.
+//! 2. A stranger that has the address keeps it, also when the owner's interface gets another hardware
+//!    address: nobody announces it, the conflict is listed, and the address is answered within one
+//!    interval after the stranger is gone.
 //! 3. The same for IPv6.
 //! 4. A fenced address is asked for by the first node that is named its owner, and by no later one.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
-use e2e::fleet::{Fleet, SOON};
+use e2e::fleet::{CLUSTER, Fleet, SOON};
+use pharos_proto::v1;
 use pharos_proto::v1::advertisement::l2::Ownership;
+use pharos_proto::v1::announcer_service_client::AnnouncerServiceClient;
 use pharos_testbed::record::Recorder;
 use pharos_testbed::{arp, ndp, wait};
 use pnet_base::MacAddr;
@@ -121,6 +124,17 @@ fn a_new_fenced_address_is_asked_for_by_its_first_owner_alone() -> anyhow::Resul
         .filter(|frame| frame.at < first.at);
     assert!(probes.clone().all(|frame| frame.source == first.mac));
     check_probes(&probes.map(|one| one.at).collect::<Vec<_>>(), first.at);
+    wait::until("ipam-service knows that it is answered", SOON, || {
+        let request = v1::ListAssignmentsRequest {
+            cluster: CLUSTER.to_owned(),
+        };
+        let listed = fleet.call(|channel| async {
+            let mut announcers = AnnouncerServiceClient::new(channel);
+            announcers.list_assignments(request).await
+        });
+        let assignments = listed.ok()?.assignments;
+        assignments.iter().all(|one| !one.probe).then_some(())
+    })?;
     // Whoever is named next does not ask.
     fleet.announcer(owner)?.kill()?;
     prober.wait_answer(ADDRESS, prober.now(), Some(first.mac), SOON)?;
@@ -166,8 +180,15 @@ fn an_address_that_a_stranger_has_is_left_to_it_until_it_is_gone() -> anyhow::Re
     wait_listed(&fleet, ADDRESS.into(), stranger.mac)?;
     let own = fleet.lan.host("n1")?.mac;
     wait_silent(&prober, ADDRESS.into(), own, Duration::from_secs(11))?;
+    // That it is another interface now is no matter of the address.
+    let (before, own) = (own, MacAddr(2, 0, 0, 0, 12, 1));
+    let node = &fleet.lan.host("n1")?.namespace;
+    node.exec(&["ip", "link", "set", "eth0", "address", &own.to_string()])?;
+    wait_silent(&prober, ADDRESS.into(), own, Duration::from_secs(3))?;
     let mut frames = prober.frames().into_iter();
-    let announced = frames.find(|frame| frame.source == own && frame.is_gratuitous());
+    let is_own = |mac| mac == own || mac == before;
+    let is_round = |frame: &arp::Frame| frame.is_gratuitous() && frame.target == ADDRESS;
+    let announced = frames.find(|frame| is_own(frame.source) && is_round(frame));
     assert_eq!(announced.map(|one| one.at), None);
 
     stranger.namespace.exec(&del)?;

@@ -51,11 +51,6 @@ impl Applied {
         self.duty
     }
 
-    /// What.
-    fn addresses(&self) -> impl Iterator<Item = IpAddr> {
-        self.spots.iter().map(|spot| spot.address)
-    }
-
     /// Where.
     pub(super) fn spots(&self) -> &[Spot] {
         &self.spots
@@ -69,18 +64,22 @@ impl Engine {
         if effects.iter().any(|effect| effect.action.hands_over()) {
             self.responder.read_arrived();
         }
-        let first: BTreeSet<GroupId> = effects.iter().filter_map(Effect::first).collect();
-        for Effect { group, action } in effects {
+        let mut lost = BTreeSet::new();
+        let mut effects = effects.into_iter().peekable();
+        while let Some(Effect { group, action }) = effects.next() {
             match action {
                 Action::Send(to, message) => self.talk.step(to, group, message),
-                Action::Duty(Duty::Answer(mut report)) if first.contains(&group) => {
-                    report.probing = self.plan.unannounced(group);
+                Action::Duty(Duty::Answer(mut report)) => {
+                    let why = effects.peek().and_then(|next| next.gained(group));
+                    let told = std::mem::take(&mut report.probing);
+                    report.probing = self.untried.own(&self.plan, group, why, &told);
                     self.set_duty(group, &Duty::Answer(report));
                 }
                 Action::Duty(duty) => self.set_duty(group, &duty),
                 Action::Release(to, claim) => {
                     // From here on nothing is answered any more: only now may the other begin.
-                    let noted = self.silence(group);
+                    let mut noted = self.silence(group);
+                    noted.probing = self.untried.of(&self.plan, group);
                     self.noted.insert(group, noted);
                     self.talk.say(group, Some(to.clone()), Some(claim));
                     self.send_go(to, group, claim);
@@ -88,7 +87,10 @@ impl Engine {
                 Action::RepeatGo(to, claim) => self.send_go(to, group, claim),
                 Action::Claim(claim, why) => self.on_gained(group, claim, &why),
                 Action::Raise(claim) => self.talk.say(group, None, Some(claim)),
-                Action::Unclaim(why) => self.on_lost(group, &why),
+                Action::Unclaim(why) => {
+                    self.on_lost(group, &why);
+                    lost.insert(group);
+                }
                 Action::Gone(claim) => {
                     self.on_lost(group, &Lost::Removed);
                     let me = self.talk.me().node.clone();
@@ -102,8 +104,31 @@ impl Engine {
                 Action::Inform(node) => self.talk.inform(node),
             }
         }
+        for group in lost {
+            self.disown(group);
+        }
         for note in self.talk.take_notes() {
             self.on_note(note);
+        }
+    }
+
+    /// Forgets what is known of the addresses of a group, unless this node owns it, or owns it again:
+    /// whoever takes back what it has just handed over goes on asking.
+    pub(super) fn disown(&mut self, group: GroupId) {
+        if self.shown.contains_key(&group) {
+            return;
+        }
+        for address in self.plan.addresses(group).collect::<Vec<_>>() {
+            self.disown_address(address);
+        }
+    }
+
+    /// Forgets what is known of an address, unless this node owns it in another group or space.
+    pub(super) fn disown_address(&mut self, address: IpAddr) {
+        let groups = self.plan.groups_of(address);
+        let is_owned = groups.iter().any(|group| self.shown.contains_key(group));
+        if !is_owned && !self.fence.owns(address) {
+            self.untried.lose(address);
         }
     }
 
@@ -136,15 +161,21 @@ impl Engine {
     pub(super) fn reapply(&mut self, group: GroupId) {
         if let Some(applied) = self.applied.get_mut(&group) {
             let spots = self.plan.spots(group);
-            let before: BTreeSet<IpAddr> = applied.addresses().collect();
             let duty = applied.leave(&self.responder, &spots);
-            let first = &self.plan.unannounced(group) - &before;
+            let first = match duty {
+                AddressDuty::Answer | AddressDuty::Record | AddressDuty::Probe { .. } => {
+                    let told = BTreeSet::new();
+                    self.untried.own(&self.plan, group, None, &told)
+                }
+                AddressDuty::Hold => BTreeSet::new(),
+            };
             self.bind_addresses(group, duty, &first);
             self.responder.resume(&spots, duty, &first);
         }
         if self.shown.contains_key(&group) {
             self.show(group, true);
             self.tell_interfaces(group, &self.plan.spots(group));
+            self.tell_addresses([group]);
         }
     }
 
@@ -218,29 +249,58 @@ impl Engine {
     /// answered nowhere attracts nothing; where IPv6 is disabled the kernel takes no such address.
     /// Nor is what is not answered yet.
     fn bind_addresses(&mut self, group: GroupId, duty: AddressDuty, first: &BTreeSet<IpAddr>) {
-        self.probed.extend(first);
         if let Some(binder) = &mut self.binder {
             let addresses = match duty {
-                AddressDuty::Answer | AddressDuty::Record => {
-                    &(&self.plan.answerable(group) - first) - &*self.probing.borrow()
-                }
+                AddressDuty::Answer | AddressDuty::Record => &self.plan.answerable(group) - first,
                 AddressDuty::Hold | AddressDuty::Probe { .. } => BTreeSet::new(),
             };
             binder.want(group, addresses);
         }
     }
 
-    /// Binds an address of these groups if it is answered by now.
-    pub(super) fn bind_answered(&mut self, address: IpAddr, groups: &[GroupId]) {
+    /// Addresses that were asked for proved to be free: they are answered from now on.
+    pub(super) fn on_free(&mut self) {
+        let free = self.responder.take_free();
+        let mut groups = BTreeSet::new();
+        for address in &free {
+            groups.extend(self.plan.groups_of(*address));
+        }
+        // First: what is attracted is to be taken in.
+        self.bind_free(&groups, &free, &free);
+        let answered = self.responder.answer_free(&free);
+        for address in &answered {
+            self.untried.answered(*address);
+        }
+        if answered != free {
+            // Another machine has shown itself at the last moment.
+            self.bind_free(&groups, &free, &BTreeSet::new());
+        }
+        for address in &free {
+            groups.extend(self.fence.groups_of(*address));
+        }
+        self.tell_addresses(groups);
+    }
+
+    /// Binds those of these addresses that are answered by now, and also the ones that are `free`.
+    fn bind_free(
+        &mut self,
+        groups: &BTreeSet<GroupId>,
+        addresses: &BTreeSet<IpAddr>,
+        free: &BTreeSet<IpAddr>,
+    ) {
         if self.binder.is_none() {
             return;
         }
         for group in groups {
+            let first = &self.untried.of(&self.plan, *group) - free;
             if let Some(applied) = self.applied.get(group) {
-                self.bind_addresses(*group, applied.duty, &BTreeSet::new());
+                self.bind_addresses(*group, applied.duty, &first);
             }
         }
-        self.bind_fenced_answered(address);
+        for address in addresses {
+            let waits = self.untried.has(*address) && !free.contains(address);
+            self.bind_fenced_address(*address, waits);
+        }
     }
 
     fn silence(&mut self, group: GroupId) -> Notes {

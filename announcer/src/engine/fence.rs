@@ -15,7 +15,9 @@ use crate::fenced::{DRAIN_TIMEOUT, Effect, Handle, Lost, Released, Told};
 use crate::handover::{Duty, Gained, Message};
 use crate::l2::burst::Spot;
 use crate::l2::hold::Notes;
+use crate::l2::reply::AddressDuty;
 use crate::lease::Standing;
+use crate::untried::Untried;
 use assignments::Assignments;
 
 mod assignments;
@@ -62,11 +64,29 @@ impl Fence {
     }
 
     /// Addresses of a group that this node does not answer, or not yet.
-    pub(super) fn unanswered(&self, group: GroupId, probing: &BTreeSet<IpAddr>) -> Vec<IpAddr> {
+    pub(super) fn unanswered(&self, group: GroupId, untried: &Untried) -> Vec<IpAddr> {
         let of_group = self.assigned.of_group(group);
         let silent =
-            of_group.filter(|key| !self.shown.contains_key(*key) || probing.contains(&key.address));
+            of_group.filter(|key| !self.shown.contains_key(*key) || untried.has(key.address));
         silent.map(|key| key.address).collect()
+    }
+
+    /// Those that it answers and ipam-service does not know to be answered.
+    pub(super) fn answered(&self, group: GroupId, untried: &Untried) -> Vec<IpAddr> {
+        let of_group = self.assigned.of_group(group);
+        let new = of_group.filter(|key| self.assigned.get(key).is_some_and(|one| one.probe));
+        let answered = new.filter(|key| {
+            let applied = self.applied.get(*key);
+            let is_somewhere = applied.is_some_and(|applied| !applied.spots().is_empty());
+            is_somewhere && self.shown.contains_key(*key) && untried.is_answered(key.address)
+        });
+        answered.map(|key| key.address).collect()
+    }
+
+    /// Whether this node owns an address, in whichever space.
+    pub(super) fn owns(&self, address: IpAddr) -> bool {
+        let mut keys = self.assigned.of_address(address);
+        keys.any(|key| self.shown.contains_key(key))
     }
 
     /// The groups that have this address.
@@ -152,10 +172,19 @@ impl Engine {
         let spots = self.fenced_spots(key);
         if let Some(applied) = self.fence.applied.get_mut(key) {
             let duty = applied.leave(&self.responder, &spots);
-            self.responder.resume(&spots, duty, &BTreeSet::new());
+            let waits = self.untried.has(key.address);
+            match duty {
+                AddressDuty::Answer | AddressDuty::Record => {
+                    self.bind_fenced(key, !spots.is_empty() && !waits);
+                }
+                AddressDuty::Hold | AddressDuty::Probe { .. } => {}
+            }
+            let first = waits.then_some(key.address).into_iter().collect();
+            self.responder.resume(&spots, duty, &first);
         }
         if let Some(assigned) = self.fence.assigned.get(key) {
             self.tell_interfaces(assigned.group, &spots);
+            self.tell_addresses([assigned.group]);
         }
         if self.fence.shown.contains_key(key) {
             self.show_fenced(key, true);
@@ -177,14 +206,13 @@ impl Engine {
         if effects.iter().any(Effect::hands_over) {
             self.responder.read_arrived();
         }
-        let first: BTreeSet<Key> = effects.iter().filter_map(Effect::first).cloned().collect();
-        for effect in effects {
+        let mut effects = effects.into_iter().peekable();
+        while let Some(effect) = effects.next() {
             match effect {
                 Effect::Duty(key, mut duty, term) => {
-                    if let Duty::Answer(report) = &mut duty
-                        && first.contains(&key)
-                    {
-                        report.probing = self.unannounced(&key);
+                    if let Duty::Answer(report) = &mut duty {
+                        let why = effects.peek().and_then(|next| next.gained(&key));
+                        self.own_fenced(&key, why, &mut report.probing);
                     }
                     self.responder.fence(key.address, Some(term));
                     self.set_fenced_duty(&key, &duty);
@@ -194,7 +222,9 @@ impl Engine {
                 }
                 Effect::Release(key, to, handle) => {
                     // From here on nothing is answered any more: only now may the other begin.
-                    let noted = self.silence_fenced(&key);
+                    let mut noted = self.silence_fenced(&key);
+                    let waits = self.untried.has(key.address);
+                    noted.probing = waits.then_some(key.address).into_iter().collect();
                     self.fence.noted.insert(key.clone(), noted);
                     self.send_fenced_go(&key, to, handle);
                 }
@@ -219,7 +249,6 @@ impl Engine {
             // First: what is attracted is to be taken in. Not yet: what is to be asked for.
             let answers = !spots.is_empty() && !report.probing.contains(&key.address);
             self.bind_fenced(key, answers);
-            self.probed.extend(&report.probing);
         }
         match Applied::begin(duty, spots, &self.responder) {
             Some(applied) => drop(self.fence.applied.insert(key.clone(), applied)),
@@ -227,24 +256,34 @@ impl Engine {
         }
     }
 
-    /// What of a fenced address nobody has answered for yet.
-    fn unannounced(&self, key: &Key) -> BTreeSet<IpAddr> {
-        let assigned = self.fence.assigned.get(key);
-        let assigned = assigned.filter(|assigned| assigned.probe);
-        assigned.map(|it| it.key.address).into_iter().collect()
+    /// Says of an address that came to this node, or is here still, whether it is to be asked for first.
+    /// Who named this node knows whether it was ever answered, unless a former owner knows better.
+    fn own_fenced(&mut self, key: &Key, why: Option<&Gained>, told: &mut BTreeSet<IpAddr>) {
+        let Key { address, .. } = key;
+        match why {
+            Some(Gained::HandedOver(_)) => self.untried.hand(*address, told.contains(address)),
+            Some(Gained::Unowned | Gained::Inherited | Gained::Orphaned) | None => {
+                let assigned = self.fence.assigned.get(key);
+                let is_new = assigned.is_some_and(|assigned| assigned.probe);
+                self.untried.add(*address, is_new);
+            }
+        }
+        *told = self
+            .untried
+            .has(*address)
+            .then_some(*address)
+            .into_iter()
+            .collect();
     }
 
-    /// Binds this address if it is answered by now.
-    pub(super) fn bind_fenced_answered(&mut self, address: IpAddr) {
-        if self.probing.borrow().contains(&address) {
-            return;
-        }
+    /// Binds this address where it is fenced and owned, unless it `waits`.
+    pub(super) fn bind_fenced_address(&mut self, address: IpAddr, waits: bool) {
         let keys = self.fence.assigned.of_address(address);
         let owned = keys.filter(|key| self.fence.shown.contains_key(*key));
         for key in owned.cloned().collect::<Vec<_>>() {
             let answers = self.fence.applied.get(&key);
             let answers = answers.is_some_and(|applied| !applied.spots().is_empty());
-            self.bind_fenced(&key, answers);
+            self.bind_fenced(&key, answers && !waits);
         }
     }
 
@@ -312,6 +351,7 @@ impl Engine {
         );
         let group = assigned.group;
         self.show_fenced(key, false);
+        self.disown_address(key.address);
         Some(group)
     }
 
@@ -320,7 +360,7 @@ impl Engine {
         for group in lost {
             let mut keys = self.fence.assigned.of_group(group);
             match keys.any(|key| self.fence.shown.contains_key(key)) {
-                true => self.tell_unanswered([group]),
+                true => self.tell_addresses([group]),
                 false => self.tell_lost(group),
             }
         }

@@ -8,13 +8,15 @@ use crate::clock;
 use crate::election::GroupId;
 use crate::handover::Gained;
 use crate::l2::burst::Spot;
+use crate::status::Addresses;
 
 impl Engine {
     pub(super) fn tell_gained(&self, group: GroupId, why: &Gained, spots: &[Spot]) {
         let names = self.names_of(spots);
         let at = clock::since_epoch();
-        self.status
-            .send_modify(|standing| standing.gain(group, at, why, (names, self.unanswered(group))));
+        self.status.send_modify(|standing| {
+            standing.gain(group, at, why, (names, self.addresses_of(group)))
+        });
     }
 
     pub(super) fn tell_interfaces(&self, group: GroupId, spots: &[Spot]) {
@@ -23,45 +25,35 @@ impl Engine {
             .send_if_modified(|standing| standing.set_interfaces(group, names));
     }
 
-    /// Addresses of a group that this node does not answer yet, although it owns the group.
-    fn unanswered(&self, group: GroupId) -> Vec<String> {
-        let probing = self.probing.borrow();
-        let addresses = self.plan.addresses(group);
-        let probed = addresses.filter(|address| probing.contains(address));
-        let fenced = self.fence.unanswered(group, &probing);
-        let all: BTreeSet<IpAddr> = probed.chain(fenced).collect();
-        all.iter().map(IpAddr::to_string).collect()
+    /// Which addresses of a group this node does not answer yet, although it owns the group; and which it
+    /// does that ipam-service does not know of.
+    fn addresses_of(&self, group: GroupId) -> Addresses {
+        let mut probing = self.untried.of(&self.plan, group);
+        probing.extend(self.fence.unanswered(group, &self.untried));
+        let new = self.plan.unannounced(group);
+        let mut answered: BTreeSet<IpAddr> = match new.is_empty() {
+            true => BTreeSet::new(),
+            false => &new & &self.plan.answerable(group),
+        };
+        answered.retain(|address| self.untried.is_answered(*address));
+        answered.extend(self.fence.answered(group, &self.untried));
+        let told = |all: BTreeSet<IpAddr>| all.iter().map(IpAddr::to_string).collect();
+        Addresses {
+            probing: told(probing),
+            answered: told(answered),
+        }
     }
 
-    /// Which addresses are not answered yet changed: tells that, and binds what is answered now.
-    pub(super) fn on_probing(&mut self) {
-        // What is expected here and not there was answered already, or by now.
-        let as_expected = self.probed.len() == self.probing.borrow().len();
-        if as_expected && !self.probing.has_changed().unwrap_or_default() {
-            return;
-        }
-        let probing = self.probing.borrow_and_update().clone();
-        let changed = self.probed.symmetric_difference(&probing);
-        let changed: Vec<IpAddr> = changed.copied().collect();
-        self.probed = probing;
-        let mut groups = BTreeSet::new();
-        for address in changed {
-            let planned = self.plan.groups_of(address);
-            self.bind_answered(address, &planned);
-            groups.extend(planned);
-            groups.extend(self.fence.groups_of(address));
-        }
-        self.tell_unanswered(groups);
-    }
-
-    /// Which addresses of these groups are not answered yet changed, perhaps.
-    pub(super) fn tell_unanswered(&self, groups: impl IntoIterator<Item = GroupId>) {
+    /// Which addresses of these groups are answered changed, perhaps.
+    pub(super) fn tell_addresses(&self, groups: impl IntoIterator<Item = GroupId>) {
         let told = groups.into_iter();
-        let told: Vec<_> = told.map(|group| (group, self.unanswered(group))).collect();
+        let told: Vec<_> = told
+            .map(|group| (group, self.addresses_of(group)))
+            .collect();
         self.status.send_if_modified(|standing| {
             let news = told
                 .into_iter()
-                .map(|(group, probing)| standing.set_probing(group, probing));
+                .map(|(group, addresses)| standing.set_addresses(group, addresses));
             news.fold(false, |any, is_news| any | is_news)
         });
     }

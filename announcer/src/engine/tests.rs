@@ -1,4 +1,4 @@
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use pharos_testbed::skip;
 use pnet_base::MacAddr;
@@ -8,6 +8,8 @@ use super::*;
 use crate::book::{Assigned, Key};
 use crate::election::Wanted;
 use crate::l2::responder::Port;
+
+mod probes;
 
 /// An address that these nodes may announce.
 fn assigned(nodes: &[&str]) -> Difference {
@@ -30,15 +32,8 @@ fn assigned(nodes: &[&str]) -> Difference {
     }
 }
 
-#[tokio::test]
-async fn a_mark_is_told_when_nothing_is_answered_any_more_that_was_taken_away() {
-    if !skip::can_use_namespaces() {
-        return;
-    }
-    let metrics = Metrics::register(&mut Registry::default());
-    let (responder, _responder_thread, _conflicts) =
-        crate::l2::responder::start(&metrics).expect("starts");
-    let engine = start(Settings {
+fn settings(metrics: &Metrics, responder: Responder) -> Settings {
+    Settings {
         me: Peer {
             node: "a".into(),
             endpoint: "127.0.0.1:7946".parse().expect("valid"),
@@ -55,21 +50,35 @@ async fn a_mark_is_told_when_nothing_is_answered_any_more_that_was_taken_away() 
             standing: watch::channel(None).0,
             released: watch::channel(BTreeSet::new()).0,
         },
-    });
-    let engine = engine.expect("starts");
-    let mut applied = engine.applied();
-    let tell = async |command| engine.commands().expect("runs").send(command).await;
-    let loopback = Uplink {
+    }
+}
+
+fn loopback(mac: MacAddr, link_local: Option<Ipv6Addr>) -> Uplink {
+    Uplink {
         port: Port {
             index: 1,
             name: "lo".to_owned(),
-            mac: MacAddr::zero(),
-            link_local: None,
+            mac,
+            link_local,
         },
         life: 1,
         turns: 0,
-    };
-    tell(Command::Uplinks(vec![loopback])).await.expect("told");
+    }
+}
+
+#[tokio::test]
+async fn a_mark_is_told_when_nothing_is_answered_any_more_that_was_taken_away() {
+    if !skip::can_use_namespaces() {
+        return;
+    }
+    let metrics = Metrics::register(&mut Registry::default());
+    let (responder, _responder_thread, _conflicts) =
+        crate::l2::responder::start(&metrics).expect("starts");
+    let engine = start(settings(&metrics, responder)).expect("starts");
+    let mut applied = engine.applied();
+    let tell = async |command| engine.commands().expect("runs").send(command).await;
+    let uplinks = vec![loopback(MacAddr::zero(), None)];
+    tell(Command::Uplinks(uplinks)).await.expect("told");
     tell(Command::Ready).await.expect("told");
     for (mark, nodes, owned) in [(1, "a", 1), (2, "b", 0)] {
         let difference = assigned(&[nodes]);

@@ -56,19 +56,14 @@ impl Effect {
         }
     }
 
-    /// The address, if this says that this node owns it as the first.
-    pub fn first(&self) -> Option<&Key> {
-        match self {
-            Self::Gained(key, _, Gained::Unowned) => Some(key),
-            Self::Gained(..)
-            | Self::Duty(..)
-            | Self::Release(..)
-            | Self::RepeatGo(..)
-            | Self::Prepare(..)
-            | Self::Ack(..)
-            | Self::Silence(_)
-            | Self::Lost(..) => None,
+    /// Why this node owns an address from now on, if this says that it does.
+    pub fn gained(&self, address: &Key) -> Option<&Gained> {
+        if let Self::Gained(key, _, why) = self
+            && key == address
+        {
+            return Some(why);
         }
+        None
     }
 }
 

@@ -9,6 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
+use pnet_base::MacAddr;
+
 use super::burst::Spot;
 
 /// How many times is asked (PROBE_NUM).
@@ -20,21 +22,12 @@ const AGAIN: Duration = Duration::from_secs(10);
 /// Most addresses that one call looks at, so that requests are answered in between.
 const BATCH: usize = 32;
 
-/// What is to be done about an address.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Due {
-    /// To ask on each of these interfaces.
-    Ask(Vec<Spot>),
-    /// Nobody has it: these are to be answered.
-    Free(Vec<Spot>),
-}
-
 /// All addresses that are probed.
 #[derive(Debug, Default)]
 pub struct Probes {
     by_address: BTreeMap<IpAddr, Probe>,
-    /// Those that came or went.
-    changed: BTreeSet<IpAddr>,
+    /// Those that proved to be free since that was asked for last.
+    free: BTreeSet<IpAddr>,
 }
 
 #[derive(Debug)]
@@ -47,25 +40,31 @@ struct Probe {
 enum State {
     /// So many have been sent; the next step is due then.
     Asking { sent: u8, due: Instant },
-    /// Another machine has it; to be asked again then.
-    Taken { again: Instant },
+    /// This other machine has it; to be asked again then.
+    Taken { by: MacAddr, again: Instant },
+    /// Nobody has it. It is answered when all is ready for that.
+    Free,
 }
 
 impl Probe {
-    fn due(&self) -> Instant {
+    fn due(&self) -> Option<Instant> {
         match self.state {
-            State::Asking { due, .. } => due,
-            State::Taken { again } => again,
+            State::Asking { due, .. } => Some(due),
+            State::Taken { again, .. } => Some(again),
+            State::Free => None,
         }
     }
 
-    fn spots(&self, address: IpAddr) -> Vec<Spot> {
+    fn spots(&self, address: IpAddr) -> impl Iterator<Item = Spot> {
         let interfaces = self.interfaces.iter();
-        let spots = interfaces.map(|interface| Spot {
+        interfaces.map(move |interface| Spot {
             interface: *interface,
             address,
-        });
-        spots.collect()
+        })
+    }
+
+    fn begin(&mut self, now: Instant) {
+        self.state = State::Asking { sent: 0, due: now };
     }
 }
 
@@ -74,15 +73,16 @@ impl Probes {
     /// for anew, unless it is taken.
     pub fn begin(&mut self, spot: Spot, now: Instant) {
         let asking = State::Asking { sent: 0, due: now };
-        let probe = self.by_address.entry(spot.address).or_insert_with(|| {
-            self.changed.insert(spot.address);
-            Probe {
-                interfaces: BTreeSet::new(),
-                state: asking,
-            }
+        let probe = self.by_address.entry(spot.address);
+        let probe = probe.or_insert_with(|| Probe {
+            interfaces: BTreeSet::new(),
+            state: asking,
         });
-        if probe.interfaces.insert(spot.interface) && matches!(probe.state, State::Asking { .. }) {
-            probe.state = asking;
+        if probe.interfaces.insert(spot.interface) {
+            match probe.state {
+                State::Asking { .. } | State::Free => probe.state = asking,
+                State::Taken { .. } => {}
+            }
         }
     }
 
@@ -94,14 +94,20 @@ impl Probes {
     /// Whether it is likely to be answered in a moment: questions for it may wait.
     pub fn is_near(&self, address: IpAddr) -> bool {
         let probe = self.by_address.get(&address);
-        probe.is_some_and(|probe| matches!(probe.state, State::Asking { .. }))
+        probe.is_some_and(|probe| match probe.state {
+            State::Asking { .. } | State::Free => true,
+            State::Taken { .. } => false,
+        })
     }
 
     /// Another machine has it.
-    pub fn hit(&mut self, address: IpAddr, now: Instant) {
+    pub fn hit(&mut self, address: IpAddr, by: MacAddr, now: Instant) {
         if let Some(probe) = self.by_address.get_mut(&address) {
             match probe.state {
-                State::Asking { .. } => probe.state = State::Taken { again: now + AGAIN },
+                State::Asking { .. } | State::Free => {
+                    let again = now + AGAIN;
+                    probe.state = State::Taken { by, again };
+                }
                 State::Taken { .. } => {}
             }
         }
@@ -113,7 +119,6 @@ impl Probes {
             probe.interfaces.remove(&spot.interface);
             if probe.interfaces.is_empty() {
                 self.by_address.remove(&spot.address);
-                self.changed.insert(spot.address);
             }
         }
     }
@@ -121,60 +126,73 @@ impl Probes {
     /// What may have been answered was not heard: asks for all of them anew that are asked for.
     pub fn begin_anew(&mut self, now: Instant) {
         for probe in self.by_address.values_mut() {
-            if let State::Asking { .. } = probe.state {
-                probe.state = State::Asking { sent: 0, due: now };
+            match probe.state {
+                State::Asking { .. } | State::Free => probe.begin(now),
+                State::Taken { .. } => {}
+            }
+        }
+    }
+
+    /// These machines keep an address from nobody: what one of them had is asked for at once.
+    pub fn pass_over(&mut self, is_member: impl Fn(MacAddr) -> bool, now: Instant) {
+        for probe in self.by_address.values_mut() {
+            match probe.state {
+                State::Taken { by, .. } if is_member(by) => probe.begin(now),
+                State::Taken { .. } | State::Asking { .. } | State::Free => {}
             }
         }
     }
 
     /// When [`Self::due`] is to be called next.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.by_address.values().map(Probe::due).min()
+        self.by_address.values().filter_map(Probe::due).min()
     }
 
-    /// What is due, of some addresses.
-    pub fn due(&mut self, now: Instant) -> Vec<Due> {
-        let due = self.by_address.iter_mut().filter(|(_, it)| it.due() <= now);
-        let mut all = Vec::new();
+    /// Where to ask now, for some addresses.
+    pub fn due(&mut self, now: Instant) -> Vec<Spot> {
+        let is_due = |probe: &Probe| probe.due().is_some_and(|due| due <= now);
+        let due = self.by_address.iter_mut().filter(|(_, it)| is_due(it));
+        let mut spots = Vec::new();
         for (address, probe) in due.take(BATCH) {
             let sent = match probe.state {
                 State::Asking { sent, .. } => sent,
-                State::Taken { .. } => 0,
+                State::Taken { .. } | State::Free => 0,
             };
             if sent == PROBES {
-                all.push(Due::Free(probe.spots(*address)));
+                probe.state = State::Free;
+                self.free.insert(*address);
                 continue;
             }
-            // By the time of sending: after a pause none of them would be apart from the next.
-            let due = now + INTERVAL;
             probe.state = State::Asking {
                 sent: sent + 1,
-                due,
+                // By the time of sending: after a pause none of them would be apart from the next.
+                due: now + INTERVAL,
             };
-            all.push(Due::Ask(probe.spots(*address)));
+            spots.extend(probe.spots(*address));
         }
-        for spot in all.iter().filter_map(Due::free).flatten() {
-            self.by_address.remove(&spot.address);
-            self.changed.insert(spot.address);
-        }
-        all
+        spots
     }
 
-    /// The addresses that came or went since the last call, and whether they are there: not answered yet.
-    pub fn take_changes(&mut self) -> Vec<(IpAddr, bool)> {
-        let changed = std::mem::take(&mut self.changed).into_iter();
-        changed
-            .map(|address| (address, self.has(address)))
-            .collect()
+    /// Whether some address proved to be free since [`Self::take_free`] was called.
+    pub fn has_free(&self) -> bool {
+        !self.free.is_empty()
     }
-}
 
-impl Due {
-    fn free(&self) -> Option<&[Spot]> {
-        match self {
-            Self::Free(spots) => Some(spots),
-            Self::Ask(_) => None,
+    /// The addresses that proved to be free since the last call: each may be answered, by
+    /// [`Self::end`], as soon as all is ready for that.
+    pub fn take_free(&mut self) -> BTreeSet<IpAddr> {
+        std::mem::take(&mut self.free)
+    }
+
+    /// Ends the probe of an address that is free still; gives where it is to be answered.
+    pub fn end(&mut self, address: IpAddr) -> Vec<Spot> {
+        let probe = self.by_address.get(&address);
+        if probe.is_none_or(|probe| probe.state != State::Free) {
+            return Vec::new();
         }
+        let probe = self.by_address.remove(&address);
+        let spots = probe.iter().flat_map(|probe| probe.spots(address));
+        spots.collect()
     }
 }
 
@@ -183,6 +201,7 @@ mod tests {
     use super::*;
 
     const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 100));
+    const STRANGER: MacAddr = MacAddr(2, 0, 0, 0, 0, 7);
 
     fn spot(interface: u32) -> Spot {
         Spot {
@@ -191,18 +210,27 @@ mod tests {
         }
     }
 
-    /// What is done when, in milliseconds, until then; each hit comes right after what is due.
-    fn run(probes: &mut Probes, start: Instant, until: u64, hits: &[u64]) -> Vec<(u64, Due)> {
-        let mut all = Vec::new();
+    /// When is asked, in milliseconds, until then, and when the address is free; each hit comes right
+    /// after what is due.
+    fn run(
+        probes: &mut Probes,
+        start: Instant,
+        until: u64,
+        hits: &[u64],
+    ) -> (Vec<u64>, Option<u64>) {
+        let (mut asked, mut free) = (Vec::new(), None);
         for ms in 0..until {
             let now = start + Duration::from_millis(ms);
             assert!(probes.next_deadline().is_none_or(|due| due >= now));
-            all.extend(probes.due(now).into_iter().map(|due| (ms, due)));
+            asked.extend(probes.due(now).iter().map(|_| ms));
+            if !probes.take_free().is_empty() {
+                free = Some(ms);
+            }
             if hits.contains(&ms) {
-                probes.hit(ADDRESS, now);
+                probes.hit(ADDRESS, STRANGER, now);
             }
         }
-        all
+        (asked, free)
     }
 
     #[expect(
@@ -213,16 +241,7 @@ mod tests {
         let start = Instant::now();
         let mut probes = Probes::default();
         probes.begin(spot(1), start);
-        assert_eq!(probes.take_changes(), [(ADDRESS, true)]);
         (probes, start)
-    }
-
-    fn ask() -> Due {
-        Due::Ask(vec![spot(1)])
-    }
-
-    fn free() -> Due {
-        Due::Free(vec![spot(1)])
     }
 
     #[test]
@@ -230,26 +249,41 @@ mod tests {
         let (mut probes, start) = begun();
         assert!(probes.is_near(ADDRESS));
         let done = run(&mut probes, start, 20_000, &[]);
-        assert_eq!(
-            done,
-            [(0, ask()), (200, ask()), (400, ask()), (600, free())]
-        );
+        assert_eq!(done, (vec![0, 200, 400], Some(600)));
+        assert!(probes.has(ADDRESS), "until it is answered");
+        assert_eq!(probes.end(ADDRESS), [spot(1)]);
         assert!(!probes.has(ADDRESS));
-        assert_eq!(probes.take_changes(), [(ADDRESS, false)]);
     }
 
     #[test]
     fn an_address_that_another_machine_has_is_asked_for_again_every_10_s() {
         let (mut probes, start) = begun();
         let done = run(&mut probes, start, 10_250, &[1, 10_002]);
-        assert_eq!(done, [(0, ask()), (10_001, ask())]);
+        assert_eq!(done, (vec![0, 10_001], None));
         assert!(probes.has(ADDRESS) && !probes.is_near(ADDRESS));
-        assert_eq!(probes.take_changes(), []);
+        assert_eq!(probes.end(ADDRESS), []);
         let rest = run(&mut probes, start + Duration::from_millis(20_002), 601, &[]);
-        assert_eq!(
-            rest,
-            [(0, ask()), (200, ask()), (400, ask()), (600, free())]
-        );
+        assert_eq!(rest, (vec![0, 200, 400], Some(600)));
+    }
+
+    #[test]
+    fn a_machine_that_shows_itself_before_the_first_answer_keeps_the_address() {
+        let (mut probes, start) = begun();
+        let done = run(&mut probes, start, 700, &[650]);
+        assert_eq!(done.1, Some(600));
+        assert_eq!(probes.end(ADDRESS), []);
+        assert!(!probes.is_near(ADDRESS));
+    }
+
+    #[test]
+    fn what_turns_out_to_be_a_members_is_asked_for_at_once() {
+        let (mut probes, start) = begun();
+        run(&mut probes, start, 10, &[1]);
+        let at = start + Duration::from_millis(10);
+        probes.pass_over(|mac| mac != STRANGER, at);
+        assert_eq!(probes.due(at), []);
+        probes.pass_over(|mac| mac == STRANGER, at);
+        assert_eq!(probes.due(at), [spot(1)]);
     }
 
     #[test]
@@ -258,12 +292,11 @@ mod tests {
         run(&mut probes, start, 250, &[]);
         let at = start + Duration::from_millis(250);
         probes.begin(spot(2), at);
-        let both = Due::Ask(vec![spot(1), spot(2)]);
-        assert_eq!(probes.due(at), [both]);
+        assert_eq!(probes.due(at), [spot(1), spot(2)]);
         probes.stop(spot(1));
         assert_eq!(probes.next_deadline(), Some(at + INTERVAL));
         probes.stop(spot(2));
         assert_eq!(probes.next_deadline(), None);
-        assert_eq!(probes.take_changes(), [(ADDRESS, false)]);
+        assert!(!probes.has(ADDRESS));
     }
 }

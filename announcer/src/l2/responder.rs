@@ -17,10 +17,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use pharos_lease::{Moment, Term};
 use prometheus_client::metrics::counter::Counter;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 
 use super::burst::Spot;
-use super::conflict::{self, Conflict, Members, News};
+use super::conflict::{self, Members, News};
 use super::hold::{Notes, Report};
 use super::multicast::Memberships;
 use super::reply::{AddressDuty, Ignored};
@@ -32,6 +32,7 @@ use crate::clock;
 use crate::metrics::Metrics;
 use crate::stamped::Received;
 
+mod news;
 mod state;
 
 use state::State;
@@ -70,7 +71,8 @@ struct Shared {
     ended: tokio::sync::Notify,
     metrics: Metrics,
     conflicts: mpsc::Sender<News>,
-    probing: watch::Sender<BTreeSet<IpAddr>>,
+    /// An address that was asked for proved to be free.
+    free: tokio::sync::Notify,
     ignored_arp: Vec<(Ignored, Counter)>,
     ignored_ndp: Vec<(Ignored, Counter)>,
     /// Apart from the table: the kernel takes its time for them.
@@ -88,7 +90,7 @@ impl Shared {
             ended: tokio::sync::Notify::new(),
             metrics: metrics.clone(),
             conflicts,
-            probing: watch::Sender::default(),
+            free: tokio::sync::Notify::new(),
             ignored_arp: metrics.of_arp_reasons(),
             ignored_ndp: metrics.of_ndp_reasons(),
             memberships: Mutex::new(Memberships::default()),
@@ -189,12 +191,33 @@ impl Responder {
 
     /// The other nodes of the cluster: what they use is not foreign.
     pub fn set_members(&self, members: Members) {
-        self.shared.lock().table.set_members(members);
+        let mut state = self.shared.lock();
+        state.table.set_members(members, clock::now());
+        drop(state);
+        self.shared.wake();
     }
 
-    /// The addresses that are not answered yet, because whether another machine has them is being asked.
-    pub fn probing(&self) -> watch::Receiver<BTreeSet<IpAddr>> {
-        self.shared.probing.subscribe()
+    /// Resolves when addresses that were asked for proved to be free: [`Self::take_free`] gives them.
+    /// Cancel safe.
+    pub async fn found_free(&self) {
+        self.shared.free.notified().await;
+    }
+
+    /// The addresses that proved to be free since the last call.
+    pub fn take_free(&self) -> BTreeSet<IpAddr> {
+        self.shared.lock().table.take_free()
+    }
+
+    /// Answers these for the first time; gives those that no other machine uses by now. See
+    /// [`Table::answer_free`].
+    pub fn answer_free(&self, addresses: &BTreeSet<IpAddr>) -> BTreeSet<IpAddr> {
+        let mut begun = BTreeSet::new();
+        self.change(&[], |table| {
+            let (free, answers) = table.answer_free(addresses, clock::now());
+            begun = free;
+            answers
+        });
+        begun
     }
 
     /// Announces these again, as far as they are answered.
@@ -223,6 +246,11 @@ impl Responder {
         self.shared.lock().table.fences().set(address, term);
     }
 
+    #[cfg(test)]
+    pub fn duty(&self, spot: Spot) -> Option<AddressDuty> {
+        self.shared.lock().table.duty(spot)
+    }
+
     /// Sends what follows from a change to these, under the lock under which it is made; then lets the
     /// thread look at what is to be announced.
     fn change(&self, gained: &[Spot], change: impl FnOnce(&mut Table) -> Vec<Sending>) {
@@ -241,7 +269,6 @@ impl Responder {
     fn unlock(&self, mut state: MutexGuard<'_, State>) {
         let changes = state.table.take_group_changes();
         let news = state.table.take_news();
-        self.shared.tell_probing(&mut state);
         drop(state);
         self.shared.tell(&news);
         if !changes.is_empty() {
@@ -406,56 +433,6 @@ impl Shared {
         }
     }
 
-    /// Tells which addresses are not answered yet. Under the lock: who changed a duty finds it told.
-    fn tell_probing(&self, state: &mut State) {
-        let changes = state.table.take_probing();
-        if changes.is_empty() {
-            return;
-        }
-        // One by one: a thousand new addresses come by a call each.
-        self.probing.send_modify(|probing| {
-            for (address, is_there) in changes {
-                match is_there {
-                    true => probing.insert(address),
-                    false => probing.remove(&address),
-                };
-            }
-        });
-    }
-
-    /// Tells persons, and who reports it.
-    fn tell(&self, news: &[News]) {
-        for one in news {
-            // Nobody fetches them while ipam-service is away; what goes on is told again.
-            let _ = self.conflicts.try_send(one.clone());
-            match one {
-                News::Begun(conflict) => {
-                    self.metrics.set_conflict(conflict, true);
-                    warn_of(conflict);
-                }
-                News::GoesOn(_) => {}
-                News::Moved { from, now } => {
-                    let before = Conflict {
-                        by: from.clone(),
-                        ..now.clone()
-                    };
-                    self.metrics.set_conflict(&before, false);
-                    self.metrics.set_conflict(now, true);
-                    let Conflict {
-                        address, mac, by, ..
-                    } = now;
-                    let (before, interface) = (&from.name, &by.name);
-                    tracing::info!(%address, %mac, %before, %interface, "only another interface sees the other machine now");
-                }
-                News::Over(conflict) => {
-                    self.metrics.set_conflict(conflict, false);
-                    let Conflict { address, mac, .. } = conflict;
-                    tracing::info!(%address, %mac, "the other machine does not use the address any more");
-                }
-            }
-        }
-    }
-
     fn announce(&self) {
         let mut state = self.lock();
         state.tell_time();
@@ -464,31 +441,11 @@ impl Shared {
         }
         state.narrow();
         let news = state.table.take_news();
-        self.tell_probing(&mut state);
+        if state.table.has_free() {
+            self.free.notify_one();
+        }
         drop(state);
         self.tell(&news);
-    }
-}
-
-fn warn_of(conflict: &Conflict) {
-    let Conflict {
-        address, mac, by, ..
-    } = conflict;
-    let (own_mac, interface) = (by.mac, &by.name);
-    match &conflict.member {
-        None => {
-            tracing::warn!(
-                %address, %mac, %own_mac, %interface,
-                "another machine uses an address of this node"
-            );
-        }
-        Some(member) => {
-            tracing::warn!(
-                %address, %mac, %own_mac, %interface, %member,
-                "another node of the cluster answers for an address of this node: set kube-proxy ipvs \
-                 strictARP: true"
-            );
-        }
     }
 }
 

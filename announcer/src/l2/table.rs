@@ -171,7 +171,7 @@ impl Table {
     /// Holds questions for these, or goes on answering them while noting which.
     pub fn set(&mut self, spots: &[Spot], duty: AddressDuty, now: Instant) {
         // What was noted before belongs to an earlier attempt, but for the last moments.
-        self.waiting.take_noted(addresses(spots));
+        self.take_noted(spots);
         for spot in spots {
             let noting = duty == AddressDuty::Record;
             let duty = match self.duty(*spot) {
@@ -240,11 +240,9 @@ impl Table {
                 Some((AddressDuty::Probe { .. }, _)) | None => new.push(*spot),
             }
         }
-        self.waiting.take_noted(addresses(spots));
-        let held = self.waiting.take_held(addresses(spots));
-        let unanswered = report.unanswered(held, holding_since).into_iter();
-        let answers = unanswered.filter_map(|one| self.reply(one.interface, &one.question));
-        let answers = answers.collect();
+        self.take_noted(spots);
+        let held = self.waiting.take_held_at(spots);
+        let answers = self.answer_held(report.unanswered(held, holding_since));
         for spot in new {
             self.bursts.start(spot, now);
         }
@@ -263,8 +261,6 @@ impl Table {
 
     /// Stops answering these, and gives what was noted.
     pub fn silence(&mut self, spots: &[Spot]) -> Notes {
-        let probing = addresses(spots).filter(|address| self.probes.has(*address));
-        let probing = probing.collect();
         for spot in spots {
             self.bursts.stop(*spot);
             self.probes.stop(*spot);
@@ -275,14 +271,13 @@ impl Table {
                 self.conflicts.forget(spot.address);
             }
         }
-        self.waiting.take_held(addresses(spots));
-        let mut notes = self.waiting.take_noted(addresses(spots));
-        notes.probing = probing;
-        notes
+        self.waiting.take_held_at(spots);
+        self.take_noted(spots)
     }
 
     /// The other nodes of the cluster.
-    pub fn set_members(&mut self, members: Members) {
+    pub fn set_members(&mut self, members: Members, now: Instant) {
+        self.probes.pass_over(|mac| members.contains_key(&mac), now);
         self.conflicts.set_members(members);
     }
 
@@ -324,7 +319,7 @@ impl Table {
         due
     }
 
-    fn duty(&self, spot: Spot) -> Option<AddressDuty> {
+    pub(super) fn duty(&self, spot: Spot) -> Option<AddressDuty> {
         self.ports.get(&spot.interface)?.duty(spot.address)
     }
 
@@ -353,6 +348,33 @@ impl Table {
                 self.groups.add(spot);
                 None
             }
+        }
+    }
+
+    /// What was noted for these, but what is still noted elsewhere as well.
+    fn take_noted(&mut self, spots: &[Spot]) -> Notes {
+        let these: BTreeSet<&Spot> = spots.iter().collect();
+        let is_noted = |(interface, address): (u32, IpAddr)| {
+            let spot = Spot { interface, address };
+            !these.contains(&spot) && self.is_noted(spot)
+        };
+        let elsewhere = |address: &IpAddr| {
+            let mut interfaces = self.ports.keys();
+            interfaces.any(|interface| is_noted((*interface, *address)))
+        };
+        let addresses = spots.iter().map(|spot| spot.address);
+        let addresses: Vec<IpAddr> = addresses.filter(|one| !elsewhere(one)).collect();
+        self.waiting.take_noted(addresses.into_iter())
+    }
+
+    /// Whether the next owner is to be told what is answered there.
+    fn is_noted(&self, spot: Spot) -> bool {
+        match self.duty(spot) {
+            Some(AddressDuty::Record | AddressDuty::Probe { noting: true }) => true,
+            Some(
+                AddressDuty::Answer | AddressDuty::Hold | AddressDuty::Probe { noting: false },
+            )
+            | None => false,
         }
     }
 
@@ -388,8 +410,4 @@ impl OpenPort {
     fn duty(&self, address: IpAddr) -> Option<AddressDuty> {
         self.duties.get(&address).map(|entry| entry.duty)
     }
-}
-
-fn addresses(spots: &[Spot]) -> impl Iterator<Item = IpAddr> {
-    spots.iter().map(|spot| spot.address)
 }

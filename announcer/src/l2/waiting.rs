@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Instant;
 
+use super::burst::Spot;
 use super::hold::{ANSWERED_LIMIT, Held, Noted, Notes};
 
 /// Most questions that are held for one address: more than a busy segment asks for within a
@@ -69,6 +70,22 @@ impl Waiting {
                 self.held -= kept.held.len();
                 taken.append(&mut kept.held);
                 self.tidy(address);
+            }
+        }
+        taken.sort_by_key(|one| one.at);
+        taken
+    }
+
+    /// Takes out what is held for these addresses and came in there, oldest first.
+    pub fn take_held_at(&mut self, spots: &[Spot]) -> Vec<Held> {
+        let mut taken = Vec::new();
+        for spot in spots {
+            if let Some(kept) = self.by_address.get_mut(&spot.address) {
+                let is_there = |one: &mut Held| one.interface == spot.interface;
+                let before = taken.len();
+                taken.extend(kept.held.extract_if(.., is_there));
+                self.held -= taken.len() - before;
+                self.tidy(spot.address);
             }
         }
         taken.sort_by_key(|one| one.at);

@@ -21,6 +21,7 @@ mod world;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use pnet_base::MacAddr;
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use steps::Kind;
@@ -100,6 +101,37 @@ fn exactly_one_node_answers_also_while_nodes_have_different_lists() {
     with_seeds(Kind::Disagreeing, |world| {
         world.not_answered_once(world.settled_at())
     });
+}
+
+#[test]
+fn what_a_stranger_has_is_left_to_it_whatever_becomes_of_interfaces() {
+    for seed in 0..20 {
+        let mut world = World::of_size(Kind::Planned, 3, 1, StdRng::seed_from_u64(seed));
+        world.run(QUIET);
+        world.add(Duration::from_secs(30));
+        world.run(Duration::from_secs(1));
+        for round in 0..3 {
+            for index in 0..3 {
+                let mac = MacAddr(
+                    2,
+                    0,
+                    0,
+                    0,
+                    1 + round,
+                    10 + u8::try_from(index).expect("few"),
+                );
+                world.set_mac(index, Some(mac));
+                world.run(Duration::from_millis(700));
+                // Whoever has the address hands it over.
+                world.set_mac(index, None);
+                world.run(Duration::from_millis(700));
+                world.set_mac(index, Some(mac));
+                world.run(Duration::from_millis(700));
+            }
+        }
+        world.run(Duration::from_secs(30));
+        assert_eq!(world.not_left_to_strangers(), [""; 0], "seed {seed}");
+    }
 }
 
 /// An hour, or as many as asked for, in which nothing is streamed and one of three nodes is away.

@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 use crate::book::Assigned;
 use crate::election::{Condition, GroupId, NodeName, Standing};
 use crate::handover::{Action, Duty, Message};
-use crate::l2::arp::{Arp, Operation};
+use crate::l2::arp::Arp;
 use crate::l2::burst::Spot;
 use crate::l2::hold::Notes;
 use crate::l2::reply::AddressDuty;
@@ -21,6 +21,7 @@ use crate::metrics::Metrics;
 use crate::ownership::Effect;
 use crate::plan::Plan;
 use crate::talk::Talk;
+use crate::untried::Untried;
 
 const INTERFACE: u32 = 2;
 const CLIENT: MacAddr = MacAddr(2, 0, 0, 0, 1, 0);
@@ -58,6 +59,7 @@ pub(super) struct Node {
     hold_down_until: Instant,
     applied: BTreeMap<GroupId, (AddressDuty, Vec<Spot>)>,
     noted: BTreeMap<GroupId, Notes>,
+    untried: Untried,
     /// By address.
     lists: BTreeMap<Ipv4Addr, Assigned>,
     /// Numbers of requests that were answered since the last call of [`Self::take_answers`].
@@ -101,12 +103,7 @@ impl Node {
             epoch: start.epoch,
         };
         let last = u8::try_from(start.index).expect("few nodes");
-        let port = Port {
-            index: INTERFACE,
-            name: "eth0".to_owned(),
-            mac: MacAddr(2, 0, 0, 0, 0, last),
-            link_local: None,
-        };
+        let port = port(MacAddr(2, 0, 0, 0, 0, last));
         let mut table = Table::new(Metrics::register(&mut Registry::default()), now);
         table.open(port.clone());
         let mut plan = Plan::new(me.node.clone());
@@ -120,6 +117,7 @@ impl Node {
             hold_down_until: now + start.hold_down,
             applied: BTreeMap::new(),
             noted: BTreeMap::new(),
+            untried: Untried::default(),
             lists: BTreeMap::new(),
             answers: Vec::new(),
             probed: Vec::new(),
@@ -161,10 +159,14 @@ impl Node {
         if self.own.hold_down && self.hold_down_until <= now {
             self.own.hold_down = false;
         }
-        let (answers, others): (Vec<Sending>, Vec<Sending>) =
-            self.table.due_probes(now).into_iter().partition(is_answer);
+        let questions = self.table.due_probes(now);
+        self.probed.extend(questions.iter().filter_map(probed));
+        let free = self.table.take_free();
+        let (begun, answers) = self.table.answer_free(&free, now);
+        for address in begun {
+            self.untried.answered(address);
+        }
         self.answered(&answers);
-        self.probed.extend(others.iter().filter_map(probed));
         self.talk.tick(now);
         self.settle(now);
     }
@@ -220,6 +222,33 @@ impl Node {
             }
             Outcome::Nothing | Outcome::Conflict(_) | Outcome::Ignored(_) => {}
         }
+    }
+
+    /// Its interface has this hardware address now; `None`: it is gone.
+    pub(super) fn set_mac(&mut self, mac: Option<MacAddr>, now: Instant) {
+        self.table.close(INTERFACE);
+        let ports: Vec<Port> = mac.map(port).into_iter().collect();
+        for port in &ports {
+            self.table.open(port.clone());
+        }
+        self.plan.set_ports(ports, BTreeSet::new());
+        let names = self.plan.names_that_speak(Protocol::Arp);
+        self.own.interfaces.clone_from(&names);
+        self.own.interfaces6 = names;
+        let mut all = Vec::new();
+        for (group, (duty, spots)) in &mut self.applied {
+            *spots = self.plan.spots(*group);
+            let first = match duty {
+                AddressDuty::Answer | AddressDuty::Record | AddressDuty::Probe { .. } => {
+                    let told = BTreeSet::new();
+                    self.untried.own(&self.plan, *group, None, &told)
+                }
+                AddressDuty::Hold => BTreeSet::new(),
+            };
+            all.extend(self.table.resume(spots, *duty, &first, now));
+        }
+        self.answered(&all);
+        self.settle(now);
     }
 
     /// A stranger says that it has an address.
@@ -319,20 +348,22 @@ impl Node {
 
     fn perform(&mut self, now: Instant) {
         let effects = self.talk.ownership.take_effects();
-        let first: BTreeSet<GroupId> = effects.iter().filter_map(Effect::first).collect();
-        for effect in effects {
-            let group = effect.group;
-            self.notes
-                .push(format!("{:?} {:?}", group.0, effect.action));
-            match effect.action {
+        let mut effects = effects.into_iter().peekable();
+        let mut lost = BTreeSet::new();
+        while let Some(Effect { group, action }) = effects.next() {
+            self.notes.push(format!("{:?} {action:?}", group.0));
+            match action {
                 Action::Send(to, message) => self.talk.step(to, group, message),
-                Action::Duty(Duty::Answer(mut report)) if first.contains(&group) => {
-                    report.probing = self.plan.unannounced(group);
+                Action::Duty(Duty::Answer(mut report)) => {
+                    let why = effects.peek().and_then(|next| next.gained(group));
+                    let told = std::mem::take(&mut report.probing);
+                    report.probing = self.untried.own(&self.plan, group, why, &told);
                     self.set_duty(group, Duty::Answer(report), now);
                 }
                 Action::Duty(duty) => self.set_duty(group, duty, now),
                 Action::Release(to, claim) => {
-                    let noted = self.silence(group);
+                    let mut noted = self.silence(group);
+                    noted.probing = self.untried.of(&self.plan, group);
                     self.noted.insert(group, noted);
                     self.talk.say(group, Some(to.clone()), Some(claim));
                     self.go(to, group, claim);
@@ -340,10 +371,12 @@ impl Node {
                 Action::RepeatGo(to, claim) => self.go(to, group, claim),
                 Action::Claim(claim, _) | Action::Raise(claim) => {
                     self.talk.say(group, None, Some(claim));
+                    lost.remove(&group);
                 }
                 Action::Unclaim(_) => {
                     self.talk.say(group, None, None);
                     self.noted.remove(&group);
+                    lost.insert(group);
                 }
                 Action::Gone(claim) => {
                     self.noted.remove(&group);
@@ -352,6 +385,11 @@ impl Node {
                 }
                 Action::Announce => {}
                 Action::Inform(node) => self.talk.inform(node),
+            }
+        }
+        for group in lost {
+            for address in self.plan.addresses(group) {
+                self.untried.lose(address);
             }
         }
     }
@@ -404,18 +442,19 @@ impl Node {
     }
 }
 
+fn port(mac: MacAddr) -> Port {
+    Port {
+        index: INTERFACE,
+        name: "eth0".to_owned(),
+        mac,
+        link_local: None,
+    }
+}
+
 /// The address that is asked for before its first answer.
 fn probed(sending: &Sending) -> Option<Ipv4Addr> {
     match sending.packet {
         Packet::Arp(arp) => arp.sender_ip.is_unspecified().then_some(arp.target_ip),
         Packet::Ndp(_) => None,
-    }
-}
-
-/// The others that come with it ask for an address, or announce it.
-fn is_answer(sending: &Sending) -> bool {
-    match sending.packet {
-        Packet::Arp(arp) => arp.operation == Operation::Reply && arp.target_mac == CLIENT,
-        Packet::Ndp(_) => false,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pnet_base::MacAddr;
 use rand::RngExt as _;
 
 use super::node::name;
@@ -155,6 +156,15 @@ impl World {
                 self.cut.clear();
             }
         }
+    }
+
+    /// The interface of a node has this hardware address now; `None`: it is gone.
+    pub(super) fn set_mac(&mut self, index: usize, mac: Option<MacAddr>) {
+        self.note(format!("n{index} has {mac:?}"));
+        if let Some(node) = &mut self.hosts[index].node {
+            node.set_mac(mac, self.now);
+        }
+        self.after(index);
     }
 
     fn may_fall(&self, index: usize) -> bool {

@@ -429,7 +429,7 @@ impl World {
     }
 
     /// Takes out what a node answered and sends.
-    fn after(&mut self, index: usize) {
+    pub(super) fn after(&mut self, index: usize) {
         let now = self.now;
         let host = &mut self.hosts[index];
         let Some(node) = &mut host.node else { return };

@@ -318,18 +318,22 @@ impl Connection {
 }
 
 impl Connection {
-    /// Remembers what was announced. What cannot be stored now is told again on the next stream; until
-    /// then a first owner asks for nothing.
+    /// Remembers what was answered for. What cannot be stored now is told again on the next stream; until
+    /// then a first owner asks before it answers.
     async fn note_announced(&mut self, told: &v1::announcer_report::Status) {
         let cluster = self.place.node().cluster.clone();
         let owned = told.owned.iter();
-        let owned = owned.map(|one| (one.group, probed(&one.probing)));
+        let owned = owned.filter(|one| !one.answered.is_empty());
+        let owned = owned.map(|one| (one.group, answered(&one.answered)));
         let owned: Vec<_> = owned.collect();
+        if owned.is_empty() {
+            return;
+        }
         let news = self.api.engine.read({
             let cluster = cluster.clone();
             move |state| {
-                let news = owned.into_iter().map(|(group, probed)| Fact::Announced {
-                    addresses: &unannounced(state, &cluster, group) - &probed,
+                let news = owned.into_iter().map(|(group, answered)| Fact::Announced {
+                    addresses: &unannounced(state, &cluster, group) & &answered,
                     group,
                 });
                 news.filter(|fact| !matches!(fact, Fact::Announced { addresses, .. } if addresses.is_empty()))
@@ -387,7 +391,7 @@ impl Connection {
     }
 }
 
-fn probed(addresses: &[String]) -> BTreeSet<Address> {
+fn answered(addresses: &[String]) -> BTreeSet<Address> {
     let parsed = addresses
         .iter()
         .map(|it| pharos_proto::net::parse_address(it));

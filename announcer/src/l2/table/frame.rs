@@ -28,7 +28,16 @@ impl Table {
             return Outcome::Nothing;
         };
         if !self.freshness.allows(at, now) {
-            return Outcome::Ignored(Ignored::Stale);
+            return match self.decide(open, protocol, frame) {
+                // Too late to be answered, and as true as before.
+                Decision::Conflict(address, other) if self.probes.has(address) => {
+                    self.on_conflict(Spot { interface, address }, other, now)
+                }
+                Decision::Conflict(..)
+                | Decision::Answer(..)
+                | Decision::Hold(_)
+                | Decision::Ignore(_) => Outcome::Ignored(Ignored::Stale),
+            };
         }
         match self.decide(open, protocol, frame) {
             Decision::Answer(question, note) => {
@@ -96,6 +105,28 @@ impl Table {
             Some(check) => Outcome::SendAndCheck(reply, check),
             None => Outcome::Send(reply),
         }
+    }
+
+    /// Answers to questions that waited. Like others, they are told to whoever is next.
+    pub(super) fn answer_held(&mut self, held: Vec<Held>) -> Vec<Sending> {
+        let mut answers = Vec::new();
+        for Held {
+            at,
+            interface,
+            question,
+        } in held
+        {
+            let Some(reply) = self.reply(interface, &question) else {
+                continue;
+            };
+            answers.push(reply);
+            self.recent.push(Noted { at, question });
+            let address = question.target;
+            if self.is_noted(Spot { interface, address }) {
+                self.waiting.note(Noted { at, question });
+            }
+        }
+        answers
     }
 
     /// For an address that is not answered here yet.

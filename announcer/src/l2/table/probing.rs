@@ -6,20 +6,24 @@ use std::time::Instant;
 
 use pnet_base::MacAddr;
 
-use super::{Outcome, Packet, Sending, Table, addresses};
+use super::{Outcome, Packet, Sending, Table};
 use crate::l2::arp::Arp;
 use crate::l2::burst::Spot;
 use crate::l2::conflict::Seer;
 use crate::l2::hold::Held;
 use crate::l2::ndp::Ndp;
-use crate::l2::probe::Due;
 use crate::l2::reply::{AddressDuty, Ignored};
 
 impl Table {
-    /// The addresses of which it changed since the last call that they are not answered yet, and whether
-    /// that is so now.
-    pub fn take_probing(&mut self) -> Vec<(IpAddr, bool)> {
-        self.probes.take_changes()
+    /// Whether [`Self::take_free`] has something.
+    pub fn has_free(&self) -> bool {
+        self.probes.has_free()
+    }
+
+    /// The addresses that proved to be free since the last call. Each is answered from
+    /// [`Self::answer_free`] on.
+    pub fn take_free(&mut self) -> BTreeSet<IpAddr> {
+        self.probes.take_free()
     }
 
     /// Asks for those of these that are in `first`, or that are asked for on another interface. Gives
@@ -52,18 +56,29 @@ impl Table {
         self.probes.next_deadline()
     }
 
-    /// The questions that are due, and what is sent for addresses that proved to be free.
+    /// The questions that are due.
     pub fn due_probes(&mut self, now: Instant) -> Vec<Sending> {
-        let mut sendings = Vec::new();
-        for due in self.probes.due(now) {
-            match due {
-                Due::Ask(spots) => {
-                    sendings.extend(spots.iter().filter_map(|spot| self.question(*spot)));
-                }
-                Due::Free(spots) => sendings.extend(self.answer_first(&spots, now)),
+        let spots = self.probes.due(now).into_iter();
+        spots.filter_map(|spot| self.question(spot)).collect()
+    }
+
+    /// Answers these for the first time, as far as nobody has shown itself since they proved to be
+    /// free. Gives those, and what was asked for them meanwhile is answered.
+    pub fn answer_free(
+        &mut self,
+        addresses: &BTreeSet<IpAddr>,
+        now: Instant,
+    ) -> (BTreeSet<IpAddr>, Vec<Sending>) {
+        let mut begun = BTreeSet::new();
+        let mut answers = Vec::new();
+        for address in addresses {
+            let spots = self.probes.end(*address);
+            if !spots.is_empty() {
+                begun.insert(*address);
+                answers.extend(self.answer_first(&spots, now));
             }
         }
-        sendings
+        (begun, answers)
     }
 
     fn question(&self, spot: Spot) -> Option<Sending> {
@@ -88,9 +103,8 @@ impl Table {
             self.assign(*spot, duty, now);
             self.bursts.start(*spot, now);
         }
-        let held = self.waiting.take_held(addresses(spots)).into_iter();
-        held.filter_map(|one| self.reply(one.interface, &one.question))
-            .collect()
+        let held = self.waiting.take_held_at(spots);
+        self.answer_held(held)
     }
 
     /// A question for an address that may come to be answered in a moment.
@@ -113,7 +127,7 @@ impl Table {
         now: Instant,
     ) -> Outcome {
         if self.conflicts.seen_while_probing(address, mac, by, now) {
-            self.probes.hit(address, now);
+            self.probes.hit(address, mac, now);
             self.waiting.take_held(std::iter::once(address));
         }
         Outcome::Conflict(Vec::new())

@@ -14,6 +14,7 @@ use super::super::question::Question;
 use super::*;
 use crate::clock::now as start;
 
+mod interfaces;
 mod pauses;
 mod probing;
 
@@ -355,7 +356,8 @@ fn a_stranger_is_told_of_and_the_address_defended_but_not_at_once_after_the_take
         member: None,
     };
     assert_eq!(table.take_news(), [News::Begun(conflict.clone())]);
-    table.set_members([(STRANGER, "b".into())].into());
+    let members = [(STRANGER, "b".into())].into();
+    table.set_members(members, at);
     table.silence(&[SPOT]);
     assert_eq!(table.take_news(), [News::Over(conflict)]);
 }

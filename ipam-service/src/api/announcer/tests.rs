@@ -225,6 +225,52 @@ async fn applied_positions_are_known_while_a_stream_is_open() {
 }
 
 #[tokio::test]
+async fn only_what_a_node_says_to_answer_for_was_announced() {
+    let server = TestServer::start()
+        .await
+        .with_pool()
+        .await
+        .with_advertisement()
+        .await;
+    let address = server.allocate(owner("web"), Backends::Unmanaged).await;
+    let mut follower = Follower::new("a");
+    follower.connect(&server).await;
+    follower.converge(&server).await;
+    let probed = async || {
+        let listed = server.assignments("east").await.assignments;
+        listed.iter().map(|one| one.probe).collect::<Vec<bool>>()
+    };
+    assert_eq!(probed().await, [true]);
+    let group = server.assignments("east").await.assignments[0].group;
+    let owns = |answered: &[&str]| {
+        report(Report::Status(v1::announcer_report::Status {
+            owned: vec![v1::Ownership {
+                group,
+                answered: answered.iter().map(ToString::to_string).collect(),
+                ..v1::Ownership::default()
+            }],
+            ..v1::announcer_report::Status::default()
+        }))
+    };
+    let (reports, _) = follower.stream.as_ref().expect("connected");
+    // It has no interface for it, or does not know yet that it is in the group.
+    for told in [owns(&[]), report(Report::AppliedPosition(3))] {
+        reports.send(told).await.expect("the stream is open");
+    }
+    until("both are read", || async {
+        let mut connections = server.connections.list().into_iter();
+        connections.any(|one| one.position == Some(3))
+    })
+    .await;
+    assert_eq!(probed().await, [true]);
+    let told = reports.send(owns(&[&address])).await;
+    told.expect("the stream is open");
+    until("it is remembered", async || probed().await == [false]).await;
+    drop(follower);
+    server.stopped().await;
+}
+
+#[tokio::test]
 async fn streams_end_as_unavailable_when_the_server_stops() {
     let server = TestServer::start().await;
     let mut follower = Follower::new("a");

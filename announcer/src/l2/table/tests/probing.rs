@@ -13,8 +13,16 @@ fn sent(table: &mut Table, start: Instant, from: u64, until: u64) -> Vec<(u64, P
     for at in from..until {
         let due = table.due(start + ms(at), || 0.5).into_iter();
         all.extend(due.map(|sending| (at, sending.packet)));
+        let answers = answer_free(table, start + ms(at)).into_iter();
+        all.extend(answers.map(|sending| (at, sending.packet)));
     }
     all
+}
+
+/// All is ready for the answers to what proved to be free.
+fn answer_free(table: &mut Table, now: Instant) -> Vec<Sending> {
+    let free = table.take_free();
+    table.answer_free(&free, now).1
 }
 
 fn probe() -> Packet {
@@ -29,7 +37,6 @@ fn a_new_address_is_asked_for_three_times_and_then_answered_and_announced() {
             .answer(&[SPOT], &first(SPOT.address), start)
             .is_empty()
     );
-    assert_eq!(table.take_probing(), [(SPOT.address, true)]);
     assert!(matches!(ask(&mut table, 1, start), Outcome::Nothing));
     let all = sent(&mut table, start, 0, 601);
     let probes = [(0, probe()), (200, probe()), (400, probe())];
@@ -45,8 +52,35 @@ fn a_new_address_is_asked_for_three_times_and_then_answered_and_announced() {
             .iter()
             .any(|(_, packet)| *packet == announced)
     );
-    assert_eq!(table.take_probing(), [(SPOT.address, false)]);
     assert!(is_answered(&ask(&mut table, 2, start + ms(610))));
+}
+
+#[test]
+fn a_new_address_is_answered_only_when_all_is_ready_for_it() {
+    let (mut table, start) = table();
+    table.answer(&[SPOT], &first(SPOT.address), start);
+    for at in [0, 200, 400] {
+        assert_eq!(table.due(start + ms(at), || 0.5).len(), 1, "{at}");
+    }
+    assert!(!is_answered(&ask(&mut table, 1, start + ms(599))));
+    let at = start + ms(600);
+    assert!(table.due(at, || 0.5).is_empty(), "it may not be bound yet");
+    assert!(!is_answered(&ask(&mut table, 2, at)));
+    let answers = answer_free(&mut table, at + ms(5));
+    assert_eq!(answered(&answers), [client(1), client(2)]);
+}
+
+#[test]
+fn what_a_member_seemed_to_have_is_asked_for_when_it_turns_out_to_be_one() {
+    let (mut table, start) = table();
+    table.answer(&[SPOT], &first(SPOT.address), start);
+    let answer = Arp::answer((NODE, Ipv4Addr::UNSPECIFIED), ADDRESS, STRANGER);
+    table.on_frame(ARP, &answer.emit(), start, start);
+    assert!(sent(&mut table, start, 1, 1_000).len() <= 1, "a check");
+    let at = start + ms(1_000);
+    table.set_members([(STRANGER, "n2".into())].into(), at);
+    sent(&mut table, start, 1_000, 1_601);
+    assert!(is_answered(&ask(&mut table, 1, start + ms(1_601))));
 }
 
 #[test]
@@ -92,7 +126,7 @@ fn whoever_shows_that_it_has_a_new_address_keeps_it_until_it_is_gone() {
 #[test]
 fn the_kernel_of_another_node_keeps_a_new_address_from_nobody() {
     let (mut table, start) = table();
-    table.set_members([(STRANGER, "n2".into())].into());
+    table.set_members([(STRANGER, "n2".into())].into(), start);
     table.answer(&[SPOT], &first(SPOT.address), start);
     let answer = Arp::answer((NODE, Ipv4Addr::UNSPECIFIED), ADDRESS, STRANGER);
     table.on_frame(ARP, &answer.emit(), start, start);
@@ -132,20 +166,18 @@ fn a_new_ipv6_address_is_asked_for_from_nowhere_and_left_to_who_has_it() {
 }
 
 #[test]
-fn an_heir_goes_on_asking_and_what_is_answered_is_not_asked_for_again() {
+fn what_is_answered_is_not_asked_for_again_and_what_fell_silent_is_not_asked_for() {
     let (mut table, start) = table();
     table.answer(&[SPOT], &first(SPOT.address), start);
     table.set(&[SPOT], AddressDuty::Record, start + ms(100));
     assert!(!is_answered(&ask(&mut table, 1, start + ms(100))));
-    let notes = table.silence(&[SPOT]);
-    assert_eq!(notes.report().probing, [SPOT.address].into());
+    table.silence(&[SPOT]);
     assert_eq!(table.next_probe(), None);
     // Nobody gives it back unasked.
     table.answer(&[SPOT], &Report::default(), start + ms(200));
     assert!(is_answered(&ask(&mut table, 1, start + ms(200))));
     table.answer(&[SPOT], &first(SPOT.address), start + ms(300));
     assert!(is_answered(&ask(&mut table, 1, start + ms(300))));
-    assert!(table.silence(&[SPOT]).report().probing.is_empty());
 }
 
 #[test]
@@ -153,7 +185,35 @@ fn who_hands_over_while_asking_notes_what_it_answers_then() {
     let (mut table, start) = table();
     table.answer(&[SPOT], &first(SPOT.address), start);
     table.set(&[SPOT], AddressDuty::Record, start + ms(500));
+    ask(&mut table, 1, start + ms(550));
     sent(&mut table, start, 0, 601);
-    assert!(is_answered(&ask(&mut table, 1, start + ms(601))));
+    assert!(is_answered(&ask(&mut table, 2, start + ms(601))));
+    assert_eq!(table.silence(&[SPOT]).report().answered.len(), 2);
+}
+
+#[test]
+fn who_took_over_a_moment_ago_reports_what_it_answered_then() {
+    let (mut table, start) = table();
+    table.set(&[SPOT], AddressDuty::Hold, start);
+    ask(&mut table, 1, start + ms(10));
+    let answers = table.answer(&[SPOT], &Report::default(), start + ms(12));
+    assert_eq!(answers.len(), 1);
+    table.set(&[SPOT], AddressDuty::Record, start + ms(14));
     assert_eq!(table.silence(&[SPOT]).report().answered.len(), 1);
+}
+
+#[test]
+fn a_machine_that_showed_itself_while_nothing_was_read_keeps_the_address() {
+    let (mut table, start) = table();
+    table.answer(&[SPOT], &first(SPOT.address), start);
+    for at in [0, 200, 400] {
+        assert_eq!(table.due_probes(start + ms(at)).len(), 1, "{at}");
+    }
+    let (at, now) = (start + ms(500), start + ms(5_000));
+    let shown = Arp::gratuitous_request(ADDRESS, STRANGER).emit();
+    table.on_frame(ARP, &shown, at, now);
+    let rest = table.due(now, || 0.5).into_iter();
+    let rest: Vec<Packet> = rest.map(|sending| sending.packet).collect();
+    assert!(rest.iter().all(|packet| *packet == probe()), "{rest:?}");
+    assert!(!is_answered(&ask(&mut table, 1, now + ms(100))));
 }
