@@ -12,6 +12,7 @@ use super::super::{
     BackupError, Batch, ChangeFilter, From, Location, Logged, Missing, OpenError, Origin, Reader,
     Restore, RestoreError, Store, backup, check, restore,
 };
+use crate::state::change::Change;
 use crate::state::command::Command;
 use crate::state::model::{Allocation, Revision, Timestamp};
 use crate::state::names::Name;
@@ -54,6 +55,20 @@ impl Book {
             });
         }
         batch
+    }
+
+    /// Commits facts that no command asks for.
+    pub(super) async fn commit_facts(&mut self, changes: Vec<Change>) {
+        let mut batch = Batch::default();
+        for change in changes {
+            self.state.apply(&change);
+            batch.changes.push(Logged {
+                revision: None,
+                change,
+                origin: Arc::new(Origin::default()),
+            });
+        }
+        self.store.writer.commit(&batch).await.expect("committed");
     }
 
     /// Until nobody has the files open any more: connections of readers end on threads of their own.

@@ -10,8 +10,11 @@ use super::super::{
 };
 use super::backups::{AHEAD, some_book};
 use crate::state::State;
-use crate::state::model::Timestamp;
-use crate::testing::{Folder, allocate};
+use crate::state::announce::Announcements;
+use crate::state::command::{Command, Fact};
+use crate::state::model::{Announcer, NodeKey, OwnerKey, Timestamp};
+use crate::state::names::Name;
+use crate::testing::{Folder, advertisement, allocate};
 
 async fn import(from: &Path, to: &Location) -> Result<Restored, RestoreError> {
     let task = Restore {
@@ -109,6 +112,67 @@ async fn what_is_imported_is_row_by_row_what_was_exported_with_and_without_histo
             .await
             .expect("it can be written");
     }
+    book.close().await;
+}
+
+/// Otherwise the first owner behind an import would ask for an address that its clients are using.
+#[tokio::test]
+async fn what_was_announced_once_is_not_asked_for_again_behind_an_import() {
+    let folder = Folder::new();
+    let mut book = some_book(&folder).await;
+    let east = Name::parse("east").expect("a name");
+    let all = advertisement("east/all");
+    book.commit(&Command::ApplyAdvertisement(Box::new(all)))
+        .await;
+    let announcer = Fact::Announcer {
+        key: NodeKey {
+            cluster: east.clone(),
+            node: Name::parse("n1").expect("a name"),
+        },
+        announcer: Announcer {
+            labels: BTreeMap::new(),
+            member_endpoint: String::new(),
+            features: BTreeSet::new(),
+        },
+    };
+    let facts = |facts| Command::Facts {
+        cluster: east.clone(),
+        facts,
+    };
+    book.commit(&facts(vec![announcer])).await;
+    let (_, lists) = Announcements::rebuild(&book.state);
+    book.commit_facts(lists).await;
+    let a = OwnerKey {
+        cluster: east.clone(),
+        namespace: Some(Name::parse("ns").expect("a name")),
+        name: Name::parse("a").expect("a name"),
+    };
+    let a = book.state.allocation(&a).expect("held").clone();
+    let announced = Fact::Announced {
+        group: a.id,
+        addresses: a.addresses.iter().copied().collect(),
+    };
+    book.commit(&facts(vec![announced])).await;
+
+    let probed = |state: &State| {
+        let (announcements, _) = Announcements::rebuild(state);
+        let east = announcements.cluster("east").expect("known");
+        let assigned = east.assignments();
+        assigned
+            .map(|one| (one.group == a.id, one.probe))
+            .collect::<BTreeSet<_>>()
+    };
+    let expected = BTreeSet::from([(true, false), (false, true)]);
+    assert_eq!(probed(&book.state), expected);
+    let file = folder.file().with_file_name("announced.jsonl");
+    let exported = export(&folder.location(), Some(&file), beside(false)).await;
+    exported.expect("exported");
+    let other = Folder::new();
+    import(&file, &other.location()).await.expect("imported");
+    let mut store = other.open().await;
+    let loaded = store.writer.load().await.expect("readable");
+    let state = State::restore(loaded.revision, loaded.rows);
+    assert_eq!(probed(&state), expected);
     book.close().await;
 }
 
