@@ -252,6 +252,7 @@ impl Announcements {
             Owners::Named { touched, moves } => (Fencing::Named { moves }, touched),
         };
         for cluster in &touched {
+            self.note_let_go(state, cluster, &mut dirt);
             let Some(assignments) = self.clusters.get(cluster) else {
                 // Nothing is announced there: what was, may have ended.
                 refresh
@@ -341,6 +342,17 @@ impl Announcements {
             | Change::Unavailable(_)
             | Change::Tenure(_) => {}
             Change::Placement(edit) => self.note_placement(edit, dirt),
+        }
+    }
+
+    /// What a node of a cluster has stopped answering for may be waited for in another.
+    fn note_let_go(&self, state: &State, cluster: &Name, dirt: &mut BTreeMap<Name, Dirt>) {
+        for key in fence::let_go(state, cluster) {
+            for (other, assignments) in &self.clusters {
+                if other != cluster && assignments.waits_for_owner(&key) {
+                    dirt_of(dirt, other).addresses.insert(key.clone());
+                }
+            }
         }
     }
 

@@ -617,9 +617,9 @@ pub struct Tenure {
 /// An address of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TenureKey {
-    pub cluster: Name,
     pub space: Name,
     pub address: Address,
+    pub cluster: Name,
 }
 
 /// The sticky choice of nodes for an election group. Stored like a fact: it rests on what was

@@ -201,7 +201,21 @@ impl State {
         self.tenures.get(key)
     }
 
-    /// By cluster, address space and address.
+    /// Those of the same address in other clusters.
+    pub fn tenures_elsewhere<'a>(
+        &'a self,
+        key: &'a TenureKey,
+    ) -> impl Iterator<Item = &'a Arc<Tenure>> {
+        let is_of_address = |it: &TenureKey| it.space == key.space && it.address == key.address;
+        let before = self.tenures.range(..key).rev();
+        let behind = (Bound::Excluded(key), Bound::Unbounded);
+        let before = before.take_while(move |(it, _)| is_of_address(it));
+        let behind = self.tenures.range(behind);
+        let behind = behind.take_while(move |(it, _)| is_of_address(it));
+        before.chain(behind).map(|(_, tenure)| tenure)
+    }
+
+    /// By address space, address and cluster.
     pub fn tenures(&self) -> impl Iterator<Item = &Arc<Tenure>> {
         self.tenures.values()
     }

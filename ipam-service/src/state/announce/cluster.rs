@@ -40,6 +40,12 @@ impl ClusterAssignments {
         fenced.map(|assignment| &assignment.key)
     }
 
+    /// Whether nobody is named for a fenced address.
+    pub(super) fn waits_for_owner(&self, key: &AssignmentKey) -> bool {
+        let fenced = self.assignments.get(key).and_then(|it| it.fenced.as_ref());
+        fenced.is_some_and(|fenced| fenced.owner.is_none())
+    }
+
     /// The sets that the assignments refer to, by id.
     pub fn node_sets(&self) -> impl Iterator<Item = &Arc<NodeSet>> {
         self.node_sets.values().map(|(set, _)| set)

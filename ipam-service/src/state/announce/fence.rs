@@ -72,6 +72,8 @@ pub(super) fn decide(
             };
             (fenced, None)
         }
+        // It was another cluster's, and whoever was named there has not been heard to stop.
+        Next::Name(_) if is_owned_elsewhere(state, &key) => (stored(state, &key), None),
         Next::Name(owner) => {
             let after = Arc::new(Tenure {
                 key,
@@ -86,6 +88,25 @@ pub(super) fn decide(
             (fenced, Some(Change::Tenure(edit)))
         }
     }
+}
+
+/// Whether the owner of the address in another cluster may answer for it.
+fn is_owned_elsewhere(state: &State, key: &TenureKey) -> bool {
+    let mut others = state.tenures_elsewhere(key);
+    others.any(|tenure| state.leases().term_of(tenure) == OwnersTerm::Running)
+}
+
+/// Addresses whose owner in a cluster has stopped: they may be waited for in others.
+pub(super) fn let_go<'a>(
+    state: &'a State,
+    cluster: &'a Name,
+) -> impl Iterator<Item = AssignmentKey> + 'a {
+    let tenures = state.tenures().filter(|it| it.key.cluster == *cluster);
+    let over = tenures.filter(|it| state.leases().term_of(it) != OwnersTerm::Running);
+    over.map(|tenure| AssignmentKey {
+        space: tenure.key.space.clone(),
+        address: tenure.key.address,
+    })
 }
 
 /// The end of tenures of a cluster whose address is not fenced any more, and whose term is over.

@@ -1,5 +1,7 @@
 //! Fenced addresses: who is named, and when.
 
+mod moved;
+
 use pharos_lease::{Owner, Term};
 
 use super::explained::verdict;
