@@ -129,8 +129,10 @@ impl AnnouncementService for Announcements {
             .map(|one| one.nodes.as_slice())
             .unwrap_or_default();
         let mut statuses = self.0.feeds.status.statuses(&cluster);
+        let cut = self.0.feeds.status.cut(&cluster);
         let nodes = explained.nodes.iter().map(|node| v1::ExplainedNode {
             status: statuses.remove(&node.node),
+            told_in_part: cut.contains(&node.node),
             ..explained_node(node, listed)
         });
         let mut described = self
@@ -248,6 +250,7 @@ fn explained_node(node: &ExplainedNode, listed: &[Name]) -> v1::ExplainedNode {
         weight: node.weight,
         wanted_interfaces: node.interfaces.clone(),
         status: None,
+        told_in_part: false,
     }
 }
 

@@ -16,7 +16,7 @@ use pharos_proto::v1;
 use pharos_proto::v1::announcer_report::{Conflict, Status};
 use tokio::time::Instant;
 
-use self::owned::Owned;
+use self::owned::{MAX_NAMES_BYTES, MAX_OWNED, Owned};
 pub use self::view::{Presence, View};
 use super::touched::{Touched, Touches};
 use crate::state::announce::AssignmentKey;
@@ -83,6 +83,14 @@ struct OfNode {
     owned: Owned,
     /// By address and hardware address.
     conflicts: BTreeMap<(AssignmentKey, String), Seen>,
+}
+
+/// What is known of all that a node answers for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Knowledge {
+    has_told: bool,
+    /// It told more than is kept.
+    is_cut: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -182,11 +190,22 @@ impl StatusFeed {
         let Some(of_cluster) = told.clusters.get_mut(&node.cluster) else {
             return;
         };
-        let had_told = of_cluster.has_told(&node.node);
+        let before = of_cluster.knowledge(&node.node);
         let touched = of_cluster.tell(&node.node, stream, status);
         self.touch_groups(node, touched.iter().copied());
-        if had_told != of_cluster.has_told(&node.node) {
+        let after = of_cluster.knowledge(&node.node);
+        if before != after {
             self.shared.touches.touch(&node.cluster, [Matter::Nodes]);
+        }
+        if after.is_cut && !before.is_cut {
+            tracing::error!(
+                cluster = %node.cluster,
+                node = %node.node,
+                most_groups = MAX_OWNED,
+                most_bytes_of_names = MAX_NAMES_BYTES,
+                "a node tells of more groups than are kept: who answers for the others is shown as unknown; \
+                 what it announces is not concerned"
+            );
         }
     }
 
@@ -228,6 +247,21 @@ impl StatusFeed {
         let mut told = self.lock();
         self.forget_of(&mut told, now);
         View::new(told, cluster, now)
+    }
+
+    /// Nodes of a cluster that told more than is kept.
+    pub fn cut(&self, cluster: &Name) -> BTreeSet<Name> {
+        let told = self.lock();
+        let nodes = told.of_cluster(cluster);
+        let cut = nodes.filter(|(_, it)| it.owned.is_cut());
+        cut.map(|(node, _)| node.clone()).collect()
+    }
+
+    /// How many nodes told more than is kept, of all clusters.
+    pub fn cut_count(&self) -> usize {
+        let told = self.lock();
+        let nodes = told.clusters.values().flat_map(|it| it.nodes.values());
+        nodes.filter(|it| it.owned.is_cut()).count()
     }
 
     /// What the nodes that have a stream say of themselves.
@@ -333,8 +367,12 @@ impl Seen {
 }
 
 impl OfCluster {
-    fn has_told(&self, node: &Name) -> bool {
-        self.nodes.get(node).is_some_and(|of_node| of_node.told)
+    fn knowledge(&self, node: &Name) -> Knowledge {
+        let of_node = self.nodes.get(node);
+        of_node.map_or_else(Knowledge::default, |of_node| Knowledge {
+            has_told: of_node.told,
+            is_cut: of_node.owned.is_cut(),
+        })
     }
 
     /// Says which groups it is about.

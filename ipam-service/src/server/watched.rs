@@ -33,6 +33,14 @@ impl Collector for Watched {
             let gauge = ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
             gauge.encode(watchers.encode_family(&[("kind", kind)])?)?;
         }
+        let cut = encoder.encode_descriptor(
+            "pharos_ipam_announcers_told_in_part",
+            "Announcers that told of more groups than are kept",
+            None,
+            MetricType::Gauge,
+        )?;
+        let count = i64::try_from(feeds.status.cut_count()).unwrap_or(i64::MAX);
+        ConstGauge::new(count).encode(cut)?;
         let refused = encoder.encode_descriptor(
             "pharos_ipam_announcer_reports_refused",
             "Reports of announcers that could not be read or had a text that is too long; the stream ended",

@@ -7,22 +7,30 @@ use pharos_proto::v1;
 use crate::state::model::AllocationId;
 
 /// Most groups of one node. More than any holds; a node that says more is not believed.
-const MAX_OWNED: usize = 1_000_000;
+pub(super) const MAX_OWNED: usize = 1_000_000;
 
 /// Most bytes of the names of nodes and interfaces that one node tells with its groups: some names for each of
 /// [`MAX_OWNED`].
 pub(super) const MAX_NAMES_BYTES: usize = 128 * 1024 * 1024;
 
-/// The groups of one node. What is beyond the limits is not kept, and so not shown.
+/// The groups of one node. What is beyond the limits is not kept: of the others nobody knows then whether the node
+/// answers for them.
 #[derive(Debug, Default)]
 pub(super) struct Owned {
     by_group: BTreeMap<AllocationId, v1::Ownership>,
     names_bytes: usize,
+    /// Something was not kept since the node told everything.
+    is_cut: bool,
 }
 
 impl Owned {
     pub(super) fn get(&self, group: AllocationId) -> Option<&v1::Ownership> {
         self.by_group.get(&group)
+    }
+
+    /// Whether the node may answer for more than is kept.
+    pub(super) fn is_cut(&self) -> bool {
+        self.is_cut
     }
 
     pub(super) fn groups(&self) -> impl Iterator<Item = AllocationId> + Clone {
@@ -40,6 +48,8 @@ impl Owned {
         if self.by_group.len() < MAX_OWNED && names_bytes <= MAX_NAMES_BYTES {
             self.names_bytes = names_bytes;
             self.by_group.insert(ownership.group, ownership.clone());
+        } else {
+            self.is_cut = true;
         }
     }
 

@@ -77,7 +77,7 @@ fn differences_add_up_and_a_whole_report_replaces_everything() {
 }
 
 #[test]
-fn names_of_one_node_beyond_their_limit_are_not_kept() {
+fn what_a_node_tells_beyond_its_limit_is_not_kept_and_its_groups_are_unknown() {
     let (feed, now) = (feed(), Instant::now());
     let stream = feed.enter(&node("a"), now);
     let long = |group| Status {
@@ -88,9 +88,22 @@ fn names_of_one_node_beyond_their_limit_are_not_kept() {
         }],
         ..Status::default()
     };
-    for group in [1, 2, 3, 1] {
+    feed.tell(&node("a"), stream, &whole(&[]));
+    let known = || (presence(&feed, &["a"], now), feed.cut_count());
+    for group in [1, 2] {
         feed.tell(&node("a"), stream, &long(group));
     }
+    assert_eq!(known(), (Presence::Told, 0));
+    let cluster = name("east");
+    let touched = feed.touched(&cluster);
+    for group in [3, 1] {
+        feed.tell(&node("a"), stream, &long(group));
+    }
+    // It may answer for whatever it is not known to.
+    assert_eq!(known(), (Presence::Unknown, 1));
+    assert_eq!(feed.cut(&cluster), BTreeSet::from([name("a")]));
+    let of = |groups: [u64; 2]| groups.map(Matter::Group).into_iter().chain([Matter::Nodes]);
+    assert_eq!(touched.take(), Keys::These(of([1, 3]).collect()));
     let of_a = |group| (group, "a".to_owned(), false);
     assert_eq!(shown(&feed, now), [of_a(1), of_a(2)]);
     // What is lost makes room.
@@ -100,7 +113,9 @@ fn names_of_one_node_beyond_their_limit_are_not_kept() {
     };
     feed.tell(&node("a"), stream, &lost);
     assert_eq!(shown(&feed, now), [of_a(2), of_a(3)]);
+    assert_eq!(known(), (Presence::Unknown, 1));
     feed.tell(&node("a"), stream, &whole(&[4]));
+    assert_eq!(known(), (Presence::Told, 0));
     feed.tell(&node("a"), stream, &long(5));
     assert_eq!(shown(&feed, now), [of_a(4), of_a(5)]);
 }

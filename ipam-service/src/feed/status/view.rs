@@ -21,7 +21,7 @@ pub struct View<'a> {
 /// What is known of the candidates of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Presence {
-    /// One of them has not told yet what it answers for, and may.
+    /// One of them has not told yet what it answers for, and may; or has told more than is kept.
     Unknown,
     /// None of them has a stream.
     Away,
@@ -55,9 +55,12 @@ impl<'a> View<'a> {
     /// What is known of these nodes.
     pub fn presence(&self, candidates: &[Name]) -> Presence {
         let nodes = self.told.clusters.get(self.cluster);
-        let known = |name| nodes.and_then(|it| it.nodes.get(name));
-        let mut all = candidates.iter();
-        if all.any(|name| self.settles_at(known(name)).is_some()) {
+        let known = |name: &Name| nodes.and_then(|it| it.nodes.get(name));
+        let is_unknown = |name: &Name| {
+            let node = known(name);
+            self.settles_at(node).is_some() || node.is_some_and(|node| node.owned.is_cut())
+        };
+        if candidates.iter().any(is_unknown) {
             return Presence::Unknown;
         }
         let mut all = candidates.iter().filter_map(known);
