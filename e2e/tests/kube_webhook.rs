@@ -6,7 +6,8 @@
 //! 2. Names that stand for nothing yet are told, and refuse nothing: order never matters.
 //! 3. A pool that was just deleted denies nobody.
 //! 4. Without ipam-service all is judged; without any adapter all is accepted, and told afterwards.
-//! 5. A certificate can be given in files, and is exchanged when they are.
+//! 5. A definition that asks a webhook for conversions gets peers of both versions.
+//! 6. A certificate can be given in files, and is exchanged when they are.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::adapters::{Stage, Webhook};
@@ -135,6 +136,8 @@ fn changes_are_judged_before_they_are_stored() {
     what_spoils_other_kinds_is_refused(&stage);
     names_that_stand_for_nothing_are_told(&stage);
     what_was_just_deleted_denies_nobody(&stage);
+
+    old_and_new_peers_are_converted(&stage, webhook, &given);
 
     given.replace(2060);
     wait::until("the other certificate is shown", DEADLINE, || {
@@ -399,6 +402,75 @@ fn what_was_just_deleted_denies_nobody(stage: &Stage) {
             .kubectl(EAST, &["delete", &pool, "-n", NAMESPACE])
             .unwrap();
     }
+}
+
+fn old_and_new_peers_are_converted(stage: &Stage, webhook: Webhook, given: &Given) {
+    let bundle = k8s_openapi::ByteString(given.pem.clone().into_bytes());
+    let client =
+        json!({ "url": format!("https://{}/convert", webhook.address), "caBundle": bundle });
+    let asks = json!({ "strategy": "Webhook", "webhook": {
+        "conversionReviewVersions": ["v1"], "clientConfig": client,
+    } });
+    let define = |conversion: Value| {
+        let patch = json!({ "spec": { "conversion": conversion } }).to_string();
+        let patch = [
+            "patch",
+            "crd",
+            "bgppeers.metallb.io",
+            "--type=merge",
+            "-p",
+            &patch,
+        ];
+        stage.kubectl(EAST, &patch).unwrap();
+    };
+    let mut old = peer("old", &json!({ "password": "x" }));
+    old["apiVersion"] = json!("metallb.io/v1beta1");
+    let new = peer(
+        "new",
+        &json!({ "peerAddress": "10.9.0.2", "vrf": "red", "holdTime": "9s", "connectTime": "5s" }),
+    );
+    for object in [&old, &new] {
+        stage.apply(EAST, &object.to_string()).unwrap();
+    }
+    let spec = |version: &str, name: &str| -> Value {
+        let kind = format!("bgppeers.{version}.metallb.io");
+        let arguments = [
+            "get",
+            &kind,
+            name,
+            "-n",
+            NAMESPACE,
+            "-o",
+            "jsonpath={.spec}",
+        ];
+        serde_json::from_str(&stage.kubectl(EAST, &arguments).unwrap()).unwrap()
+    };
+    define(asks);
+    let converted = "pharos_adapter_webhook_requests_total{kind=\"BGPPeer\",answer=\"converted\"}";
+    wait::until("the API server asks for a conversion", DEADLINE, || {
+        spec("v1beta1", "new");
+        metric(stage, converted)
+    })
+    .unwrap();
+    let lowered = spec("v1beta1", "new");
+    assert_eq!(lowered["holdTime"], json!("9s"));
+    assert_eq!(
+        (lowered.get("vrf"), lowered.get("connectTime")),
+        (None, None)
+    );
+    // One that is made now is raised on its way into the store.
+    old["metadata"]["name"] = json!("older");
+    old["spec"]["peerAddress"] = json!("10.9.0.3");
+    stage.apply(EAST, &old.to_string()).unwrap();
+    let raised = spec("v1beta2", "older");
+    assert_eq!(raised["password"], json!("x"));
+    assert_eq!(
+        (raised.get("holdTime"), raised.get("keepaliveTime")),
+        (None, None)
+    );
+    define(json!({ "strategy": "None", "webhook": null }));
+    let deletion = ["delete", "bgppeer", "old", "older", "new", "-n", NAMESPACE];
+    stage.kubectl(EAST, &deletion).unwrap();
 }
 
 fn what_slips_through_is_told_afterwards(stage: &mut Stage, flags: &[&str]) {

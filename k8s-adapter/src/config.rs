@@ -4,10 +4,16 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Parser;
+use jiff::SignedDuration;
 use pharos_process::{Flags, LogOptions, UsageError};
 
 use crate::claim::Settings;
 use crate::webhook;
+
+/// The API server needs some seconds to trust the next certificate.
+const SHORTEST_LIFETIME: SignedDuration = SignedDuration::from_secs(30);
+/// Ten years.
+const LONGEST_LIFETIME: SignedDuration = SignedDuration::from_hours(87_600);
 
 /// Connects one Kubernetes cluster to the address book.
 ///
@@ -63,14 +69,10 @@ pub struct Args {
     )]
     pub admin: SocketAddr,
     /// Where admission webhooks are served over HTTPS [default: nowhere]
-    #[arg(
-        long,
-        env = "PHAROS_WEBHOOK_LISTEN",
-        value_name = "ADDR:PORT",
-        requires_all = ["webhook_cert", "webhook_key"]
-    )]
+    #[arg(long, env = "PHAROS_WEBHOOK_LISTEN", value_name = "ADDR:PORT")]
     pub webhook_listen: Option<SocketAddr>,
     /// Certificate of the webhooks in PEM, and those that it was signed with; read again when it changes
+    /// [default: one that is made, which the API server is told to trust]
     #[arg(
         long,
         env = "PHAROS_WEBHOOK_CERT",
@@ -86,6 +88,25 @@ pub struct Args {
         requires_all = ["webhook_listen", "webhook_cert"]
     )]
     pub webhook_key: Option<PathBuf>,
+    /// The ValidatingWebhookConfiguration in which the API server is told to trust a certificate that was
+    /// made; no other is touched
+    #[arg(
+        long,
+        env = "PHAROS_WEBHOOK_CONFIGURATION",
+        value_name = "NAME",
+        default_value = "metallb-webhook-configuration",
+        value_parser = parse_name
+    )]
+    pub webhook_configuration: String,
+    /// How long a certificate lasts that was made, from 30s on; a new one is made after two thirds of it
+    #[arg(
+        long,
+        env = "PHAROS_WEBHOOK_CERTIFICATE_LIFETIME",
+        value_name = "TIME",
+        default_value = "720h",
+        value_parser = parse_lifetime
+    )]
+    pub webhook_certificate_lifetime: SignedDuration,
     #[command(flatten)]
     pub log: LogOptions,
 }
@@ -109,10 +130,17 @@ impl Args {
 
     /// What is said of webhooks; `None`: there are none.
     pub fn webhook(&self) -> Option<webhook::Settings> {
+        let files = self.webhook_cert.clone().zip(self.webhook_key.clone());
+        let source = match files {
+            Some((certificate, key)) => webhook::Source::Files { certificate, key },
+            None => webhook::Source::Own {
+                configuration: self.webhook_configuration.clone(),
+                life: self.webhook_certificate_lifetime.as_secs(),
+            },
+        };
         Some(webhook::Settings {
             listen: self.webhook_listen?,
-            certificate: self.webhook_cert.clone()?,
-            key: self.webhook_key.clone()?,
+            source,
         })
     }
 
@@ -147,6 +175,17 @@ fn parse_name(text: &str) -> Result<String, String> {
     Ok(text.to_owned())
 }
 
+/// A time that leaves room for what has to be done before it is over.
+fn parse_lifetime(text: &str) -> Result<SignedDuration, String> {
+    let lifetime: SignedDuration = text
+        .parse()
+        .map_err(|error: jiff::Error| error.to_string())?;
+    if lifetime < SHORTEST_LIFETIME || lifetime > LONGEST_LIFETIME {
+        return Err("must be from 30s to 87600h".to_owned());
+    }
+    Ok(lifetime)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,6 +202,43 @@ mod tests {
         );
         assert!(!args.ignore_exclude_lb);
         assert!(Args::try_parse_from(["k8s-adapter"]).is_err());
+    }
+
+    #[test]
+    fn a_certificate_is_given_whole_or_made_and_lasts_for_a_while() {
+        let parsed = |flags: &[&str]| {
+            let all = [&["k8s-adapter", "--cluster", "east"], flags].concat();
+            Args::try_parse_from(all).map(|args| args.webhook())
+        };
+        assert!(parsed(&[]).expect("accepted").is_none());
+        let listen = ["--webhook-listen", "0.0.0.0:9443"];
+        let made = parsed(&listen).expect("accepted").expect("webhooks");
+        let webhook::Source::Own {
+            configuration,
+            life,
+        } = made.source
+        else {
+            panic!("{made:?}");
+        };
+        let month = 30 * 24 * 60 * 60;
+        assert_eq!(
+            (configuration.as_str(), life),
+            ("metallb-webhook-configuration", month)
+        );
+        let files = ["--webhook-cert", "c", "--webhook-key", "k"];
+        let given = parsed(&[&listen[..], &files].concat()).expect("accepted");
+        assert!(matches!(
+            given.expect("webhooks").source,
+            webhook::Source::Files { .. }
+        ));
+        for wrong in [
+            &files[..],
+            &["--webhook-cert", "c", "--webhook-listen", "0.0.0.0:9443"],
+            &["--webhook-certificate-lifetime", "29s"],
+            &["--webhook-certificate-lifetime", "a day"],
+        ] {
+            assert!(parsed(wrong).is_err(), "{wrong:?}");
+        }
     }
 
     #[test]

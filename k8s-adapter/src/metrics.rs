@@ -17,7 +17,7 @@ pub struct PoolLabel {
     pub pool: String,
 }
 
-/// Labels `kind` and `answer` (`allowed`, `warned`, `denied`, `failed`).
+/// Labels `kind` and `answer` (`allowed`, `warned`, `denied`, `converted`, `failed`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct WebhookLabels {
     pub kind: &'static str,

@@ -36,7 +36,7 @@ use crate::policy::Declared;
 use crate::service::{OWN_PREFIX, ServiceState};
 
 /// A watch ends after this many seconds and starts again where it was.
-const WATCH_SECONDS: u32 = 60;
+pub const WATCH_SECONDS: u32 = 60;
 /// A connection that was silent for longer than a watch lasts died without a word.
 pub const SILENCE: Duration = Duration::from_secs(65);
 /// First and longest wait after an error.
@@ -208,7 +208,7 @@ fn lack<K: Watched>(context: &Context) {
 /// Waits that double up to a limit. Only time without an error makes them small again: a list
 /// that begins well may still fail, again and again.
 #[derive(Debug)]
-struct Doubling {
+pub struct Doubling {
     next: Duration,
     last: Option<tokio::time::Instant>,
 }
@@ -223,7 +223,8 @@ impl Default for Doubling {
 }
 
 impl Doubling {
-    fn pause(&mut self) -> Duration {
+    /// How long to wait now.
+    pub fn pause(&mut self) -> Duration {
         if self.last.is_some_and(|last| last.elapsed() > CALM) {
             self.next = BACKOFF.0;
         }

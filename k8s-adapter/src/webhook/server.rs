@@ -17,6 +17,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 
+use super::convert;
 use super::judge::judge;
 use super::review::{Review, kind_of};
 use crate::context::Context;
@@ -120,38 +121,61 @@ struct Desk {
 /// A question that gets no answer, and why.
 struct Turned(StatusCode, String);
 
+/// What is asked at a path.
+#[derive(Debug, Clone, Copy)]
+enum Question {
+    Review(ResourceKind),
+    Conversion,
+}
+
+impl Question {
+    fn at(path: &str) -> Option<Self> {
+        if path == convert::PATH {
+            return Some(Self::Conversion);
+        }
+        kind_of(path).map(Self::Review)
+    }
+
+    /// Whom it is about.
+    fn kind(self) -> ResourceKind {
+        match self {
+            Self::Review(kind) => kind,
+            // No other kind has two versions.
+            Self::Conversion => ResourceKind::Peer,
+        }
+    }
+}
+
 impl Desk {
     async fn answer(&self, request: Request<Incoming>) -> Response<Body> {
-        let Some(kind) = kind_of(request.uri().path()) else {
+        let Some(question) = Question::at(request.uri().path()) else {
             return text(StatusCode::NOT_FOUND, "there is no such webhook");
         };
-        let answered = tokio::time::timeout(ANSWER, self.answer_to(kind, request)).await;
+        let kind = question.kind();
+        let answered = tokio::time::timeout(ANSWER, self.answer_to(question, request)).await;
         let late = || Turned(StatusCode::SERVICE_UNAVAILABLE, "too slow".to_owned());
         match answered.unwrap_or_else(|_| Err(late())) {
-            Ok((verdict, answer)) => {
-                self.count(kind, word(&verdict));
-                tell(kind, &verdict);
+            Ok((word, answer)) => {
+                self.count(kind, word);
                 json(&answer)
             }
             Err(Turned(status, why)) => {
                 self.count(kind, "failed");
-                tracing::warn!(
-                    kind = kind.as_str(),
-                    why,
-                    "a question of the API server got no answer"
-                );
+                let kind = kind.as_str();
+                tracing::warn!(kind, why, "a question of the API server got no answer");
                 text(status, &why)
             }
         }
     }
 
+    /// The answer, and a word for it.
     async fn answer_to(
         &self,
-        kind: ResourceKind,
+        question: Question,
         request: Request<Incoming>,
-    ) -> Result<(Verdict, Value), Turned> {
+    ) -> Result<(&'static str, Value), Turned> {
         if request.method() != Method::POST {
-            let why = "an AdmissionReview is posted".to_owned();
+            let why = "a question is posted".to_owned();
             return Err(Turned(StatusCode::METHOD_NOT_ALLOWED, why));
         }
         // It is never closed.
@@ -159,16 +183,21 @@ impl Desk {
         let body = Body::new(request.into_body());
         let body = axum::body::to_bytes(body, LONGEST_BODY).await;
         let body = body.map_err(|error| {
-            let why = format!(
-                "the body could not be read, or is longer than {LONGEST_BODY} bytes: {error}"
-            );
-            Turned(StatusCode::PAYLOAD_TOO_LARGE, why)
+            let limit = format!("the body cannot be read, or is longer than {LONGEST_BODY} bytes");
+            Turned(StatusCode::PAYLOAD_TOO_LARGE, format!("{limit}: {error}"))
         })?;
-        let review = Review::parse(kind, &body)
-            .map_err(|error| Turned(StatusCode::BAD_REQUEST, error.to_string()))?;
-        let verdict = judge(&self.context, &review).await;
-        let answer = review.answer(&verdict);
-        Ok((verdict, answer))
+        match question {
+            Question::Review(kind) => {
+                let review = Review::parse(kind, &body).map_err(|error| bad(&error))?;
+                let verdict = judge(&self.context, &review).await;
+                tell(kind, &verdict);
+                Ok((word(&verdict), review.answer(&verdict)))
+            }
+            Question::Conversion => {
+                let answer = convert::answer(&body).map_err(|error| bad(&error))?;
+                Ok(("converted", answer))
+            }
+        }
     }
 
     fn count(&self, kind: ResourceKind, answer: &'static str) {
@@ -179,6 +208,10 @@ impl Desk {
         let requests = &self.context.metrics.webhook_requests;
         requests.get_or_create(&labels).inc();
     }
+}
+
+fn bad(error: &dyn std::error::Error) -> Turned {
+    Turned(StatusCode::BAD_REQUEST, error.to_string())
 }
 
 fn word(verdict: &Verdict) -> &'static str {

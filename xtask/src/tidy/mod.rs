@@ -19,7 +19,7 @@ use anyhow::{Context as _, bail};
 use crate::cargo::{capture, cargo, root};
 
 /// Modules that decide and never act: a file, and what lies in the folder of its name.
-const PURE: [&str; 50] = [
+const PURE: [&str; 52] = [
     "announcer/src/bind/bound",
     "announcer/src/election",
     "announcer/src/engine/macs",
@@ -65,6 +65,8 @@ const PURE: [&str; 50] = [
     "k8s-adapter/src/plan",
     "k8s-adapter/src/policy",
     "k8s-adapter/src/service",
+    "k8s-adapter/src/webhook/bundle",
+    "k8s-adapter/src/webhook/convert",
     "k8s-adapter/src/webhook/review",
     "k8s-adapter/src/world",
     "lease/src/granter",

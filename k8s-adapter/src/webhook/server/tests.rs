@@ -98,6 +98,7 @@ async fn a_question_is_answered_and_what_is_none_is_told_why() {
         ("POST", "/validate", &sound[..], 404, "no such webhook"),
         ("POST", "/", &[], 404, "no such webhook"),
         ("GET", POOLS, &[], 405, "posted"),
+        ("POST", "/convert", b"{", 400, "no ConversionReview: EOF"),
         ("POST", POOLS, b"{", 400, "no AdmissionReview: EOF"),
         (
             "POST",
@@ -111,6 +112,10 @@ async fn a_question_is_answered_and_what_is_none_is_told_why() {
         assert_eq!(found, status, "{method} {path}: {text}");
         assert!(text.contains(words), "{words} is not in {text}");
     }
+    let conversion = br#"{"apiVersion":"apiextensions.k8s.io/v1","request":{"uid":"u","desiredAPIVersion":"metallb.io/v1beta2","objects":[]}}"#;
+    let (status, body) = server.call("POST", "/convert", conversion).await;
+    assert_eq!(status, 200);
+    assert!(body.contains(r#""convertedObjects":[]"#), "{body}");
     let counts = ["allowed", "denied", "failed", "warned"].map(|answer| server.count(answer));
     assert_eq!(counts, [1, 1, 3, 0]);
 }
