@@ -144,6 +144,14 @@ pub fn claim(
     asked_for(service, namespace).map_err(NoClaim::Rejected)
 }
 
+/// The address space that a Service's addresses are of.
+pub fn address_space<'a>(service: &'a ServiceState, settings: &'a Settings) -> &'a str {
+    match service.own_annotation(ADDRESS_SPACE) {
+        "" => &settings.address_space,
+        named => named,
+    }
+}
+
 /// The claim that stands for what a Service has in its status. One that keeps its address although
 /// what it asks for cannot be read asks for no more than that meanwhile.
 pub fn in_use(service: &ServiceState, namespace: &Labels, settings: &Settings) -> Option<Claim> {

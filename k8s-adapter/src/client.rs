@@ -8,6 +8,7 @@ use std::time::Duration;
 use pharos_proto::v1::{
     self, advertisement_service_client::AdvertisementServiceClient,
     allocation_service_client::AllocationServiceClient,
+    announcement_service_client::AnnouncementServiceClient,
     cluster_service_client::ClusterServiceClient, pool_service_client::PoolServiceClient,
     status_service_client::StatusServiceClient,
 };
@@ -99,6 +100,7 @@ pub struct Ipam {
     pools: PoolServiceClient<Channel>,
     allocations: AllocationServiceClient<Channel>,
     advertisements: AdvertisementServiceClient<Channel>,
+    announcements: AnnouncementServiceClient<Channel>,
     clusters: ClusterServiceClient<Channel>,
     status: StatusServiceClient<Channel>,
     /// What the server said of itself when the last session began.
@@ -121,6 +123,7 @@ impl Ipam {
             pools: PoolServiceClient::new(channel.clone()),
             allocations: AllocationServiceClient::new(channel.clone()),
             advertisements: AdvertisementServiceClient::new(channel.clone()),
+            announcements: AnnouncementServiceClient::new(channel.clone()),
             clusters: ClusterServiceClient::new(channel.clone()),
             status: StatusServiceClient::new(channel),
             server: Arc::default(),
@@ -273,6 +276,17 @@ impl Ipam {
             .watch_allocations(request)
             .await?
             .into_inner())
+    }
+
+    /// Follows who answers for which address of this cluster: first all of it.
+    pub async fn watch_announcements(
+        &self,
+    ) -> Result<Streaming<v1::WatchAnnouncementsResponse>, CallError> {
+        let request = v1::WatchAnnouncementsRequest {
+            cluster: self.settings.cluster.clone(),
+        };
+        let mut client = self.announcements.clone();
+        Ok(client.watch_announcements(request).await?.into_inner())
     }
 
     /// Reports facts until the stream or the connection ends.

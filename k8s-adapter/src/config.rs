@@ -48,6 +48,10 @@ pub struct Args {
     /// Serve only Services of this loadBalancerClass [default: only those without a class]
     #[arg(long, env = "PHAROS_LB_CLASS", value_name = "CLASS", value_parser = parse_name)]
     pub lb_class: Option<String>,
+    /// The adapter's own Deployment in that namespace: status objects that it writes go with it [default: they
+    /// have no owner, and stay]
+    #[arg(long, env = "PHAROS_DEPLOYMENT", value_name = "NAME", value_parser = parse_name)]
+    pub deployment: Option<String>,
     /// Address space of this cluster's pools: addresses in different spaces are different
     #[arg(
         long,

@@ -1,6 +1,7 @@
 //! What the drivers share: the world behind its lock, and the bells that wake them.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 use pharos_process::Readiness;
@@ -32,6 +33,14 @@ pub struct Context {
     pub policy: Notify,
     /// Something may be held by Services that nobody has shown.
     pub unlisted: Notify,
+    /// A conversation with ipam-service has begun.
+    pub connected: Notify,
+    /// What status objects say, or should say, may be another thing now.
+    pub status: Notify,
+    /// The adapter's own Deployment, if it is known.
+    pub deployment: Option<String>,
+    policy_changes: AtomicU64,
+    reached: AtomicU64,
     /// Allocations or pools changed: how full pools are has to be looked up.
     pub usage: Notify,
     /// Whether the API server answers, as far as is known; it does not before it has.
@@ -63,6 +72,7 @@ impl Context {
         kube: Clients,
         ipam: Ipam,
         namespace: String,
+        deployment: Option<String>,
         readiness: Readiness,
         metrics: Metrics,
     ) -> Self {
@@ -77,6 +87,11 @@ impl Context {
             facts: DirtyFacts::default(),
             policy: Notify::new(),
             unlisted: Notify::new(),
+            connected: Notify::new(),
+            status: Notify::new(),
+            deployment,
+            policy_changes: AtomicU64::new(0),
+            reached: AtomicU64::new(0),
             usage: Notify::new(),
             answers: watch::Sender::new(false),
             listed: watch::Sender::new(0),
@@ -97,8 +112,15 @@ impl Context {
             backends,
             nodes,
             policy,
+            statuses,
             unlisted,
         } = touched;
+        if policy {
+            self.policy_changes.fetch_add(1, Ordering::Relaxed);
+        }
+        if policy || statuses || !services.is_empty() || !nodes.is_empty() {
+            self.status.notify_one();
+        }
         if !services.is_empty() {
             self.queue.push(services);
         }
@@ -109,6 +131,21 @@ impl Context {
         if unlisted {
             self.unlisted.notify_one();
         }
+    }
+
+    /// How often what is declared has changed.
+    pub fn policy_changes(&self) -> u64 {
+        self.policy_changes.load(Ordering::Relaxed)
+    }
+
+    /// All announcements have been heard, on a new stream.
+    pub fn announcements_reached(&self) {
+        self.reached.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often that was.
+    pub fn reached(&self) -> u64 {
+        self.reached.load(Ordering::Relaxed)
     }
 
     /// Whatever is to be written is to be written by this replica from now on.

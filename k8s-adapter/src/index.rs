@@ -5,6 +5,7 @@
 //! it is decided: an empty list is not "none".
 
 mod declarations;
+mod statuses;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use pharos_proto::v1;
 use crate::claim::{Claim, Labels, NoClaim, Settings, claim, in_use, is_ours};
 use crate::eligibility::{NodeState, SliceKey, SliceState, backends};
 use crate::service::{ServiceKey, ServiceState};
+use crate::status::object::{Seen, StatusKind};
 
 pub use declarations::{Declares, PoolState};
 
@@ -32,6 +34,7 @@ pub enum Kind {
     Communities,
     BgpPeers,
     BfdProfiles,
+    Statuses(StatusKind),
 }
 
 impl Kind {
@@ -48,6 +51,9 @@ impl Kind {
             Self::Communities => "communities",
             Self::BgpPeers => "bgppeers",
             Self::BfdProfiles => "bfdprofiles",
+            Self::Statuses(StatusKind::L2) => "servicel2statuses",
+            Self::Statuses(StatusKind::Session) => "bgpsessionstates",
+            Self::Statuses(StatusKind::Configuration) => "configurationstates",
         }
     }
 }
@@ -63,6 +69,8 @@ pub struct Touched {
     pub nodes: BTreeSet<String>,
     /// The verdict on what is declared may be another one now.
     pub policy: bool,
+    /// What status objects say, or should say, may be another thing now.
+    pub statuses: bool,
     /// Services may be missing from a list without having been seen to be deleted.
     pub unlisted: bool,
 }
@@ -81,6 +89,7 @@ pub struct Index {
     slices_of: HashMap<ServiceKey, BTreeSet<String>>,
     nodes: BTreeMap<String, NodeState>,
     policy: Policy,
+    statuses: BTreeMap<(StatusKind, String), Seen>,
 }
 
 /// A namespace as it was seen.

@@ -9,10 +9,11 @@
 //! unseen, [`identity`] for another cluster at the same address.
 //! [`webhook`] judges what people apply before it is stored.
 //! Every replica does all this, but only the one that holds the [`lease`] writes.
+//! [`status`] writes the objects that only tell.
 //! [`facts`] reports nodes and endpoints ([`eligibility`]) on a stream of their own.
 //!
 //! What decides is pure: `book`, `claim`, `crd`, `eligibility`, `index`, `notice`, `plan`,
-//! `policy`, `service`, `world` and `lease::machine` do no I/O and read no clock. The adapter decides
+//! `policy`, `service`, `world`, `lease::machine` and all of `status` but its drivers do no I/O and read no clock. The adapter decides
 //! nothing about addresses.
 
 pub mod ask;
@@ -38,6 +39,7 @@ pub mod reconcile;
 pub mod service;
 pub mod session;
 pub mod sets;
+pub mod status;
 pub mod sweep;
 pub mod usage;
 pub mod watches;
@@ -60,7 +62,10 @@ use tokio::task::JoinSet;
 
 use config::Args;
 use context::Context;
-use crd::{BFDProfile, BGPAdvertisement, BGPPeer, Community, IPAddressPool, L2Advertisement};
+use crd::{
+    BFDProfile, BGPAdvertisement, BGPPeer, BGPSessionState, Community, ConfigurationState,
+    IPAddressPool, L2Advertisement, ServiceL2Status,
+};
 use identity::AnotherCluster;
 use kubernetes::Clients;
 use metrics::Metrics;
@@ -95,6 +100,7 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         kube,
         ipam,
         args.namespace,
+        args.deployment,
         readiness.clone(),
         metrics,
     ));
@@ -112,12 +118,16 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
     tasks.watch_declared::<Community>();
     tasks.watch_declared::<BGPPeer>();
     tasks.watch_declared::<BFDProfile>();
+    tasks.watch_declared::<ServiceL2Status>();
+    tasks.watch_declared::<BGPSessionState>();
+    tasks.watch_declared::<ConfigurationState>();
     tasks.spawn(identity::probe);
     tasks.drive(session::run);
     tasks.drive(facts::run);
     tasks.drive(reconcile::run);
     tasks.drive(sweep::run);
     tasks.drive(usage::run);
+    tasks.drive(status::run);
     if let Some(webhook) = webhook {
         tasks.drive(|context, shutdown| webhook.run(context, shutdown));
     }

@@ -43,6 +43,8 @@ pub struct Metrics {
     pub outside_grant: Family<PoolLabel, WideGauge>,
     /// Writes of Services' status or annotations.
     pub status_writes: Counter,
+    /// Writes of status objects.
+    pub objects: Counter,
     /// Events written.
     pub events: Counter,
     /// 1 while ipam-service is connected and knows what this cluster holds.
@@ -123,6 +125,11 @@ impl Metrics {
             "pharos_adapter_status_writes",
             "Writes of Services",
             &metrics.status_writes,
+        );
+        counter(
+            "pharos_adapter_status_objects",
+            "Writes of objects that only tell",
+            &metrics.objects,
         );
         counter("pharos_adapter_events", "Events written", &metrics.events);
         counter(

@@ -38,6 +38,8 @@ pub enum Notice {
     StrangeStatus(Vec<String>),
     /// The address book said that all is well, and gave nothing.
     NothingGiven,
+    /// Another node answers for it than before, this one.
+    NodeAssigned(String),
     /// The Service uses this annotation, whose prefix is deprecated.
     DeprecatedAnnotation(String),
 }
@@ -47,6 +49,13 @@ pub enum Notice {
 pub enum Severity {
     Normal,
     Warning,
+}
+
+/// The programs of MetalLB, whose names people look for in events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Speaker {
+    Controller,
+    Speaker,
 }
 
 impl Severity {
@@ -75,6 +84,7 @@ impl Notice {
             Self::GatewayNotFollowed { .. } => "GatewayAddressNotAssigned",
             Self::StrangeStatus(_) => "nolbIPsIPFamily",
             Self::NothingGiven => "InternalError",
+            Self::NodeAssigned(_) => "nodeAssigned",
             Self::DeprecatedAnnotation(_) => "deprecatedAnnotation",
         }
     }
@@ -85,7 +95,8 @@ impl Notice {
             Self::Assigned(_)
             | Self::AlsoAssigned(_)
             | Self::Cleared { .. }
-            | Self::NoAdditional { .. } => Severity::Normal,
+            | Self::NoAdditional { .. }
+            | Self::NodeAssigned(_) => Severity::Normal,
             Self::AllocationFailed(_)
             | Self::LoadBalancerFailed(_)
             | Self::NoFamily(_)
@@ -94,6 +105,25 @@ impl Notice {
             | Self::StrangeStatus(_)
             | Self::NothingGiven
             | Self::DeprecatedAnnotation(_) => Severity::Warning,
+        }
+    }
+
+    /// Which of MetalLB's two programs says it.
+    pub fn speaker(&self) -> Speaker {
+        match self {
+            Self::NodeAssigned(_) => Speaker::Speaker,
+            Self::Assigned(_)
+            | Self::AlsoAssigned(_)
+            | Self::AllocationFailed(_)
+            | Self::Cleared { .. }
+            | Self::LoadBalancerFailed(_)
+            | Self::NoFamily(_)
+            | Self::AdoptionConflict { .. }
+            | Self::NoAdditional { .. }
+            | Self::StrangeStatus(_)
+            | Self::NothingGiven
+            | Self::GatewayNotFollowed { .. }
+            | Self::DeprecatedAnnotation(_) => Speaker::Controller,
         }
     }
 
@@ -140,6 +170,9 @@ impl Notice {
                 list(texts)
             ),
             Self::NothingGiven => "didn't allocate an IP but also did not fail".to_owned(),
+            Self::NodeAssigned(node) => {
+                format!("announcing from node {node:?} with protocol \"layer2\"")
+            }
             Self::DeprecatedAnnotation(name) => {
                 format!("Service uses deprecated annotation {name}")
             }

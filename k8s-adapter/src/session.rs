@@ -140,6 +140,7 @@ async fn converse(context: &Context) -> Result<std::convert::Infallible, Session
     context.readiness.ready("ipam");
     context.queue.push(everything);
     context.usage.notify_one();
+    context.connected.notify_one();
     context.unlisted.notify_one();
     follow(context, stream, patience).await
 }

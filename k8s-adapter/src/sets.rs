@@ -19,7 +19,7 @@ use crate::client::CallError;
 use crate::confirm::{Live, View};
 use crate::context::Context;
 use crate::index::Kind;
-use crate::policy::{self, Finding};
+use crate::policy::{self, Severity};
 
 /// One `kubectl apply`, or one commit of GitOps, follows its objects up faster than this.
 const QUIET: Duration = Duration::from_secs(2);
@@ -126,8 +126,14 @@ pub async fn hand_over(context: &Context, patience: &mut Patience) -> Result<Sta
         let news = world.news(configuration.findings());
         (configuration, views, news)
     };
-    for warning in news {
-        tracing::warn!(%warning, "configuration accepted");
+    for finding in news {
+        match finding.severity {
+            Severity::Warning => tracing::warn!(warning = %finding, "configuration accepted"),
+            Severity::Error => tracing::error!(
+                error = %finding,
+                "configuration refused, the earlier one stays in force"
+            ),
+        }
     }
     tell(context, DOUBTS[0], &views[0]);
     tell(context, DOUBTS[1], &views[1]);
@@ -135,7 +141,7 @@ pub async fn hand_over(context: &Context, patience: &mut Patience) -> Result<Sta
     let pools = match (pools_view, configuration.pools()) {
         (View::Silent, _) => Outcome::Nothing,
         (View::Changing | View::Doubtful(_), _) => Outcome::Unconfirmed,
-        (View::Current, Err(errors)) => complain(&errors),
+        (View::Current, Err(_)) => wrong(context, Kind::Pools),
         (View::Current, Ok(pools)) => hand_over_pools(context, pools, patience).await?,
     };
     match pools {
@@ -146,15 +152,18 @@ pub async fn hand_over(context: &Context, patience: &mut Patience) -> Result<Sta
     let advertisements = match (l2_view, configuration.l2()) {
         (View::Silent, _) => Outcome::Nothing,
         (View::Changing | View::Doubtful(_), _) => Outcome::Unconfirmed,
-        (View::Current, Err(errors)) => complain(&errors),
+        (View::Current, Err(_)) => wrong(context, Kind::L2Advertisements),
         (View::Current, Ok(_)) if !matches!(pools, Outcome::InForce | Outcome::Nothing) => {
             Outcome::Waits
         }
-        (View::Current, Ok(set)) => accepted(context.ipam.sync_advertisements(set.to_vec()).await)?,
+        (View::Current, Ok(set)) => {
+            let answer = context.ipam.sync_advertisements(set.to_vec()).await;
+            accepted(context, Kind::L2Advertisements, answer)?
+        }
     };
     // It is judged; there is nobody yet to hand it to.
     let bgp = match configuration.bgp() {
-        Err(errors) => complain(&errors),
+        Err(_) => Outcome::Refused,
         Ok(_) => Outcome::Nothing,
     };
     let is_stale = |outcome| {
@@ -191,14 +200,15 @@ fn tell(context: &Context, (part, kind): (&'static str, Kind), view: &View) {
         Some(why) => context.readiness.not_ready(part, why.clone()),
         None => context.readiness.ready(part),
     }
-    if context.world().doubts(kind, doubt.clone())
-        && let Some(why) = doubt
-    {
-        tracing::warn!(
-            kind = kind.as_str(),
-            why,
-            "in doubt, what was declared stays in force"
-        );
+    if context.world().doubts(kind, doubt.clone()) {
+        context.status.notify_one();
+        if let Some(why) = doubt {
+            tracing::warn!(
+                kind = kind.as_str(),
+                why,
+                "in doubt, what was declared stays in force"
+            );
+        }
     }
 }
 
@@ -210,7 +220,7 @@ async fn hand_over_pools(
     if !patience.is_over(pools, Instant::now()) {
         let moves = match context.ipam.sync_pools(pools.to_vec(), true).await {
             Ok(moves) => moves,
-            Err(error) => return accepted(Err(error)),
+            Err(error) => return accepted(context, Kind::Pools, Err(error)),
         };
         if let Some(owner) = moves.first() {
             tracing::info!(
@@ -222,36 +232,43 @@ async fn hand_over_pools(
             return Ok(Outcome::Waits);
         }
     }
-    let outcome = accepted(
-        context
-            .ipam
-            .sync_pools(pools.to_vec(), false)
-            .await
-            .map(drop),
-    )?;
+    let answer = context.ipam.sync_pools(pools.to_vec(), false).await;
+    let outcome = accepted(context, Kind::Pools, answer.map(drop))?;
     context.ask_refused_again();
     Ok(outcome)
 }
 
-fn complain(errors: &[&Finding]) -> Outcome {
-    for error in errors {
-        tracing::error!(%error, "configuration refused, the earlier one stays in force");
-    }
+/// What is wrong is not even asked for: what ipam-service did not take before is declared no more.
+fn wrong(context: &Context, kind: Kind) -> Outcome {
+    context.world().refuses(kind, None);
     Outcome::Refused
 }
 
-fn accepted(answer: Result<(), CallError>) -> Result<Outcome, CallError> {
-    match answer {
-        Ok(()) => Ok(Outcome::InForce),
-        Err(CallError::Refused(error)) => {
+/// Says once what ipam-service does not take, for as long as it does not.
+fn accepted(
+    context: &Context,
+    kind: Kind,
+    answer: Result<(), CallError>,
+) -> Result<Outcome, CallError> {
+    let refusal = match answer {
+        Ok(()) => None,
+        Err(CallError::Refused(error)) => Some(error),
+        Err(again @ CallError::Again(_)) => return Err(again),
+    };
+    let outcome = match &refusal {
+        Some(_) => Outcome::Refused,
+        None => Outcome::InForce,
+    };
+    if context.world().refuses(kind, refusal.clone()) {
+        context.status.notify_one();
+        if let Some(error) = refusal {
             tracing::error!(
                 error,
                 "configuration refused, the earlier one stays in force"
             );
-            Ok(Outcome::Refused)
         }
-        Err(again @ CallError::Again(_)) => Err(again),
     }
+    Ok(outcome)
 }
 
 #[cfg(test)]

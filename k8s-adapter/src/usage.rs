@@ -14,6 +14,7 @@ use crate::crd::PoolStatus;
 use crate::lease::GuardedError;
 use crate::metrics::{Metrics, PoolLabel};
 use crate::notice::PoolNotice;
+use crate::plan::Link;
 use crate::write::{write_pool_event, write_pool_status};
 
 /// At most one look in this time, however many addresses come and go.
@@ -97,6 +98,10 @@ async fn look(context: &Context, shown: &mut Shown) -> Result<(), UsageLookError
         .set(i64::try_from(served).unwrap_or(i64::MAX));
     if !context.leadership.is_held() {
         shown.keep_only(&BTreeSet::new(), &context.metrics);
+        return Ok(());
+    }
+    // Who lacks what a conversation needs is asked for nothing else.
+    if context.world().link != Link::Up {
         return Ok(());
     }
     show(context, shown).await

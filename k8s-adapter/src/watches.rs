@@ -25,8 +25,9 @@ use serde::de::DeserializeOwned;
 
 use crate::context::Context;
 use crate::crd::{
-    BFDProfile, BGPAdvertisement, BGPPeer, BgpSpec, Community, CommunitySpec, IPAddressPool,
-    L2Advertisement, L2Spec, PeerSpec, ProfileSpec,
+    BFDProfile, BGPAdvertisement, BGPPeer, BGPSessionState, BgpSpec, Community, CommunitySpec,
+    ConfigurationState, IPAddressPool, L2Advertisement, L2Spec, PeerSpec, ProfileSpec,
+    ServiceL2Status,
 };
 use crate::eligibility::{NodeState, SliceState};
 use crate::identity::{self, AnotherCluster, IdentityError};
@@ -34,6 +35,7 @@ use crate::index::{self, Declares, Index, Kind, PoolState, Touched};
 use crate::kubernetes::short;
 use crate::policy::Declared;
 use crate::service::{OWN_PREFIX, ServiceState};
+use crate::status::object::{Seen, StatusKind};
 
 /// A watch ends after this many seconds and starts again where it was.
 pub const WATCH_SECONDS: u32 = 60;
@@ -51,6 +53,8 @@ pub trait Watched:
     Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync
 {
     const KIND: Kind;
+    /// Without a definition there is nothing to do for this kind, and nothing amiss.
+    const OPTIONAL: bool = false;
     type Kept: Send;
     /// `None` for an object that does not count.
     fn keep(self) -> Option<Self::Kept>;
@@ -85,7 +89,7 @@ pub async fn watch<K: Watched + 'static>(
             return Err(error);
         }
         tracing::warn!(kind, %error, "all is listed again");
-        context.readiness.not_ready(kind, error.to_string());
+        unready::<K>(&context, error.to_string(), matches!(error, Ended::Gone));
         tokio::select! {
             () = shutdown.stopping() => return Ok(()),
             () = tokio::time::sleep(pauses.pause()) => {}
@@ -166,14 +170,14 @@ fn complain<K: Watched>(context: &Context, error: &watcher::Error) {
     let kind = K::KIND.as_str();
     match error {
         watcher::Error::InitialListFailed(cause) => {
-            let reason = if is_missing(cause) {
+            let missing = is_missing(cause);
+            let reason = if missing {
                 lack::<K>(context);
                 MISSING.to_owned()
             } else {
                 format!("cannot be listed: {}", short(cause))
             };
-            tracing::warn!(kind, reason, "list failed");
-            context.readiness.not_ready(kind, reason);
+            unready::<K>(context, reason, missing);
         }
         // The API server is there and says no. Without watches nothing that changes is seen.
         watcher::Error::WatchStartFailed(cause @ kube::Error::Api(_)) => {
@@ -186,6 +190,18 @@ fn complain<K: Watched>(context: &Context, error: &watcher::Error) {
             tracing::debug!(kind, %error, "watch interrupted");
         }
     }
+}
+
+/// Says why a kind is not followed; `missing`: there is no such kind.
+fn unready<K: Watched>(context: &Context, reason: String, missing: bool) {
+    let kind = K::KIND.as_str();
+    if missing && K::OPTIONAL {
+        tracing::debug!(kind, "no such kind");
+        context.readiness.ready(kind);
+        return;
+    }
+    tracing::warn!(kind, reason, "list failed");
+    context.readiness.not_ready(kind, reason);
 }
 
 /// Without a CRD the answer is no Status but a plain 404.
@@ -437,3 +453,36 @@ impl<K: Declaration + Send + Sync> Watched for DeserializeGuard<K> {
         index.delete_declared::<K::Spec>(&declared.name)
     }
 }
+
+/// Objects that this adapter writes itself: what they say, and that somebody else wrote or deleted one.
+macro_rules! status_object {
+    ($object:ident, $kind:ident) => {
+        impl Watched for DeserializeGuard<$object> {
+            const KIND: Kind = Kind::Statuses(StatusKind::$kind);
+            const OPTIONAL: bool = true;
+            type Kept = Seen;
+
+            fn keep(self) -> Option<Seen> {
+                let object = self.0.ok()?;
+                let status = serde_json::to_value(&object.status).ok()?;
+                Seen::parse(StatusKind::$kind, &object.metadata, status)
+            }
+
+            fn replace(index: &mut Index, list: Vec<Seen>) -> Touched {
+                index.replace_statuses(StatusKind::$kind, list)
+            }
+
+            fn apply(index: &mut Index, seen: Seen) -> Touched {
+                index.see_status(seen)
+            }
+
+            fn delete(index: &mut Index, seen: &Seen) -> Touched {
+                index.forget_status(StatusKind::$kind, &seen.name, &seen.uid)
+            }
+        }
+    };
+}
+
+status_object!(ServiceL2Status, L2);
+status_object!(BGPSessionState, Session);
+status_object!(ConfigurationState, Configuration);

@@ -11,8 +11,9 @@ use crate::claim::{Claim, NoClaim, Settings, gateway_asks_for, is_ours, stored};
 use crate::index::{Index, Kind};
 use crate::notice::Notice;
 use crate::plan::{Link, Situation, Step, must_adopt, plan};
-use crate::policy::{Finding, Severity};
+use crate::policy::Finding;
 use crate::service::{ServiceKey, ServiceState};
+use crate::status::picture::Picture;
 
 /// What is known.
 #[derive(Debug)]
@@ -30,10 +31,14 @@ pub struct World {
     pub definitions: BTreeMap<Kind, String>,
     /// Why it is in doubt whether what is seen of a kind was declared by anybody.
     doubts: BTreeMap<Kind, String>,
+    /// What ipam-service does not take of what is declared, and why.
+    refused: BTreeMap<Kind, String>,
+    /// Which node answers for which address; none: not known.
+    pub announced: Option<Picture>,
     /// The last trouble told to each Service, with the Service's uid.
     told: HashMap<ServiceKey, (String, Notice)>,
-    /// Warnings of the configuration that were told.
-    warned: BTreeSet<Finding>,
+    /// What was found wrong with the configuration, and told.
+    found: BTreeSet<Finding>,
     /// Services that are being looked at, and the version that was fetched for that.
     verified: HashMap<ServiceKey, String>,
 }
@@ -70,8 +75,10 @@ impl World {
             absent: BTreeSet::new(),
             definitions: BTreeMap::new(),
             doubts: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            announced: None,
             told: HashMap::new(),
-            warned: BTreeSet::new(),
+            found: BTreeSet::new(),
             verified: HashMap::new(),
         }
     }
@@ -83,6 +90,25 @@ impl World {
             None => self.doubts.remove(&kind),
         };
         before != doubt
+    }
+
+    /// All doubts that there are.
+    pub fn all_doubts(&self) -> impl Iterator<Item = &str> {
+        self.doubts.values().map(String::as_str)
+    }
+
+    /// Notes that ipam-service does not take what is declared of a kind, or does; whether that is news.
+    pub fn refuses(&mut self, kind: Kind, why: Option<String>) -> bool {
+        let before = match why.clone() {
+            Some(why) => self.refused.insert(kind, why),
+            None => self.refused.remove(&kind),
+        };
+        before != why
+    }
+
+    /// What ipam-service does not take, and why.
+    pub fn refusals(&self) -> impl Iterator<Item = &str> {
+        self.refused.values().map(String::as_str)
     }
 
     /// Whether enough has been listed to say what this cluster holds. Pools that the API server
@@ -245,14 +271,11 @@ impl World {
         self.told.remove(key);
     }
 
-    /// Warnings among what is found now that were not told yet. One that was away is news again.
+    /// What is found now and was not told yet. A finding that was away is news again.
     pub fn news(&mut self, findings: &[Finding]) -> Vec<Finding> {
-        let warnings = findings
-            .iter()
-            .filter(|finding| finding.severity == Severity::Warning);
-        let now: BTreeSet<Finding> = warnings.cloned().collect();
-        let before = std::mem::replace(&mut self.warned, now);
-        self.warned.difference(&before).cloned().collect()
+        let now: BTreeSet<Finding> = findings.iter().cloned().collect();
+        let before = std::mem::replace(&mut self.found, now);
+        self.found.difference(&before).cloned().collect()
     }
 
     /// A look at a key has ended: forgets what only a Service that is there, or an incarnation that

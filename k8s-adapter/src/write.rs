@@ -11,7 +11,7 @@ use crate::context::Context;
 use crate::crd::{IPAddressPool, PoolStatus};
 use crate::kubernetes::KubeError;
 use crate::lease::GuardedError;
-use crate::notice::{Notice, PoolNotice, Severity};
+use crate::notice::{Notice, PoolNotice, Severity, Speaker};
 use crate::plan::{Target, patch};
 use crate::service::ServiceState;
 
@@ -19,6 +19,8 @@ use crate::service::ServiceState;
 const MANAGER: &str = "pharos-k8s-adapter";
 /// The component that MetalLB's users look for in events.
 const COMPONENT: &str = "metallb-controller";
+/// And where it is about who announces.
+const SPEAKER: &str = "metallb-speaker";
 /// The cause that an API server gives for what it refuses in a namespace that is being deleted.
 const TERMINATING: &str = "NamespaceTerminating";
 
@@ -85,6 +87,7 @@ pub async fn write_pool_event(context: &Context, pool: &str, uid: &str, notice: 
         severity: notice.severity(),
         reason: notice.reason(),
         message: notice.message(),
+        component: COMPONENT,
     };
     create(context, event_about(about, said, jiff::Timestamp::now())).await;
 }
@@ -135,6 +138,10 @@ fn event(service: &ServiceState, notice: &Notice, now: jiff::Timestamp) -> Event
         severity: notice.severity(),
         reason: notice.reason(),
         message: notice.message(&service.key),
+        component: match notice.speaker() {
+            Speaker::Controller => COMPONENT,
+            Speaker::Speaker => SPEAKER,
+        },
     };
     event_about(about, said, now)
 }
@@ -144,10 +151,12 @@ struct Said {
     severity: Severity,
     reason: &'static str,
     message: String,
+    component: &'static str,
 }
 
 fn event_about(about: ObjectReference, said: Said, now: jiff::Timestamp) -> Event {
     let name = about.name.clone().unwrap_or_default();
+    let component = said.component;
     Event {
         metadata: ObjectMeta {
             namespace: about.namespace.clone(),
@@ -159,10 +168,10 @@ fn event_about(about: ObjectReference, said: Said, now: jiff::Timestamp) -> Even
         reason: Some(said.reason.to_owned()),
         message: Some(said.message),
         source: Some(EventSource {
-            component: Some(COMPONENT.to_owned()),
+            component: Some(component.to_owned()),
             host: None,
         }),
-        reporting_component: Some(COMPONENT.to_owned()),
+        reporting_component: Some(component.to_owned()),
         count: Some(1),
         first_timestamp: Some(Time(now)),
         last_timestamp: Some(Time(now)),
@@ -185,7 +194,8 @@ pub async fn write_pool_status(
     Ok(())
 }
 
-fn parameters() -> PatchParams {
+/// As whom this adapter writes.
+pub fn parameters() -> PatchParams {
     PatchParams {
         field_manager: Some(MANAGER.to_owned()),
         ..PatchParams::default()

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use pharos_proto::v1;
 use pharos_testbed::wait;
 
@@ -93,6 +93,26 @@ impl Stage {
             .collect())
     }
 
+    /// Waits until an address is to be announced; gives its election group.
+    pub fn wait_group(&self, cluster: &str, address: &str) -> anyhow::Result<u64> {
+        wait::until_ok(&format!("{address} is to be announced"), DEADLINE, || {
+            let request = v1::ListAnnouncementsRequest {
+                cluster: cluster.to_owned(),
+                address: address.to_owned(),
+                ..v1::ListAnnouncementsRequest::default()
+            };
+            let response = self.call(|channel| async move {
+                let mut client =
+                    v1::announcement_service_client::AnnouncementServiceClient::new(channel);
+                client.list_announcements(request).await
+            })?;
+            let found = response.into_inner().announcements;
+            let announcement = found.first().context("nobody holds it")?;
+            anyhow::ensure!(!announcement.nodes.is_empty(), "by no node");
+            Ok(announcement.group)
+        })
+    }
+
     /// Says that an announcer runs on this node of a cluster, as long as the answer lives.
     pub fn pretend_announcer(&self, cluster: &str, node: &str) -> anyhow::Result<Pretender> {
         let hello = v1::AnnouncerReport {
@@ -113,7 +133,7 @@ impl Stage {
             client.announce(reports).await
         })?;
         Ok(Pretender {
-            _sender: sender,
+            sender,
             _updates: updates.into_inner(),
         })
     }
@@ -122,6 +142,37 @@ impl Stage {
 /// See [`Stage::pretend_announcer`].
 #[derive(Debug)]
 pub struct Pretender {
-    _sender: tokio::sync::mpsc::Sender<v1::AnnouncerReport>,
+    sender: tokio::sync::mpsc::Sender<v1::AnnouncerReport>,
     _updates: tonic::Streaming<v1::AssignmentUpdate>,
+}
+
+impl Pretender {
+    /// Says that it answers for a group on these interfaces.
+    pub fn owns(&self, group: u64, interfaces: &[&str]) -> anyhow::Result<()> {
+        let ownership = v1::Ownership {
+            group,
+            interfaces: interfaces.iter().map(|&name| name.to_owned()).collect(),
+            ..v1::Ownership::default()
+        };
+        self.say(v1::announcer_report::Status {
+            owned: vec![ownership],
+            ..v1::announcer_report::Status::default()
+        })
+    }
+
+    /// Says that it does not answer for a group any more.
+    pub fn loses(&self, group: u64) -> anyhow::Result<()> {
+        self.say(v1::announcer_report::Status {
+            lost: vec![group],
+            ..v1::announcer_report::Status::default()
+        })
+    }
+
+    fn say(&self, status: v1::announcer_report::Status) -> anyhow::Result<()> {
+        let report = v1::announcer_report::Report::Status(status);
+        self.sender.blocking_send(v1::AnnouncerReport {
+            report: Some(report),
+        })?;
+        Ok(())
+    }
 }

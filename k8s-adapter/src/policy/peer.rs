@@ -63,6 +63,14 @@ pub enum Endpoint {
     Interface(String),
 }
 
+impl Peer {
+    /// Whether a node is to hold a session with it.
+    pub fn selects(&self, node: &v1::NodeFact) -> bool {
+        let label = |key: &str| node.labels.get(key).map(String::as_str);
+        self.node_selectors.is_empty() || selector::any_matches(&self.node_selectors, label)
+    }
+}
+
 impl fmt::Display for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -76,6 +76,7 @@ pub(super) async fn context(lists: Lists) -> Arc<Context> {
         Clients::new(kube::Config::new(kube), SILENCE).expect("clients"),
         Ipam::new(ipam, settings),
         NAMESPACE.to_owned(),
+        None,
         Readiness::default(),
         Metrics::register(&mut Registry::default()),
     ))

@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::book::Answer;
 use crate::index::Namespace;
-use crate::policy::{ResourceKind, Subject};
+use crate::policy::{ResourceKind, Severity, Subject};
 
 fn world() -> World {
     let mut world = World::new(Settings {
@@ -296,7 +296,7 @@ fn what_was_told_to_an_earlier_incarnation_is_told_again() {
 }
 
 #[test]
-fn a_warning_is_told_once_and_again_when_it_comes_back() {
+fn a_finding_is_told_once_and_again_when_it_comes_back() {
     let finding = |severity, message: &str| Finding {
         object: Subject::new(ResourceKind::Pool, "p"),
         field: String::new(),
@@ -305,11 +305,12 @@ fn a_warning_is_told_once_and_again_when_it_comes_back() {
         with: Vec::new(),
     };
     let warning = finding(Severity::Warning, "w");
-    let all = [warning.clone(), finding(Severity::Error, "e")];
+    let error = finding(Severity::Error, "e");
+    let all = [error.clone(), warning.clone()];
     let mut world = world();
-    assert_eq!(world.news(&all), std::slice::from_ref(&warning));
+    assert_eq!(world.news(&all), all);
     assert_eq!(world.news(&all), []);
-    assert_eq!(world.news(&[]), []);
+    assert_eq!(world.news(std::slice::from_ref(&error)), []);
     assert_eq!(world.news(&all), [warning]);
 }
 

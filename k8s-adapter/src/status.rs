@@ -1,0 +1,185 @@
+//! Writes the objects that only tell: which node answers for a Service, how nodes stand with routers, and what
+//! is wrong with the configuration. Only the replica that holds the lease does.
+//!
+//! [`announced`] brings in who answers for what; [`desired`] says what follows, [`diff`] what has to be
+//! written, and [`pace`] when; [`writer`] writes it.
+
+pub mod announced;
+pub mod desired;
+pub mod diff;
+pub mod object;
+pub mod pace;
+pub mod picture;
+pub mod silence;
+mod writer;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use pharos_process::Shutdown;
+use tokio::time::Instant;
+
+use crate::claim::{address_space, is_ours};
+use crate::context::Context;
+use crate::index::Kind;
+use crate::policy::{self, Configuration};
+use crate::service::ServiceKey;
+use crate::world::World;
+use desired::{Sources, desired, served};
+use diff::{Change, diff};
+use object::Topic;
+use pace::{Next, Pace};
+use silence::Silences;
+
+/// At most one look in this time, whatever changes.
+const PAUSE: Duration = Duration::from_millis(100);
+/// At least one look in this time.
+const TICK: Duration = Duration::from_secs(30);
+/// Wait after a write that failed.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Writes whenever this replica is the one that writes, until the process stops.
+pub async fn run(context: Arc<Context>, shutdown: Shutdown) {
+    loop {
+        tokio::select! {
+            () = shutdown.stopping() => return,
+            () = context.leadership.gained() => {}
+        }
+        tokio::select! {
+            () = shutdown.stopping() => return,
+            () = context.leadership.lost() => {}
+            () = announced::follow(&context) => {}
+            () = write(&context) => {}
+        }
+        // The next one hears it anew.
+        context.world().announced = None;
+    }
+}
+
+/// What the looks remember.
+#[derive(Default)]
+struct Memory {
+    pace: Pace<Topic>,
+    silences: Silences,
+    /// How often ipam-service was reached, at the last look.
+    reached: u64,
+    /// The verdict on the policy objects, and how often they had changed by then.
+    configuration: Option<(u64, Arc<Configuration>)>,
+    owner: Option<serde_json::Value>,
+}
+
+async fn write(context: &Context) {
+    let mut memory = Memory {
+        owner: writer::owner(context).await,
+        ..Memory::default()
+    };
+    let mut todo = BTreeMap::new();
+    let mut looked = Instant::now();
+    let mut look_at = looked;
+    let mut told = None;
+    loop {
+        let now = Instant::now();
+        if now >= look_at {
+            looked = now;
+            let (changes, next) = look(context, &mut memory, now);
+            todo = changes;
+            look_at = next.unwrap_or(now + TICK).min(now + TICK);
+        }
+        let wake = match memory.pace.next(now.into_std()) {
+            Next::Write(topic) => {
+                let changes = todo.remove(&topic).unwrap_or_default();
+                let writes: u32 = changes.iter().map(Change::writes).sum();
+                memory.pace.also(writes.saturating_sub(1), now.into_std());
+                let outcome = writer::write(context, &topic, changes, memory.owner.as_ref()).await;
+                let trouble = outcome.err().map(|error| error.to_string());
+                if let Some(error) = &trouble {
+                    if told != trouble {
+                        tracing::warn!(error, "status objects are not written, to be tried again");
+                    }
+                    look_at = look_at.min(Instant::now() + RETRY);
+                }
+                told = trouble;
+                continue;
+            }
+            Next::At(at) => look_at.min(at.into()),
+            Next::Idle => look_at,
+        };
+        tokio::select! {
+            () = context.status.notified() => look_at = look_at.min(looked + PAUSE),
+            () = tokio::time::sleep_until(wake) => {}
+        }
+    }
+}
+
+/// What is to be written now, and when to look again without a hint.
+fn look(
+    context: &Context,
+    memory: &mut Memory,
+    now: Instant,
+) -> (BTreeMap<Topic, Vec<Change>>, Option<Instant>) {
+    let now = now.into_std();
+    let reached = context.reached();
+    if std::mem::replace(&mut memory.reached, reached) != reached {
+        memory.silences.reached(now);
+    }
+    let world = context.world();
+    let changed = context.policy_changes();
+    let configuration = judged(&world, &mut memory.configuration, changed);
+    memory.silences.note(silent(&world), now);
+    let desired = desired(Sources {
+        world: &world,
+        configuration: configuration.as_deref(),
+        silences: &memory.silences,
+        now,
+    });
+    let ours = |key: &ServiceKey| {
+        let service = world.index.service(key);
+        service.is_some_and(|service| is_ours(service, &world.settings).is_ok())
+    };
+    let seen = world.index.statuses();
+    let absent = &world.absent;
+    let changes: BTreeMap<Topic, Vec<Change>> = diff(&desired, seen, ours)
+        .into_iter()
+        // Until they were listed, all there is may be there already.
+        .filter(|(topic, _)| {
+            let kind = Kind::Statuses(topic.kind());
+            world.index.has(kind) && !absent.contains(&kind)
+        })
+        .collect();
+    drop(world);
+    memory.pace.ask(changes.keys());
+    (changes, memory.silences.next(now).map(Into::into))
+}
+
+/// The verdict on what is declared; none, while that is not known.
+fn judged(
+    world: &World,
+    last: &mut Option<(u64, Arc<Configuration>)>,
+    changed: u64,
+) -> Option<Arc<Configuration>> {
+    if !world.can_start() {
+        return None;
+    }
+    if let Some((_, configuration)) = last.as_ref().filter(|(then, _)| *then == changed) {
+        return Some(Arc::clone(configuration));
+    }
+    let configuration = policy::examine(&world.index.objects(), &world.settings);
+    let configuration = Arc::new(configuration);
+    *last = Some((changed, Arc::clone(&configuration)));
+    Some(configuration)
+}
+
+/// Services that have an address that nobody answers for, as far as is known.
+fn silent(world: &World) -> BTreeSet<ServiceKey> {
+    let Some(picture) = &world.announced else {
+        return BTreeSet::new();
+    };
+    served(world)
+        .filter(|service| {
+            let space = address_space(service, &world.settings);
+            picture.answerer(space, service).is_none()
+        })
+        .map(|service| service.key.clone())
+        .collect()
+}

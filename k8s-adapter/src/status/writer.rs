@@ -1,0 +1,170 @@
+//! Writes status objects to the Kubernetes API.
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::api::{ApiResource, DeleteParams, DynamicObject, Patch, PostParams, Preconditions};
+use kube::core::TypeMeta;
+use kube::{Api, Resource as _};
+use serde_json::{Value, json};
+
+use super::diff::Change;
+use super::object::{Body, Seen, StatusKind, Topic};
+use crate::context::Context;
+use crate::crd::{BGPSessionState, ConfigurationState, ServiceL2Status};
+use crate::kubernetes::{KubeError, within};
+use crate::lease::GuardedError;
+use crate::notice::Notice;
+use crate::write::{parameters, write_event};
+
+/// Makes the changes, one after the other. Whatever is not done when one fails is found again.
+pub(super) async fn write(
+    context: &Context,
+    topic: &Topic,
+    changes: Vec<Change>,
+    owner: Option<&Value>,
+) -> Result<(), GuardedError> {
+    for change in changes {
+        match change {
+            Change::Create { body, is_news } => {
+                create(context, topic, &body, owner).await?;
+                if is_news {
+                    tell(context, topic, &body).await;
+                }
+            }
+            Change::Say { seen, body } => say(context, &seen, &body).await?,
+            Change::Delete { kind, name, uid } => delete(context, kind, &name, uid).await?,
+        }
+    }
+    Ok(())
+}
+
+/// A reference to the adapter's Deployment: what it wrote goes with it.
+pub(super) async fn owner(context: &Context) -> Option<Value> {
+    let name = context.deployment.as_ref()?;
+    let api: Api<Deployment> = Api::namespaced(context.kube.calls.clone(), &context.namespace);
+    match within(api.get_metadata(name)).await {
+        Ok(deployment) => Some(json!({
+            "apiVersion": Deployment::api_version(&()),
+            "kind": Deployment::kind(&()),
+            "name": name,
+            "uid": deployment.metadata.uid,
+        })),
+        Err(error) => {
+            tracing::warn!(deployment = name, %error, "status objects have no owner");
+            None
+        }
+    }
+}
+
+/// A new object is made without its status, which is then written as what it is.
+async fn create(
+    context: &Context,
+    topic: &Topic,
+    body: &Body,
+    owner: Option<&Value>,
+) -> Result<(), GuardedError> {
+    let kind = topic.kind();
+    let resource = resource(kind);
+    let mut metadata = topic.metadata(body);
+    metadata.namespace = Some(context.namespace.clone());
+    if let Some(owner) = owner {
+        metadata.owner_references = serde_json::from_value(json!([owner])).ok();
+    }
+    let object = DynamicObject {
+        types: Some(TypeMeta {
+            api_version: resource.api_version.clone(),
+            kind: resource.kind.clone(),
+        }),
+        metadata,
+        data: json!({}),
+    };
+    let api = api(context, &resource);
+    let parameters = PostParams::default();
+    let call = api.create(&parameters, &object);
+    let created = context.leadership.guard(call).await?;
+    let Some(seen) = learn(context, kind, &created) else {
+        return Ok(());
+    };
+    say(context, &seen, body).await
+}
+
+async fn say(context: &Context, seen: &Seen, body: &Body) -> Result<(), GuardedError> {
+    let status = body.status(Some(seen), Time(jiff::Timestamp::now()));
+    let patch = Patch::Merge(json!({ "metadata": { "uid": seen.uid }, "status": status }));
+    let resource = resource(seen.kind);
+    let api = api(context, &resource);
+    let parameters = parameters();
+    let call = api.patch_status(&seen.name, &parameters, &patch);
+    match context.leadership.guard(call).await {
+        Ok(written) => {
+            learn(context, seen.kind, &written);
+            Ok(())
+        }
+        // It went meanwhile, or is another one: the watch says so.
+        Err(GuardedError::Kube(KubeError::Failed(kube::Error::Api(status))))
+            if status.is_not_found() || status.is_conflict() =>
+        {
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
+}
+
+async fn delete(
+    context: &Context,
+    kind: StatusKind,
+    name: &str,
+    uid: String,
+) -> Result<(), GuardedError> {
+    let resource = resource(kind);
+    let api = api(context, &resource);
+    let parameters = DeleteParams {
+        preconditions: Some(Preconditions {
+            uid: Some(uid.clone()),
+            resource_version: None,
+        }),
+        ..DeleteParams::default()
+    };
+    let call = api.delete(name, &parameters);
+    match context.leadership.guard(call).await {
+        Ok(_) => {}
+        Err(GuardedError::Kube(KubeError::Failed(kube::Error::Api(status))))
+            if status.is_not_found() || status.is_conflict() => {}
+        Err(error) => return Err(error),
+    }
+    context.metrics.objects.inc();
+    context.world().index.forget_status(kind, name, &uid);
+    Ok(())
+}
+
+/// Takes what a write answered with for what is there; a watch may take a moment to say so.
+fn learn(context: &Context, kind: StatusKind, object: &DynamicObject) -> Option<Seen> {
+    context.metrics.objects.inc();
+    let status = object.data.get("status").cloned().unwrap_or(json!({}));
+    let seen = Seen::parse(kind, &object.metadata, status)?;
+    context.world().index.see_status(seen.clone());
+    Some(seen)
+}
+
+async fn tell(context: &Context, topic: &Topic, body: &Body) {
+    let (Topic::L2(key), Body::L2(status)) = (topic, body) else {
+        return;
+    };
+    let service = context.world().index.service(key).cloned();
+    if let Some(service) = service {
+        let notice = Notice::NodeAssigned(status.node.clone());
+        write_event(context, &service, &notice).await;
+    }
+}
+
+fn api(context: &Context, resource: &ApiResource) -> Api<DynamicObject> {
+    Api::namespaced_with(context.kube.calls.clone(), &context.namespace, resource)
+}
+
+fn resource(kind: StatusKind) -> ApiResource {
+    match kind {
+        StatusKind::L2 => ApiResource::erase::<ServiceL2Status>(&()),
+        StatusKind::Session => ApiResource::erase::<BGPSessionState>(&()),
+        StatusKind::Configuration => ApiResource::erase::<ConfigurationState>(&()),
+    }
+}
