@@ -3,6 +3,7 @@
 //! asks for by [`Ask`], piece by piece.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use pharos_proto::v1;
 use pharos_proto::v1::announcement::Reason;
@@ -36,6 +37,8 @@ pub(super) struct Picture {
     silent: BTreeSet<AssignmentKey>,
     /// What is to be looked at.
     todo: BTreeSet<AssignmentKey>,
+    /// Which of them came last.
+    turn: Option<AssignmentKey>,
     /// What is being looked at, and whether the state is asked about it.
     piece: BTreeMap<AssignmentKey, bool>,
     /// Whose addresses are to be looked at.
@@ -131,6 +134,7 @@ impl Picture {
             by_group: BTreeMap::new(),
             silent: BTreeSet::new(),
             todo: BTreeSet::new(),
+            turn: None,
             piece: BTreeMap::new(),
             owners: BTreeSet::new(),
             walk: Walk::Behind(None),
@@ -158,7 +162,7 @@ impl Picture {
             .extend(std::mem::take(&mut self.piece).into_keys());
         self.gather(now);
         while self.piece.len() < MOST
-            && let Some(key) = self.todo.pop_first()
+            && let Some(key) = self.next_todo()
         {
             self.piece.insert(key, true);
         }
@@ -175,6 +179,16 @@ impl Picture {
             owners: self.owners.clone(),
             keys: asked.map(|(key, _)| key.clone()).collect(),
         }
+    }
+
+    /// One after the other, and from the start again: whatever is touched all the time keeps no other waiting.
+    fn next_todo(&mut self) -> Option<AssignmentKey> {
+        let behind = self.turn.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+        let next = self.todo.range((behind, Bound::Unbounded)).next();
+        let next = next.or_else(|| self.todo.first())?.clone();
+        self.todo.remove(&next);
+        self.turn = Some(next.clone());
+        Some(next)
     }
 
     /// Takes in the next piece.
@@ -201,7 +215,9 @@ impl Picture {
         let assigned = self.assignments.assigned_at(&self.cluster, piece.keys());
         let view = self.status.view(&self.cluster, now);
         let described = describe(&view, &assigned, held);
-        self.settled_at = view.next_settled();
+        // One that came meanwhile is not over: those that it is about are yet to be looked at.
+        let settled = self.settled_at.into_iter().chain(view.next_settled());
+        self.settled_at = settled.min();
         drop(view);
         let mut difference = Difference::default();
         for (key, wire) in described {

@@ -372,3 +372,69 @@ proptest! {
         world.look();
     }
 }
+
+#[test]
+fn time_that_runs_out_while_the_state_is_asked_is_noticed() {
+    let mut world = World::new();
+    world.take(Step::Assign(1, 1));
+    world.look();
+    world.take(Step::Assign(2, 2));
+    world.now = world.began + KEPT - std::time::Duration::from_millis(1);
+    let ask = world.picture.ask(world.now);
+    world.now = world.began + KEPT;
+    let answer = world.answer(&ask);
+    let difference = world.picture.take_in(answer, world.now);
+    world.fold(difference);
+    // Nobody says anything any more, and both are known to have no node.
+    world.look();
+}
+
+#[test]
+fn what_is_touched_all_the_time_keeps_no_other_waiting() {
+    const ALL: u32 = 2500;
+    let now = Instant::now();
+    let feeds = feeds(now);
+    let mut picture = Picture::new(&feeds, name("east"));
+    let keys: Vec<AssignmentKey> = (0..ALL)
+        .map(|number| AssignmentKey {
+            space: name("default"),
+            address: Address::from(Ipv4Addr::from(0x0a00_0000 + number)),
+        })
+        .collect();
+    let assigned = keys.iter().map(|key| {
+        std::sync::Arc::new(Assignment {
+            key: key.clone(),
+            ..Assignment::clone(&assignment(0, 1))
+        })
+    });
+    let delta = ClusterDelta {
+        upserts: assigned.collect(),
+        ..ClusterDelta::default()
+    };
+    let deltas = BTreeMap::from([(name("east"), delta)]);
+    let _ended = feeds.assignments.publish(&deltas);
+    let node = NodeKey {
+        cluster: name("east"),
+        node: name("a"),
+    };
+    let pages = keys.len().div_ceil(MOST);
+    for _ in 0..2 * pages {
+        // A node comes and goes before each look.
+        let _stream = feeds.status.enter(&node, now);
+        let ask = picture.ask(now);
+        let mut page = HeldPage::default();
+        if let Walk::Behind(after) = &ask.walk {
+            let mut rest = keys
+                .iter()
+                .filter(|key| after.as_ref().is_none_or(|after| *key > after));
+            page.keys = rest.by_ref().take(MOST).cloned().collect();
+            page.next = page.keys.last().filter(|_| rest.next().is_some()).cloned();
+        }
+        let answer = Answer {
+            page,
+            ..Answer::default()
+        };
+        picture.take_in(answer, now);
+    }
+    assert_eq!(picture.shown.len(), keys.len());
+}
