@@ -36,6 +36,8 @@ struct Inner {
 struct Failing {
     /// Failures in a row.
     failures: u32,
+    /// Whether somebody was told of this row.
+    told: bool,
     /// When it is in `later`.
     due: Instant,
 }
@@ -102,10 +104,16 @@ impl WorkQueue {
         }
         let mut failures = 0;
         if how == Looked::Failed {
+            let told = former.as_ref().is_some_and(|former| former.told);
             let before = former.map_or(0, |former| former.failures);
             let due = Instant::now() + retry_delay(before);
             failures = before.saturating_add(1);
-            inner.failing.insert(key.clone(), Failing { failures, due });
+            let failing = Failing {
+                failures,
+                told,
+                due,
+            };
+            inner.failing.insert(key.clone(), failing);
             inner.later.insert((due, key.clone()));
         }
         if again {
@@ -114,6 +122,13 @@ impl WorkQueue {
         drop(inner);
         self.wake.notify_one();
         failures
+    }
+
+    /// Whether nobody was told yet of the failures in a row; from now on somebody was.
+    pub fn is_untold(&self, key: &ServiceKey) -> bool {
+        let mut inner = self.lock();
+        let failing = inner.failing.get_mut(key);
+        failing.is_some_and(|failing| !std::mem::replace(&mut failing.told, true))
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -210,6 +225,22 @@ mod tests {
         assert_eq!(queue.looked(key("a"), Looked::Done), 0);
         let inner = queue.lock();
         assert!(inner.failing.is_empty() && inner.later.is_empty() && inner.slots.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_row_of_failures_is_told_once() {
+        let queue = WorkQueue::default();
+        queue.push([key("a")]);
+        let mut look = async |how| {
+            assert_eq!(queue.next().await, key("a"));
+            queue.looked(key("a"), how);
+            queue.is_untold(&key("a"))
+        };
+        assert!(look(Looked::Failed).await);
+        assert!(!look(Looked::Failed).await);
+        assert!(!look(Looked::Done).await, "nothing is to be told");
+        queue.push([key("a")]);
+        assert!(look(Looked::Failed).await, "another row");
     }
 
     #[tokio::test]

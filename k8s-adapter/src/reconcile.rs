@@ -81,7 +81,9 @@ async fn look(context: Arc<Context>, key: ServiceKey) {
     context.world().looked(&key);
     let failures = context.queue.looked(key.clone(), how);
     if let Err(error) = outcome
-        && failures == TOLD_AFTER
+        && failures >= TOLD_AFTER
+        && context.leadership.is_held()
+        && context.queue.is_untold(&key)
     {
         tell_failure(&context, &key, &error).await;
     }
@@ -89,9 +91,6 @@ async fn look(context: Arc<Context>, key: ServiceKey) {
 
 /// Once for each row of failures.
 async fn tell_failure(context: &Context, key: &ServiceKey, error: &StepError) {
-    if !context.leadership.is_held() {
-        return;
-    }
     let service = context.world().index.service(key).cloned();
     if let Some(service) = service {
         let notice = Notice::AllocationFailed(error.to_string());

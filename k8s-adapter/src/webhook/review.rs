@@ -115,6 +115,8 @@ struct Request {
     namespace: String,
     #[serde(default)]
     object: Value,
+    #[serde(default)]
+    old_object: Value,
 }
 
 #[derive(Deserialize)]
@@ -145,8 +147,11 @@ impl Review {
             "CREATE" => Asked::Create(Resource::read(kind, &request)?),
             "UPDATE" if is_going(&request.object) => Asked::Farewell,
             "UPDATE" => Asked::Update(Resource::read(kind, &request)?),
-            // Its name is all that counts of it.
-            "DELETE" => Asked::Delete(Subject::new(kind, &request.name)),
+            // Its name is all that counts of it. One of a collection is asked about without it.
+            "DELETE" => {
+                let named = request.old_object["metadata"]["name"].as_str();
+                Asked::Delete(Subject::new(kind, named.unwrap_or(&request.name)))
+            }
             // CONNECT, which no custom resource has.
             _ => Asked::Farewell,
         };

@@ -184,6 +184,17 @@ fn what_is_being_deleted_may_be_changed_and_a_deletion_needs_no_object() {
     );
     let alone = review.judge(&Objects::default(), OURS, &settings());
     assert_eq!(alone, Verdict::default());
+    // One of a collection is asked about by its object alone.
+    for (name, refused) in [("quick", true), ("slow", false)] {
+        let mut old = object("BFDProfile", &json!({}));
+        old["metadata"]["name"] = json!(name);
+        let deletion =
+            json!({ "operation": "DELETE", "name": "", "object": null, "oldObject": old });
+        let body = question(&object("BFDProfile", &json!({})), &deletion);
+        let review = Review::parse(ResourceKind::Profile, &body).expect("a question");
+        let verdict = review.judge(&existing, OURS, &settings());
+        assert_eq!(!verdict.errors.is_empty(), refused, "{name}");
+    }
 }
 
 #[test]
