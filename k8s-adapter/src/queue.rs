@@ -231,7 +231,7 @@ mod tests {
     async fn a_row_of_failures_is_told_once() {
         let queue = WorkQueue::default();
         queue.push([key("a")]);
-        let mut look = async |how| {
+        let look = async |how| {
             assert_eq!(queue.next().await, key("a"));
             queue.looked(key("a"), how);
             queue.is_untold(&key("a"))
