@@ -19,7 +19,7 @@ pub struct PoolState {
 type ByName<S> = BTreeMap<String, Declared<S>>;
 
 /// Everything that is declared.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Policy {
     /// Kinds of which an object was seen since the last list, if only to be deleted.
     declared: BTreeSet<Kind>,
@@ -92,6 +92,17 @@ impl Index {
     /// is empty from the start is none.
     pub fn declares(&self, kind: Kind) -> bool {
         self.policy.declared.contains(&kind)
+    }
+
+    /// What is declared, and the nodes that it is about: a copy of that, and of nothing else.
+    #[must_use]
+    pub fn declarations(&self) -> Self {
+        Self {
+            listed: self.listed.clone(),
+            nodes: self.nodes.clone(),
+            policy: self.policy.clone(),
+            ..Self::default()
+        }
     }
 
     /// All pools, by name.

@@ -1,7 +1,7 @@
 //! BGP communities as people write them: RFC 1997 (`65000:100`), RFC 8092 (`large:65000:1:2`), or by
 //! a name that a `Community` gives.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::str::FromStr;
 
 use super::Declared;
@@ -87,9 +87,9 @@ pub(super) fn aliases<'a>(
         }
     }
     for (name, givers) in givers.iter().filter(|(_, givers)| givers.len() > 1) {
+        let objects: BTreeSet<&str> = givers.iter().map(|(it, _)| it.name.as_str()).collect();
         for (declared, index) in givers {
-            let others = givers.iter().map(|(other, _)| &other.name);
-            let others = others.filter(|other| **other != declared.name);
+            let others = objects.iter().filter(|other| **other != declared.name);
             let with = others.map(|other| Subject::new(ResourceKind::Community, other));
             Problems::new(ResourceKind::Community, &declared.name, findings).add_with(
                 format!("spec.communities[{index}].name"),

@@ -4,7 +4,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, LabelSelecto
 use pharos_proto::v1;
 
 use super::findings::Problems;
-use super::label;
+use super::limits::MAX_PARTS;
+use super::{label, limits};
 
 type Operator = v1::label_selector_requirement::Operator;
 
@@ -40,10 +41,12 @@ pub(super) fn convert_once(
 ) -> v1::LabelSelector {
     let normal = normalized(selector);
     let field_of_all = format!("{field}.matchExpressions");
+    limits::check_parts(&field_of_all, expressions(&normal), problems);
     problems.once(&field_of_all, expressions(&normal));
     let mut converted = convert(field, selector, problems);
     let all = std::mem::take(&mut converted.match_expressions);
-    for (index, mut expression) in all.into_iter().enumerate() {
+    // One that is longer is refused, and each is compared with all before it.
+    for (index, mut expression) in all.into_iter().take(MAX_PARTS).enumerate() {
         if !expressions(&normal)[..index].contains(&expressions(&normal)[index]) {
             let field = format!("{field_of_all}[{index}].values");
             expression.values = problems.once(&field, &expression.values);

@@ -18,6 +18,8 @@ use crate::service::OWN_PREFIX;
 
 /// The only version of AdmissionReview that there is.
 const VERSION: &str = "admission.k8s.io/v1";
+/// Most errors, and most warnings, of an answer: nobody reads more.
+const MOST_SAID: usize = 20;
 
 /// The paths of MetalLB's webhooks.
 const PATHS: [(&str, ResourceKind); 6] = [
@@ -177,16 +179,28 @@ impl Review {
     pub fn answer(&self, verdict: &Verdict) -> Value {
         let mut response = json!({ "uid": self.uid, "allowed": verdict.errors.is_empty() });
         if !verdict.errors.is_empty() {
-            let message = verdict.errors.join("; ");
+            let message = said(&verdict.errors);
             response["status"] = json!({
                 "status": "Failure", "message": message, "reason": "Forbidden", "code": 403,
             });
         }
         if !verdict.warnings.is_empty() {
-            response["warnings"] = json!(verdict.warnings);
+            let first = verdict.warnings.iter().take(MOST_SAID);
+            response["warnings"] = json!(first.collect::<Vec<_>>());
         }
         json!({ "apiVersion": VERSION, "kind": "AdmissionReview", "response": response })
     }
+}
+
+/// The first errors, in one text.
+pub fn said(errors: &[String]) -> String {
+    let first = &errors[..errors.len().min(MOST_SAID)];
+    let mut text = first.join("; ");
+    if first.len() < errors.len() {
+        let more = errors.len() - first.len();
+        text.push_str(&format!("; and {more} more"));
+    }
+    text
 }
 
 fn is_going(object: &Value) -> bool {

@@ -19,7 +19,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::convert;
 use super::judge::judge;
-use super::review::{Review, kind_of};
+use super::review::{Review, kind_of, said};
 use crate::context::Context;
 use crate::metrics::WebhookLabels;
 use crate::policy::ResourceKind;
@@ -224,7 +224,7 @@ fn word(verdict: &Verdict) -> &'static str {
 
 fn tell(kind: ResourceKind, verdict: &Verdict) {
     if !verdict.errors.is_empty() {
-        let errors = verdict.errors.join("; ");
+        let errors = said(&verdict.errors);
         tracing::info!(kind = kind.as_str(), errors, "a change is refused");
     }
 }

@@ -159,3 +159,17 @@ fn lists_of_any_length_are_read_in_time_and_refused_once() {
         assert_eq!(told, [expected]);
     }
 }
+
+#[test]
+fn what_repeats_itself_without_end_is_read_in_time() {
+    let alias = json!({ "name": "a", "value": "1:1" });
+    let site = json!({ "communities": { "c": { "communities": vec![alias; 50_000] } } });
+    assert_eq!(errors(&site).len(), 50_000);
+    let expression = |number| json!({ "key": format!("k{number}"), "operator": "Exists" });
+    let many: Vec<Value> = (0..50_000).map(expression).collect();
+    let preference = json!({ "weight": 1, "preference": { "matchExpressions": many } });
+    let told = errors(&json!({ "l2": { "ad": { "preferredNodeSelectors": [preference] } } }));
+    let field = "spec.preferredNodeSelectors[0].preference.matchExpressions";
+    let expected = format!("L2Advertisement \"ad\": {field}: at most 1000 are allowed");
+    assert_eq!(told, [expected]);
+}

@@ -258,3 +258,15 @@ fn what_is_no_question_is_told_so() {
         );
     }
 }
+
+#[test]
+fn an_answer_is_as_long_as_people_read() {
+    let alias = json!({ "name": "a", "value": "nonsense" });
+    let object = object("Community", &json!({ "communities": vec![alias; 1000] }));
+    let answer = asked(ResourceKind::Community, &object, &json!({}));
+    let message = answer["response"]["status"]["message"]
+        .as_str()
+        .expect("a text");
+    assert!(message.ends_with("and 1980 more"), "{message}");
+    assert!(message.len() < 4096, "{} bytes", message.len());
+}
