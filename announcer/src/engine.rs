@@ -16,7 +16,7 @@ mod socket;
 mod tell;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -62,6 +62,8 @@ pub enum Command {
     /// The assignments changed. `mark` is told back when nothing is answered any more that this took
     /// away.
     Assignments { difference: Difference, mark: u64 },
+    /// Addresses that somebody answered for before this process began, or may have: none is asked for.
+    Tried(Vec<IpAddr>),
     /// The assignments may be acted on.
     Ready,
     /// The assignments are from before a reboot, and ipam-service does not confirm them: they may be
@@ -344,6 +346,7 @@ impl Engine {
                 self.on_assignments(difference, now);
                 self.mark = mark;
             }
+            Command::Tried(addresses) => self.untried.begin_with(addresses),
             Command::Ready => {
                 self.own.ready = true;
                 self.unconfirmed_until = None;
@@ -403,7 +406,7 @@ impl Engine {
         for address in touched.gone.into_iter().chain(unfenced) {
             if !self.plan.has(address) && !self.fence.has(address) {
                 self.metrics.forget(address);
-                self.untried.lose(address);
+                self.untried.forget(address);
             }
         }
         self.perform_fenced();

@@ -58,7 +58,7 @@ use tokio_util::sync::CancellationToken;
 
 use assignments::{Complaints, Follower, SharedBook};
 use bind::Binder;
-use book::{Assigned, Book, Difference};
+use book::{Book, Difference};
 use cache::{Cache, Identity};
 use config::{Args, Config};
 use endpoint::Advertised;
@@ -310,8 +310,13 @@ async fn begin(
         same_boot = kept.same_boot,
         "starting with the assignments on the disk"
     );
+    let assigned = book.assigned();
+    // What is on the disk was announced by somebody before, or might have been: it is answered at once, and
+    // that it is answered is told to ipam-service where it does not know.
+    let tried = assigned.iter().map(|one| one.key.address).collect();
+    commands.send(Command::Tried(tried)).await?;
     let difference = Difference {
-        upserts: book.assigned().into_iter().map(known).collect(),
+        upserts: assigned,
         members: Some(book.members().to_vec()),
         ..Difference::default()
     };
@@ -330,14 +335,6 @@ async fn begin(
     }
     let waits = !kept.same_boot && !book.is_empty();
     Ok((SharedBook::new(book), waits))
-}
-
-/// What is on the disk was announced by somebody before, or might have been: it is answered at once.
-fn known(assigned: Assigned) -> Assigned {
-    Assigned {
-        probe: false,
-        ..assigned
-    }
 }
 
 /// Assignments kept before a reboot are acted on when the stream confirmed them, or after a while

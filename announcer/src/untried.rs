@@ -15,6 +15,8 @@ use crate::plan::Plan;
 #[derive(Debug, Default)]
 pub struct Untried {
     owned: BTreeMap<IpAddr, bool>,
+    /// Those that this process began with: somebody answered for them, or may have.
+    tried: BTreeSet<IpAddr>,
 }
 
 impl Untried {
@@ -41,8 +43,14 @@ impl Untried {
         self.of(plan, group)
     }
 
+    /// This process begins with these addresses.
+    pub fn begin_with(&mut self, addresses: Vec<IpAddr>) {
+        self.tried.extend(addresses);
+    }
+
     /// This node owns an address. What it had already is what it was.
     pub fn add(&mut self, address: IpAddr, is_untried: bool) {
+        let is_untried = is_untried && !self.tried.contains(&address);
         self.owned.entry(address).or_insert(is_untried);
     }
 
@@ -62,6 +70,12 @@ impl Untried {
     /// This node does not own an address any more.
     pub fn lose(&mut self, address: IpAddr) {
         self.owned.remove(&address);
+    }
+
+    /// An address is nobody's any more.
+    pub fn forget(&mut self, address: IpAddr) {
+        self.tried.remove(&address);
+        self.lose(address);
     }
 
     /// Whether this node owns an address for which nobody has answered yet.

@@ -178,10 +178,15 @@ impl Probes {
         !self.free.is_empty()
     }
 
-    /// The addresses that proved to be free since the last call: each may be answered, by
-    /// [`Self::end`], as soon as all is ready for that.
+    /// The addresses that proved to be free since the last call, and are so still: each may be answered,
+    /// by [`Self::end`], as soon as all is ready for that.
     pub fn take_free(&mut self) -> BTreeSet<IpAddr> {
-        std::mem::take(&mut self.free)
+        let mut free = std::mem::take(&mut self.free);
+        free.retain(|address| {
+            let probe = self.by_address.get(address);
+            probe.is_some_and(|probe| probe.state == State::Free)
+        });
+        free
     }
 
     /// Ends the probe of an address that is free still; gives where it is to be answered.
@@ -253,6 +258,24 @@ mod tests {
         assert!(probes.has(ADDRESS), "until it is answered");
         assert_eq!(probes.end(ADDRESS), [spot(1)]);
         assert!(!probes.has(ADDRESS));
+    }
+
+    #[test]
+    fn what_shows_up_before_anybody_looked_is_not_free() {
+        type Event = fn(&mut Probes, Instant);
+        let events: [Event; 3] = [
+            |probes, now| probes.hit(ADDRESS, STRANGER, now),
+            |probes, now| probes.begin(spot(2), now),
+            |probes, _| probes.stop(spot(1)),
+        ];
+        for event in events {
+            let (mut probes, start) = begun();
+            for ms in 0..=600 {
+                probes.due(start + Duration::from_millis(ms));
+            }
+            event(&mut probes, start + Duration::from_millis(601));
+            assert_eq!(probes.take_free(), BTreeSet::new());
+        }
     }
 
     #[test]

@@ -136,3 +136,24 @@ fn an_address_that_joins_one_that_is_answered_in_a_new_group_is_asked_for() {
     assert_eq!(bench.duty(V4), Some(AddressDuty::Answer));
     assert!(bench.is_probed(OTHER));
 }
+
+#[test]
+fn what_this_node_began_with_is_answered_at_once_and_told() {
+    let Some(mut bench) = Bench::start(None) else {
+        return;
+    };
+    bench.tell(Command::Tried(vec![V4]));
+    // Somebody else owns it for a while.
+    let mut other = assigned(&["b"]);
+    other.upserts[0].key.address = V4;
+    other.upserts[0].probe = true;
+    bench.tell(Command::Assignments {
+        difference: other,
+        mark: 1,
+    });
+    bench.own(1, &[(V4, true), (OTHER, true)]);
+    assert_eq!(bench.duty(V4), Some(AddressDuty::Answer));
+    assert!(bench.is_probed(OTHER), "it came later");
+    let told = bench.status.borrow().addresses(GroupId(1)).answered;
+    assert_eq!(told, [V4.to_string()]);
+}
