@@ -10,7 +10,7 @@ mod community;
 mod conflicts;
 mod findings;
 mod l2;
-mod label;
+pub mod label;
 mod limits;
 mod objects;
 mod own;

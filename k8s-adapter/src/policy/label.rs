@@ -5,7 +5,7 @@ const MAX_PREFIX_BYTES: usize = 253;
 const MAX_VALUE_BYTES: usize = 63;
 
 /// What is wrong with a key: a name, or a DNS subdomain, `/` and a name.
-pub(super) fn check_key(key: &str) -> Result<(), String> {
+pub fn check_key(key: &str) -> Result<(), String> {
     let (prefix, name) = match key.split_once('/') {
         Some((prefix, name)) => (Some(prefix), name),
         None => (None, key),
@@ -54,7 +54,7 @@ fn check_length(part: &str, most: usize) -> Result<(), String> {
 }
 
 /// What is wrong with a value, which may be empty.
-pub(super) fn check_value(value: &str) -> Result<(), String> {
+pub fn check_value(value: &str) -> Result<(), String> {
     if value.len() > MAX_VALUE_BYTES {
         return Err(format!("must be no more than {MAX_VALUE_BYTES} bytes"));
     }

@@ -6,6 +6,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use serde_json::{Value, json};
 
 use crate::crd::{ConfigurationStatus, ServiceL2, SessionState};
+use crate::policy::label;
 use crate::service::ServiceKey;
 
 /// Kinds of objects that are written.
@@ -65,8 +66,6 @@ const COMPONENT_TYPE: &str = "metallb.io/component-type";
 const SESSION_NODE: &str = "frrk8s.metallb.io/node";
 const SESSION_PEER: &str = "frrk8s.metallb.io/peer";
 const SESSION_VRF: &str = "frrk8s.metallb.io/vrf";
-/// A longer value is no label: the object does without it.
-const LONGEST_LABEL: usize = 63;
 /// A longer prefix of a name would be cut by the API server.
 const LONGEST_PREFIX: usize = 200;
 /// The condition of MetalLB's controller.
@@ -139,7 +138,8 @@ impl Topic {
         let fitting = labels
             .into_iter()
             .chain([MANAGED_BY])
-            .filter(|(_, value)| value.len() <= LONGEST_LABEL);
+            // The API takes no object with one that is none.
+            .filter(|(_, value)| label::check_value(value).is_ok());
         let owned = fitting.map(|(key, value)| (key.to_owned(), value.to_owned()));
         metadata.labels = Some(owned.collect());
         metadata

@@ -89,7 +89,10 @@ impl Keeper {
     /// Whether another one has to be made, for these names.
     pub fn is_due(&self, names: &BTreeSet<String>, now: i64) -> bool {
         let newest = self.next.as_ref().or(self.shown.as_ref());
-        newest.is_none_or(|made| made.names != *names || now >= made.renewal())
+        newest.is_none_or(|made| {
+            // Before it was made the clock was ahead, and nobody takes it yet.
+            made.names != *names || now < made.made || now >= made.renewal()
+        })
     }
 
     /// One that was made. The first is shown at once, as there is nothing to lose.
@@ -161,6 +164,8 @@ mod tests {
         assert_eq!(keeper.wakes(), Some(start + LIFE * 2 / 3));
 
         let renewal = start + LIFE * 2 / 3;
+        assert!(!keeper.is_due(&names("a"), start));
+        assert!(keeper.is_due(&names("a"), start - 1), "the clock was ahead");
         assert!(!keeper.is_due(&names("a"), renewal - 1));
         assert!(keeper.is_due(&names("a"), renewal));
         let second = made("a", renewal);

@@ -90,6 +90,16 @@ fn labels_and_names_are_metallbs() {
         label(&metadata, "metallb.io/component-type"),
         Some("controller")
     );
+    // What cannot be a label: the API server would take no object with it.
+    let topic = Topic::Session {
+        node: "n1".to_owned(),
+        peer: "p".to_owned(),
+        vrf: "red_".to_owned(),
+    };
+    let session = Body::Session(SessionState::default());
+    let names = topic.metadata(&session);
+    assert_eq!(label(&names, "frrk8s.metallb.io/vrf"), None);
+    assert_eq!(label(&names, "frrk8s.metallb.io/peer"), Some("p"));
     // A name of a node that is no label.
     let (topic, body) = l2(&"n".repeat(64));
     assert_eq!(label(&topic.metadata(&body), "metallb.io/node"), None);
