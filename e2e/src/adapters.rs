@@ -4,6 +4,7 @@
 
 mod book;
 mod metrics;
+mod objects;
 mod old;
 mod relay;
 mod webhook;

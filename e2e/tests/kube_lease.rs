@@ -7,10 +7,9 @@
 //! 4. Without the Lease nobody writes, and the adapter says what is missing.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
-use e2e::adapters::{Stage, addresses};
+use e2e::adapters::Stage;
 use e2e::site::{DEADLINE, repository};
 use nix::sys::signal::Signal;
 use pharos_testbed::wait;
@@ -136,17 +135,6 @@ fn one_replica_writes_and_another_takes_over() {
     assert_eq!(lease(&stage, "holderIdentity"), "");
 }
 
-/// Resource version and addresses of each Service: equal only if nobody wrote anything.
-fn versions(stage: &Stage) -> BTreeMap<String, (String, Vec<String>)> {
-    let services = stage.services(EAST).unwrap().into_iter();
-    services
-        .map(|(name, service)| {
-            let version = service.metadata.resource_version.clone().unwrap();
-            (name, (version, addresses(&service)))
-        })
-        .collect()
-}
-
 #[test]
 fn a_paused_leader_writes_nothing_late() {
     let Some(mut stage) = two_replicas() else {
@@ -187,14 +175,14 @@ fn a_paused_leader_writes_nothing_late() {
         .apply_pool(EAST, "pool", &["198.51.100.0/25"])
         .unwrap();
     wait::until_ok("all have moved", DEADLINE, || {
-        let all = versions(&stage).into_values();
+        let all = stage.versions(EAST).unwrap().into_values();
         let left = all.filter(|(_, it)| !it.iter().all(|it| it.starts_with("198.51.")));
         let left = left.count();
         anyhow::ensure!(left == 0, "{left} have not");
         Ok(())
     })
     .unwrap();
-    let before = versions(&stage);
+    let before = stage.versions(EAST).unwrap();
     let by_other = stage.status_writes(REPLICA).unwrap();
     stage
         .adapter(EAST)
@@ -206,7 +194,7 @@ fn a_paused_leader_writes_nothing_late() {
     serve(&stage, &names("marker", 1));
     stage.wait_readiness(EAST, "ok").unwrap();
     stage.stop_adapter(EAST).unwrap();
-    let mut after = versions(&stage);
+    let mut after = stage.versions(EAST).unwrap();
     after.remove("marker0");
     assert_eq!(after, before);
     assert_eq!(stage.status_writes(REPLICA).unwrap(), by_other + 1);
@@ -216,30 +204,10 @@ fn a_paused_leader_writes_nothing_late() {
     }
 }
 
-fn endpoints(stage: &Stage, ready: bool) {
-    let slice = json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": {
-            "name": "web-1", "namespace": "default", "labels": { "kubernetes.io/service-name": "web" },
-        },
-        "addressType": "IPv4", "ports": [{ "name": "p", "port": 8080 }],
-        "endpoints": [{
-            "addresses": ["10.244.0.9"], "nodeName": "n1", "conditions": { "ready": ready },
-        }],
-    });
-    stage.apply(EAST, &slice.to_string()).unwrap();
-}
-
 #[track_caller]
 fn wait_announced(stage: &Stage, nodes: &[&str]) -> Duration {
     let start = wait::now();
-    wait::until_ok(&format!("announced by {nodes:?}"), DEADLINE, || {
-        let assignments = stage.assignments(EAST)?;
-        let found = assignments.get("192.0.2.0").cloned().unwrap_or_default();
-        anyhow::ensure!(found == nodes, "by {found:?}");
-        Ok(())
-    })
-    .unwrap();
+    stage.wait_nodes(EAST, "192.0.2.0", nodes).unwrap();
     start.elapsed()
 }
 
@@ -257,10 +225,10 @@ fn facts_need_no_lease() {
     });
     stage.apply(EAST, &everywhere.to_string()).unwrap();
     serve(&stage, &["web".to_owned()]);
-    endpoints(&stage, true);
+    stage.set_endpoint(EAST, true).unwrap();
     wait_announced(&stage, &["n1"]);
     stage.kill_adapter(EAST).unwrap();
-    endpoints(&stage, false);
+    stage.set_endpoint(EAST, false).unwrap();
     let taken = wait_announced(&stage, &[]);
     // It has not taken over yet.
     let leads = stage.metric(REPLICA, "pharos_adapter_leader").unwrap();

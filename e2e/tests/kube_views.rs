@@ -8,7 +8,6 @@
 //! 5. A replica that sees pools as they were does not put the old set back.
 //! 6. A replica that sees nothing any more gives the word about endpoints to one that does, and speaks
 //!    again when it sees.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::adapters::Stage;
 use e2e::site::DEADLINE;
@@ -195,44 +194,19 @@ fn a_replica_that_sees_nothing_gives_the_word_to_one_that_does() {
         .apply_service(EAST, "web", &json!({}), &json!({}))
         .unwrap();
     stage.wait_addresses(EAST, "web", &["192.0.2.0"]).unwrap();
-    set_endpoint(&stage, true);
-    wait_nodes(&stage, &["n1"]);
+    stage.set_endpoint(EAST, true).unwrap();
+    stage.wait_nodes(EAST, "192.0.2.0", &["n1"]).unwrap();
     relay.hold();
-    set_endpoint(&stage, false);
-    wait_nodes(&stage, &[]);
-    set_endpoint(&stage, true);
-    wait_nodes(&stage, &["n1"]);
-    set_endpoint(&stage, false);
+    stage.set_endpoint(EAST, false).unwrap();
+    stage.wait_nodes(EAST, "192.0.2.0", &[]).unwrap();
+    stage.set_endpoint(EAST, true).unwrap();
+    stage.wait_nodes(EAST, "192.0.2.0", &["n1"]).unwrap();
+    stage.set_endpoint(EAST, false).unwrap();
     relay.release();
     stage.wait_readiness(EAST, "ok").unwrap();
-    wait_nodes(&stage, &[]);
+    stage.wait_nodes(EAST, "192.0.2.0", &[]).unwrap();
     // It is the newest again, and says what is true now.
     stage.stop_adapter("seeing").unwrap();
-    set_endpoint(&stage, true);
-    wait_nodes(&stage, &["n1"]);
-}
-
-fn set_endpoint(stage: &Stage, ready: bool) {
-    let slice = json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
-        "metadata": {
-            "name": "web-1", "namespace": "default", "labels": { "kubernetes.io/service-name": "web" },
-        },
-        "addressType": "IPv4", "ports": [{ "name": "p", "port": 8080 }],
-        "endpoints": [{
-            "addresses": ["10.244.0.9"], "nodeName": "n1", "conditions": { "ready": ready },
-        }],
-    });
-    stage.apply(EAST, &slice.to_string()).unwrap();
-}
-
-#[track_caller]
-fn wait_nodes(stage: &Stage, nodes: &[&str]) {
-    wait::until_ok(&format!("announced by {nodes:?}"), DEADLINE, || {
-        let assignments = stage.assignments(EAST)?;
-        let found = assignments.get("192.0.2.0").cloned().unwrap_or_default();
-        anyhow::ensure!(found == nodes, "by {found:?}");
-        Ok(())
-    })
-    .unwrap();
+    stage.set_endpoint(EAST, true).unwrap();
+    stage.wait_nodes(EAST, "192.0.2.0", &["n1"]).unwrap();
 }

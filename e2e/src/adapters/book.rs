@@ -93,6 +93,16 @@ impl Stage {
             .collect())
     }
 
+    /// Waits until exactly these nodes are to announce an address.
+    pub fn wait_nodes(&self, cluster: &str, address: &str, nodes: &[&str]) -> anyhow::Result<()> {
+        wait::until_ok(&format!("announced by {nodes:?}"), DEADLINE, || {
+            let assignments = self.assignments(cluster)?;
+            let found = assignments.get(address).cloned().unwrap_or_default();
+            anyhow::ensure!(found == nodes, "by {found:?}");
+            Ok(())
+        })
+    }
+
     /// Waits until an address is to be announced; gives its election group.
     pub fn wait_group(&self, cluster: &str, address: &str) -> anyhow::Result<u64> {
         wait::until_ok(&format!("{address} is to be announced"), DEADLINE, || {
