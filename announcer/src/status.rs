@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use pharos_proto::v1;
 use pharos_proto::v1::announcer_report::Status;
-use pharos_proto::v1::ownership::Why;
+use pharos_proto::v1::ownership::{Answers, Why};
 use prost::Message as _;
 
 use crate::election::{Condition, GroupId, NodeName};
@@ -28,13 +28,38 @@ pub struct Standing {
     owned: BTreeMap<GroupId, Arc<v1::Ownership>>,
 }
 
-/// What is told of the addresses of a group.
+/// What is told of the addresses of a group that this node owns.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Addresses {
     /// They are not answered yet.
     pub probing: Vec<String>,
     /// They are, and ipam-service does not know of it.
     pub answered: Vec<String>,
+    /// They are answered.
+    pub answers: Vec<String>,
+    /// They are to be answered, and no interface can.
+    pub nowhere: Vec<String>,
+}
+
+impl Addresses {
+    fn of(told: &v1::Ownership) -> Self {
+        let answers = told.answers.clone().unwrap_or_default();
+        Self {
+            probing: told.probing.clone(),
+            answered: told.answered.clone(),
+            answers: answers.addresses,
+            nowhere: answers.nowhere,
+        }
+    }
+
+    fn put_into(self, told: &mut v1::Ownership) {
+        told.probing = self.probing;
+        told.answered = self.answered;
+        told.answers = Some(Answers {
+            addresses: self.answers,
+            nowhere: self.nowhere,
+        });
+    }
 }
 
 impl Standing {
@@ -72,15 +97,15 @@ impl Standing {
             Gained::Orphaned => (Why::OwnerGone, None),
             Gained::HandedOver(from) => (Why::HandedOver, Some(from)),
         };
-        let ownership = v1::Ownership {
+        let mut ownership = v1::Ownership {
             group: group.0,
             since: Some(timestamp(at)),
             why: why.into(),
             from: from.map(NodeName::to_string).unwrap_or_default(),
             interfaces: names.into_iter().collect(),
-            probing: addresses.probing,
-            answered: addresses.answered,
+            ..v1::Ownership::default()
         };
+        addresses.put_into(&mut ownership);
         self.owned.insert(group, Arc::new(ownership));
     }
 
@@ -101,22 +126,25 @@ impl Standing {
         let Some(known) = self.owned.get_mut(&group) else {
             return false;
         };
-        if (&known.probing, &known.answered) == (&addresses.probing, &addresses.answered) {
+        if Addresses::of(known) == addresses {
             return false;
         }
-        let known = Arc::make_mut(known);
-        (known.probing, known.answered) = (addresses.probing, addresses.answered);
+        addresses.put_into(Arc::make_mut(known));
         true
     }
 
     #[cfg(test)]
     pub fn addresses(&self, group: GroupId) -> Addresses {
         let known = self.owned.get(&group);
-        let told = known.map(|known| Addresses {
-            probing: known.probing.clone(),
-            answered: known.answered.clone(),
-        });
-        told.unwrap_or_default()
+        known.map(|known| Addresses::of(known)).unwrap_or_default()
+    }
+
+    #[cfg(test)]
+    pub fn interfaces(&self, group: GroupId) -> Vec<String> {
+        let known = self.owned.get(&group);
+        known
+            .map(|known| known.interfaces.clone())
+            .unwrap_or_default()
     }
 
     /// It does not answer for a group any more.

@@ -8,6 +8,7 @@
 //! 4. After a restart of ipam-service the address is not said to be silent before its nodes have told: what is
 //!    not known is called so.
 //! 5. A released address is told of as removed.
+//! 6. An owner that cannot reach ipam-service any more goes on answering, and is not said to be silent.
 
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
@@ -173,18 +174,51 @@ fn what_nobody_tells_in_half_a_minute_is_known_to_be_told_by_nobody() -> anyhow:
     fleet.announcer("n1")?.kill()?;
     fleet.start_ipam()?;
     let began = tokio::time::Instant::now();
-    let mut watcher = Watcher::start(&fleet)?;
-    let told = watcher.wait(&fleet, |_| true)?;
-    assert_eq!(told.reason(), Reason::Unknown);
-    // Nothing is told meanwhile, for longer than `SOON`.
-    let told = loop {
-        match watcher.wait(&fleet, |told| told.reason() != Reason::Unknown) {
-            Ok(told) => break told,
-            Err(error) => anyhow::ensure!(began.elapsed() < 2 * Duration::from_secs(30), "{error}"),
-        }
-    };
+    let told = told_after_unknown(&fleet)?;
     assert_eq!(told.reason(), Reason::NoLiveNode);
     let took = began.elapsed();
     assert!(took > Duration::from_secs(20), "{took:?}");
+    Ok(())
+}
+
+/// What a watcher is told after the half minute in which nodes may yet tell.
+fn told_after_unknown(fleet: &Fleet) -> anyhow::Result<v1::Announcement> {
+    let began = tokio::time::Instant::now();
+    let mut watcher = Watcher::start(fleet)?;
+    let told = watcher.wait(fleet, |_| true)?;
+    assert_eq!(told.reason(), Reason::Unknown);
+    // Nothing is told meanwhile, for longer than `SOON`.
+    loop {
+        match watcher.wait(fleet, |told| told.reason() != Reason::Unknown) {
+            Ok(told) => return Ok(told),
+            Err(error) => anyhow::ensure!(began.elapsed() < 2 * Duration::from_secs(30), "{error}"),
+        }
+    }
+}
+
+#[test]
+fn an_owner_that_is_cut_off_for_long_is_not_said_to_be_silent() -> anyhow::Result<()> {
+    let Some(mut fleet) = Fleet::start(&["n1", "n2"])? else {
+        return Ok(());
+    };
+    fleet.apply_pool("192.168.12.100-192.168.12.120")?;
+    fleet.advertise("all", &[], &[])?;
+    fleet.allocate("web", ADDRESS)?;
+    let mut watcher = Watcher::start(&fleet)?;
+    let told = watcher.wait(&fleet, |told| told.reason() == Reason::Unspecified)?;
+    let owner = who(&told)[0].0.to_owned();
+    let mac = fleet.lan.host(&owner)?.mac;
+    fleet.kill_ipam()?;
+    fleet.lan.cut("ipam", &owner)?;
+    fleet.start_ipam()?;
+    let told = told_after_unknown(&fleet)?;
+    assert_eq!(told.reason(), Reason::NodeAway, "{}", told.detail);
+    assert!(told.detail.contains(&owner), "{}", told.detail);
+    assert_eq!(who(&told), []);
+    let prober = Prober::start(fleet.client()?, &[ADDRESS])?;
+    prober.wait_answer(ADDRESS, Duration::ZERO, None, SOON)?;
+    let record = prober.record();
+    let answerers = record.answerers(ADDRESS, Duration::ZERO, prober.now());
+    assert!(answerers.iter().eq([&mac]), "{answerers:?}");
     Ok(())
 }

@@ -174,7 +174,7 @@ impl Engine {
         }
         if self.shown.contains_key(&group) {
             self.show(group, true);
-            self.tell_interfaces(group, &self.plan.spots(group));
+            self.tell_interfaces(group);
             self.tell_addresses([group]);
         }
     }
@@ -339,7 +339,7 @@ impl Engine {
         self.talk.say(group, None, Some(claim));
         let (reason, from) = self.count_gained(why);
         self.show(group, true);
-        self.tell_gained(group, why, &self.plan.spots(group));
+        self.tell_gained(group, why);
         for used in self.plan.used(group) {
             tracing::info!(
                 address = %used.address,

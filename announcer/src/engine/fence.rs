@@ -17,7 +17,6 @@ use crate::l2::burst::Spot;
 use crate::l2::hold::Notes;
 use crate::l2::reply::AddressDuty;
 use crate::lease::Standing;
-use crate::untried::Untried;
 use assignments::Assignments;
 
 mod assignments;
@@ -63,24 +62,27 @@ impl Fence {
         self.assigned.of_address(address).next().is_some()
     }
 
-    /// Addresses of a group that this node does not answer, or not yet.
-    pub(super) fn unanswered(&self, group: GroupId, untried: &Untried) -> Vec<IpAddr> {
-        let of_group = self.assigned.of_group(group);
-        let silent =
-            of_group.filter(|key| !self.shown.contains_key(*key) || untried.has(key.address));
-        silent.map(|key| key.address).collect()
+    /// Those addresses of a group that this node owns.
+    pub(super) fn own(&self, group: GroupId) -> impl Iterator<Item = IpAddr> {
+        self.own_keys(group).map(|key| key.address)
     }
 
-    /// Those that it answers and ipam-service does not know to be answered.
-    pub(super) fn answered(&self, group: GroupId, untried: &Untried) -> Vec<IpAddr> {
-        let of_group = self.assigned.of_group(group);
-        let new = of_group.filter(|key| self.assigned.get(key).is_some_and(|one| one.probe));
-        let answered = new.filter(|key| {
-            let applied = self.applied.get(*key);
-            let is_somewhere = applied.is_some_and(|applied| !applied.spots().is_empty());
-            is_somewhere && self.shown.contains_key(*key) && untried.is_answered(key.address)
-        });
-        answered.map(|key| key.address).collect()
+    /// Where they are answered, or will be.
+    pub(super) fn own_spots(&self, group: GroupId) -> impl Iterator<Item = Spot> {
+        let applied = self.own_keys(group).filter_map(|key| self.applied.get(key));
+        applied.flat_map(Applied::spots).copied()
+    }
+
+    /// Addresses of a group that ipam-service does not know to be answered.
+    pub(super) fn unannounced(&self, group: GroupId) -> impl Iterator<Item = IpAddr> {
+        let keys = self.assigned.of_group(group);
+        let new = keys.filter(|key| self.assigned.get(key).is_some_and(|one| one.probe));
+        new.map(|key| key.address)
+    }
+
+    fn own_keys(&self, group: GroupId) -> impl Iterator<Item = &Key> {
+        let keys = self.assigned.of_group(group);
+        keys.filter(|key| self.shown.contains_key(*key))
     }
 
     /// Whether this node owns an address, in whichever space.
@@ -140,7 +142,7 @@ impl Engine {
             && self.fence.shown.contains_key(&key)
         {
             self.tell_lost_groups([before].into());
-            self.tell_gained(group, &Gained::Inherited, &self.fenced_spots(&key));
+            self.tell_gained(group, &Gained::Inherited);
         }
         self.reapply_address(&key);
         self.talk.fenced.set(key, told, now);
@@ -183,7 +185,7 @@ impl Engine {
             self.responder.resume(&spots, duty, &first);
         }
         if let Some(assigned) = self.fence.assigned.get(key) {
-            self.tell_interfaces(assigned.group, &spots);
+            self.tell_interfaces(assigned.group);
             self.tell_addresses([assigned.group]);
         }
         if self.fence.shown.contains_key(key) {
@@ -328,7 +330,7 @@ impl Engine {
         );
         let group = assigned.group;
         self.show_fenced(key, true);
-        self.tell_gained(group, why, &self.fenced_spots(key));
+        self.tell_gained(group, why);
     }
 
     /// Gives the group of the address.
@@ -360,7 +362,10 @@ impl Engine {
         for group in lost {
             let mut keys = self.fence.assigned.of_group(group);
             match keys.any(|key| self.fence.shown.contains_key(key)) {
-                true => self.tell_addresses([group]),
+                true => {
+                    self.tell_interfaces(group);
+                    self.tell_addresses([group]);
+                }
                 false => self.tell_lost(group),
             }
         }

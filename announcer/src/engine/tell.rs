@@ -11,36 +11,51 @@ use crate::l2::burst::Spot;
 use crate::status::Addresses;
 
 impl Engine {
-    pub(super) fn tell_gained(&self, group: GroupId, why: &Gained, spots: &[Spot]) {
-        let names = self.names_of(spots);
+    pub(super) fn tell_gained(&self, group: GroupId, why: &Gained) {
+        let names = self.names_of(&self.own_spots(group));
         let at = clock::since_epoch();
         self.status.send_modify(|standing| {
             standing.gain(group, at, why, (names, self.addresses_of(group)))
         });
     }
 
-    pub(super) fn tell_interfaces(&self, group: GroupId, spots: &[Spot]) {
-        let names = self.names_of(spots);
+    pub(super) fn tell_interfaces(&self, group: GroupId) {
+        let names = self.names_of(&self.own_spots(group));
         self.status
             .send_if_modified(|standing| standing.set_interfaces(group, names));
     }
 
-    /// Which addresses of a group this node does not answer yet, although it owns the group; and which it
-    /// does that ipam-service does not know of.
-    fn addresses_of(&self, group: GroupId) -> Addresses {
-        let mut probing = self.untried.of(&self.plan, group);
-        probing.extend(self.fence.unanswered(group, &self.untried));
-        let new = self.plan.unannounced(group);
-        let mut answered: BTreeSet<IpAddr> = match new.is_empty() {
-            true => BTreeSet::new(),
-            false => &new & &self.plan.answerable(group),
+    /// Where this node is to answer for what it owns of a group: each fenced address has an owner of its own.
+    fn own_spots(&self, group: GroupId) -> Vec<Spot> {
+        let mut spots = match self.shown.contains_key(&group) {
+            true => self.plan.spots(group),
+            false => Vec::new(),
         };
-        answered.retain(|address| self.untried.is_answered(*address));
-        answered.extend(self.fence.answered(group, &self.untried));
-        let told = |all: BTreeSet<IpAddr>| all.iter().map(IpAddr::to_string).collect();
+        spots.extend(self.fence.own_spots(group));
+        spots
+    }
+
+    /// What this node says of the addresses of a group that it owns.
+    fn addresses_of(&self, group: GroupId) -> Addresses {
+        let mut owned: BTreeSet<IpAddr> = match self.shown.contains_key(&group) {
+            true => self.plan.addresses(group).collect(),
+            false => BTreeSet::new(),
+        };
+        owned.extend(self.fence.own(group));
+        let mut new = self.plan.unannounced(group);
+        new.extend(self.fence.unannounced(group));
+        let spots = self.own_spots(group).into_iter();
+        let answerable: BTreeSet<IpAddr> = spots.map(|spot| spot.address).collect();
+        let probing = owned.iter().filter(|it| self.untried.has(**it));
+        let probing: BTreeSet<IpAddr> = probing.copied().collect();
+        let mut answers = &owned & &answerable;
+        answers.retain(|address| self.untried.is_answered(*address));
+        let told = |all: &BTreeSet<IpAddr>| all.iter().map(IpAddr::to_string).collect();
         Addresses {
-            probing: told(probing),
-            answered: told(answered),
+            probing: told(&probing),
+            answered: told(&(&new & &answers)),
+            answers: told(&answers),
+            nowhere: told(&(&owned - &answerable)),
         }
     }
 

@@ -10,6 +10,7 @@ use crate::election::Wanted;
 use crate::l2::responder::Port;
 
 mod probes;
+mod told;
 
 /// An address that these nodes may announce.
 fn assigned(nodes: &[&str]) -> Difference {

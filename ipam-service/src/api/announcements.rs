@@ -7,7 +7,7 @@ mod describe;
 mod picture;
 mod watch;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use futures::stream::BoxStream;
 use pharos_proto::v1;
@@ -16,7 +16,7 @@ use pharos_proto::v1::explained_node::Verdict as WireVerdict;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
-use self::describe::{Described, conflict_to_wire, describe};
+use self::describe::{conflict_to_wire, describe};
 use self::watch::Watcher;
 use super::call::Api;
 use super::convert_announce::assignments::key_to_wire;
@@ -190,7 +190,7 @@ impl Announcements {
         &self,
         cluster: &Name,
         keys: BTreeSet<AssignmentKey>,
-    ) -> Result<Described, Status> {
+    ) -> Result<BTreeMap<AssignmentKey, v1::Announcement>, Status> {
         let assigned = self.0.feeds.assignments.assigned_at(cluster, &keys);
         let mut silent = keys;
         for one in &assigned {
@@ -204,7 +204,8 @@ impl Announcements {
             held.retain(|one| silent.contains(&one.key));
         }
         let view = self.0.feeds.status.view(cluster, now());
-        Ok(describe(&view, &assigned, &held))
+        let described = describe(&view, &assigned, &held).into_iter();
+        Ok(described.map(|(key, one)| (key, one.wire)).collect())
     }
 }
 

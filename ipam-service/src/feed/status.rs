@@ -2,8 +2,12 @@
 //!
 //! In memory only, and for people: nothing is decided by it. What a node told outlives its stream by
 //! [`KEPT`], because a node without a stream most likely goes on. What a node may answer for that has not told
-//! is not known for as long ([`view`]).
+//! is not known ([`view`]).
+//!
+//! Whoever watches is told which node, group or address something else is known of: by what somebody does,
+//! or because its time is over.
 
+mod cluster;
 mod owned;
 mod view;
 
@@ -16,8 +20,9 @@ use pharos_proto::v1;
 use pharos_proto::v1::announcer_report::{Conflict, Status};
 use tokio::time::Instant;
 
-use self::owned::{MAX_NAMES_BYTES, MAX_OWNED, Owned};
-pub use self::view::{Presence, View};
+use self::cluster::{OfCluster, OfNode};
+use self::owned::{MAX_NAMES_BYTES, MAX_OWNED};
+pub use self::view::{Absent, Presence, View};
 use super::touched::{Touched, Touches};
 use crate::state::announce::AssignmentKey;
 use crate::state::model::{AllocationId, NodeKey, Timestamp};
@@ -25,6 +30,9 @@ use crate::state::names::Name;
 
 /// How long what a node told is shown after its stream has ended.
 pub const KEPT: Duration = Duration::from_secs(30);
+
+/// How long it is remembered since when a node has no stream: as long as people look for it.
+const AWAY_KEPT: Duration = Duration::from_secs(24 * 3600);
 
 /// A conflict that is not reported again within so long is over: announcers repeat one that goes on each
 /// minute.
@@ -49,8 +57,10 @@ struct Shared {
 /// What something else is told about.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Matter {
-    /// Which nodes are there, and which of them have told.
+    /// Every node: those that never connected have had time enough to.
     Nodes,
+    /// Whether it is there, and whether it has told.
+    Node(Name),
     Group(AllocationId),
     /// Who else uses it.
     Address(AssignmentKey),
@@ -58,53 +68,12 @@ pub enum Matter {
 
 #[derive(Debug)]
 struct Told {
-    /// When this process began to listen.
-    began: Instant,
+    /// Until when nodes may connect of which nothing is known; `None`: they have had their time.
+    settles: Option<Instant>,
     streams: u64,
     clusters: BTreeMap<Name, OfCluster>,
-}
-
-#[derive(Debug, Default)]
-struct OfCluster {
-    nodes: BTreeMap<Name, OfNode>,
-    /// Who has told of a group, for as long as it is kept.
-    by_group: BTreeMap<AllocationId, BTreeSet<Name>>,
-}
-
-#[derive(Debug)]
-struct OfNode {
-    /// The newest; for a moment a node may have two.
-    stream: u64,
-    entered: Instant,
-    ended: Option<Ended>,
-    /// It has told all that it answers for, on this stream or one shortly before.
-    told: bool,
-    status: Option<v1::NodeStatus>,
-    owned: Owned,
-    /// By address and hardware address.
-    conflicts: BTreeMap<(AssignmentKey, String), Seen>,
-}
-
-/// What is known of all that a node answers for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-struct Knowledge {
-    has_told: bool,
-    /// It told more than is kept.
-    is_cut: bool,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Ended {
-    at: Instant,
-    wall: Timestamp,
-}
-
-#[derive(Debug, Clone)]
-struct Seen {
-    conflict: Conflict,
-    first: Timestamp,
-    last: Timestamp,
-    until: Instant,
+    /// Before this nothing is forgotten, and nobody's time is over.
+    due: Option<Instant>,
 }
 
 /// A node that says that it answers for a group.
@@ -125,27 +94,15 @@ pub struct SeenConflict {
     pub last_seen: Timestamp,
 }
 
-impl Answerer {
-    /// Whether another one says that it has the group from this one.
-    fn was_handed_to(&self, heir: &Self) -> bool {
-        let since = |one: &Self| {
-            one.ownership
-                .since
-                .map(|since| (since.seconds, since.nanos))
-        };
-        heir.ownership.why() == v1::ownership::Why::HandedOver
-            && heir.ownership.from == self.node.as_str()
-            && since(heir) >= since(self)
-    }
-}
-
 impl StatusFeed {
     /// Nothing is known at first.
     pub fn new(began: Instant) -> Self {
+        let settles = began + KEPT;
         let told = Told {
-            began,
+            settles: Some(settles),
             streams: 0,
             clusters: BTreeMap::new(),
+            due: Some(settles),
         };
         Self {
             shared: Arc::new(Shared {
@@ -163,12 +120,9 @@ impl StatusFeed {
         self.forget_of(&mut told, at);
         told.streams += 1;
         let stream = told.streams;
-        let of_node = told.node(node, at);
-        of_node.stream = stream;
-        of_node.entered = at;
-        of_node.ended = None;
-        self.touch_groups(node, of_node.owned.groups());
-        self.shared.touches.touch(&node.cluster, [Matter::Nodes]);
+        let groups = told.of(&node.cluster).enter(&node.node, stream, at);
+        told.look_again_at(at + KEPT);
+        self.touch_node(node, groups);
         stream
     }
 
@@ -176,11 +130,10 @@ impl StatusFeed {
     pub fn leave(&self, node: &NodeKey, stream: u64, at: Instant, wall: Timestamp) {
         let mut told = self.lock();
         self.forget_of(&mut told, at);
-        let of_cluster = told.clusters.get_mut(&node.cluster);
-        if let Some(of_node) = of_cluster.and_then(|it| newest(&mut it.nodes, &node.node, stream)) {
-            of_node.ended = Some(Ended { at, wall });
-            self.touch_groups(node, of_node.owned.groups());
-            self.shared.touches.touch(&node.cluster, [Matter::Nodes]);
+        let of_cluster = told.of(&node.cluster);
+        if let Some(groups) = of_cluster.leave(&node.node, stream, (at, wall)) {
+            told.look_again_at(at + KEPT);
+            self.touch_node(node, groups);
         }
     }
 
@@ -192,10 +145,12 @@ impl StatusFeed {
         };
         let before = of_cluster.knowledge(&node.node);
         let touched = of_cluster.tell(&node.node, stream, status);
-        self.touch_groups(node, touched.iter().copied());
+        let groups = touched.iter().copied().map(Matter::Group);
+        self.shared.touches.touch(&node.cluster, groups);
         let after = of_cluster.knowledge(&node.node);
         if before != after {
-            self.shared.touches.touch(&node.cluster, [Matter::Nodes]);
+            let node_matters = [Matter::Node(node.node.clone())];
+            self.shared.touches.touch(&node.cluster, node_matters);
         }
         if after.is_cut && !before.is_cut {
             tracing::error!(
@@ -220,25 +175,10 @@ impl StatusFeed {
     ) {
         let mut told = self.lock();
         self.forget_of(&mut told, at);
-        let conflicts = &mut told.node(node, at).conflicts;
-        let key = (address.clone(), conflict.mac.clone());
+        let of_cluster = told.of(&node.cluster);
+        of_cluster.see(&node.node, address, conflict, (at, wall));
+        told.look_again_at(at + CONFLICT_KEPT);
         let touched = [Matter::Address(address.clone())];
-        if conflict.over {
-            conflicts.remove(&key);
-            self.shared.touches.touch(&node.cluster, touched);
-            return;
-        }
-        let first = conflicts.get(&key).map(|known| known.first);
-        if first.is_none() && conflicts.len() >= MAX_CONFLICTS {
-            return;
-        }
-        let seen = Seen {
-            conflict: conflict.clone(),
-            first: first.unwrap_or(wall),
-            last: wall,
-            until: at + CONFLICT_KEPT,
-        };
-        conflicts.insert(key, seen);
         self.shared.touches.touch(&node.cluster, touched);
     }
 
@@ -246,14 +186,14 @@ impl StatusFeed {
     pub fn view<'a>(&'a self, cluster: &'a Name, now: Instant) -> View<'a> {
         let mut told = self.lock();
         self.forget_of(&mut told, now);
-        View::new(told, cluster, now)
+        View::new(told, cluster)
     }
 
     /// Nodes of a cluster that told more than is kept.
     pub fn cut(&self, cluster: &Name) -> BTreeSet<Name> {
         let told = self.lock();
         let nodes = told.of_cluster(cluster);
-        let cut = nodes.filter(|(_, it)| it.owned.is_cut());
+        let cut = nodes.filter(|(_, it)| it.is_cut());
         cut.map(|(node, _)| node.clone()).collect()
     }
 
@@ -261,16 +201,14 @@ impl StatusFeed {
     pub fn cut_count(&self) -> usize {
         let told = self.lock();
         let nodes = told.clusters.values().flat_map(|it| it.nodes.values());
-        nodes.filter(|it| it.owned.is_cut()).count()
+        nodes.filter(|it| it.is_cut()).count()
     }
 
     /// What the nodes that have a stream say of themselves.
     pub fn statuses(&self, cluster: &Name) -> BTreeMap<Name, v1::NodeStatus> {
         let told = self.lock();
-        let open = told
-            .of_cluster(cluster)
-            .filter(|(_, it)| it.ended.is_none());
-        open.filter_map(|(node, it)| Some((node.clone(), it.status.clone()?)))
+        let open = told.of_cluster(cluster).filter(|(_, it)| it.is_there());
+        open.filter_map(|(node, it)| Some((node.clone(), it.status()?.clone())))
             .collect()
     }
 
@@ -279,10 +217,7 @@ impl StatusFeed {
         let mut told = self.lock();
         self.forget_of(&mut told, now);
         let of_cluster = told.of_cluster(cluster);
-        of_cluster
-            .flat_map(|(node, it)| it.conflicts.values().map(move |seen| (node, seen)))
-            .map(|(node, seen)| seen.by(node))
-            .collect()
+        of_cluster.flat_map(|(node, it)| it.seen(node)).collect()
     }
 
     /// A report was not taken in.
@@ -306,18 +241,27 @@ impl StatusFeed {
     }
 
     fn forget_of(&self, told: &mut Told, now: Instant) {
+        if told.due.is_none_or(|due| due > now) {
+            return;
+        }
+        if told.settles.take_if(|at| *at <= now).is_some() {
+            self.shared.touches.touch_all(&Matter::Nodes);
+        }
         for (cluster, of_cluster) in &mut told.clusters {
             let touched = of_cluster.forget(now);
             self.shared.touches.touch(cluster, touched.iter().cloned());
         }
         told.clusters
             .retain(|_, of_cluster| !of_cluster.nodes.is_empty());
+        let clusters = told.clusters.values().filter_map(OfCluster::due);
+        told.due = clusters.chain(told.settles).min();
     }
 
-    fn touch_groups(&self, node: &NodeKey, groups: impl Iterator<Item = AllocationId> + Clone) {
-        self.shared
-            .touches
-            .touch(&node.cluster, groups.map(Matter::Group));
+    /// Something else is known of a node, and of these groups that it has told of.
+    fn touch_node(&self, node: &NodeKey, groups: Vec<AllocationId>) {
+        let matters = groups.into_iter().map(Matter::Group);
+        let matters = matters.chain([Matter::Node(node.node.clone())]);
+        self.shared.touches.touch(&node.cluster, matters);
     }
 
     fn lock(&self) -> MutexGuard<'_, Told> {
@@ -327,159 +271,17 @@ impl StatusFeed {
 }
 
 impl Told {
-    fn node(&mut self, node: &NodeKey, now: Instant) -> &mut OfNode {
-        let of_cluster = self.clusters.entry(node.cluster.clone()).or_default();
-        let nodes = &mut of_cluster.nodes;
-        nodes
-            .entry(node.node.clone())
-            .or_insert_with(|| OfNode::new(now))
+    fn of(&mut self, cluster: &Name) -> &mut OfCluster {
+        self.clusters.entry(cluster.clone()).or_default()
     }
 
     fn of_cluster(&self, cluster: &Name) -> impl Iterator<Item = (&Name, &OfNode)> {
         let of_cluster = self.clusters.get(cluster);
         of_cluster.into_iter().flat_map(|it| &it.nodes)
     }
-}
 
-impl OfNode {
-    fn new(now: Instant) -> Self {
-        Self {
-            stream: 0,
-            entered: now,
-            ended: None,
-            told: false,
-            status: None,
-            owned: Owned::default(),
-            conflicts: BTreeMap::new(),
-        }
-    }
-}
-
-impl Seen {
-    fn by(&self, node: &Name) -> SeenConflict {
-        SeenConflict {
-            node: node.clone(),
-            conflict: self.conflict.clone(),
-            first_seen: self.first,
-            last_seen: self.last,
-        }
-    }
-}
-
-impl OfCluster {
-    fn knowledge(&self, node: &Name) -> Knowledge {
-        let of_node = self.nodes.get(node);
-        of_node.map_or_else(Knowledge::default, |of_node| Knowledge {
-            has_told: of_node.told,
-            is_cut: of_node.owned.is_cut(),
-        })
-    }
-
-    /// Says which groups it is about.
-    fn tell(&mut self, node: &Name, stream: u64, status: &Status) -> BTreeSet<AllocationId> {
-        let mut touched = BTreeSet::new();
-        let Some(of_node) = newest(&mut self.nodes, node, stream) else {
-            return touched;
-        };
-        if status.whole {
-            touched.extend(of_node.owned.take());
-            of_node.told = true;
-        }
-        if let Some(own) = &status.node {
-            of_node.status = Some(own.clone());
-        }
-        for group in &status.lost {
-            of_node.owned.remove(*group);
-            touched.insert(*group);
-        }
-        for ownership in &status.owned {
-            of_node.owned.insert(ownership);
-            touched.insert(ownership.group);
-        }
-        for group in &touched {
-            match of_node.owned.get(*group).is_some() {
-                true => {
-                    self.by_group
-                        .entry(*group)
-                        .or_default()
-                        .insert(node.clone());
-                }
-                false => leave_group(&mut self.by_group, *group, node),
-            }
-        }
-        touched
-    }
-
-    /// Who says that it answers, by name. A node that stopped may have had no time to say that it gave the
-    /// group away: whom it was handed to says so as well.
-    fn answerers(&self, group: AllocationId) -> Vec<Answerer> {
-        let nodes = self.by_group.get(&group).into_iter().flatten();
-        let told = nodes.filter_map(|name| {
-            let of_node = self.nodes.get(name)?;
-            Some(Answerer {
-                node: name.clone(),
-                ownership: of_node.owned.get(group)?.clone(),
-                unknown_since: of_node.ended.map(|ended| ended.wall),
-            })
-        });
-        let mut all: Vec<Answerer> = told.collect();
-        let heirs = all.clone();
-        all.retain(|one| {
-            let handed = heirs.iter().any(|heir| one.was_handed_to(heir));
-            one.unknown_since.is_none() || !handed
-        });
-        all
-    }
-
-    /// Says what is not shown any more.
-    fn forget(&mut self, now: Instant) -> BTreeSet<Matter> {
-        let mut touched = BTreeSet::new();
-        let by_group = &mut self.by_group;
-        self.nodes.retain(|name, of_node| {
-            of_node.conflicts.retain(|(address, _), seen| {
-                let is_seen = seen.until > now;
-                if !is_seen {
-                    touched.insert(Matter::Address(address.clone()));
-                }
-                is_seen
-            });
-            if of_node.ended.is_none_or(|ended| ended.at + KEPT > now) {
-                return true;
-            }
-            if std::mem::take(&mut of_node.told) {
-                touched.insert(Matter::Nodes);
-            }
-            of_node.status = None;
-            for group in of_node.owned.take() {
-                leave_group(by_group, group, name);
-                touched.insert(Matter::Group(group));
-            }
-            !of_node.conflicts.is_empty()
-        });
-        touched
-    }
-}
-
-/// The node, if this is its newest stream.
-fn newest<'a>(
-    nodes: &'a mut BTreeMap<Name, OfNode>,
-    node: &Name,
-    stream: u64,
-) -> Option<&'a mut OfNode> {
-    let of_node = nodes.get_mut(node)?;
-    (of_node.stream == stream).then_some(of_node)
-}
-
-fn leave_group(
-    by_group: &mut BTreeMap<AllocationId, BTreeSet<Name>>,
-    group: AllocationId,
-    node: &Name,
-) {
-    if let Some(nodes) = by_group.get_mut(&group) {
-        nodes.remove(node);
-        if nodes.is_empty() {
-            by_group.remove(&group);
-        }
+    fn look_again_at(&mut self, at: Instant) {
+        self.due = self.due.into_iter().chain([at]).min();
     }
 }
 

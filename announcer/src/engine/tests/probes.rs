@@ -6,23 +6,23 @@ use crate::l2::burst::Spot;
 use crate::l2::reply::AddressDuty;
 use crate::l2::responder::ResponderThread;
 
-const V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+pub(super) const V4: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 const OTHER: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 2));
-const V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 1));
-const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
-const FIRST_MAC: MacAddr = MacAddr(2, 0, 0, 0, 0, 1);
+pub(super) const V6: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd09, 0, 0, 0, 0, 0, 0, 1));
+pub(super) const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 1);
+pub(super) const FIRST_MAC: MacAddr = MacAddr(2, 0, 0, 0, 0, 1);
 const OTHER_MAC: MacAddr = MacAddr(2, 0, 0, 0, 0, 2);
 
-struct Bench {
+pub(super) struct Bench {
     engine: Engine,
     now: Instant,
-    status: watch::Receiver<Standing>,
+    pub(super) status: watch::Receiver<Standing>,
     _thread: ResponderThread,
 }
 
 impl Bench {
     /// With one interface that answers; `None`: this machine lets no test answer.
-    fn start(link_local: Option<Ipv6Addr>) -> Option<Self> {
+    pub(super) fn start(link_local: Option<Ipv6Addr>) -> Option<Self> {
         if !skip::can_use_namespaces() {
             return None;
         }
@@ -41,17 +41,17 @@ impl Bench {
         Some(bench)
     }
 
-    fn tell(&mut self, command: Command) {
+    pub(super) fn tell(&mut self, command: Command) {
         self.engine.on_command(command, self.now);
         self.engine.settle(self.now);
     }
 
-    fn uplinks(&mut self, uplinks: Vec<Uplink>) {
+    pub(super) fn uplinks(&mut self, uplinks: Vec<Uplink>) {
         self.tell(Command::Uplinks(uplinks));
     }
 
     /// These are the addresses of the group, and this node owns it.
-    fn own(&mut self, group: u64, addresses: &[(IpAddr, bool)]) {
+    pub(super) fn own(&mut self, group: u64, addresses: &[(IpAddr, bool)]) {
         let list = assigned(&["a"]).upserts.remove(0);
         let upserts = addresses.iter().map(|(address, probe)| Assigned {
             key: Key {

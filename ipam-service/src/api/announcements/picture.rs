@@ -1,14 +1,19 @@
 //! What a watcher of one cluster was shown, and what has changed of it since: what was touched is put
 //! together anew, and nothing else. It knows no stream, and waits for nothing: what only the state knows it
 //! asks for by [`Ask`], piece by piece.
+//!
+//! Of what was shown it keeps digests, and no copy: there may be many watchers.
+
+mod shown;
+mod waiting;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
 
 use pharos_proto::v1;
-use pharos_proto::v1::announcement::Reason;
 use tokio::time::Instant;
 
+use self::shown::Shown;
 use super::describe::describe;
 use crate::feed::Feeds;
 use crate::feed::assignments::{AssignmentFeed, Concern};
@@ -16,7 +21,7 @@ use crate::feed::status::{Matter, StatusFeed};
 use crate::feed::touched::{Keys, Touched};
 use crate::state::State;
 use crate::state::announce::{AssignmentKey, Held, HeldPage, Inquiry, keys_of};
-use crate::state::model::{AllocationId, OwnerKey};
+use crate::state::model::OwnerKey;
 use crate::state::names::Name;
 
 /// Most addresses that are put together at once: the writer waits for what is asked of the state, a millisecond
@@ -30,11 +35,7 @@ pub(super) struct Picture {
     status: StatusFeed,
     concerns: Touched<Concern>,
     told: Touched<Matter>,
-    shown: BTreeMap<AssignmentKey, v1::Announcement>,
-    /// The addresses of `shown`, by group.
-    by_group: BTreeMap<AllocationId, BTreeSet<AssignmentKey>>,
-    /// Those of them that nobody answers for.
-    silent: BTreeSet<AssignmentKey>,
+    shown: Shown,
     /// What is to be looked at.
     todo: BTreeSet<AssignmentKey>,
     /// Which of them came last.
@@ -44,8 +45,6 @@ pub(super) struct Picture {
     /// Whose addresses are to be looked at.
     owners: BTreeSet<OwnerKey>,
     walk: Walk,
-    /// When next something is known without a word of anybody.
-    settled_at: Option<Instant>,
 }
 
 /// Where a walk over everything that the cluster holds goes on.
@@ -130,15 +129,12 @@ impl Picture {
             assignments: feeds.assignments.clone(),
             status: feeds.status.clone(),
             cluster,
-            shown: BTreeMap::new(),
-            by_group: BTreeMap::new(),
-            silent: BTreeSet::new(),
+            shown: Shown::default(),
             todo: BTreeSet::new(),
             turn: None,
             piece: BTreeMap::new(),
             owners: BTreeSet::new(),
             walk: Walk::Behind(None),
-            settled_at: None,
         }
     }
 
@@ -215,24 +211,20 @@ impl Picture {
         let assigned = self.assignments.assigned_at(&self.cluster, piece.keys());
         let view = self.status.view(&self.cluster, now);
         let described = describe(&view, &assigned, held);
-        // One that came meanwhile is not over: those that it is about are yet to be looked at.
-        let settled = self.settled_at.into_iter().chain(view.next_settled());
-        self.settled_at = settled.min();
         drop(view);
         let mut difference = Difference::default();
-        for (key, wire) in described {
+        for (key, description) in described {
             piece.remove(&key);
-            if self.shown.get(&key) != Some(&wire) {
-                self.hide(&key);
-                self.enter(key, &wire);
-                difference.changed.push(wire);
+            let is_news = self.shown.put(&key, &description, &mut self.todo);
+            if is_news {
+                difference.changed.push(description.wire);
             }
         }
         for (key, is_asked) in piece {
             if !is_asked {
                 // It was assigned a moment ago: whether it is still held is asked now.
                 self.todo.insert(key);
-            } else if self.hide(&key) {
+            } else if self.shown.remove(&key) {
                 difference.gone.push(key);
             }
         }
@@ -247,12 +239,8 @@ impl Picture {
             Keys::All => self.begin_again(),
         }
         match self.told.take() {
-            Keys::These(matters) => matters.into_iter().for_each(|it| self.note_matter(it)),
+            Keys::These(matters) => self.note_matters(matters, now),
             Keys::All => self.begin_again(),
-        }
-        if self.settled_at.is_some_and(|at| at <= now) {
-            self.settled_at = None;
-            self.todo.extend(self.silent.iter().cloned());
         }
     }
 
@@ -260,29 +248,32 @@ impl Picture {
         match concern {
             Concern::Address(key) => {
                 // What was announced together with it may not be any more.
-                if let Some(shown) = self.shown.get(&key) {
-                    let group = self.by_group.get(&shown.group);
-                    self.todo.extend(group.into_iter().flatten().cloned());
-                }
+                self.todo.extend(self.shown.together_with(&key).cloned());
                 self.todo.insert(key);
             }
             Concern::Owner(owner) => {
                 self.owners.insert(owner);
             }
-            Concern::Policy => self.todo.extend(self.silent.iter().cloned()),
+            Concern::Policy => self.todo.extend(self.shown.unassigned().cloned()),
         }
     }
 
-    fn note_matter(&mut self, matter: Matter) {
-        match matter {
-            Matter::Nodes => self.todo.extend(self.silent.iter().cloned()),
-            Matter::Group(group) => {
-                let of_group = self.by_group.get(&group).into_iter().flatten();
-                self.todo.extend(of_group.cloned());
+    fn note_matters(&mut self, matters: BTreeSet<Matter>, now: Instant) {
+        let mut sets = BTreeSet::new();
+        for matter in matters {
+            match matter {
+                Matter::Nodes => sets.extend(self.shown.waiting.all()),
+                Matter::Node(node) => sets.extend(self.shown.waiting.with(&node)),
+                Matter::Group(group) => self.todo.extend(self.shown.of_group(group).cloned()),
+                Matter::Address(key) => {
+                    self.todo.insert(key);
+                }
             }
-            Matter::Address(key) => {
-                self.todo.insert(key);
-            }
+        }
+        if !sets.is_empty() {
+            let view = self.status.view(&self.cluster, now);
+            let waiting = &mut self.shown.waiting;
+            self.todo.extend(waiting.look(&sets, &view));
         }
     }
 
@@ -290,30 +281,6 @@ impl Picture {
     fn begin_again(&mut self) {
         self.todo.extend(self.shown.keys().cloned());
         self.walk = Walk::Behind(None);
-    }
-
-    fn enter(&mut self, key: AssignmentKey, wire: &v1::Announcement) {
-        let of_group = self.by_group.entry(wire.group).or_default();
-        of_group.insert(key.clone());
-        if wire.reason() != Reason::Unspecified {
-            self.silent.insert(key.clone());
-        }
-        self.shown.insert(key, wire.clone());
-    }
-
-    /// Whether it was shown.
-    fn hide(&mut self, key: &AssignmentKey) -> bool {
-        let Some(shown) = self.shown.remove(key) else {
-            return false;
-        };
-        self.silent.remove(key);
-        if let Some(keys) = self.by_group.get_mut(&shown.group) {
-            keys.remove(key);
-            if keys.is_empty() {
-                self.by_group.remove(&shown.group);
-            }
-        }
-        true
     }
 }
 

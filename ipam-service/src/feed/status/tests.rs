@@ -100,9 +100,12 @@ fn what_a_node_tells_beyond_its_limit_is_not_kept_and_its_groups_are_unknown() {
         feed.tell(&node("a"), stream, &long(group));
     }
     // It may answer for whatever it is not known to.
-    assert_eq!(known(), (Presence::Unknown, 1));
+    assert_eq!(known(), (Presence::Mute(vec![name("a")]), 1));
     assert_eq!(feed.cut(&cluster), BTreeSet::from([name("a")]));
-    let of = |groups: [u64; 2]| groups.map(Matter::Group).into_iter().chain([Matter::Nodes]);
+    let of = |groups: [u64; 2]| {
+        let groups = groups.map(Matter::Group).into_iter();
+        groups.chain([Matter::Node(name("a"))])
+    };
     assert_eq!(touched.take(), Keys::These(of([1, 3]).collect()));
     let of_a = |group| (group, "a".to_owned(), false);
     assert_eq!(shown(&feed, now), [of_a(1), of_a(2)]);
@@ -113,7 +116,7 @@ fn what_a_node_tells_beyond_its_limit_is_not_kept_and_its_groups_are_unknown() {
     };
     feed.tell(&node("a"), stream, &lost);
     assert_eq!(shown(&feed, now), [of_a(2), of_a(3)]);
-    assert_eq!(known(), (Presence::Unknown, 1));
+    assert_eq!(known(), (Presence::Mute(vec![name("a")]), 1));
     feed.tell(&node("a"), stream, &whole(&[4]));
     assert_eq!(known(), (Presence::Told, 0));
     feed.tell(&node("a"), stream, &long(5));
@@ -237,6 +240,16 @@ fn presence(feed: &StatusFeed, nodes: &[&str], now: Instant) -> Presence {
     feed.view(&name("east"), now).presence(&nodes)
 }
 
+fn absent(nodes: &[(&str, Option<i64>)]) -> Vec<Absent> {
+    let nodes = nodes.iter();
+    nodes
+        .map(|(node, since)| Absent {
+            node: name(node),
+            since: since.map(Timestamp),
+        })
+        .collect()
+}
+
 #[test]
 fn what_a_node_answers_for_is_not_known_until_it_has_told_all_or_had_time_to() {
     let began = Instant::now();
@@ -245,35 +258,58 @@ fn what_a_node_answers_for_is_not_known_until_it_has_told_all_or_had_time_to() {
     let both = ["a", "b"];
     // Nobody has called since the service began.
     assert_eq!(presence(&feed, &both, at(29)), Presence::Unknown);
-    assert_eq!(presence(&feed, &both, at(30)), Presence::Away);
-    assert_eq!(presence(&feed, &[], at(0)), Presence::Away);
-    let a = feed.enter(&node("a"), at(10));
+    let none = Presence::Away(absent(&[("a", None), ("b", None)]));
+    assert_eq!(presence(&feed, &both, at(30)), none);
+    assert_eq!(presence(&feed, &[], at(30)), Presence::Away(Vec::new()));
+    let a = feed.enter(&node("a"), at(31));
     // A difference is not all of it.
     feed.tell(&node("a"), a, &owned(&[2]));
-    assert_eq!(presence(&feed, &["a"], at(10)), Presence::Unknown);
+    assert_eq!(presence(&feed, &["a"], at(31)), Presence::Unknown);
     feed.tell(&node("a"), a, &whole(&[1]));
-    assert_eq!(presence(&feed, &["a"], at(10)), Presence::Told);
-    assert_eq!(presence(&feed, &both, at(10)), Presence::Unknown);
-    assert_eq!(
-        feed.view(&name("east"), at(10)).next_settled(),
-        Some(at(30))
-    );
-    assert_eq!(presence(&feed, &both, at(30)), Presence::Told);
-    // One that connects later has as long.
+    assert_eq!(presence(&feed, &["a"], at(31)), Presence::Told);
+    let only_b = Presence::Missing(absent(&[("b", None)]));
+    assert_eq!(presence(&feed, &both, at(31)), only_b);
+    // One that connects has as long, and is known afterwards to be silent about it.
     let b = feed.enter(&node("b"), at(40));
     assert_eq!(presence(&feed, &both, at(69)), Presence::Unknown);
-    assert_eq!(presence(&feed, &both, at(70)), Presence::Told);
-    assert_eq!(feed.view(&name("east"), at(70)).next_settled(), None);
+    let silent = Presence::Mute(vec![name("b")]);
+    assert_eq!(presence(&feed, &both, at(70)), silent);
     // It stands by what it told for as long as that is shown.
     feed.leave(&node("a"), a, at(80), Timestamp(1));
-    feed.leave(&node("b"), b, at(80), Timestamp(1));
-    assert_eq!(presence(&feed, &["a"], at(80)), Presence::Away);
-    assert_eq!(presence(&feed, &both, at(80)), Presence::Unknown);
+    feed.leave(&node("b"), b, at(80), Timestamp(2));
+    let away = |who, since| Presence::Away(absent(&[(who, Some(since))]));
+    assert_eq!(presence(&feed, &["a"], at(80)), away("a", 1));
+    assert_eq!(presence(&feed, &["b"], at(80)), Presence::Unknown);
     feed.enter(&node("a"), at(90));
     assert_eq!(presence(&feed, &["a"], at(90)), Presence::Told);
+    assert_eq!(presence(&feed, &["b"], at(110)), away("b", 2));
     // One that was away for longer tells all anew.
     feed.enter(&node("b"), at(120));
     assert_eq!(presence(&feed, &["b"], at(120)), Presence::Unknown);
+}
+
+#[test]
+fn who_watches_is_told_of_whom_something_else_is_known_because_time_is_over() {
+    let began = Instant::now();
+    let feed = StatusFeed::new(began);
+    let cluster = name("east");
+    let at = |seconds| began + Duration::from_secs(seconds);
+    let a = feed.enter(&node("a"), at(1));
+    feed.tell(&node("a"), a, &whole(&[1]));
+    feed.enter(&node("b"), at(2));
+    feed.leave(&node("a"), a, at(3), Timestamp(1));
+    let touched = feed.touched(&cluster);
+    let told_at = |seconds| {
+        feed.forget(at(seconds));
+        touched.take()
+    };
+    let of = |matters: &[Matter]| Keys::These(matters.iter().cloned().collect());
+    assert_eq!(told_at(29), of(&[]));
+    assert_eq!(told_at(30), of(&[Matter::Nodes]));
+    assert_eq!(told_at(32), of(&[Matter::Node(name("b"))]));
+    let of_a = [Matter::Node(name("a")), Matter::Group(1)];
+    assert_eq!(told_at(33), of(&of_a));
+    assert_eq!(told_at(100_000), of(&[]));
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! What is known of a cluster at one moment: who answers, who else does, and whether that is all there is to
-//! know. A node that has not told yet may answer for anything that it is a candidate for.
+//! know. A node that has not told yet may answer for anything that it is a candidate for, and so may one that
+//! has no stream.
 
 use std::sync::MutexGuard;
 
-use tokio::time::Instant;
-
-use super::{Answerer, KEPT, OfNode, SeenConflict, Told};
+use super::cluster::{OfCluster, OfNode, Standing};
+use super::{Answerer, SeenConflict, Told};
 use crate::state::announce::AssignmentKey;
-use crate::state::model::AllocationId;
+use crate::state::model::{AllocationId, Timestamp};
 use crate::state::names::Name;
 
 /// What is known of one cluster now.
@@ -15,76 +15,87 @@ use crate::state::names::Name;
 pub struct View<'a> {
     told: MutexGuard<'a, Told>,
     cluster: &'a Name,
-    now: Instant,
 }
 
 /// What is known of the candidates of an address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Presence {
-    /// One of them has not told yet what it answers for, and may; or has told more than is kept.
+    /// One of them may tell yet whether it answers: it has connected, or ipam-service has begun, a moment ago.
     Unknown,
+    /// These have a stream and have not told all, or have told more than is kept.
+    Mute(Vec<Name>),
     /// None of them has a stream.
-    Away,
-    /// All have told who could, and one has a stream.
+    Away(Vec<Absent>),
+    /// These have none, and the others have told.
+    Missing(Vec<Absent>),
+    /// All have told.
     Told,
 }
 
+/// A node without a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Absent {
+    pub node: Name,
+    /// `None`: it had none since the service began, or for a day.
+    pub since: Option<Timestamp>,
+}
+
 impl<'a> View<'a> {
-    pub(super) fn new(told: MutexGuard<'a, Told>, cluster: &'a Name, now: Instant) -> Self {
-        Self { told, cluster, now }
+    /// `told` has forgotten what is over.
+    pub(super) fn new(told: MutexGuard<'a, Told>, cluster: &'a Name) -> Self {
+        Self { told, cluster }
     }
 
     /// Who says that it answers for a group, by name.
     pub fn answerers(&self, group: AllocationId) -> Vec<Answerer> {
-        let of_cluster = self.told.clusters.get(self.cluster);
+        let of_cluster = self.of_cluster();
         of_cluster.map_or_else(Vec::new, |it| it.answerers(group))
     }
 
     /// Other machines that nodes see use an address, by node.
     pub fn conflicts(&self, address: &AssignmentKey) -> Vec<SeenConflict> {
-        let nodes = self.told.of_cluster(self.cluster);
-        let seen = nodes.flat_map(|(node, of_node)| {
-            let from = (address.clone(), String::new());
-            let seen = of_node.conflicts.range(from..);
-            let of_address = seen.take_while(|((seen, _), _)| seen == address);
-            of_address.map(move |(_, seen)| seen.by(node))
-        });
-        seen.collect()
+        let of_cluster = self.of_cluster();
+        of_cluster.map_or_else(Vec::new, |it| it.conflicts(address))
     }
 
     /// What is known of these nodes.
     pub fn presence(&self, candidates: &[Name]) -> Presence {
-        let nodes = self.told.clusters.get(self.cluster);
-        let known = |name: &Name| nodes.and_then(|it| it.nodes.get(name));
-        let is_unknown = |name: &Name| {
-            let node = known(name);
-            self.settles_at(node).is_some() || node.is_some_and(|node| node.owned.is_cut())
-        };
-        if candidates.iter().any(is_unknown) {
-            return Presence::Unknown;
+        let (mut is_expected, mut is_anyone_there) = (false, false);
+        let (mut mute, mut absent) = (Vec::new(), Vec::new());
+        for node in candidates {
+            match self.standing(node) {
+                Standing::Expected => is_expected = true,
+                Standing::Mute => mute.push(node.clone()),
+                Standing::Away(since) => absent.push(Absent {
+                    node: node.clone(),
+                    since,
+                }),
+                Standing::Told => is_anyone_there = true,
+            }
         }
-        let mut all = candidates.iter().filter_map(known);
-        match all.any(|node| node.stream > 0 && node.ended.is_none()) {
-            true => Presence::Told,
-            false => Presence::Away,
+        if is_expected {
+            Presence::Unknown
+        } else if !mute.is_empty() {
+            Presence::Mute(mute)
+        } else if !is_anyone_there {
+            Presence::Away(absent)
+        } else if !absent.is_empty() {
+            Presence::Missing(absent)
+        } else {
+            Presence::Told
         }
     }
 
-    /// When next something is known without a word of anybody: somebody has had time enough.
-    pub fn next_settled(&self) -> Option<Instant> {
-        let nodes = self.told.of_cluster(self.cluster);
-        let known = nodes.filter_map(|(_, node)| self.settles_at(Some(node)));
-        known.chain(self.settles_at(None)).min()
+    fn standing(&self, node: &Name) -> Standing {
+        let known = self.of_cluster().and_then(|it| it.nodes.get(node));
+        let standing = known.and_then(OfNode::standing);
+        standing.unwrap_or(match self.told.settles {
+            Some(_) => Standing::Expected,
+            None => Standing::Away(None),
+        })
     }
 
-    /// Until when a node may yet tell; `None`: it has, or had time enough to.
-    fn settles_at(&self, node: Option<&OfNode>) -> Option<Instant> {
-        let since = match node {
-            Some(node) if node.told => return None,
-            Some(node) => node.ended.map_or(node.entered, |ended| ended.at),
-            None => self.told.began,
-        };
-        let until = since + KEPT;
-        (until > self.now).then_some(until)
+    fn of_cluster(&self) -> Option<&OfCluster> {
+        self.told.clusters.get(self.cluster)
     }
 }

@@ -1,9 +1,11 @@
 use std::net::Ipv4Addr;
 
+use pharos_proto::v1::announcement::Reason;
 use pharos_proto::v1::announcer_report::{Conflict, Status};
 use proptest::prelude::*;
 
 use super::*;
+use crate::api::announcements::describe::Descriptions;
 use crate::feed::allocations::AllocationFeed;
 use crate::feed::changes::ChangeFeed;
 use crate::feed::status::KEPT;
@@ -11,6 +13,8 @@ use crate::state::address::Address;
 use crate::state::announce::{Assignment, ClusterDelta};
 use crate::state::announce::{NodeSet, Silence};
 use crate::state::model::{NodeKey, Timestamp};
+
+mod cost;
 
 fn name(text: &str) -> Name {
     Name::parse(text).expect("valid")
@@ -132,13 +136,21 @@ impl Model {
             }
             None => now < began + KEPT,
         };
-        let is_there = |told: &Told| told.ended.is_none();
-        if (0..NODES.len()).any(may_tell) {
+        let is_there = |node: &usize| {
+            let told = self.nodes.get(node);
+            told.is_some_and(|told| told.ended.is_none())
+        };
+        let all = 0..NODES.len();
+        let there: Vec<usize> = all.clone().filter(is_there).collect();
+        let is_mute = |node: &usize| !self.nodes[node].told;
+        if all.clone().any(may_tell) || there.iter().any(is_mute) {
             Reason::Unknown
-        } else if self.nodes.values().any(is_there) {
-            Reason::NotYetAnnounced
-        } else {
+        } else if there.is_empty() {
             Reason::NoLiveNode
+        } else if there.len() < all.len() {
+            Reason::NodeAway
+        } else {
+            Reason::NotYetAnnounced
         }
     }
 }
@@ -283,7 +295,9 @@ impl World {
         }
         let folded = seen(self.folded.values().cloned());
         assert_eq!(folded, self.model.seen(self.began, self.now));
-        assert_eq!(self.folded, self.listed());
+        let listed = self.listed().into_iter();
+        let listed: BTreeMap<_, _> = listed.map(|(key, one)| (key, one.wire)).collect();
+        assert_eq!(self.folded, listed);
     }
 
     fn fold(&mut self, difference: Difference) {
@@ -305,7 +319,7 @@ impl World {
     }
 
     /// What ListAnnouncements puts together.
-    fn listed(&self) -> BTreeMap<AssignmentKey, v1::Announcement> {
+    fn listed(&self) -> Descriptions {
         let all = self.model.held.keys().map(|number| key(*number)).collect();
         let cluster = name("east");
         let assigned = self.feeds.assignments.assigned_at(&cluster, &all);
@@ -418,9 +432,16 @@ fn what_is_touched_all_the_time_keeps_no_other_waiting() {
         node: name("a"),
     };
     let pages = keys.len().div_ceil(MOST);
-    for _ in 0..2 * pages {
-        // A node comes and goes before each look.
-        let _stream = feeds.status.enter(&node, now);
+    let stream = feeds.status.enter(&node, now);
+    for number in 0..2 * pages {
+        // A node comes to own all of them, or loses them, before each look.
+        let all = BTreeSet::from([1]);
+        let (owned, lost) = match number % 2 {
+            0 => (all, BTreeSet::new()),
+            _ => (BTreeSet::new(), all),
+        };
+        let told = told_status(false, &owned, &lost);
+        feeds.status.tell(&node, stream, &told);
         let ask = picture.ask(now);
         let mut page = HeldPage::default();
         if let Walk::Behind(after) = &ask.walk {
