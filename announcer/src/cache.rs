@@ -64,12 +64,16 @@ struct Record {
     boot_id: String,
     #[prost(string, tag = "4")]
     store_id: String,
+    /// But for those that are fenced: a build that knows nothing of that would answer for them as for others.
+    /// Builds that knew of it before field 8 was there had them here, too.
     #[prost(message, repeated, tag = "5")]
     assignments: Vec<v1::Assignment>,
     #[prost(message, repeated, tag = "6")]
     node_sets: Vec<v1::NodeSet>,
     #[prost(message, optional, tag = "7")]
     members: Option<v1::Members>,
+    #[prost(message, repeated, tag = "8")]
+    fenced: Vec<v1::Assignment>,
 }
 
 /// The file of one node.
@@ -109,11 +113,13 @@ impl Cache {
             });
         }
         let members = record.members.unwrap_or_default().members;
+        let mut assignments = record.assignments;
+        assignments.extend(record.fenced);
         Ok(Some(Kept {
             same_boot: record.boot_id == self.identity.boot_id,
             contents: Contents {
                 store_id: record.store_id,
-                assignments: record.assignments,
+                assignments,
                 node_sets: record.node_sets,
                 members: members
                     .into_iter()
@@ -135,12 +141,15 @@ impl Cache {
                 node: member.node,
                 endpoint: member.endpoint,
             });
+        let assignments = contents.assignments.into_iter();
+        let (fenced, assignments) = assignments.partition(|one| one.fenced.is_some());
         let record = Record {
             cluster: self.identity.cluster.clone(),
             node: self.identity.node.clone(),
             boot_id: self.identity.boot_id.clone(),
             store_id: contents.store_id,
-            assignments: contents.assignments,
+            assignments,
+            fenced,
             node_sets: contents.node_sets,
             members: Some(v1::Members {
                 members: members.collect(),
@@ -242,6 +251,54 @@ mod tests {
         assert_eq!((kept.contents, kept.same_boot), (contents(), true));
         let later = Cache::open(directory.path(), identity("two")).expect("opens");
         assert!(!later.load().expect("reads").expect("is there").same_boot);
+    }
+
+    /// The message as builds know it that know nothing of fenced addresses.
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct EarlierRecord {
+        #[prost(string, tag = "1")]
+        cluster: String,
+        #[prost(message, repeated, tag = "5")]
+        assignments: Vec<v1::Assignment>,
+    }
+
+    fn fenced() -> v1::Assignment {
+        v1::Assignment {
+            address: "192.0.2.2".to_owned(),
+            fenced: Some(v1::assignment::Fenced::default()),
+            ..v1::Assignment::default()
+        }
+    }
+
+    #[test]
+    fn a_build_that_knows_nothing_of_fencing_finds_no_fenced_address_in_the_file() {
+        let directory = tempfile::tempdir().expect("directory");
+        let cache = Cache::open(directory.path(), identity("one")).expect("opens");
+        let mut both = contents();
+        both.assignments.push(fenced());
+        cache.save(both.clone()).expect("saves");
+        let kept = cache.load().expect("reads").expect("is there");
+        assert_eq!(kept.contents, both);
+        let bytes = std::fs::read(cache.path()).expect("is there");
+        let message = &bytes[MAGIC.len()..bytes.len() - CHECKSUM];
+        let earlier = EarlierRecord::decode(message).expect("reads");
+        assert_eq!(earlier.cluster, "east");
+        assert_eq!(earlier.assignments, contents().assignments);
+    }
+
+    #[test]
+    fn fenced_addresses_among_the_others_are_read_as_what_they_are() {
+        let directory = tempfile::tempdir().expect("directory");
+        let cache = Cache::open(directory.path(), identity("one")).expect("opens");
+        let record = Record {
+            cluster: "east".to_owned(),
+            node: "a".to_owned(),
+            assignments: vec![fenced()],
+            ..Record::default()
+        };
+        std::fs::write(cache.path(), encode(&record)).expect("writes");
+        let kept = cache.load().expect("reads").expect("is there");
+        assert_eq!(kept.contents.assignments, [fenced()]);
     }
 
     #[test]
