@@ -36,8 +36,28 @@ const LEAST_PAUSE: Duration = Duration::from_millis(50);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
     pub readiness: Readiness,
-    /// Names of the interfaces that can answer.
+    /// Names of the interfaces that can answer for IPv4 addresses.
     pub interfaces: BTreeSet<String>,
+    /// The same for IPv6.
+    pub interfaces6: BTreeSet<String>,
+}
+
+impl Standing {
+    /// A renewal of this term; 0: for a new one.
+    fn renewal(&self, cluster: &str, node: &str, term: u64) -> v1::RenewLeaseRequest {
+        let names = |all: &BTreeSet<String>| all.iter().take(INTERFACES).cloned().collect();
+        v1::RenewLeaseRequest {
+            cluster: cluster.to_owned(),
+            node: node.to_owned(),
+            term,
+            readiness: self.readiness.into(),
+            interfaces: names(&self.interfaces),
+            ipv6: Some(v1::renew_lease_request::Interfaces {
+                names: names(&self.interfaces6),
+            }),
+            end: false,
+        }
+    }
 }
 
 /// Renews the lease.
@@ -145,19 +165,7 @@ impl Run {
             Ask::Begin => 0,
             Ask::Renew(term) => term.0,
         };
-        let request = v1::RenewLeaseRequest {
-            cluster: self.renewer.cluster.clone(),
-            node: self.renewer.node.clone(),
-            term,
-            readiness: standing.readiness.into(),
-            interfaces: standing
-                .interfaces
-                .iter()
-                .take(INTERFACES)
-                .cloned()
-                .collect(),
-            end: false,
-        };
+        let request = standing.renewal(&self.renewer.cluster, &self.renewer.node, term);
         let answered = tokio::time::timeout(ANSWER_WITHIN, self.send(request)).await;
         let answered = answered.unwrap_or_else(|_| Err(Status::deadline_exceeded("no answer")));
         let answer = match answered {
@@ -227,5 +235,33 @@ impl Run {
         };
         // Unanswered, it runs out.
         let _in_time = tokio::time::timeout(END_WITHIN, self.send(request)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_renewal_tells_of_each_family_where_it_can_be_answered() {
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        let standing = Standing {
+            readiness: Readiness::Ready,
+            interfaces: names(&["eth0", "eth1"]),
+            interfaces6: names(&["eth1"]),
+        };
+        let renewal = standing.renewal("east", "a", 7);
+        assert_eq!(
+            (&*renewal.cluster, &*renewal.node, renewal.term),
+            ("east", "a", 7)
+        );
+        assert_eq!(renewal.interfaces, ["eth0", "eth1"]);
+        // None is something else than not telling.
+        assert_eq!(renewal.ipv6.expect("told").names, ["eth1"]);
+        let deaf = Standing {
+            interfaces6: BTreeSet::new(),
+            ..standing
+        };
+        assert!(deaf.renewal("east", "a", 7).ipv6.is_some());
     }
 }

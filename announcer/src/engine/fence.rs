@@ -402,6 +402,7 @@ impl Engine {
         let standing = needed.then(|| Standing {
             readiness,
             interfaces: self.own.interfaces.clone(),
+            interfaces6: self.own.interfaces6.clone(),
         });
         let outlets = &self.fence.outlets;
         set_if_new(&outlets.standing, &standing);

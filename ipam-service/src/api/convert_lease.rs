@@ -26,6 +26,14 @@ pub fn lease_renewal(wire: &v1::RenewLeaseRequest) -> Result<Renewal, Rejection>
     let node = errors.name("node", &wire.node);
     let interfaces = names(&mut errors, "interfaces", &wire.interfaces);
     bound(&mut errors, "interfaces", wire.interfaces.len());
+    let interfaces6 = match &wire.ipv6 {
+        Some(ipv6) => {
+            bound(&mut errors, "ipv6.names", ipv6.names.len());
+            names(&mut errors, "ipv6.names", &ipv6.names)
+        }
+        // An announcer of an earlier version does not tell of the families one by one.
+        None => interfaces.clone(),
+    };
     let readiness = match Wire::try_from(wire.readiness) {
         Ok(Wire::Ready) => Some(Readiness::Ready),
         Ok(Wire::HoldDown) => Some(Readiness::HoldDown),
@@ -51,6 +59,7 @@ pub fn lease_renewal(wire: &v1::RenewLeaseRequest) -> Result<Renewal, Rejection>
         let standing = Standing {
             readiness: readiness?,
             interfaces: interfaces?.iter().map(Name::to_string).collect(),
+            interfaces6: interfaces6?.iter().map(Name::to_string).collect(),
         };
         let term = (wire.term != 0).then_some(Term(wire.term));
         Some(match term {
@@ -85,4 +94,55 @@ pub fn released_from_wire(
     });
     let tenures = tenures.collect();
     errors.finish(tenures)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// The interfaces that count, by family.
+    fn read(interfaces: &[&str], ipv6: Option<&[&str]>) -> [BTreeSet<String>; 2] {
+        let names = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+        let wire = v1::RenewLeaseRequest {
+            cluster: "east".to_owned(),
+            node: "a".to_owned(),
+            readiness: v1::renew_lease_request::Readiness::Ready.into(),
+            interfaces: names(interfaces),
+            ipv6: ipv6.map(|ipv6| v1::renew_lease_request::Interfaces { names: names(ipv6) }),
+            ..v1::RenewLeaseRequest::default()
+        };
+        match lease_renewal(&wire) {
+            Ok(Renewal::Renew(_, None, standing)) => [standing.interfaces, standing.interfaces6],
+            other => panic!("a new lease is asked for, not {other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_interface_counts_for_the_families_that_it_is_told_for() {
+        let names = |names: &[&str]| -> BTreeSet<String> {
+            names.iter().map(ToString::to_string).collect()
+        };
+        let (some, none) = (names(&["eth0"]), names(&[]));
+        assert_eq!(read(&["eth0"], Some(&[])), [some.clone(), none.clone()]);
+        assert_eq!(read(&[], Some(&["eth0"])), [none, some.clone()]);
+        // An announcer of an earlier version.
+        assert_eq!(read(&["eth0"], None), [some.clone(), some]);
+    }
+
+    #[test]
+    fn a_bad_name_of_an_interface_for_ipv6_is_refused_by_its_field() {
+        let wire = v1::RenewLeaseRequest {
+            cluster: "east".to_owned(),
+            node: "a".to_owned(),
+            readiness: v1::renew_lease_request::Readiness::Ready.into(),
+            ipv6: Some(v1::renew_lease_request::Interfaces {
+                names: vec![String::new()],
+            }),
+            ..v1::RenewLeaseRequest::default()
+        };
+        let refused = lease_renewal(&wire).expect_err("bad").to_string();
+        assert!(refused.contains("ipv6.names[0]"), "{refused}");
+    }
 }

@@ -228,6 +228,7 @@ mod tests {
         Standing {
             readiness,
             interfaces: BTreeSet::from(["eth0".to_owned()]),
+            interfaces6: BTreeSet::new(),
         }
     }
 

@@ -49,8 +49,10 @@ pub struct NodeLeases {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Standing {
     pub readiness: Readiness,
-    /// Names of the interfaces that can answer.
+    /// Names of the interfaces that can answer for IPv4 addresses.
     pub interfaces: BTreeSet<String>,
+    /// The same for IPv6.
+    pub interfaces6: BTreeSet<String>,
 }
 
 /// Whether a node wants addresses.

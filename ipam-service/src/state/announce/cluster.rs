@@ -377,6 +377,8 @@ fn name_owners(
     let mut changes = Vec::new();
     for announced in announced.values_mut() {
         let candidates = &announced.offer.set.nodes;
+        let keys = announced.assignments.iter().map(|one| &one.key);
+        let families = fence::Families::of(keys);
         for assignment in &mut announced.assignments {
             if assignment.fenced.is_none() {
                 continue;
@@ -385,7 +387,8 @@ fn name_owners(
             let fenced = match dirt.fencing {
                 Fencing::AsStored => fence::stored(state, &key),
                 Fencing::Named { moves } => {
-                    let (fenced, change) = fence::decide(state, key, assignment, candidates, moves);
+                    let (fenced, change) =
+                        fence::decide(state, key, (assignment, families), candidates, moves);
                     changes.extend(change);
                     fenced
                 }

@@ -1,8 +1,9 @@
 //! Who may answer for a fenced address: the node that [`pharos_lease::next`] names.
 //!
 //! Of the nodes of a group, in the order of its list and then by rendezvous hash, the first that is
-//! ready and has a lease is wanted. One that holds down takes over only from an owner that is gone,
-//! and one that drains only if there is no other.
+//! ready and has a lease is wanted; of a group of both families the first that can answer both, and if
+//! there is none, for each address one that can answer it. One that holds down takes over only from an
+//! owner that is gone, and one that drains only if there is no other.
 
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use pharos_proto::digest::rendezvous_rank;
 
 use super::{Assignment, AssignmentKey};
 use crate::state::State;
+use crate::state::address::Family;
 use crate::state::change::{Change, Edit};
 use crate::state::leases::{Leases, Readiness, Standing};
 use crate::state::model::{AllocationId, NodeKey, Tenure, TenureKey};
@@ -48,7 +50,7 @@ pub(super) fn stored(state: &State, key: &TenureKey) -> Fenced {
 pub(super) fn decide(
     state: &State,
     key: TenureKey,
-    assignment: &Assignment,
+    (assignment, families): (&Assignment, Families),
     candidates: &[Name],
     moves: bool,
 ) -> (Fenced, Option<Change>) {
@@ -59,6 +61,7 @@ pub(super) fn decide(
         leases,
         cluster: &key.cluster,
         assignment,
+        families,
         candidates,
     };
     let wanted = wanted.wanted(owner);
@@ -144,7 +147,27 @@ struct Choice<'a> {
     leases: &'a Leases,
     cluster: &'a Name,
     assignment: &'a Assignment,
+    families: Families,
     candidates: &'a [Name],
+}
+
+/// Of which families the addresses of a group are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Families {
+    One,
+    Both,
+}
+
+impl Families {
+    /// Of these addresses.
+    pub(super) fn of<'a>(keys: impl Iterator<Item = &'a AssignmentKey>) -> Self {
+        let mut families = keys.map(|key| key.address.family());
+        let first = families.next();
+        match families.all(|family| Some(family) == first) {
+            true => Self::One,
+            false => Self::Both,
+        }
+    }
 }
 
 impl Choice<'_> {
@@ -158,20 +181,24 @@ impl Choice<'_> {
             return Some(living.clone());
         }
         let first = |accept: &dyn Fn(Readiness) -> bool| {
-            let fits = |node: &Name| {
-                let (owner, standing) = self.lease(node)?;
-                let fits = accept(standing.readiness) && self.serves(node, standing);
-                fits.then_some(owner)
+            let wholly = match self.families {
+                Families::Both => self.first(accept, &|node, standing| {
+                    let mut both = [Family::V4, Family::V6].into_iter();
+                    both.all(|family| self.serves(node, standing, family))
+                }),
+                Families::One => None,
             };
-            let listed = &self.assignment.nodes;
-            let found = listed.iter().find_map(fits);
-            found.or_else(|| self.unlisted().into_iter().find_map(fits))
+            wholly.or_else(|| {
+                self.first(accept, &|node, standing| {
+                    self.serves_address(node, standing)
+                })
+            })
         };
         let still = || {
             let node = &living?.node;
             let (_, standing) = self.lease(node)?;
             let stays = standing.readiness != Readiness::Draining
-                && self.serves(node, standing)
+                && self.serves_address(node, standing)
                 && self.candidates.contains(node);
             living.filter(|_| stays).cloned()
         };
@@ -179,6 +206,22 @@ impl Choice<'_> {
             .or_else(still)
             .or_else(|| first(&|readiness| readiness != Readiness::Draining))
             .or_else(|| first(&|_| true))
+    }
+
+    /// The first that is accepted and serves it.
+    fn first(
+        &self,
+        accept: &dyn Fn(Readiness) -> bool,
+        serves: &dyn Fn(&Name, &Standing) -> bool,
+    ) -> Option<Owner<Name>> {
+        let fits = |node: &Name| {
+            let (owner, standing) = self.lease(node)?;
+            let fits = accept(standing.readiness) && serves(node, standing);
+            fits.then_some(owner)
+        };
+        let listed = &self.assignment.nodes;
+        let found = listed.iter().find_map(fits);
+        found.or_else(|| self.unlisted().into_iter().find_map(fits))
     }
 
     fn lease(&self, node: &Name) -> Option<(Owner<Name>, &Standing)> {
@@ -203,11 +246,20 @@ impl Choice<'_> {
         others
     }
 
-    fn serves(&self, node: &Name, standing: &Standing) -> bool {
+    fn serves_address(&self, node: &Name, standing: &Standing) -> bool {
+        self.serves(node, standing, self.assignment.key.address.family())
+    }
+
+    /// Whether a node can answer a family on an interface that is wanted.
+    fn serves(&self, node: &Name, standing: &Standing, family: Family) -> bool {
+        let interfaces = match family {
+            Family::V4 => &standing.interfaces,
+            Family::V6 => &standing.interfaces6,
+        };
         let wanted = self.assignment.interfaces.of(node);
         match wanted.is_empty() {
-            true => !standing.interfaces.is_empty(),
-            false => wanted.iter().any(|one| standing.interfaces.contains(one)),
+            true => !interfaces.is_empty(),
+            false => wanted.iter().any(|one| interfaces.contains(one)),
         }
     }
 }

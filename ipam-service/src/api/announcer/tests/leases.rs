@@ -15,7 +15,7 @@ fn renewal(node: &str, term: u64) -> v1::RenewLeaseRequest {
         term,
         readiness: Readiness::Ready.into(),
         interfaces: vec!["eth0".to_owned()],
-        end: false,
+        ..v1::RenewLeaseRequest::default()
     }
 }
 

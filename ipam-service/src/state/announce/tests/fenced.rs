@@ -1,5 +1,6 @@
 //! Fenced addresses: who is named, and when.
 
+mod families;
 mod moved;
 
 use pharos_lease::{Owner, Term};
@@ -53,6 +54,7 @@ fn standing(readiness: Readiness) -> Standing {
     Standing {
         readiness,
         interfaces: BTreeSet::from(["eth0".to_owned()]),
+        interfaces6: BTreeSet::from(["eth0".to_owned()]),
     }
 }
 
@@ -207,6 +209,7 @@ fn a_node_without_a_usable_interface_is_not_wanted() {
     let (mut world, [first, second, _]) = World::fenced();
     let none = Standing {
         interfaces: BTreeSet::new(),
+        interfaces6: BTreeSet::new(),
         ..standing(Readiness::Ready)
     };
     world.leases_of(&first, &[1], Some(none.clone()));
