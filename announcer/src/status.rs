@@ -189,6 +189,11 @@ impl Teller {
         if open != Status::default() {
             parts.push(open);
         }
+        if parts.first().is_some_and(|first| first.whole)
+            && let Some((_last, others)) = parts.split_last_mut()
+        {
+            others.iter_mut().for_each(|part| part.more = true);
+        }
         self.told = Some(now);
         parts
     }
@@ -271,25 +276,31 @@ mod tests {
         assert!(Teller::default().tell(standing)[0].whole);
     }
 
-    #[test]
-    fn what_is_large_is_told_in_parts_of_which_the_first_is_whole() {
+    fn many(since: Duration) -> Standing {
         let mut standing = Standing::default();
         for group in 0..5000 {
-            let interface = names(&["an-interface"]);
-            standing.gain(
-                GroupId(group),
-                AT,
-                &Gained::Unowned,
-                (interface, Addresses::default()),
-            );
+            let told = (names(&["an-interface"]), Addresses::default());
+            standing.gain(GroupId(group), since, &Gained::Unowned, told);
         }
-        let parts = Teller::default().tell(standing);
+        standing
+    }
+
+    #[test]
+    fn what_is_large_is_told_in_parts_of_which_the_first_is_whole() {
+        let mut teller = Teller::default();
+        let parts = teller.tell(many(AT));
         assert!(parts.len() > 1);
         assert!(parts.iter().all(|part| part.encoded_len() <= MAX_BYTES));
         let whole: Vec<bool> = parts.iter().map(|part| part.whole).collect();
         assert!(whole[0] && !whole[1..].contains(&true));
+        let more: Vec<bool> = parts.iter().map(|part| part.more).collect();
+        let (last, others) = more.split_last().expect("several");
+        assert!(!last && !others.contains(&false), "{more:?}");
         let told = parts.iter().map(|part| part.owned.len()).sum::<usize>();
         assert_eq!(told, 5000);
+        // Differences say nothing of the rest.
+        let parts = teller.tell(many(2 * AT));
+        assert!(parts.len() > 1 && parts.iter().all(|part| !part.whole && !part.more));
     }
 
     #[test]

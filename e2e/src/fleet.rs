@@ -238,6 +238,7 @@ impl Fleet {
     pub fn conflicts(&self) -> anyhow::Result<Vec<v1::SeenConflict>> {
         let request = v1::ListConflictsRequest {
             cluster: CLUSTER.to_owned(),
+            ..v1::ListConflictsRequest::default()
         };
         let listed = self.call(|channel| async {
             let mut announcements = AnnouncementServiceClient::new(channel);

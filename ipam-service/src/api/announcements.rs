@@ -13,16 +13,18 @@ use futures::stream::BoxStream;
 use pharos_proto::v1;
 use pharos_proto::v1::announcement_service_server::AnnouncementService;
 use pharos_proto::v1::explained_node::Verdict as WireVerdict;
+use prost::Message as _;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use self::describe::{conflict_to_wire, describe};
-use self::watch::Watcher;
+use self::watch::{MOST_BYTES, Watcher};
 use super::call::Api;
 use super::convert_announce::assignments::key_to_wire;
 use super::fields::FieldErrors;
 use super::paging::{PageToken, page_size};
 use super::status;
+use crate::feed::status::ConflictKey;
 use crate::state::State;
 use crate::state::address::Address;
 use crate::state::announce::{AssignmentKey, ExplainedNode, HeldPage, Inquiry, Question, Verdict};
@@ -56,17 +58,19 @@ impl AnnouncementService for Announcements {
             Some(address) => self.held_at(&cluster, address, after).await?,
             None => self.held_after(&cluster, after, size).await?,
         };
-        let next_page_token = match page.keys.last().filter(|_| page.next.is_some()) {
+        let last = page.keys.last().filter(|_| page.next.is_some()).cloned();
+        let described = self.describe(&cluster, page.keys.into_iter().collect());
+        let (announcements, cut_after) = cut(described.await?);
+        let next_page_token = match cut_after.or(last) {
             Some(last) => {
-                let key = key_to_wire(last);
+                let key = key_to_wire(&last);
                 let key = vec![key.address_space, key.address];
                 PageToken { key, revision: 0 }.write(&filter)
             }
             None => String::new(),
         };
-        let described = self.describe(&cluster, page.keys.into_iter().collect());
         Ok(Response::new(v1::ListAnnouncementsResponse {
-            announcements: described.await?.into_values().collect(),
+            announcements,
             next_page_token,
         }))
     }
@@ -94,11 +98,28 @@ impl AnnouncementService for Announcements {
         &self,
         request: Request<v1::ListConflictsRequest>,
     ) -> Result<Response<v1::ListConflictsResponse>, Status> {
-        let cluster = cluster(&request.get_ref().cluster)?;
-        let seen = self.0.feeds.status.conflicts(&cluster, now());
-        let seen = seen.into_iter().map(conflict_to_wire);
+        let message = request.into_inner();
+        let cluster = cluster(&message.cluster)?;
+        let size = usize::try_from(page_size(message.page_size)?).unwrap_or(usize::MAX);
+        let token = PageToken::read(&message.page_token, &message.cluster, 4)?;
+        let after = token.map(|token| after_conflict(&token)).transpose()?;
+        let status = &self.0.feeds.status;
+        let mut seen = status.conflicts(&cluster, after.as_ref(), size + 1, now());
+        let is_more = seen.len() > size;
+        seen.truncate(size);
+        let next_page_token = match seen.last().filter(|_| is_more) {
+            Some((last, _)) => {
+                let key = key_to_wire(&last.address);
+                let node = last.node.to_string();
+                let key = vec![node, key.address_space, key.address, last.mac.clone()];
+                PageToken { key, revision: 0 }.write(&message.cluster)
+            }
+            None => String::new(),
+        };
+        let seen = seen.into_iter().map(|(_, seen)| conflict_to_wire(seen));
         Ok(Response::new(v1::ListConflictsResponse {
             conflicts: seen.collect(),
+            next_page_token,
         }))
     }
 
@@ -222,12 +243,43 @@ fn cluster(wire: &str) -> Result<Name, Status> {
 }
 
 fn after_token(token: &PageToken) -> Result<AssignmentKey, Status> {
+    after_key(&token.key[0], &token.key[1])
+}
+
+fn after_conflict(token: &PageToken) -> Result<ConflictKey, Status> {
     let mut errors = FieldErrors::new();
-    let space = errors.name("page_token", &token.key[0]);
-    let address = errors.address("page_token", &token.key[1]);
+    let node = errors.name("page_token", &token.key[0]);
+    let node = errors.finish(node);
+    Ok(ConflictKey {
+        node: node.map_err(|bad| status::of_rejection(&bad))?,
+        address: after_key(&token.key[1], &token.key[2])?,
+        mac: token.key[3].clone(),
+    })
+}
+
+fn after_key(space: &str, address: &str) -> Result<AssignmentKey, Status> {
+    let mut errors = FieldErrors::new();
+    let space = errors.name("page_token", space);
+    let address = errors.address("page_token", address);
     let read = errors.finish(space.zip(address));
     let (space, address) = read.map_err(|bad| status::of_rejection(&bad))?;
     Ok(AssignmentKey { space, address })
+}
+
+/// As many of them as a message may have bytes, at least one; and the last of these, if there are more.
+fn cut(
+    all: BTreeMap<AssignmentKey, v1::Announcement>,
+) -> (Vec<v1::Announcement>, Option<AssignmentKey>) {
+    let (mut announcements, mut last, mut bytes) = (Vec::new(), None, 0);
+    for (key, one) in all {
+        bytes += one.encoded_len();
+        if bytes > MOST_BYTES && last.is_some() {
+            return (announcements, last);
+        }
+        announcements.push(one);
+        last = Some(key);
+    }
+    (announcements, None)
 }
 
 fn explained_node(node: &ExplainedNode, listed: &[Name]) -> v1::ExplainedNode {

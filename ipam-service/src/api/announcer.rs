@@ -241,6 +241,10 @@ impl Connection {
                 () = self.shutdown.stopping() => {
                     return Step::Refuse(status::unavailable("STOPPING", "the server is stopping"));
                 }
+                () = self.told.to_begin_again() => {
+                    let message = "a later stream of this node has ended: introduce yourself again";
+                    return Step::Refuse(status::unavailable("SUPERSEDED", message));
+                }
                 report = next_report(&mut self.reports) => match report {
                     Ok(Some(report)) => {
                         if let Err(status) = self.take_in(&report).await {

@@ -14,6 +14,9 @@ use crate::state::refusal::Rejection;
 /// (`MAX_ADDR_LEN`, 32 bytes at most), takes 95.
 const MAX_MAC_BYTES: usize = 95;
 
+/// Longest text of an address in bytes (`INET6_ADDRSTRLEN`, less the NUL).
+const MAX_ADDRESS_BYTES: usize = 45;
+
 /// Whether the texts of a status are short enough to be kept.
 pub fn check_status(wire: &Status) -> Result<(), Rejection> {
     let mut errors = FieldErrors::new();
@@ -42,6 +45,9 @@ pub fn check_status(wire: &Status) -> Result<(), Rejection> {
                 &owned.interfaces,
                 MAX_NAME_BYTES,
             );
+            for (name, addresses) in addresses(owned) {
+                each(&mut errors, &at(name), addresses, MAX_ADDRESS_BYTES);
+            }
         }
     }
     errors.finish(Some(()))
@@ -62,7 +68,21 @@ pub fn check_conflict(errors: &mut FieldErrors, wire: &Conflict) {
 
 fn is_short(owned: &v1::Ownership) -> bool {
     let mut names = owned.interfaces.iter().chain([&owned.from]);
+    let mut addresses = addresses(owned).flat_map(|(_, addresses)| addresses);
     names.all(|name| name.len() <= MAX_NAME_BYTES)
+        && addresses.all(|address| address.len() <= MAX_ADDRESS_BYTES)
+}
+
+/// The addresses that are told of a group, by the name of their field.
+fn addresses(owned: &v1::Ownership) -> impl Iterator<Item = (&'static str, &Vec<String>)> {
+    let answers = owned.answers.iter().flat_map(|it| {
+        [
+            ("answers.addresses", &it.addresses),
+            ("answers.nowhere", &it.nowhere),
+        ]
+    });
+    let told = [("probing", &owned.probing), ("answered", &owned.answered)];
+    told.into_iter().chain(answers)
 }
 
 fn each(errors: &mut FieldErrors, field: &str, texts: &[String], max_bytes: usize) {
@@ -94,16 +114,23 @@ mod tests {
         }
     }
 
-    fn status(name_bytes: usize, line_bytes: usize) -> Status {
+    fn status(name_bytes: usize, line_bytes: usize, address_bytes: usize) -> Status {
         let name = "n".repeat(name_bytes);
         let node = v1::NodeStatus {
             interfaces: vec!["eth0".to_owned(), name.clone()],
             deaf: vec!["l".repeat(line_bytes)],
             ..v1::NodeStatus::default()
         };
+        let addresses = || vec!["a".repeat(address_bytes)];
         let owned = v1::Ownership {
             from: name.clone(),
             interfaces: vec![name],
+            probing: addresses(),
+            answered: addresses(),
+            answers: Some(v1::ownership::Answers {
+                addresses: addresses(),
+                nowhere: addresses(),
+            }),
             ..v1::Ownership::default()
         };
         Status {
@@ -115,14 +142,20 @@ mod tests {
 
     #[test]
     fn each_text_of_a_status_has_a_limit() {
-        assert_eq!(check_status(&status(253, 1024)), Ok(()));
+        assert_eq!(check_status(&status(253, 1024, 45)), Ok(()));
         let expected = [
             "status.node.interfaces[1]",
             "status.node.deaf[0]",
             "status.owned[1].from",
             "status.owned[1].interfaces[0]",
+            "status.owned[1].probing[0]",
+            "status.owned[1].answered[0]",
+            "status.owned[1].answers.addresses[0]",
+            "status.owned[1].answers.nowhere[0]",
         ];
-        assert_eq!(fields(check_status(&status(254, 1025))), expected);
+        assert_eq!(fields(check_status(&status(254, 1025, 46))), expected);
+        let addresses = fields(check_status(&status(253, 1024, 46)));
+        assert_eq!(addresses, expected[4..]);
     }
 
     #[test]

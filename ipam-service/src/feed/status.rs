@@ -19,9 +19,10 @@ use std::time::Duration;
 use pharos_proto::v1;
 use pharos_proto::v1::announcer_report::{Conflict, Status};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use self::cluster::{OfCluster, OfNode};
-use self::owned::{MAX_NAMES_BYTES, MAX_OWNED};
+use self::owned::{MAX_OWNED, MAX_TEXT_BYTES};
 pub use self::view::{Absent, Presence, View};
 use super::touched::{Touched, Touches};
 use crate::state::announce::AssignmentKey;
@@ -37,6 +38,9 @@ const AWAY_KEPT: Duration = Duration::from_secs(24 * 3600);
 /// A conflict that is not reported again within so long is over: announcers repeat one that goes on each
 /// minute.
 pub const CONFLICT_KEPT: Duration = Duration::from_secs(150);
+
+/// Most conflicts that are shown of one address.
+pub const CONFLICTS_SHOWN: usize = 32;
 
 /// Most conflicts that are remembered of one node.
 const MAX_CONFLICTS: usize = 1000;
@@ -85,6 +89,15 @@ pub struct Answerer {
     pub unknown_since: Option<Timestamp>,
 }
 
+/// Names what a node saw; in the order of lists.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConflictKey {
+    pub node: Name,
+    pub address: AssignmentKey,
+    /// Of the other machine.
+    pub mac: String,
+}
+
 /// A machine that a node saw.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SeenConflict {
@@ -126,6 +139,15 @@ impl StatusFeed {
         stream
     }
 
+    /// Is cancelled when the stream does not speak for its node any more, nor does another: it is to be begun
+    /// again. Of two that a node has for a moment nobody knows which it made first.
+    pub fn begin_again(&self, node: &NodeKey, stream: u64) -> CancellationToken {
+        let told = self.lock();
+        let of_cluster = told.clusters.get(&node.cluster);
+        let token = of_cluster.and_then(|it| it.begin_again(&node.node, stream));
+        token.unwrap_or_default()
+    }
+
     /// A stream has ended.
     pub fn leave(&self, node: &NodeKey, stream: u64, at: Instant, wall: Timestamp) {
         let mut told = self.lock();
@@ -157,7 +179,7 @@ impl StatusFeed {
                 cluster = %node.cluster,
                 node = %node.node,
                 most_groups = MAX_OWNED,
-                most_bytes_of_names = MAX_NAMES_BYTES,
+                most_bytes_of_texts = MAX_TEXT_BYTES,
                 "a node tells of more groups than are kept: who answers for the others is shown as unknown; \
                  what it announces is not concerned"
             );
@@ -212,12 +234,19 @@ impl StatusFeed {
             .collect()
     }
 
-    /// What was seen and is not over, by node and address.
-    pub fn conflicts(&self, cluster: &Name, now: Instant) -> Vec<SeenConflict> {
+    /// What was seen and is not over, at most so many behind one of them.
+    pub fn conflicts(
+        &self,
+        cluster: &Name,
+        after: Option<&ConflictKey>,
+        most: usize,
+        now: Instant,
+    ) -> Vec<(ConflictKey, SeenConflict)> {
         let mut told = self.lock();
         self.forget_of(&mut told, now);
-        let of_cluster = told.of_cluster(cluster);
-        of_cluster.flat_map(|(node, it)| it.seen(node)).collect()
+        let of_cluster = told.clusters.get(cluster).into_iter();
+        let seen = of_cluster.flat_map(|it| it.conflicts_after(after));
+        seen.take(most).collect()
     }
 
     /// A report was not taken in.

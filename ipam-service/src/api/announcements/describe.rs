@@ -60,6 +60,7 @@ fn announced(view: &View<'_>, presences: &mut Presences<'_>, assigned: &Assigned
     let says = answerers.iter().map(|(says, _)| *says);
     let why = why::of_assigned(presences, assigned, says);
     let key = key_to_wire(&assignment.key);
+    let (conflicts, more_conflicts) = conflicts(view, &assignment.key);
     let wire = v1::Announcement {
         address_space: key.address_space,
         address: key.address,
@@ -70,7 +71,8 @@ fn announced(view: &View<'_>, presences: &mut Presences<'_>, assigned: &Assigned
         answerers: to_wire(&answerers, address),
         reason: why.reason.into(),
         detail: why.detail,
-        conflicts: conflicts(view, &assignment.key),
+        conflicts,
+        more_conflicts,
         fenced: assignment.fenced.as_ref().map(fenced_to_wire),
     };
     let rests_on = why.rests_on;
@@ -86,6 +88,7 @@ fn silent(view: &View<'_>, held: &Held) -> Description {
         detail,
         rests_on,
     } = why::of_held(held);
+    let (conflicts, more_conflicts) = conflicts(view, &held.key);
     let wire = v1::Announcement {
         address_space: key.address_space,
         address: key.address,
@@ -96,7 +99,8 @@ fn silent(view: &View<'_>, held: &Held) -> Description {
         answerers: to_wire(&answerers(view, held.group, address), address),
         reason: reason.into(),
         detail,
-        conflicts: conflicts(view, &held.key),
+        conflicts,
+        more_conflicts,
         fenced: None,
     };
     Description { wire, rests_on }
@@ -120,9 +124,10 @@ fn to_wire(answerers: &[(Says, Answerer)], address: Address) -> Vec<v1::Answerer
         .collect()
 }
 
-fn conflicts(view: &View<'_>, key: &AssignmentKey) -> Vec<v1::SeenConflict> {
-    let seen = view.conflicts(key).into_iter();
-    seen.map(conflict_to_wire).collect()
+fn conflicts(view: &View<'_>, key: &AssignmentKey) -> (Vec<v1::SeenConflict>, bool) {
+    let (seen, is_more) = view.conflicts(key);
+    let seen = seen.into_iter().map(conflict_to_wire);
+    (seen.collect(), is_more)
 }
 
 pub(super) fn conflict_to_wire(seen: SeenConflict) -> v1::SeenConflict {

@@ -247,6 +247,7 @@ async fn conflicts_are_listed_with_both_hardware_addresses() {
     let conflicts = async || {
         let request = v1::ListConflictsRequest {
             cluster: "east".to_owned(),
+            ..v1::ListConflictsRequest::default()
         };
         let listed = server.announcements().await.list_conflicts(request).await;
         listed.expect("listed").into_inner().conflicts
@@ -296,4 +297,33 @@ async fn an_explanation_has_every_node_with_what_it_says_of_itself() {
     assert_eq!(nobody.code(), tonic::Code::NotFound);
     drop(a);
     server.stopped().await;
+}
+
+#[test]
+fn a_page_ends_where_a_message_has_bytes_enough() {
+    let key = |number: u8| AssignmentKey {
+        space: Name::parse("default").expect("a name"),
+        address: std::net::Ipv4Addr::new(192, 0, 2, number).into(),
+    };
+    let described = |count: u8, bytes: usize| -> BTreeMap<_, _> {
+        let one = v1::Announcement {
+            detail: "x".repeat(bytes),
+            ..v1::Announcement::default()
+        };
+        (0..count)
+            .map(|number| (key(number), one.clone()))
+            .collect()
+    };
+    let page = |count, bytes| {
+        let (page, last) = cut(described(count, bytes));
+        (page.len(), last)
+    };
+    assert_eq!(page(0, 1), (0, None));
+    assert_eq!(page(3, MOST_BYTES / 3 - 10), (3, None));
+    assert_eq!(page(4, MOST_BYTES / 3 - 10), (3, Some(key(2))));
+    assert_eq!(
+        page(2, MOST_BYTES),
+        (1, Some(key(0))),
+        "it cannot be smaller"
+    );
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use pharos_process::Shutdown;
 use pharos_proto::v1;
+use prost::Message as _;
 use tonic::Status;
 
 use super::now;
@@ -20,8 +21,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// What is forgotten without a word, because its time is over, is noticed so soon.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 
-/// Most announcements in one message: some hundred bytes each, far below what clients take.
+/// Most addresses in one message, and most bytes of announcements: clients take 4 MiB if they are not told
+/// otherwise. One announcement may be larger.
 const MOST: usize = 1000;
+pub(super) const MOST_BYTES: usize = 1 << 20;
 
 /// A watcher of one cluster.
 pub(super) struct Watcher {
@@ -61,7 +64,7 @@ impl Watcher {
             let difference = self.picture.take_in(answer, now());
             let was_synced = self.synced;
             self.synced |= self.picture.is_complete();
-            self.ready = messages(&difference, was_synced, self.synced);
+            self.ready = messages(difference, was_synced, self.synced);
         }
     }
 
@@ -85,7 +88,7 @@ impl Watcher {
 /// What a watcher has to be told. One that comes to be `synced` is so with the last message, which it gets in
 /// any case.
 fn messages(
-    difference: &Difference,
+    difference: Difference,
     was_synced: bool,
     synced: bool,
 ) -> VecDeque<v1::WatchAnnouncementsResponse> {
@@ -96,8 +99,8 @@ fn messages(
     };
     let gone = difference.gone.chunks(MOST);
     let gone = gone.map(|chunk| message(Vec::new(), chunk.iter().map(key_to_wire).collect()));
-    let changed = difference.changed.chunks(MOST);
-    let changed = changed.map(|chunk| message(chunk.to_vec(), Vec::new()));
+    let changed = in_parts(difference.changed).into_iter();
+    let changed = changed.map(|part| message(part, Vec::new()));
     let mut messages: VecDeque<_> = gone.chain(changed).collect();
     if synced && !was_synced {
         if messages.is_empty() {
@@ -108,4 +111,47 @@ fn messages(
         }
     }
     messages
+}
+
+/// As many parts as their number and size ask for.
+fn in_parts(all: Vec<v1::Announcement>) -> Vec<Vec<v1::Announcement>> {
+    let mut parts: Vec<Vec<v1::Announcement>> = Vec::new();
+    let mut bytes = 0;
+    for one in all {
+        bytes += one.encoded_len();
+        match parts.last_mut() {
+            Some(open) if open.len() < MOST && bytes <= MOST_BYTES => open.push(one),
+            Some(_) | None => {
+                bytes = one.encoded_len();
+                parts.push(vec![one]);
+            }
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn announcements(count: usize, bytes: usize) -> Vec<v1::Announcement> {
+        let one = v1::Announcement {
+            detail: "x".repeat(bytes),
+            ..v1::Announcement::default()
+        };
+        vec![one; count]
+    }
+
+    #[test]
+    fn a_message_has_no_more_announcements_and_bytes_than_clients_take() {
+        let lengths = |count, bytes| {
+            let parts = in_parts(announcements(count, bytes));
+            parts.iter().map(Vec::len).collect::<Vec<usize>>()
+        };
+        assert_eq!(lengths(0, 1), Vec::<usize>::new());
+        assert_eq!(lengths(2500, 1), [1000, 1000, 500]);
+        let third = MOST_BYTES / 3 - 10;
+        assert_eq!(lengths(7, third), [3, 3, 1]);
+        assert_eq!(lengths(2, MOST_BYTES), [1, 1], "it cannot be smaller");
+    }
 }

@@ -271,6 +271,30 @@ async fn only_what_a_node_says_to_answer_for_was_announced() {
 }
 
 #[tokio::test]
+async fn a_stream_is_ended_when_a_later_one_of_its_node_has_ended() {
+    let server = TestServer::start().await;
+    let [mut first, mut second] = [(); 2].map(|()| Follower::new("a"));
+    for follower in [&mut first, &mut second] {
+        follower.connect(&server).await;
+        follower.synchronise().await;
+    }
+    second.disconnect();
+    let status = loop {
+        match first.next().await {
+            Ok(Some(_)) => {}
+            Ok(None) => panic!("the stream ended without a status"),
+            Err(status) => break status,
+        }
+    };
+    assert_eq!(status.code(), Code::Unavailable);
+    assert!(status.message().contains("a later stream"), "{status}");
+    first.connect(&server).await;
+    first.synchronise().await;
+    drop(first);
+    server.stopped().await;
+}
+
+#[tokio::test]
 async fn streams_end_as_unavailable_when_the_server_stops() {
     let server = TestServer::start().await;
     let mut follower = Follower::new("a");

@@ -1,6 +1,7 @@
 //! What an announcer tells of its node on one stream.
 
 use pharos_proto::v1::announcer_report::{Conflict, Status};
+use tokio_util::sync::CancellationToken;
 
 use crate::api::{announcements, status};
 use crate::engine::wall_time;
@@ -15,15 +16,23 @@ pub(super) struct Told {
     feed: StatusFeed,
     node: NodeKey,
     stream: u64,
+    begin_again: CancellationToken,
 }
 
 impl Told {
     pub(super) fn begin(feed: &StatusFeed, node: &NodeKey) -> Self {
+        let stream = feed.enter(node, announcements::now());
         Self {
-            stream: feed.enter(node, announcements::now()),
+            stream,
+            begin_again: feed.begin_again(node, stream),
             feed: feed.clone(),
             node: node.clone(),
         }
+    }
+
+    /// Waits until the stream is to be begun again. Cancel safe.
+    pub(super) async fn to_begin_again(&self) {
+        self.begin_again.cancelled().await;
     }
 
     pub(super) fn tell(&self, status: &Status) {

@@ -5,9 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use pharos_proto::v1;
 use pharos_proto::v1::announcer_report::{Conflict, Status};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::owned::Owned;
-use super::{AWAY_KEPT, Answerer, CONFLICT_KEPT, KEPT, MAX_CONFLICTS, Matter, SeenConflict};
+use super::{
+    AWAY_KEPT, Answerer, CONFLICT_KEPT, CONFLICTS_SHOWN, ConflictKey, KEPT, MAX_CONFLICTS, Matter,
+    SeenConflict,
+};
 use crate::state::announce::AssignmentKey;
 use crate::state::model::{AllocationId, Timestamp};
 use crate::state::names::Name;
@@ -17,12 +21,16 @@ pub(super) struct OfCluster {
     pub(super) nodes: BTreeMap<Name, OfNode>,
     /// Who has told of a group, for as long as it is kept.
     by_group: BTreeMap<AllocationId, BTreeSet<Name>>,
+    /// Who sees another machine use an address.
+    by_address: BTreeMap<AssignmentKey, BTreeSet<Name>>,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct OfNode {
-    /// The newest; for a moment a node may have two. 0: it had none.
+    /// The newest, which counts; for a moment a node may have two. 0: it had none.
     stream: u64,
+    /// All that are open, with what has them begun again.
+    open: BTreeMap<u64, CancellationToken>,
     ended: Option<Ended>,
     /// When time alone changes what is known of it: by then it is to have told all, or what it told is not
     /// shown any more.
@@ -31,9 +39,11 @@ pub(super) struct OfNode {
     told: bool,
     status: Option<v1::NodeStatus>,
     owned: Owned,
-    /// By address and hardware address.
-    conflicts: BTreeMap<(AssignmentKey, String), Seen>,
+    conflicts: Conflicts,
 }
+
+/// By address and hardware address.
+type Conflicts = BTreeMap<(AssignmentKey, String), Seen>;
 
 #[derive(Debug, Clone, Copy)]
 struct Ended {
@@ -82,6 +92,8 @@ impl OfCluster {
     pub(super) fn enter(&mut self, node: &Name, stream: u64, at: Instant) -> Vec<AllocationId> {
         let of_node = self.nodes.entry(node.clone()).or_default();
         of_node.stream = stream;
+        of_node.open.insert(stream, CancellationToken::new());
+        of_node.owned.give_up();
         of_node.ended = None;
         of_node.until = (!of_node.told).then(|| at + KEPT);
         of_node.owned.groups().collect()
@@ -94,10 +106,19 @@ impl OfCluster {
         stream: u64,
         (at, wall): (Instant, Timestamp),
     ) -> Option<Vec<AllocationId>> {
+        self.nodes.get_mut(node)?.open.remove(&stream);
         let of_node = newest(&mut self.nodes, node, stream)?;
+        // They told in vain as long as this one was open.
+        for other in std::mem::take(&mut of_node.open).into_values() {
+            other.cancel();
+        }
         of_node.ended = Some(Ended { at, wall });
         of_node.until = Some(at + KEPT);
         Some(of_node.owned.groups().collect())
+    }
+
+    pub(super) fn begin_again(&self, node: &Name, stream: u64) -> Option<CancellationToken> {
+        self.nodes.get(node)?.open.get(&stream).cloned()
     }
 
     /// Says which groups it is about.
@@ -112,9 +133,7 @@ impl OfCluster {
             return touched;
         };
         if status.whole {
-            touched.extend(of_node.owned.take());
-            of_node.told = true;
-            of_node.until = None;
+            of_node.owned.begin_anew();
         }
         if let Some(own) = &status.node {
             of_node.status = Some(own.clone());
@@ -124,8 +143,15 @@ impl OfCluster {
             touched.insert(*group);
         }
         for ownership in &status.owned {
-            of_node.owned.insert(ownership);
+            touched.extend(of_node.owned.insert(ownership));
             touched.insert(ownership.group);
+        }
+        if !status.more
+            && let Some(former) = of_node.owned.end_anew()
+        {
+            touched.extend(former);
+            of_node.told = true;
+            of_node.until = None;
         }
         for group in &touched {
             match of_node.owned.get(*group).is_some() {
@@ -133,7 +159,7 @@ impl OfCluster {
                     let of_group = self.by_group.entry(*group).or_default();
                     of_group.insert(node.clone());
                 }
-                false => leave_group(&mut self.by_group, *group, node),
+                false => leave(&mut self.by_group, group, node),
             }
         }
         touched
@@ -152,6 +178,9 @@ impl OfCluster {
         let key = (address.clone(), conflict.mac.clone());
         if conflict.over {
             conflicts.remove(&key);
+            if !sees(conflicts, address) {
+                leave(&mut self.by_address, address, node);
+            }
             return;
         }
         let first = conflicts.get(&key).map(|known| known.first);
@@ -165,6 +194,8 @@ impl OfCluster {
             until: at + CONFLICT_KEPT,
         };
         conflicts.insert(key, seen);
+        let of_address = self.by_address.entry(address.clone()).or_default();
+        of_address.insert(node.clone());
     }
 
     /// Who says that it answers, by name. A node that stopped may have had no time to say that it gave the
@@ -188,33 +219,55 @@ impl OfCluster {
         all
     }
 
-    /// Other machines that nodes see use an address, by node.
-    pub(super) fn conflicts(&self, address: &AssignmentKey) -> Vec<SeenConflict> {
-        let seen = self.nodes.iter().flat_map(|(node, of_node)| {
-            let from = (address.clone(), String::new());
-            let seen = of_node.conflicts.range(from..);
-            let of_address = seen.take_while(|((seen, _), _)| seen == address);
+    /// Other machines that nodes see use an address, by node, and whether there are more of them.
+    pub(super) fn conflicts(&self, address: &AssignmentKey) -> (Vec<SeenConflict>, bool) {
+        let nodes = self.by_address.get(address).into_iter().flatten();
+        let nodes = nodes.filter_map(|node| Some((node, self.nodes.get(node)?)));
+        let mut seen = nodes.flat_map(|(node, of_node)| {
+            let of_address = of_address(&of_node.conflicts, address);
             of_address.map(move |(_, seen)| seen.by(node))
         });
-        seen.collect()
+        let shown = seen.by_ref().take(CONFLICTS_SHOWN).collect();
+        (shown, seen.next().is_some())
+    }
+
+    /// What was seen, behind one of them.
+    pub(super) fn conflicts_after<'a>(
+        &'a self,
+        after: Option<&'a ConflictKey>,
+    ) -> impl Iterator<Item = (ConflictKey, SeenConflict)> + 'a {
+        let nodes = match after {
+            Some(after) => self.nodes.range(after.node.clone()..),
+            None => self.nodes.range::<Name, _>(..),
+        };
+        nodes.flat_map(move |(node, of_node)| {
+            let seen = of_node.conflicts.iter().map(move |((address, mac), seen)| {
+                let key = ConflictKey {
+                    node: node.clone(),
+                    address: address.clone(),
+                    mac: mac.clone(),
+                };
+                (key, seen.by(node))
+            });
+            seen.filter(move |(key, _)| after.is_none_or(|after| key > after))
+        })
     }
 
     /// Says what is not shown any more, and of whom something else is known.
     pub(super) fn forget(&mut self, now: Instant) -> BTreeSet<Matter> {
         let mut touched = BTreeSet::new();
-        let by_group = &mut self.by_group;
+        let (by_group, by_address) = (&mut self.by_group, &mut self.by_address);
         self.nodes.retain(|name, of_node| {
-            of_node.conflicts.retain(|(address, _), seen| {
-                let is_seen = seen.until > now;
-                if !is_seen {
-                    touched.insert(Matter::Address(address.clone()));
+            for address in of_node.forget_conflicts(now) {
+                if !sees(&of_node.conflicts, &address) {
+                    leave(by_address, &address, name);
                 }
-                is_seen
-            });
+                touched.insert(Matter::Address(address));
+            }
             if of_node.until.take_if(|until| *until <= now).is_some() {
                 touched.insert(Matter::Node(name.clone()));
                 for group in of_node.forget_told() {
-                    leave_group(by_group, group, name);
+                    leave(by_group, &group, name);
                     touched.insert(Matter::Group(group));
                 }
             }
@@ -244,11 +297,6 @@ impl OfNode {
         self.status.as_ref()
     }
 
-    /// What it sees, by address.
-    pub(super) fn seen<'a>(&'a self, node: &'a Name) -> impl Iterator<Item = SeenConflict> {
-        self.conflicts.values().map(|seen| seen.by(node))
-    }
-
     /// `None`: it had no stream since the service began.
     pub(super) fn standing(&self) -> Option<Standing> {
         if self.stream == 0 {
@@ -262,6 +310,12 @@ impl OfNode {
             Some(_) if !self.told && self.until.is_some() => Standing::Expected,
             Some(ended) => Standing::Away(Some(ended.wall)),
         })
+    }
+
+    /// What is over, because it was not seen again. Gives the addresses.
+    fn forget_conflicts(&mut self, now: Instant) -> BTreeSet<AssignmentKey> {
+        let over = self.conflicts.extract_if(.., |_, seen| seen.until <= now);
+        over.map(|((address, _), _)| address).collect()
     }
 
     /// What it told is not shown any more, if it has no stream. Gives the groups.
@@ -322,15 +376,25 @@ fn newest<'a>(
     (of_node.stream == stream).then_some(of_node)
 }
 
-fn leave_group(
-    by_group: &mut BTreeMap<AllocationId, BTreeSet<Name>>,
-    group: AllocationId,
-    node: &Name,
-) {
-    if let Some(nodes) = by_group.get_mut(&group) {
+/// What a node sees at an address.
+fn of_address<'a>(
+    conflicts: &'a Conflicts,
+    address: &'a AssignmentKey,
+) -> impl Iterator<Item = (&'a (AssignmentKey, String), &'a Seen)> {
+    let seen = conflicts.range((address.clone(), String::new())..);
+    seen.take_while(move |((seen, _), _)| seen == address)
+}
+
+fn sees(conflicts: &Conflicts, address: &AssignmentKey) -> bool {
+    of_address(conflicts, address).next().is_some()
+}
+
+/// A node is not there any more.
+fn leave<K: Ord>(index: &mut BTreeMap<K, BTreeSet<Name>>, key: &K, node: &Name) {
+    if let Some(nodes) = index.get_mut(key) {
         nodes.remove(node);
         if nodes.is_empty() {
-            by_group.remove(&group);
+            index.remove(key);
         }
     }
 }

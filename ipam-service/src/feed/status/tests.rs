@@ -1,8 +1,9 @@
 use std::net::Ipv4Addr;
 
-use super::owned::MAX_NAMES_BYTES;
 use super::*;
 use crate::feed::touched::Keys;
+
+mod conflicts;
 
 fn name(text: &str) -> Name {
     Name::parse(text).expect("valid")
@@ -83,7 +84,7 @@ fn what_a_node_tells_beyond_its_limit_is_not_kept_and_its_groups_are_unknown() {
     let long = |group| Status {
         owned: vec![v1::Ownership {
             group,
-            interfaces: vec!["x".repeat(MAX_NAMES_BYTES / 2)],
+            interfaces: vec!["x".repeat(MAX_TEXT_BYTES / 2 - size_of::<String>())],
             ..v1::Ownership::default()
         }],
         ..Status::default()
@@ -121,6 +122,141 @@ fn what_a_node_tells_beyond_its_limit_is_not_kept_and_its_groups_are_unknown() {
     assert_eq!(known(), (Presence::Told, 0));
     feed.tell(&node("a"), stream, &long(5));
     assert_eq!(shown(&feed, now), [of_a(4), of_a(5)]);
+}
+
+#[test]
+fn every_text_that_a_node_tells_of_a_group_counts() {
+    let text = || vec!["x".repeat(MAX_TEXT_BYTES / 2)];
+    let of = [
+        v1::Ownership {
+            probing: text(),
+            ..v1::Ownership::default()
+        },
+        v1::Ownership {
+            answered: text(),
+            ..v1::Ownership::default()
+        },
+        v1::Ownership {
+            answers: Some(v1::ownership::Answers {
+                addresses: text(),
+                nowhere: Vec::new(),
+            }),
+            ..v1::Ownership::default()
+        },
+        // A text takes room even if it is empty.
+        v1::Ownership {
+            probing: vec![String::new(); MAX_TEXT_BYTES / size_of::<String>()],
+            ..v1::Ownership::default()
+        },
+    ];
+    for one in of {
+        let (feed, now) = (feed(), Instant::now());
+        let stream = feed.enter(&node("a"), now);
+        for group in [1, 2] {
+            let owned = vec![v1::Ownership {
+                group,
+                ..one.clone()
+            }];
+            let told = Status {
+                owned,
+                ..Status::default()
+            };
+            feed.tell(&node("a"), stream, &told);
+        }
+        assert_eq!(feed.cut_count(), 1);
+        assert_eq!(shown(&feed, now).len(), 1);
+    }
+}
+
+/// A part of everything, which is not the last.
+fn part(groups: &[u64]) -> Status {
+    Status {
+        more: true,
+        ..owned(groups)
+    }
+}
+
+#[test]
+fn everything_that_is_told_in_parts_counts_when_the_last_of_them_is_there() {
+    let (feed, now) = (feed(), Instant::now());
+    let known = |feed: &StatusFeed| {
+        let groups = shown(feed, now).into_iter().map(|(group, ..)| group);
+        (groups.collect::<Vec<u64>>(), presence(feed, &["a"], now))
+    };
+    let tell = |stream: u64, status: &Status| feed.tell(&node("a"), stream, status);
+    let first = |groups: &[u64]| Status {
+        whole: true,
+        ..part(groups)
+    };
+    let stream = feed.enter(&node("a"), now);
+    tell(stream, &first(&[1]));
+    tell(stream, &part(&[2]));
+    assert_eq!(known(&feed), (vec![1, 2], Presence::Unknown));
+    tell(stream, &owned(&[3]));
+    assert_eq!(known(&feed), (vec![1, 2, 3], Presence::Told));
+    // A stream that ends before.
+    let stream = feed.enter(&node("a"), now);
+    tell(stream, &first(&[1, 4]));
+    assert_eq!(
+        known(&feed),
+        (vec![1, 2, 3, 4], Presence::Told),
+        "it stands"
+    );
+    let stream = feed.enter(&node("a"), now);
+    tell(stream, &owned(&[]));
+    assert_eq!(known(&feed).0, [1, 2, 3, 4], "a difference ends nothing");
+    tell(stream, &first(&[1]));
+    let lost = Status {
+        lost: vec![1],
+        ..owned(&[5])
+    };
+    let touched = feed.touched(&name("east"));
+    tell(stream, &lost);
+    assert_eq!(known(&feed), (vec![5], Presence::Told));
+    let groups = (1..=5).map(Matter::Group);
+    assert_eq!(touched.take(), Keys::These(groups.collect()));
+}
+
+#[test]
+fn what_is_told_anew_has_room_before_what_it_replaces() {
+    let (feed, now) = (feed(), Instant::now());
+    let half = |group| v1::Ownership {
+        group,
+        interfaces: vec!["x".repeat(MAX_TEXT_BYTES / 2 - size_of::<String>())],
+        ..v1::Ownership::default()
+    };
+    let everything = |groups: [u64; 2]| Status {
+        owned: groups.map(half).into(),
+        ..whole(&[])
+    };
+    let stream = feed.enter(&node("a"), now);
+    feed.tell(&node("a"), stream, &everything([1, 2]));
+    feed.tell(&node("a"), stream, &everything([3, 4]));
+    let of_a = |group| (group, "a".to_owned(), false);
+    assert_eq!(shown(&feed, now), [of_a(3), of_a(4)]);
+    assert_eq!(feed.cut_count(), 0);
+}
+
+#[test]
+fn a_stream_that_told_in_vain_is_begun_again_when_the_one_that_counted_ends() {
+    let (feed, now) = (feed(), Instant::now());
+    // The node made the first one last, and it was taken in first.
+    let [lasting, late] = [(); 2].map(|()| feed.enter(&node("a"), now));
+    let to_begin_again = feed.begin_again(&node("a"), lasting);
+    feed.tell(&node("a"), lasting, &whole(&[1]));
+    assert!(!to_begin_again.is_cancelled());
+    feed.leave(&node("a"), late, now, Timestamp(7));
+    assert!(to_begin_again.is_cancelled());
+    feed.leave(&node("a"), lasting, now, Timestamp(8));
+    let next = feed.enter(&node("a"), now);
+    assert!(!feed.begin_again(&node("a"), next).is_cancelled());
+    feed.tell(&node("a"), next, &whole(&[1]));
+    assert_eq!(presence(&feed, &["a"], now), Presence::Told);
+    // The usual order: the former one ends late.
+    let [former, newest] = [(); 2].map(|()| feed.enter(&node("b"), now));
+    let to_begin_again = feed.begin_again(&node("b"), newest);
+    feed.leave(&node("b"), former, now, Timestamp(9));
+    assert!(!to_begin_again.is_cancelled());
 }
 
 #[test]
@@ -183,56 +319,6 @@ fn a_node_that_stopped_does_not_have_what_its_heir_says_to_have_from_it() {
     );
     feed.leave(&node("a"), again, now, Timestamp(8));
     assert_eq!(shown(&feed, now).len(), 2);
-}
-
-#[test]
-fn a_conflict_is_shown_until_it_is_not_seen_any_more() {
-    let (feed, now) = (feed(), Instant::now());
-    let conflict = Conflict {
-        address: "192.0.2.1".to_owned(),
-        mac: "02:00:00:00:00:09".to_owned(),
-        ..Conflict::default()
-    };
-    feed.see(&node("a"), &address(), &conflict, now, Timestamp(1));
-    let again = now + Duration::from_secs(60);
-    feed.see(&node("a"), &address(), &conflict, again, Timestamp(2));
-    let seen = feed.conflicts(&name("east"), now + CONFLICT_KEPT);
-    assert_eq!(seen.len(), 1);
-    assert_eq!(seen[0].first_seen, Timestamp(1));
-    assert_eq!(seen[0].last_seen, Timestamp(2));
-    assert_eq!(seen[0].conflict, conflict);
-    assert!(feed.conflicts(&name("west"), now).is_empty());
-    assert!(
-        feed.conflicts(&name("east"), again + CONFLICT_KEPT)
-            .is_empty()
-    );
-}
-
-#[test]
-fn a_conflict_that_its_node_says_is_over_is_not_shown() {
-    let (feed, now) = (feed(), Instant::now());
-    let conflict = |mac: &str, over| Conflict {
-        address: "192.0.2.1".to_owned(),
-        mac: mac.to_owned(),
-        over,
-        ..Conflict::default()
-    };
-    for mac in ["02:00:00:00:00:09", "02:00:00:00:00:08"] {
-        feed.see(
-            &node("a"),
-            &address(),
-            &conflict(mac, false),
-            now,
-            Timestamp(1),
-        );
-    }
-    let over = conflict("02:00:00:00:00:09", true);
-    for who in ["b", "a", "a"] {
-        feed.see(&node(who), &address(), &over, now, Timestamp(2));
-    }
-    let seen = feed.conflicts(&name("east"), now);
-    let macs: Vec<&str> = seen.iter().map(|one| &*one.conflict.mac).collect();
-    assert_eq!(macs, ["02:00:00:00:00:08"]);
 }
 
 fn presence(feed: &StatusFeed, nodes: &[&str], now: Instant) -> Presence {
@@ -310,27 +396,4 @@ fn who_watches_is_told_of_whom_something_else_is_known_because_time_is_over() {
     let of_a = [Matter::Node(name("a")), Matter::Group(1)];
     assert_eq!(told_at(33), of(&of_a));
     assert_eq!(told_at(100_000), of(&[]));
-}
-
-#[test]
-fn a_machine_is_shown_at_the_address_that_it_uses() {
-    let (feed, now) = (feed(), Instant::now());
-    let cluster = name("east");
-    let touched = feed.touched(&cluster);
-    let conflict = Conflict {
-        mac: "02:00:00:00:00:09".to_owned(),
-        ..Conflict::default()
-    };
-    feed.see(&node("a"), &address(), &conflict, now, Timestamp(1));
-    feed.see(&node("b"), &address(), &conflict, now, Timestamp(1));
-    let other = AssignmentKey {
-        space: name("other"),
-        ..address()
-    };
-    let at = |key: &AssignmentKey, now| feed.view(&cluster, now).conflicts(key).len();
-    assert_eq!((at(&address(), now), at(&other, now)), (2, 0));
-    let of_address = || Keys::These(BTreeSet::from([Matter::Address(address())]));
-    assert_eq!(touched.take(), of_address());
-    assert_eq!(at(&address(), now + CONFLICT_KEPT), 0);
-    assert_eq!(touched.take(), of_address());
 }

@@ -52,10 +52,13 @@ impl<'a> View<'a> {
         of_cluster.map_or_else(Vec::new, |it| it.answerers(group))
     }
 
-    /// Other machines that nodes see use an address, by node.
-    pub fn conflicts(&self, address: &AssignmentKey) -> Vec<SeenConflict> {
+    /// Other machines that nodes see use an address, by node, and whether there are more of them than
+    /// [`super::CONFLICTS_SHOWN`].
+    pub fn conflicts(&self, address: &AssignmentKey) -> (Vec<SeenConflict>, bool) {
         let of_cluster = self.of_cluster();
-        of_cluster.map_or_else(Vec::new, |it| it.conflicts(address))
+        of_cluster
+            .map(|it| it.conflicts(address))
+            .unwrap_or_default()
     }
 
     /// What is known of these nodes.
