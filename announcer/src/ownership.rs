@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use crate::election::{
     Candidacy, Claim, Condition, GroupId, NodeName, Roster, Standing, Statement, TESTIMONY_LIFETIME,
 };
-use crate::handover::{Action, Duty, Event, Gained, HOLD_TIMEOUT, Lost, Message, Scene, Seat};
+use crate::handover::{Action, Event, Gained, Lost, Message, Scene, Seat};
 
+mod renumbered;
 #[cfg(test)]
 mod tests;
 
@@ -117,7 +118,7 @@ impl Ownership {
     /// A group is to be announced, or who may announce it changed.
     pub fn set_group(&mut self, candidacy: Candidacy, now: Instant) {
         let group = candidacy.id;
-        self.gone.remove(&group);
+        self.note_return(group);
         let (old, seat) = self
             .seats
             .entry(group)
@@ -128,48 +129,6 @@ impl Ownership {
             self.wonder(now);
         }
         self.event(group, Event::Look, now);
-    }
-
-    /// A new group came with addresses of another one. Whoever owns that one owns the new one too,
-    /// until it hands it over like any other: so the addresses are answered all the time. To be
-    /// told before [`Self::set_group`] and [`Self::remove_group`].
-    pub fn succeed(&mut self, before: GroupId, candidacy: Candidacy, now: Instant) {
-        let group = candidacy.id;
-        let has_owner = self.roster.strongest_other(&candidacy).is_some();
-        if has_owner || self.seats.contains_key(&group) {
-            return;
-        }
-        let Some((_, seat)) = self.seats.get(&before) else {
-            return;
-        };
-        if let Some(claim) = seat.claim() {
-            // Also where it may not own the new one, or is about to stop: then it answers until
-            // somebody else has it.
-            let demand = candidacy.demand(&self.roster.me);
-            if self.roster.own.can_answer(demand).is_any() {
-                let claim = self.roster.peak(group).max(claim).next();
-                self.seats.insert(group, (candidacy, Seat::default()));
-                self.event(group, Event::Inherited(claim), now);
-            }
-            return;
-        }
-        let holding = seat.held_for_successor();
-        if let Some(passed) = seat.statement(before)
-            && let (Some(to), Some(claim)) = (passed.holder, passed.claim)
-        {
-            self.testify(before, to, claim, now);
-        }
-        // Others that do not know the new one yet may go on handing over the former one.
-        let until = self.roster.note_successor(group, before, now);
-        self.timers.insert((until, group));
-        if let Some(holding) = holding {
-            let until = now + HOLD_TIMEOUT;
-            self.renumbered.insert(before, (group, until));
-            self.timers.insert((until, before));
-            self.seats.insert(group, (candidacy, holding));
-            self.perform(group, vec![Action::Duty(Duty::Hold)]);
-            self.event(group, Event::Look, now);
-        }
     }
 
     /// A group is not to be announced any more.
@@ -249,6 +208,7 @@ impl Ownership {
             .filter_map(|one| Some((one.group, one.claim?)))
             .collect();
         let mut changed = self.roster.replace_claims(node, &claims);
+        changed.extend(self.roster.forget_returned(node, statements));
         for group in &changed {
             self.forget_unknown(*group);
         }
@@ -284,6 +244,9 @@ impl Ownership {
                     self.timers.insert((until, statement.group));
                 }
                 self.testify(statement.group, holder.clone(), claim, now);
+                if holder == node {
+                    self.roster.note_end(statement.group, node, claim);
+                }
                 self.forget_unknown(statement.group);
             }
             (None, claim) => {
@@ -355,25 +318,6 @@ impl Ownership {
             self.roster.raise_peak(group, *claim);
         }
         self.event(group, Event::Heard(from, message), now);
-    }
-
-    /// A node goes on with the handover of a group whose addresses are in another one here.
-    fn hear_renumbered(&mut self, before: GroupId, from: NodeName, message: Message, now: Instant) {
-        let known = self.renumbered.get(&before).copied();
-        let Some((group, _)) = known.filter(|(_, until)| *until > now) else {
-            return;
-        };
-        let seat = self.seats.get(&group).map(|(_, seat)| seat);
-        match message {
-            Message::Prepare(claim) => {
-                if seat.is_some_and(|seat| seat.holds_for(&from, claim)) {
-                    let ack = Action::Send(from, Message::Ack(claim));
-                    self.perform(before, vec![ack]);
-                }
-            }
-            Message::Go(..) => self.event(group, Event::Heard(from, message), now),
-            Message::Ack(_) => {}
-        }
     }
 
     /// Time passed.
@@ -456,6 +400,7 @@ impl Ownership {
                 | Action::RepeatGo(..)
                 | Action::Unclaim(_)
                 | Action::Gone(_)
+                | Action::Returned
                 | Action::Announce
                 | Action::Inform(_) => {}
             }

@@ -28,6 +28,8 @@ struct Testimony {
     holder: NodeName,
     claim: Claim,
     until: Instant,
+    /// The holder itself said so, of a group that is gone for it.
+    is_end: bool,
 }
 
 /// Addresses have, or had until a moment ago, other numbers on some nodes.
@@ -55,6 +57,8 @@ pub struct Roster {
     claims: BTreeMap<(GroupId, NodeName), Claim>,
     testimonies: BTreeMap<GroupId, Testimony>,
     peaks: BTreeMap<GroupId, Claim>,
+    /// Groups that nobody owns because the last owner gave them up, living: they were gone for it.
+    ended: BTreeSet<GroupId>,
     renumbered: BTreeMap<GroupId, Renumbering>,
 }
 
@@ -71,6 +75,7 @@ impl Roster {
             claims: BTreeMap::new(),
             testimonies: BTreeMap::new(),
             peaks: BTreeMap::new(),
+            ended: BTreeSet::new(),
             renumbered: BTreeMap::new(),
         }
     }
@@ -100,16 +105,22 @@ impl Roster {
 
     /// Notes a claim of any node, or with `None` that it has given it up.
     pub fn set_claim(&mut self, group: GroupId, node: NodeName, claim: Option<Claim>) {
+        let told_otherwise = |testimony: &&Testimony| {
+            testimony.holder == node && (claim.is_none() || testimony.is_end)
+        };
+        if let Some(testimony) = self.testimonies.get(&group).filter(told_otherwise) {
+            let is_back = testimony.is_end;
+            self.testimonies.remove(&group);
+            if is_back {
+                self.forget_gone_elsewhere(group);
+            }
+        }
         match claim {
             Some(claim) => {
                 self.raise_peak(group, claim);
                 self.claims.insert((group, node), claim);
             }
             None => {
-                let told_otherwise = |testimony: &Testimony| testimony.holder == node;
-                if self.testimonies.get(&group).is_some_and(told_otherwise) {
-                    self.testimonies.remove(&group);
-                }
                 self.claims.remove(&(group, node));
             }
         }
@@ -136,6 +147,7 @@ impl Roster {
             holder,
             claim,
             until,
+            is_end: false,
         };
         self.testimonies.insert(group, testimony);
         Some(until)
@@ -273,12 +285,66 @@ impl Roster {
     /// Notes that a claim of this number exists.
     pub fn raise_peak(&mut self, group: GroupId, claim: Claim) {
         let peak = self.peaks.entry(group).or_default();
-        *peak = claim.max(*peak);
+        if claim > *peak {
+            *peak = claim;
+            self.ended.remove(&group);
+        }
     }
 
-    /// Forgets a group that is gone for good: ids are never used again.
+    /// Notes that the owner of a group gave it up, living, because it was gone. To be told after its
+    /// claim.
+    pub fn note_end(&mut self, group: GroupId, owner: &NodeName, claim: Claim) {
+        if claim >= self.peak(group) {
+            self.ended.insert(group);
+        }
+        let testimony = self.testimonies.get_mut(&group);
+        if let Some(testimony) = testimony.filter(|testimony| testimony.holder == *owner) {
+            testimony.is_end = true;
+        }
+    }
+
+    /// Whether the last owner of a group gave it up, living, because it was gone.
+    pub fn has_ended(&self, group: GroupId) -> bool {
+        self.ended.contains(&group)
+    }
+
+    /// Of what a node said to be gone: forgets what it does not say any more, now that it tells all
+    /// about itself. Gives these groups.
+    pub fn forget_returned(
+        &mut self,
+        node: &NodeName,
+        statements: &[Statement],
+    ) -> BTreeSet<GroupId> {
+        let still = statements.iter().filter(|one| one.holder.is_some());
+        let still: BTreeSet<GroupId> = still.map(|one| one.group).collect();
+        let ended = self.testimonies.iter();
+        let ended = ended.filter(|(group, testimony)| {
+            testimony.is_end && testimony.holder == *node && !still.contains(group)
+        });
+        let returned: BTreeSet<GroupId> = ended.map(|(group, _)| *group).collect();
+        for group in &returned {
+            self.testimonies.remove(group);
+            self.forget_gone_elsewhere(*group);
+        }
+        returned
+    }
+
+    /// The addresses of a group that was gone for its owner have no other number there.
+    fn forget_gone_elsewhere(&mut self, group: GroupId) {
+        if self
+            .renumbered
+            .get(&group)
+            .is_some_and(|one| one.before.is_empty())
+        {
+            self.renumbered.remove(&group);
+        }
+    }
+
+    /// Forgets a group that nobody claims and that is not to be announced. Its number may come
+    /// again: the one of the oldest allocation, when that is to be announced again.
     pub fn forget_group(&mut self, group: GroupId) {
         self.peaks.remove(&group);
+        self.ended.remove(&group);
         self.testimonies.remove(&group);
         let of_group: Vec<_> = self
             .claims_of(group)

@@ -96,6 +96,7 @@ impl Engine {
                     let me = self.talk.me().node.clone();
                     self.talk.say(group, Some(me), Some(claim));
                 }
+                Action::Returned => self.talk.say(group, None, None),
                 Action::Announce => {
                     if let Some(applied) = self.applied.get(&group) {
                         self.responder.announce(&applied.spots);

@@ -31,7 +31,7 @@ pub enum Duty {
 /// Why a node became the owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Gained {
-    /// Nobody ever owned it.
+    /// Nobody ever owned it, or its owner gave it up because it was gone.
     Unowned,
     /// This node owned the group that its addresses came from.
     Inherited,
@@ -75,6 +75,9 @@ pub enum Action {
     /// Tell everybody that the group is gone which this node owned by this claim: whoever has not
     /// learnt of it from its own stream yet is not to take it.
     Gone(Claim),
+    /// Tell everybody that a group which this node said to be gone is to be announced again, and is
+    /// nobody's.
+    Returned,
     /// Announce the group once more: another node announced it too.
     Announce,
     /// Tell this node what we own: it seems not to know.
@@ -93,6 +96,7 @@ impl Action {
             | Self::Raise(_)
             | Self::Unclaim(_)
             | Self::Gone(_)
+            | Self::Returned
             | Self::Announce
             | Self::Inform(_) => false,
         }

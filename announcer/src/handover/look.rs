@@ -45,8 +45,9 @@ impl Seat {
         };
         self.role = Role::Idle { queued };
         if take {
-            let peak = scene.roster.peak(scene.candidacy.id);
-            let why = if peak == Claim::default() {
+            let group = scene.candidacy.id;
+            let peak = scene.roster.peak(group);
+            let why = if peak == Claim::default() || scene.roster.has_ended(group) {
                 Gained::Unowned
             } else {
                 Gained::Orphaned

@@ -16,6 +16,7 @@ use crate::handover::{Duty, Gained, Message};
 use crate::l2::hold::{Held, Noted, Report};
 use crate::l2::question::Question;
 
+mod returns;
 mod streams;
 
 const GROUP: GroupId = GroupId(7);
@@ -182,6 +183,7 @@ impl World {
                 | Action::Raise(_)
                 | Action::Unclaim(_)
                 | Action::Gone(_)
+                | Action::Returned
                 | Action::Inform(_) => spread = true,
                 Action::Announce => {}
             }

@@ -383,6 +383,7 @@ impl Node {
                     let me = self.talk.me().node.clone();
                     self.talk.say(group, Some(me), Some(claim));
                 }
+                Action::Returned => self.talk.say(group, None, None),
                 Action::Announce => {}
                 Action::Inform(node) => self.talk.inform(node),
             }

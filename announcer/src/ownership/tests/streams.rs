@@ -133,7 +133,7 @@ fn claims_on_groups_that_are_gone_leave_nothing_behind() {
 }
 
 /// What a node does about a group; nothing is lost on the way here.
-fn actions_of(ownership: &mut Ownership, group: GroupId) -> Vec<Action> {
+pub(super) fn actions_of(ownership: &mut Ownership, group: GroupId) -> Vec<Action> {
     let effects = ownership.take_effects().into_iter();
     let of_group = effects.filter(|effect| effect.group == group);
     of_group.map(|effect| effect.action).collect()
@@ -146,7 +146,7 @@ fn successor(order: &[usize]) -> Candidacy {
     }
 }
 
-fn said(group: GroupId, holder: Option<usize>, claim: Option<u64>) -> Statement {
+pub(super) fn said(group: GroupId, holder: Option<usize>, claim: Option<u64>) -> Statement {
     Statement {
         group,
         holder: holder.map(name),
