@@ -50,6 +50,9 @@ use pharos_lease::Term;
 const COMMANDS: usize = 256;
 /// How often a socket that could not be opened is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// After so long a node that is to stop says its farewell, whatever it still owns: before the whole
+/// process ends without one.
+pub const LEAVE_LIMIT: Duration = Duration::from_millis(2500);
 /// A timer that fires so much later than planned means that this process did not run.
 const STALL: Duration = Duration::from_millis(60);
 /// How long a node that was not told anything since its boot takes nothing from a living owner: what
@@ -211,6 +214,13 @@ struct Drain {
     since: Instant,
 }
 
+/// When it is to be looked next at what keeps a node from leaving that is to stop since then.
+fn next_of_drain(since: Instant, now: Instant) -> Option<Instant> {
+    let limits = [since + DRAIN_TIMEOUT, since + LEAVE_LIMIT];
+    // One that is over is nothing to wait for: every wait would seem to be late.
+    limits.into_iter().find(|at| *at > now)
+}
+
 impl Engine {
     fn new(settings: Settings, done: watch::Sender<u64>, status: watch::Sender<Standing>) -> Self {
         let now = clock::now();
@@ -262,7 +272,7 @@ impl Engine {
                 self.leave();
                 return;
             }
-            let deadline = self.next_deadline();
+            let deadline = self.next_deadline(clock::now());
             let planned = deadline.unwrap_or(now + RETRY);
             tokio::select! {
                 command = inbox.recv() => match command {
@@ -286,11 +296,12 @@ impl Engine {
         }
     }
 
-    fn next_deadline(&self) -> Option<Instant> {
+    fn next_deadline(&self, now: Instant) -> Option<Instant> {
+        let drain = self.drain.as_ref();
         [
             self.bind_again,
             self.talk.next_deadline(),
-            self.drain.as_ref().map(|drain| drain.since + DRAIN_TIMEOUT),
+            drain.and_then(|drain| next_of_drain(drain.since, now)),
             self.hold_down_until,
             self.unconfirmed_until,
             self.uplinks.next_deadline(),
@@ -326,10 +337,6 @@ impl Engine {
         self.talk.publish(now);
         self.perform();
         self.pack_steps();
-        if let Some(binder) = &mut self.binder {
-            // Nobody is told to go on before it is gone here.
-            binder.unbind();
-        }
         self.tell_of_fenced();
         self.send();
         self.observe();
@@ -435,17 +442,23 @@ impl Engine {
         let Some(drain) = &self.drain else {
             return false;
         };
-        self.talk.ownership.is_settled(now) && self.is_fence_drained(drain.since, now)
+        let is_over = now >= drain.since + LEAVE_LIMIT;
+        (is_over || self.talk.ownership.is_settled(now)) && self.is_fence_drained(drain.since, now)
     }
 
     fn leave(&mut self) {
         let now = clock::now();
-        self.talk.leave(now);
+        if !self.talk.ownership.is_settled(now) {
+            tracing::warn!("leaving with addresses that no other node accepted in time");
+        }
+        self.talk.ownership.fall_silent();
         self.perform();
         self.pack_steps();
         if let Some(binder) = &mut self.binder {
             binder.unbind_all();
         }
+        self.talk.leave(now);
+        self.perform();
         self.send();
         if let Some(drain) = self.drain.take() {
             // Nobody waits any more if the time for a drain is over.

@@ -44,6 +44,9 @@ pub const HOLD_TIMEOUT: Duration = Duration::from_millis(600);
 const PASSED_TIMEOUT: Duration = Duration::from_secs(1);
 /// After a planned change that nobody acked, when it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// The same while the node is to stop. Who did not ack in time may have been suspended, or its stream
+/// may be behind: it is tried until it acks, or is found dead.
+const DRAIN_RETRY: Duration = Duration::from_millis(100);
 /// For so long a node keeps what it was handed, unless it must go. While a new list has reached one
 /// of two nodes only, each hands the group to the other: a thousand times a second without this.
 pub const TENURE: Duration = Duration::from_millis(500);
@@ -165,12 +168,13 @@ impl Seat {
         })
     }
 
-    /// Whether a handover is under way, also to this node, or would be tried at once.
+    /// Whether a handover is under way, also to this node, or would be tried at once. One that must
+    /// stop tries again and again while there is a node that could have the group.
     pub fn is_moving(&self, scene: &Scene<'_>) -> bool {
         match &self.role {
             Role::Handing { .. } | Role::Passed { .. } | Role::Holding { .. } => true,
             Role::Owner { claim, retry_at } => {
-                retry_at.is_none()
+                (retry_at.is_none() || scene.roster.own.draining)
                     && scene.roster.judge_owned(scene.candidacy, *claim) != Verdict::Keep
             }
             Role::Idle { .. } => false,

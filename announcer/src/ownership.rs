@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crate::election::{
     Candidacy, Claim, Condition, GroupId, NodeName, Roster, Standing, Statement, TESTIMONY_LIFETIME,
 };
-use crate::handover::{Action, Event, Gained, Lost, Message, Scene, Seat};
+use crate::handover::{Action, Duty, Event, Gained, Lost, Message, Scene, Seat};
 
 mod renumbered;
 #[cfg(test)]
@@ -353,6 +353,18 @@ impl Ownership {
                 };
                 !seat.is_moving(&scene)
             })
+    }
+
+    /// This node leaves: who takes what it still owns, when it hears of that, is not to find it
+    /// answered. What nobody else can have is answered until the process ends.
+    pub fn fall_silent(&mut self) {
+        let answered = self.seats.iter().filter(|(_, (candidacy, seat))| {
+            seat.may_answer() && self.roster.may_be_taken(candidacy)
+        });
+        let groups: Vec<GroupId> = answered.map(|(group, _)| *group).collect();
+        for group in groups {
+            self.perform(group, vec![Action::Duty(Duty::Silent)]);
+        }
     }
 
     fn look_at_all(&mut self, now: Instant) {

@@ -270,6 +270,13 @@ impl Roster {
         }
     }
 
+    /// Whether another node may take a group when this one leaves.
+    pub fn may_be_taken(&self, candidacy: &Candidacy) -> bool {
+        self.others.iter().any(|(node, standing)| {
+            candidacy.includes(node) && standing.may_take(candidacy.demand(node)).is_any()
+        })
+    }
+
     /// Whether another node said that it could go on answering for some of a group.
     pub fn can_answer(&self, node: &str, candidacy: &Candidacy) -> bool {
         let standing = self.others.get(node);

@@ -97,7 +97,12 @@ impl Engine {
         self.talk.receive(body, received.at, now);
     }
 
+    /// Sends the steps of handovers.
     pub(super) fn pack_steps(&mut self) {
+        if let Some(binder) = &mut self.binder {
+            // Nobody is told to go on before it is gone here.
+            binder.unbind();
+        }
         while self.talk.pack_steps(clock::now()) {
             self.send();
         }

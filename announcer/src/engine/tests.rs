@@ -67,6 +67,18 @@ fn loopback(mac: MacAddr, link_local: Option<Ipv6Addr>) -> Uplink {
     }
 }
 
+#[test]
+fn a_drain_that_takes_long_waits_for_nothing_that_is_over() {
+    let since = clock::now();
+    let limits = [DRAIN_TIMEOUT, LEAVE_LIMIT];
+    let mut now = since;
+    for limit in limits {
+        assert_eq!(next_of_drain(since, now), Some(since + limit));
+        now = since + limit;
+    }
+    assert_eq!(next_of_drain(since, now), None);
+}
+
 #[tokio::test]
 async fn a_mark_is_told_when_nothing_is_answered_any_more_that_was_taken_away() {
     if !skip::can_use_namespaces() {

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use super::{
-    ACK_TIMEOUT, Action, Duty, GO_REPEAT, Gained, Lost, Message, PREPARE_REPEAT, QUEUE_STEP, RETRY,
-    Role, Scene, Seat, TENURE, UNLISTED_LIMIT,
+    ACK_TIMEOUT, Action, DRAIN_RETRY, Duty, GO_REPEAT, Gained, Lost, Message, PREPARE_REPEAT,
+    QUEUE_STEP, RETRY, Role, Scene, Seat, TENURE, UNLISTED_LIMIT,
 };
 use crate::election::{Claim, Leave, Verdict};
 use crate::l2::hold::Report;
@@ -160,7 +160,11 @@ impl Seat {
             Role::Idle { .. } | Role::Holding { .. } | Role::Passed { .. } => return,
         };
         let Some(heir) = scene.roster.heir(scene.candidacy, &tried) else {
-            return self.keep(claim, Some(now + RETRY), scene, actions);
+            let pause = match scene.roster.own.draining {
+                true => DRAIN_RETRY,
+                false => RETRY,
+            };
+            return self.keep(claim, Some(now + pause), scene, actions);
         };
         if current.as_ref() == Some(&heir) {
             if let Role::Handing {

@@ -602,3 +602,48 @@ fn after_a_partition_one_owner_is_left_and_the_group_goes_home() {
         world.assert_each_answered_once(from, what);
     });
 }
+
+#[test]
+fn who_must_go_waits_for_an_heir_that_does_not_answer_for_a_while() {
+    with_seeds(|world, what| {
+        // Only one other node is left, and that one was suspended a moment ago.
+        world.kill(2);
+        world.find_dead(2);
+        world.run(50);
+        let from = world.asked + 1;
+        world.cut.extend([(0, 1), (1, 0)]);
+        world.act(0, |node, _| node.own.draining = true);
+        for _ in 0..80 {
+            world.run(10);
+            let is_settled = world.nodes[0].ownership.is_settled(world.now);
+            assert!(
+                !is_settled,
+                "{what}: it would leave with what another node can have"
+            );
+        }
+        world.cut.clear();
+        world.run(1500);
+        assert!(world.nodes[0].ownership.is_settled(world.now), "{what}");
+        assert_eq!(world.owners(), [1], "{what}");
+        world.assert_each_answered_once(from, what);
+    });
+}
+
+#[test]
+fn who_leaves_falls_silent_where_others_can_take_over() {
+    let mut world = World::new(1, 0.0);
+    world.run(400);
+    let owner = &mut world.nodes[0].ownership;
+    owner.take_effects();
+    owner.fall_silent();
+    let silent = Effect {
+        group: GROUP,
+        action: Action::Duty(Duty::Silent),
+    };
+    assert_eq!(owner.take_effects(), [silent]);
+    for index in [1, 2] {
+        owner.set_standing(&name(index), Standing::Dead, world.now);
+    }
+    owner.fall_silent();
+    assert_eq!(owner.take_effects(), [], "until the process ends");
+}

@@ -195,6 +195,8 @@ impl Node {
     }
 
     pub(super) fn leave(&mut self, now: Instant) {
+        self.talk.ownership.fall_silent();
+        self.perform(now);
         self.talk.leave(now);
         self.perform(now);
         while self.talk.pack_steps(now) {}

@@ -18,7 +18,7 @@ const ASK: Duration = Duration::from_millis(10);
 /// Longest time that the first lists take to a node.
 const START_LAG: Duration = Duration::from_millis(300);
 /// How long a node may take to hand everything over when it is stopped.
-const DRAIN_LIMIT: Duration = Duration::from_secs(3);
+const DRAIN_LIMIT: Duration = crate::engine::LEAVE_LIMIT;
 
 /// What is under way to a node.
 #[derive(Debug, Clone)]
