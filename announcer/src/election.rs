@@ -56,6 +56,8 @@ pub struct Candidacy {
     pub wanted: WantedBy,
     /// Of its addresses.
     pub families: Families,
+    /// A digest of its addresses: nodes whose streams are apart may know others of it.
+    pub addresses: u64,
 }
 
 impl Candidacy {

@@ -104,6 +104,8 @@ pub struct Seat {
     predecessor: Option<(NodeName, Instant)>,
     /// Another node owns the group too, by a weaker claim.
     contested: bool,
+    /// All that could own the group were asked, and none of them acked.
+    asked_in_vain: bool,
     deadline: Option<Instant>,
 }
 
@@ -114,6 +116,7 @@ impl Default for Seat {
             unlisted_since: None,
             predecessor: None,
             contested: false,
+            asked_in_vain: false,
             deadline: None,
         }
     }
@@ -139,6 +142,11 @@ impl Seat {
             Role::Owner { .. } | Role::Handing { .. } | Role::Holding { .. } => true,
             Role::Idle { .. } | Role::Passed { .. } => false,
         }
+    }
+
+    /// Whether all that could own the group were asked, and none of them acked.
+    pub fn asked_in_vain(&self) -> bool {
+        self.asked_in_vain
     }
 
     /// The seat for a group that gets this one's addresses, if this node holds requests for those.
@@ -205,6 +213,12 @@ impl Seat {
         let mut actions = Vec::new();
         match event {
             Event::Look => {}
+            // Who is prepared is so for the addresses that it was asked for.
+            Event::Readdressed => {
+                if let Role::Handing { claim, .. } = &self.role {
+                    self.keep(*claim, None, scene, &mut actions);
+                }
+            }
             Event::Inherited(claim) => {
                 self.own(
                     claim,
@@ -255,6 +269,7 @@ impl Seat {
         self.unlisted_since = None;
         self.predecessor = None;
         self.contested = false;
+        self.asked_in_vain = false;
     }
 
     fn lose(&mut self, why: Lost, actions: &mut Vec<Action>) {

@@ -103,6 +103,20 @@ impl Ownership {
         !self.unlisted.is_empty()
     }
 
+    /// A digest of the addresses of a group for which a node is prepared, if it is not to take it with
+    /// others. `None`: with whichever it knows.
+    pub fn told_addresses(&self, group: GroupId) -> Option<u64> {
+        let (candidacy, seat) = self.seats.get(&group)?;
+        let is_choosy = !seat.asked_in_vain() || self.roster.can_serve(candidacy);
+        is_choosy.then_some(candidacy.addresses)
+    }
+
+    /// Whether a group has other addresses here than those of which this is the digest.
+    pub fn has_others(&self, group: GroupId, addresses: u64) -> bool {
+        let seat = self.seats.get(&group);
+        seat.is_some_and(|(candidacy, _)| candidacy.addresses != addresses)
+    }
+
     /// What others are told about who owns what.
     pub fn statements(&self) -> Vec<Statement> {
         let owned = self.seats.iter();
@@ -123,12 +137,18 @@ impl Ownership {
             .seats
             .entry(group)
             .or_insert_with(|| (candidacy.clone(), Seat::default()));
+        let is_other = old.addresses != candidacy.addresses;
         *old = candidacy;
         seat.retry_now();
         if self.roster.unknown.remove(&group) {
             self.wonder(now);
         }
-        self.event(group, Event::Look, now);
+        let event = if is_other {
+            Event::Readdressed
+        } else {
+            Event::Look
+        };
+        self.event(group, event, now);
     }
 
     /// A group is not to be announced any more.

@@ -7,6 +7,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::ops::Bound;
 
+use sha2::{Digest as _, Sha256};
+
 use crate::book::{Assigned, Key};
 use crate::election::{Candidacy, Families, GroupId, NodeName, WantedBy};
 use crate::l2::burst::Spot;
@@ -253,6 +255,7 @@ impl Plan {
                 candidates: [].into(),
                 wanted: wanted.clone(),
                 families: families_of(assigned.key.address),
+                addresses: 0,
             },
         });
         // The addresses of a group come with the same nodes; while they change, the last one rules.
@@ -280,6 +283,7 @@ impl Plan {
         }
         let group = self.groups.get_mut(&id)?;
         group.addresses.retain(|(other, _)| other != key);
+        group.candidacy.addresses ^= digest_of(key);
         group.gather();
         if group.addresses.is_empty() {
             self.groups.remove(&id);
@@ -295,7 +299,10 @@ impl Group {
             .binary_search_by(|(other, _)| other.cmp(&key))
         {
             Ok(index) => self.addresses[index].1 = address,
-            Err(index) => self.addresses.insert(index, (key, address)),
+            Err(index) => {
+                self.candidacy.addresses ^= digest_of(&key);
+                self.addresses.insert(index, (key, address));
+            }
         }
     }
 
@@ -311,6 +318,20 @@ impl Group {
             self.candidacy.families = all;
         }
     }
+}
+
+/// What an address adds to the digest of its group, the same for every build that has one.
+fn digest_of(key: &Key) -> u64 {
+    let mut hash = Sha256::new();
+    hash.update(key.space.as_bytes());
+    hash.update([0]);
+    match key.address {
+        IpAddr::V4(address) => hash.update(address.octets()),
+        IpAddr::V6(address) => hash.update(address.octets()),
+    }
+    let digest = <[u8; 32]>::from(hash.finalize());
+    let first = digest.into_iter().take(8);
+    first.fold(0, |bits, byte| bits << 8 | u64::from(byte))
 }
 
 fn families_of(address: IpAddr) -> Families {

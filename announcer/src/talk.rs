@@ -17,13 +17,11 @@ use crate::members::namesake::{self, Namesake};
 use crate::members::peers::{self, Peers};
 use crate::members::reports::{Due, Learnt, OwnReport, Reports};
 use crate::members::swim::{self, Swim};
-use crate::members::wire::{Body, Datagram, Greeting, Handover, Step, pack_steps};
+use crate::members::wire::{Body, Datagram, Greeting};
 use crate::ownership::Ownership;
 
 mod relay;
-
-/// Steps of a handover that are packed together: about a datagram of them.
-const STEPS_AT_ONCE: usize = 50;
+mod steps;
 
 /// Something that people are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -273,24 +271,6 @@ impl Talk {
         }
     }
 
-    fn on_handover(&mut self, handover: Handover, at: Instant, now: Instant) {
-        let from = NodeName::from(handover.node.as_str());
-        let me = self.me();
-        let is_for_me = *handover.to == *me.node && handover.to_epoch == me.epoch;
-        let sender = self.swim.active(&from);
-        if !is_for_me || sender.is_none_or(|sender| sender.epoch != handover.epoch) {
-            tracing::debug!(from = &*from, "handover of another run");
-            self.notes.push(Note::Rejected);
-            return;
-        }
-        for (group, message) in handover.steps.into_iter().filter_map(|step| step.read(at)) {
-            match self.fenced.knows(group) {
-                true => self.fenced.hear(group, &from, message, now),
-                false => self.ownership.hear(group, from.clone(), message, now),
-            }
-        }
-    }
-
     fn on_learnt(&mut self, node: &NodeName, learnt: Learnt, now: Instant) {
         match learnt {
             Learnt::Whole(condition, statements) => {
@@ -399,34 +379,9 @@ impl Talk {
         self.statements.insert(group, statement);
     }
 
-    /// A node is to be sent a step of the handover of a group.
-    pub fn step(&mut self, to: NodeName, group: GroupId, message: Message) {
-        self.steps.entry(to).or_default().push((group, message));
-    }
-
     /// A node is to be told all that this one owns.
     pub fn inform(&mut self, node: NodeName) {
         self.inform.insert(node);
-    }
-
-    /// Packs some of the steps; tells whether there were any. A few at a time, so that the ages in
-    /// them are those at which they are sent.
-    pub fn pack_steps(&mut self, now: Instant) -> bool {
-        let Some((to, mut steps)) = self.steps.pop_first() else {
-            return false;
-        };
-        let Some(peer) = self.swim.active(&to) else {
-            return true;
-        };
-        let later = steps.split_off(steps.len().min(STEPS_AT_ONCE));
-        let step = |(group, message): &(GroupId, Message)| Step::new(*group, message, now);
-        let packed = pack_steps(self.me(), &peer, steps.iter().map(step).collect());
-        self.unsent
-            .extend(packed.into_iter().map(|datagram| (peer.endpoint, datagram)));
-        if !later.is_empty() {
-            self.steps.insert(to, later);
-        }
-        true
     }
 
     /// Tells everybody what changed. To be called after the steps are packed: who receives them

@@ -9,6 +9,7 @@ use std::net::IpAddr;
 
 use crate::election::GroupId;
 use crate::handover::Gained;
+use crate::l2::hold::Report;
 use crate::plan::Plan;
 
 /// The addresses that this node owns, and whether nobody has answered for them yet.
@@ -27,12 +28,18 @@ impl Untried {
         plan: &Plan,
         group: GroupId,
         why: Option<&Gained>,
-        told: &BTreeSet<IpAddr>,
+        told: &Report,
     ) -> BTreeSet<IpAddr> {
         let new = plan.unannounced(group);
+        // Who has other addresses of the group does not tell of all that this node knows.
+        let own = plan.candidacy(group).map(|candidacy| candidacy.addresses);
+        let tells_of_all = told.addresses.is_none() || told.addresses == own;
         for address in plan.addresses(group) {
             match why {
-                Some(Gained::HandedOver(_)) => self.hand(address, told.contains(&address)),
+                Some(Gained::HandedOver(_)) if tells_of_all || !new.contains(&address) => {
+                    self.hand(address, told.probing.contains(&address));
+                }
+                Some(Gained::HandedOver(_)) => self.add(address, true),
                 // Whoever had it most likely answered, and nobody waits for a probe then.
                 Some(Gained::Orphaned) => self.add(address, false),
                 Some(Gained::Unowned | Gained::Inherited) | None => {
@@ -134,26 +141,59 @@ mod tests {
         all.iter().map(|last| address(*last)).collect()
     }
 
+    /// As an earlier build tells it.
+    fn told(probing: &[u8]) -> Report {
+        Report {
+            probing: set(probing),
+            ..Report::default()
+        }
+    }
+
+    #[test]
+    fn what_its_predecessor_did_not_know_is_asked_for_if_nobody_has_answered_for_it() {
+        let digest = |plan: &Plan| plan.candidacy(GROUP).map(|one| one.addresses);
+        let own = plan(&[(1, true), (2, true), (3, false)]);
+        let handed = Gained::HandedOver("b".into());
+        let former_owners = [
+            (digest(&own), set(&[]), "it answered for all of them"),
+            (
+                digest(&plan(&[(1, true)])),
+                set(&[1, 2]),
+                "it did not know all",
+            ),
+            (None, set(&[]), "an earlier build"),
+        ];
+        for (addresses, expected, what) in former_owners {
+            let report = Report {
+                addresses,
+                ..Report::default()
+            };
+            let mut untried = Untried::default();
+            let first = untried.own(&own, GROUP, Some(&handed), &report);
+            assert_eq!(first, expected, "{what}");
+        }
+    }
+
     #[test]
     fn who_is_handed_a_group_knows_from_its_predecessor_what_to_ask_for() {
         let plan = plan(&[(1, true), (2, true), (3, false)]);
         let handed = Gained::HandedOver("b".into());
         let mut untried = Untried::default();
-        let first = untried.own(&plan, GROUP, Some(&handed), &set(&[1, 3]));
+        let first = untried.own(&plan, GROUP, Some(&handed), &told(&[1, 3]));
         assert_eq!(first, set(&[1, 3]));
         assert!(untried.is_answered(address(2)));
         // It gives the group away, and gets it back when the other one has answered.
-        let first = untried.own(&plan, GROUP, Some(&handed), &set(&[3]));
+        let first = untried.own(&plan, GROUP, Some(&handed), &told(&[3]));
         assert_eq!(first, set(&[3]));
         untried.answered(address(3));
-        let first = untried.own(&plan, GROUP, Some(&handed), &set(&[3]));
+        let first = untried.own(&plan, GROUP, Some(&handed), &told(&[3]));
         assert_eq!(first, set(&[]), "it has answered");
     }
 
     #[test]
     fn who_takes_back_what_it_handed_over_goes_on_asking_and_who_takes_over_asks_nobody() {
         let plan = plan(&[(1, true), (2, true)]);
-        let none = BTreeSet::new();
+        let none = Report::default();
         let mut untried = Untried::default();
         let first = untried.own(&plan, GROUP, Some(&Gained::Unowned), &none);
         assert_eq!(first, set(&[1, 2]));

@@ -25,6 +25,7 @@ fn candidacy(listed: &[&str], others: &[&str]) -> Candidacy {
         candidates: all.into(),
         wanted: Wanted::Any.into(),
         families: Families::Ipv4,
+        addresses: 0,
     }
 }
 

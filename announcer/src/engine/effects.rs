@@ -7,7 +7,7 @@ use super::Engine;
 use crate::election::{Claim, GroupId, NodeName, Standing};
 use crate::handover::{Action, Duty, Gained, Lost, Message};
 use crate::l2::burst::Spot;
-use crate::l2::hold::Notes;
+use crate::l2::hold::{Notes, Report};
 use crate::l2::reply::AddressDuty;
 use crate::l2::responder::Responder;
 use crate::ownership::Effect;
@@ -71,8 +71,7 @@ impl Engine {
                 Action::Send(to, message) => self.talk.step(to, group, message),
                 Action::Duty(Duty::Answer(mut report)) => {
                     let why = effects.peek().and_then(|next| next.gained(group));
-                    let told = std::mem::take(&mut report.probing);
-                    report.probing = self.untried.own(&self.plan, group, why, &told);
+                    report.probing = self.untried.own(&self.plan, group, why, &report);
                     self.set_duty(group, &Duty::Answer(report));
                 }
                 Action::Duty(duty) => self.set_duty(group, &duty),
@@ -80,6 +79,8 @@ impl Engine {
                     // From here on nothing is answered any more: only now may the other begin.
                     let mut noted = self.silence(group);
                     noted.probing = self.untried.of(&self.plan, group);
+                    let candidacy = self.plan.candidacy(group);
+                    noted.addresses = candidacy.map(|candidacy| candidacy.addresses);
                     self.noted.insert(group, noted);
                     self.talk.say(group, Some(to.clone()), Some(claim));
                     self.send_go(to, group, claim);
@@ -165,7 +166,7 @@ impl Engine {
             let duty = applied.leave(&self.responder, &spots);
             let first = match duty {
                 AddressDuty::Answer | AddressDuty::Record | AddressDuty::Probe { .. } => {
-                    let told = BTreeSet::new();
+                    let told = Report::default();
                     self.untried.own(&self.plan, group, None, &told)
                 }
                 AddressDuty::Hold => BTreeSet::new(),

@@ -108,6 +108,8 @@ impl Action {
 pub enum Event {
     /// Time passed, or the candidacy or the roster changed.
     Look,
+    /// The group has other addresses now.
+    Readdressed,
     /// A node said something.
     Heard(NodeName, Message),
     /// The group is new, and this node owns the one that its addresses came from: it is to own

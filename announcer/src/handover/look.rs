@@ -117,7 +117,7 @@ impl Seat {
 
     /// Goes on owning, whatever was planned. Where somebody may hold requests for the attempt, which are
     /// answered from now on, the next attempt is by another claim: so that is not taken for this one.
-    fn keep(
+    pub(super) fn keep(
         &mut self,
         mut claim: Claim,
         retry_at: Option<Instant>,
@@ -164,6 +164,7 @@ impl Seat {
                 true => DRAIN_RETRY,
                 false => RETRY,
             };
+            self.asked_in_vain |= !tried.is_empty();
             return self.keep(claim, Some(now + pause), scene, actions);
         };
         if current.as_ref() == Some(&heir) {

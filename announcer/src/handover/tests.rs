@@ -49,6 +49,7 @@ impl Bench {
                 candidates: nodes.into(),
                 wanted: Wanted::Any.into(),
                 families: Families::Ipv4,
+                addresses: 0,
             },
             roster,
             now: Instant::now(),

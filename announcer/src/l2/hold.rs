@@ -57,6 +57,9 @@ pub struct Report {
     pub truncated: bool,
     /// Addresses that nobody has ever answered for: to be asked for first.
     pub probing: BTreeSet<IpAddr>,
+    /// The digest of the addresses that were answered for, with `probing`, as their former owner knew
+    /// them. `None`: an announcer of an earlier build does not say.
+    pub addresses: Option<u64>,
 }
 
 /// What an owner noted while it recorded.
@@ -68,6 +71,8 @@ pub struct Notes {
     dropped: Option<Instant>,
     /// Addresses that were not answered yet.
     pub probing: BTreeSet<IpAddr>,
+    /// The digest of all addresses of the group.
+    pub addresses: Option<u64>,
 }
 
 impl Notes {
@@ -78,6 +83,7 @@ impl Notes {
             noted,
             dropped,
             probing: BTreeSet::new(),
+            addresses: None,
         }
     }
 
@@ -90,6 +96,7 @@ impl Notes {
         Report {
             truncated: report.truncated || self.dropped.is_some(),
             probing: self.probing.clone(),
+            addresses: self.addresses,
             ..report
         }
     }
@@ -108,7 +115,7 @@ impl Report {
         Self {
             answered: answered.collect(),
             truncated: noted.len() > ANSWERED_LIMIT,
-            probing: BTreeSet::new(),
+            ..Self::default()
         }
     }
 

@@ -193,6 +193,10 @@ pub struct Step {
     /// Octets of addresses that nobody has ever answered for.
     #[prost(bytes = "vec", repeated, tag = "6")]
     pub probing: Vec<Vec<u8>>,
+    /// In prepare and go: a digest of the addresses of the group, as the sender knows it. Earlier
+    /// builds do not say it.
+    #[prost(fixed64, optional, tag = "7")]
+    pub addresses: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, prost::Enumeration)]
@@ -377,6 +381,7 @@ impl Step {
                 .collect(),
             truncated: report.truncated,
             probing: report.probing.iter().map(octets_of).collect(),
+            addresses: report.addresses,
         }
     }
 
@@ -397,6 +402,7 @@ impl Step {
                         .iter()
                         .filter_map(|it| address_of(it))
                         .collect(),
+                    addresses: self.addresses,
                 };
                 handover::Message::Go(claim, report)
             }

@@ -16,6 +16,7 @@ use crate::handover::{Duty, Gained, Message};
 use crate::l2::hold::{Held, Noted, Report};
 use crate::l2::question::Question;
 
+mod addresses;
 mod returns;
 mod streams;
 
@@ -46,6 +47,7 @@ fn candidacy(order: &[usize]) -> Candidacy {
         candidates: nodes.into(),
         wanted: Wanted::Any.into(),
         families: Families::Ipv4,
+        addresses: 0,
     }
 }
 

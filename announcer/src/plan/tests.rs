@@ -246,3 +246,25 @@ fn an_address_is_gone_when_no_space_has_it_any_more() {
     );
     assert_eq!(touched.gone, BTreeSet::new());
 }
+
+#[test]
+fn the_digest_of_a_group_is_that_of_its_addresses_however_they_came() {
+    let digest = |plan: &Plan| plan.candidacy(GroupId(7)).map(|one| one.addresses);
+    let [one, two, six] = ["192.0.2.1", "192.0.2.2", "2001:db8::1"]
+        .map(|address| assigned(address, 7, Some(&["eth1"])));
+    let mut both = plan();
+    both.apply(&[one.clone(), two.clone(), six.clone()], &[]);
+    let mut single = plan();
+    single.apply(std::slice::from_ref(&one), &[]);
+    assert_ne!(digest(&both), digest(&single));
+    let mut later = plan();
+    // On other interfaces, in another order, and twice.
+    let elsewhere = assigned("192.0.2.2", 7, Some(&[]));
+    later.apply(&[six.clone(), elsewhere, two.clone()], &[]);
+    later.apply(std::slice::from_ref(&one), &[]);
+    assert_eq!(digest(&both), digest(&later));
+    later.apply(&[], &[two.key, six.key]);
+    assert_eq!(digest(&later), digest(&single));
+    // It is told to nodes that run another build.
+    assert_eq!(digest(&single), Some(0xd8f4_9a6d_d221_2b35));
+}

@@ -12,7 +12,7 @@ use crate::election::{Condition, GroupId, NodeName, Standing};
 use crate::handover::{Action, Duty, Message};
 use crate::l2::arp::Arp;
 use crate::l2::burst::Spot;
-use crate::l2::hold::Notes;
+use crate::l2::hold::{Notes, Report};
 use crate::l2::reply::AddressDuty;
 use crate::l2::table::{Outcome, Packet, Port, Protocol, Sending, Table};
 use crate::members::Peer;
@@ -242,7 +242,7 @@ impl Node {
             *spots = self.plan.spots(*group);
             let first = match duty {
                 AddressDuty::Answer | AddressDuty::Record | AddressDuty::Probe { .. } => {
-                    let told = BTreeSet::new();
+                    let told = Report::default();
                     self.untried.own(&self.plan, *group, None, &told)
                 }
                 AddressDuty::Hold => BTreeSet::new(),
@@ -358,14 +358,15 @@ impl Node {
                 Action::Send(to, message) => self.talk.step(to, group, message),
                 Action::Duty(Duty::Answer(mut report)) => {
                     let why = effects.peek().and_then(|next| next.gained(group));
-                    let told = std::mem::take(&mut report.probing);
-                    report.probing = self.untried.own(&self.plan, group, why, &told);
+                    report.probing = self.untried.own(&self.plan, group, why, &report);
                     self.set_duty(group, Duty::Answer(report), now);
                 }
                 Action::Duty(duty) => self.set_duty(group, duty, now),
                 Action::Release(to, claim) => {
                     let mut noted = self.silence(group);
                     noted.probing = self.untried.of(&self.plan, group);
+                    let candidacy = self.plan.candidacy(group);
+                    noted.addresses = candidacy.map(|candidacy| candidacy.addresses);
                     self.noted.insert(group, noted);
                     self.talk.say(group, Some(to.clone()), Some(claim));
                     self.go(to, group, claim);

@@ -31,6 +31,7 @@ fn steps_survive_the_wire_and_every_datagram_fits() {
                         .into(),
                         answered: vec![answered(number); 32],
                         truncated: true,
+                        addresses: Some(u64::MAX),
                     };
                     handover::Message::Go(claim, report)
                 }
