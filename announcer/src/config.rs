@@ -50,8 +50,8 @@ pub struct Args {
     /// Address of the admin listener: /metrics, /healthz, /readyz
     #[arg(long, env = "PHAROS_ADMIN", default_value = "127.0.0.1:7473")]
     pub admin: SocketAddr,
-    /// Interfaces that may answer, as a regular expression for the whole name; repeatable
-    /// [default: all but the excluded ones]
+    /// Interfaces that may answer, as a regular expression for the whole name; repeatable, or
+    /// separated by commas, so that none has a comma [default: all but the excluded ones]
     #[arg(
         long,
         env = "PHAROS_INTERFACE",
@@ -78,8 +78,8 @@ pub struct Args {
     /// Address (UDP) on which other announcers reach this one
     #[arg(long, env = "PHAROS_MEMBERS_LISTEN", default_value = "0.0.0.0:7946")]
     pub members_listen: SocketAddr,
-    /// Other announcers to begin with, as HOST or HOST:PORT; repeatable. Others are learnt from
-    /// the stream
+    /// Other announcers to begin with, as HOST or HOST:PORT; repeatable, or separated by commas.
+    /// Others are learnt from the stream
     #[arg(
         long,
         env = "PHAROS_MEMBERS_JOIN",
@@ -91,12 +91,12 @@ pub struct Args {
     /// datagrams in the clear, with a warning]
     #[arg(long, env = "PHAROS_MEMBERS_KEY_FILE", value_name = "FILE")]
     pub members_key_file: Option<PathBuf>,
-    /// Address that other announcers are told [default: --members-listen if it names one, else
-    /// the address from which ipam-service is reached, else the first of an interface that may
-    /// answer]
+    /// Address that other announcers are told [default: --members-listen if it names one; else, if
+    /// --ipam has an address and no name, the one from which that is reached; else the first IPv4
+    /// address of an interface that may answer]
     #[arg(long, env = "PHAROS_MEMBERS_ADVERTISE", value_name = "ADDR:PORT")]
     pub members_advertise: Option<SocketAddr>,
-    /// Label of this node, for nodes that no Kubernetes labels; repeatable
+    /// Label of this node, for nodes that no Kubernetes labels; repeatable, or separated by commas
     #[arg(
         long,
         env = "PHAROS_LABEL",

@@ -12,4 +12,5 @@ pub mod ipam;
 pub mod seed;
 pub mod segment;
 pub mod site;
+pub mod unit;
 pub mod workload;

@@ -5,7 +5,8 @@
 //!    is suspended, which goes on afterwards.
 //! 3. SIGTERM drains and exits 0; a restart keeps everything.
 //! 4. `init` and `check` do what they say.
-//! 5. A full disk refuses writes and goes on reading, and is over when there is space.
+//! 5. A flag without a value may be set in the environment; the unit of systemd is valid and tight.
+//! 6. A full disk refuses writes and goes on reading, and is over when there is space.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -15,6 +16,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use e2e::ipam::{Ipam, SOON, claim, command};
+use e2e::unit::Unit;
 use nix::sys::signal::Signal;
 use pharos_proto::v1;
 use pharos_testbed::{Launch, free_port, http, skip, wait};
@@ -91,6 +93,40 @@ fn a_mistake_at_the_start_is_one_line_and_exit_code_2() {
             "{part}: {log}"
         );
     }
+}
+
+#[test]
+fn a_flag_without_a_value_is_true_or_false_in_the_environment() {
+    let anywhere: SocketAddr = (Ipv4Addr::UNSPECIFIED, free_port()).into();
+    let start = |value: &str| {
+        let folder = tempfile::tempdir().unwrap();
+        let launch = command(&folder.path().join("a.db"), anywhere, loopback()).unwrap();
+        outcome(launch.env("PHAROS_INSECURE", value))
+    };
+    // What is taken for true leads to the next question: there is no database.
+    for (value, part) in [
+        ("1", "--create makes one"),
+        ("yes", "--create makes one"),
+        ("true", "--create makes one"),
+        ("0", "--insecure"),
+        ("false", "--insecure"),
+        ("perhaps", "--insecure"),
+    ] {
+        let (code, log) = start(value);
+        assert_eq!(code, Some(2), "{value}: {log}");
+        assert!(log.contains(part), "{value}: {log}");
+    }
+    assert!(start("perhaps").1.contains("perhaps"), "it is named");
+}
+
+#[test]
+fn the_unit_of_systemd_is_valid_and_tight() {
+    if !skip::has_programs(&["systemd-analyze"]) {
+        return;
+    }
+    let unit = Unit::of("ipam-service").unwrap();
+    unit.verify().unwrap();
+    unit.is_tight("20").unwrap();
 }
 
 #[test]

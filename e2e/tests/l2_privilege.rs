@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use e2e::segment::{SOON, Segment};
 use e2e::site::repository;
+use e2e::unit::Unit;
 use pharos_testbed::{Launch, ndp, skip, wait, workspace_binary};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -172,38 +173,18 @@ fn the_unit_of_systemd_is_valid_and_tight() -> anyhow::Result<()> {
     if !skip::has_programs(&["systemd-analyze"]) {
         return Ok(());
     }
-    let directory = tempfile::tempdir()?;
-    let path = directory.path().join("announcer.service");
-    let unit = std::fs::read_to_string(repository().join("deploy/systemd/announcer.service"))?;
-    let program = workspace_binary("announcer")?;
-    let program = program.to_str().context("a path of text")?;
-    std::fs::write(&path, unit.replace("/usr/local/bin/announcer", program))?;
-    let path = path.to_str().context("a path of text")?;
-    pharos_testbed::run(&["systemd-analyze", "verify", path])?;
+    let unit = Unit::of("announcer")?;
+    unit.verify()?;
     // The same with what is added for bound addresses.
     let added = repository().join("deploy/systemd/announcer.service.d/bind-addresses.conf");
-    let added = std::fs::read_to_string(added)?;
-    let bind = directory.path().join("announcer-bind.service");
-    std::fs::write(
-        &bind,
-        format!("{}\n{added}", std::fs::read_to_string(path)?),
-    )?;
-    let bind = bind.to_str().context("a path of text")?;
-    pharos_testbed::run(&["systemd-analyze", "verify", bind])?;
-    let security = [
-        "systemd-analyze",
-        "security",
-        "--offline=true",
-        "--no-pager",
-    ];
-    let threshold = format!("--threshold={EXPOSURE}");
-    pharos_testbed::run(&[&security[..], &[&threshold, path]].concat())?;
+    unit.verify_with(&std::fs::read_to_string(added)?)?;
+    unit.is_tight(EXPOSURE)?;
     for line in [
         "AmbientCapabilities=CAP_NET_RAW",
         "CapabilityBoundingSet=CAP_NET_RAW",
         "NoNewPrivileges=yes",
     ] {
-        assert!(unit.lines().any(|found| found == line), "{line}");
+        assert!(unit.text.lines().any(|found| found == line), "{line}");
     }
     Ok(())
 }

@@ -4,6 +4,7 @@ use std::net::{SocketAddr, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use clap::builder::BoolishValueParser;
 use clap::{ArgGroup, Parser, Subcommand};
 use pharos_process::{Flags, LogOptions, UsageError};
 
@@ -32,12 +33,12 @@ pub struct Config {
     pub database: Location,
 
     /// Make the database if it is missing (implied when --listen is a loopback address)
-    #[arg(long, env = "PHAROS_CREATE")]
+    #[arg(long, env = "PHAROS_CREATE", value_parser = BoolishValueParser::new())]
     pub create: bool,
 
     /// Serve without TLS on an address that is not loopback: whoever reaches it can change
     /// everything
-    #[arg(long, env = "PHAROS_INSECURE")]
+    #[arg(long, env = "PHAROS_INSECURE", value_parser = BoolishValueParser::new())]
     pub insecure: bool,
 
     /// How long changes stay in the history: a number with d, h, m or s, or `forever`. Who held
@@ -72,7 +73,7 @@ pub struct Config {
 
     /// Serve MetalLB's metrics of pools (metallb_allocator_*) too. For where no k8s-adapter is
     /// scraped, which has them: from both, dashboards would count every address twice
-    #[arg(long, env = "PHAROS_METALLB_METRICS")]
+    #[arg(long, env = "PHAROS_METALLB_METRICS", value_parser = BoolishValueParser::new())]
     pub metallb_metrics: bool,
 
     #[command(flatten)]

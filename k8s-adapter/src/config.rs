@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::Parser;
+use clap::builder::BoolishValueParser;
 use jiff::SignedDuration;
 use pharos_process::{Flags, LogOptions, UsageError};
 
@@ -62,7 +63,7 @@ pub struct Args {
     )]
     pub address_space: String,
     /// Let nodes announce that have the label node.kubernetes.io/exclude-from-external-load-balancers
-    #[arg(long, env = "PHAROS_IGNORE_EXCLUDE_LB")]
+    #[arg(long, env = "PHAROS_IGNORE_EXCLUDE_LB", value_parser = BoolishValueParser::new())]
     pub ignore_exclude_lb: bool,
     /// Where /metrics, /healthz and /readyz are served
     #[arg(
