@@ -231,7 +231,7 @@ mod tests {
         let wanted: Vec<&str> = words
             .filter(|it| it.starts_with("pharos_") || it.starts_with("metallb_"))
             .collect();
-        assert_eq!(wanted.len(), 6, "{wanted:?}");
+        assert_eq!(wanted.len(), 7, "{wanted:?}");
         for name in wanted {
             let is_it = |line: &&str| line.split(['{', ' ']).next() == Some(name);
             assert!(served.iter().any(is_it), "{name} is not in\n{text}");
