@@ -90,6 +90,8 @@ pub struct Index {
     nodes: BTreeMap<String, NodeState>,
     policy: Policy,
     statuses: BTreeMap<(StatusKind, String), Seen>,
+    /// Status objects that were written since the list began that is being made of their kind.
+    written: BTreeMap<StatusKind, BTreeSet<String>>,
 }
 
 /// A namespace as it was seen.

@@ -58,6 +58,8 @@ pub trait Watched:
     type Kept: Send;
     /// `None` for an object that does not count.
     fn keep(self) -> Option<Self::Kept>;
+    /// A list begins.
+    fn begin(_index: &mut Index) {}
     fn replace(index: &mut Index, list: Vec<Self::Kept>) -> Touched;
     fn apply(index: &mut Index, object: Self::Kept) -> Touched;
     fn delete(index: &mut Index, object: &Self::Kept) -> Touched;
@@ -135,7 +137,10 @@ async fn follow<K: Watched + 'static>(api: &Api<K>, context: &Context) -> Ended 
 
 fn take<K: Watched>(context: &Context, event: Event<K>, listing: &mut Vec<K::Kept>) {
     match event {
-        Event::Init => listing.clear(),
+        Event::Init => {
+            listing.clear();
+            K::begin(&mut context.world().index);
+        }
         Event::InitApply(object) => listing.extend(object.keep()),
         Event::InitDone => {
             let list = std::mem::take(listing);
@@ -466,6 +471,10 @@ macro_rules! status_object {
                 let object = self.0.ok()?;
                 let status = serde_json::to_value(&object.status).ok()?;
                 Seen::parse(StatusKind::$kind, &object.metadata, status)
+            }
+
+            fn begin(index: &mut Index) {
+                index.list_statuses(StatusKind::$kind);
             }
 
             fn replace(index: &mut Index, list: Vec<Seen>) -> Touched {

@@ -1,5 +1,7 @@
 //! The status objects of the index: what is said, by whomever.
 
+use std::collections::BTreeSet;
+
 use super::{Index, Kind, Touched};
 use crate::status::object::{Seen, StatusKind};
 
@@ -9,12 +11,20 @@ impl Index {
         self.statuses.values()
     }
 
-    /// A complete list of status objects of one kind.
+    /// A list of status objects of one kind begins. It may lack what is written from now on.
+    pub fn list_statuses(&mut self, kind: StatusKind) {
+        self.written.insert(kind, BTreeSet::new());
+    }
+
+    /// A complete list of status objects of one kind. What was written since it began is newer.
     pub fn replace_statuses(&mut self, kind: StatusKind, list: Vec<Seen>) -> Touched {
         self.listed.insert(Kind::Statuses(kind));
-        self.statuses.retain(|(of, _), _| *of != kind);
-        let listed = list.into_iter().map(|it| ((kind, it.name.clone()), it));
-        self.statuses.extend(listed);
+        let written = self.written.remove(&kind).unwrap_or_default();
+        self.statuses
+            .retain(|(of, name), _| *of != kind || written.contains(name));
+        for seen in list {
+            self.see_status(seen);
+        }
         touched()
     }
 
@@ -24,6 +34,9 @@ impl Index {
         let key = (seen.kind, seen.name.clone());
         let known = self.statuses.get(&key);
         if known.is_none_or(|known| known.number() <= seen.number()) {
+            if let Some(written) = self.written.get_mut(&seen.kind) {
+                written.insert(seen.name.clone());
+            }
             self.statuses.insert(key, seen);
         }
         touched()

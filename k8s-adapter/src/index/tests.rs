@@ -339,3 +339,35 @@ fn a_kind_that_was_never_listed_is_not_known_to_have_no_objects() {
     assert!(objects.bgp.lacks("a") && objects.pools.lacks("a") && !objects.peers.lacks("a"));
     assert_eq!(objects.nodes.map(|nodes| nodes.len()), Some(0));
 }
+
+fn status_object(name: &str, version: &str) -> Seen {
+    let metadata = serde_json::from_value(json!({
+        "name": name, "uid": name, "resourceVersion": version,
+    }));
+    let metadata = metadata.expect("metadata");
+    Seen::parse(StatusKind::L2, &metadata, json!({ "node": "n1" })).expect("with a name")
+}
+
+#[test]
+fn a_list_forgets_no_status_object_that_was_written_since_it_began() {
+    let mut index = Index::default();
+    let names = |index: &Index| {
+        let all = index
+            .statuses()
+            .map(|seen| format!("{} {}", seen.name, seen.version));
+        all.collect::<Vec<String>>()
+    };
+    index.replace_statuses(StatusKind::L2, vec![status_object("old", "1")]);
+    index.see_status(status_object("before", "2"));
+    index.list_statuses(StatusKind::L2);
+    index.see_status(status_object("made", "5"));
+    index.see_status(status_object("changed", "6"));
+    // Made when nothing of that was there.
+    let list = vec![status_object("before", "2"), status_object("changed", "3")];
+    index.replace_statuses(StatusKind::L2, list);
+    assert_eq!(names(&index), ["before 2", "changed 6", "made 5"]);
+    // The next one begins when it is.
+    index.list_statuses(StatusKind::L2);
+    index.replace_statuses(StatusKind::L2, vec![status_object("changed", "6")]);
+    assert_eq!(names(&index), ["changed 6"]);
+}
