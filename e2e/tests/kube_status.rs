@@ -7,6 +7,7 @@
 //! 3. Each node that is to hold a session with a router has a state that says that there is none.
 //! 4. The verdict on the configuration names what is wrong, and heals itself.
 //! 5. What changes all the time is written now and then, and as it is in the end.
+//! 6. A replica that may not see what only tells does all else, and is ready; when it may, it writes.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::time::Duration;
@@ -447,4 +448,61 @@ fn status_writes_are_paced_and_coalesced() {
     let made = written() - before;
     eprintln!("{changes} changes, {made} writes in {:?}", start.elapsed());
     assert!(made <= most, "{made} writes, {most} at most");
+}
+
+#[test]
+fn a_replica_that_may_not_see_what_only_tells_is_ready() {
+    let Some(mut stage) = Stage::start().unwrap() else {
+        return;
+    };
+    stage.add_cluster(EAST).unwrap();
+    stage.apply_crds(EAST).unwrap();
+    stage.apply_pool(EAST, "pool", &["192.0.2.0/25"]).unwrap();
+    stage.advertise_all(EAST).unwrap();
+    stage.kubectl(EAST, &["delete", "crd", SESSIONS]).unwrap();
+    // Permissions of an earlier version.
+    let role = "pharos:k8s-adapter";
+    let get = ["get", "role", role, "-n", "metallb-system", "-o", "json"];
+    let text = stage.kubectl(EAST, &get).unwrap();
+    let granted: Value = serde_json::from_str(&text).unwrap();
+    let rules = granted["rules"].as_array().unwrap().iter();
+    let older: Vec<&Value> = rules
+        .filter(|rule| rule["resources"] != json!(["servicel2statuses"]))
+        .collect();
+    let with = |rules: Value| {
+        json!({
+            "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
+            "metadata": { "name": role, "namespace": "metallb-system" }, "rules": rules,
+        })
+    };
+    stage.apply(EAST, &with(json!(older)).to_string()).unwrap();
+    let adapter = "system:serviceaccount:metallb-system:k8s-adapter";
+    let can = [
+        "auth",
+        "can-i",
+        "list",
+        L2,
+        "-n",
+        "metallb-system",
+        "--as",
+        adapter,
+    ];
+    wait::until("they may not be listed", DEADLINE, || {
+        // It ends with an error when the answer is no.
+        stage.kubectl(EAST, &can).err()
+    })
+    .unwrap();
+    let node = json!({ "apiVersion": "v1", "kind": "Node", "metadata": { "name": "n1" } });
+    stage.apply(EAST, &node.to_string()).unwrap();
+    let announcer = stage.pretend_announcer(EAST, "n1").unwrap();
+    stage.start_adapter(EAST, &[]).unwrap();
+    let group = serve(&stage, "web");
+    announcer.owns(group, &["eth0"]).unwrap();
+    let log = "list failed, what only tells is not written";
+    let adapter = stage.adapter(EAST).unwrap();
+    adapter.wait_log(log, DEADLINE).unwrap();
+    stage.wait_readiness(EAST, "ok").unwrap();
+    let all = with(granted["rules"].clone());
+    stage.apply(EAST, &all.to_string()).unwrap();
+    wait_status(&stage, L2, &l2("web", "n1", &["eth0"]));
 }

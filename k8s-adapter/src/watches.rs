@@ -53,7 +53,8 @@ pub trait Watched:
     Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync
 {
     const KIND: Kind;
-    /// Without a definition there is nothing to do for this kind, and nothing amiss.
+    /// Only tells. A replica without it does all that addresses depend on, and is ready: what it lacks is in
+    /// the log.
     const OPTIONAL: bool = false;
     type Kept: Send;
     /// `None` for an object that does not count.
@@ -148,6 +149,7 @@ fn take<K: Watched>(context: &Context, event: Event<K>, listing: &mut Vec<K::Kep
             let mut world = context.world();
             let touched = K::replace(&mut world.index, list);
             world.absent.remove(&K::KIND);
+            world.unseen.remove(&K::KIND);
             world.fresh.insert(K::KIND);
             drop(world);
             context.readiness.ready(K::KIND.as_str());
@@ -200,8 +202,11 @@ fn complain<K: Watched>(context: &Context, error: &watcher::Error) {
 /// Says why a kind is not followed; `missing`: there is no such kind.
 fn unready<K: Watched>(context: &Context, reason: String, missing: bool) {
     let kind = K::KIND.as_str();
-    if missing && K::OPTIONAL {
-        tracing::debug!(kind, "no such kind");
+    if K::OPTIONAL {
+        let is_new = context.world().unseen.insert(K::KIND);
+        if is_new && !missing {
+            tracing::warn!(kind, reason, "list failed, what only tells is not written");
+        }
         context.readiness.ready(kind);
         return;
     }

@@ -27,6 +27,8 @@ pub struct World {
     pub fresh: BTreeSet<Kind>,
     /// Kinds that the API server does not have: their CRD is not installed.
     pub absent: BTreeSet<Kind>,
+    /// Kinds that only tell, and cannot be listed.
+    pub unseen: BTreeSet<Kind>,
     /// The uid of the definition that each kind of what is handed over had objects of.
     pub definitions: BTreeMap<Kind, String>,
     /// Why it is in doubt whether what is seen of a kind was declared by anybody.
@@ -73,6 +75,7 @@ impl World {
             link: Link::Connecting,
             fresh: BTreeSet::new(),
             absent: BTreeSet::new(),
+            unseen: BTreeSet::new(),
             definitions: BTreeMap::new(),
             doubts: BTreeMap::new(),
             refused: BTreeMap::new(),

@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
+use pharos_testbed::wait;
 use serde_json::json;
 
 use super::{Stage, addresses};
+use crate::site::DEADLINE;
 
 impl Stage {
     /// Resource version and addresses of each Service: equal only if nobody wrote anything.
@@ -21,6 +23,35 @@ impl Stage {
                 Ok((name, (version, addresses(&service))))
             })
             .collect()
+    }
+
+    /// All pools are announced from everywhere by layer 2. (A Service whose pool nobody announces is told so by
+    /// a condition, after ten seconds; where there is no announcer, after a minute.)
+    pub fn advertise_all(&self, cluster: &str) -> anyhow::Result<()> {
+        let everywhere = json!({
+            "apiVersion": "metallb.io/v1beta1", "kind": "L2Advertisement",
+            "metadata": { "name": "default", "namespace": "metallb-system" },
+        });
+        self.apply(cluster, &everywhere.to_string())
+    }
+
+    /// Waits until a condition of a Service has this reason.
+    pub fn wait_condition(
+        &self,
+        cluster: &str,
+        name: &str,
+        of: &str,
+        reason: &str,
+    ) -> anyhow::Result<()> {
+        let what = format!("{cluster}: condition {of} of {name} has reason {reason}");
+        wait::until_ok(&what, DEADLINE, || {
+            let status = self.service(cluster, name)?.status.unwrap_or_default();
+            let conditions = status.conditions.unwrap_or_default();
+            let found = conditions.iter().find(|condition| condition.type_ == of);
+            let is_so = found.is_some_and(|condition| condition.reason == reason);
+            anyhow::ensure!(is_so, "{conditions:?}");
+            Ok(())
+        })
     }
 
     /// The Service `web` has one endpoint, on node `n1`, which is ready or not.
