@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use crate::claim::{address_space, is_ours};
 use crate::context::Context;
 use crate::index::Kind;
+use crate::plan::Link;
 use crate::policy::{self, Configuration};
 use crate::service::ServiceKey;
 use crate::world::World;
@@ -64,6 +65,8 @@ struct Memory {
     silences: Silences,
     /// How often ipam-service was reached, at the last look.
     reached: u64,
+    /// What ipam-service does not take of what is declared is known.
+    heard: bool,
     /// The verdict on the policy objects, and how often they had changed by then.
     configuration: Option<(u64, Arc<Configuration>)>,
     owner: Option<serde_json::Value>,
@@ -124,12 +127,15 @@ fn look(
         memory.silences.reached(now);
     }
     let world = context.world();
+    // Then everything was handed over once.
+    memory.heard |= reached > 0 || matches!(world.link, Link::Up | Link::Blocked(_));
     let changed = context.policy_changes();
     let configuration = judged(&world, &mut memory.configuration, changed);
     memory.silences.note(silent(&world), now);
     let desired = desired(Sources {
         world: &world,
         configuration: configuration.as_deref(),
+        heard: memory.heard,
         silences: &memory.silences,
         now,
     });
@@ -158,7 +164,7 @@ fn judged(
     last: &mut Option<(u64, Arc<Configuration>)>,
     changed: u64,
 ) -> Option<Arc<Configuration>> {
-    if !world.can_start() {
+    if !world.can_judge() {
         return None;
     }
     if let Some((_, configuration)) = last.as_ref().filter(|(then, _)| *then == changed) {

@@ -124,6 +124,20 @@ impl World {
             && known(Kind::L2Advertisements)
     }
 
+    /// Whether all is known that a verdict on what is declared depends on.
+    pub fn can_judge(&self) -> bool {
+        let known = |kind: &Kind| self.index.has(*kind) || self.absent.contains(kind);
+        self.can_start()
+            && [
+                Kind::BgpAdvertisements,
+                Kind::Communities,
+                Kind::BgpPeers,
+                Kind::BfdProfiles,
+            ]
+            .iter()
+            .all(known)
+    }
+
     /// Whether enough is seen to say which nodes serve what: another replica may see more, and whoever
     /// speaks last is believed.
     pub fn can_report_facts(&self) -> bool {

@@ -41,6 +41,8 @@ pub struct Sources<'a> {
     pub world: &'a World,
     /// None: not known.
     pub configuration: Option<&'a Configuration>,
+    /// What ipam-service does not take of it is known, if there is such a thing.
+    pub heard: bool,
     pub silences: &'a Silences,
     pub now: Instant,
 }
@@ -55,9 +57,12 @@ pub fn desired(sources: Sources<'_>) -> Desired {
     }
     if let Some(configuration) = sources.configuration {
         let verdict = verdict(configuration, sources.world);
-        let topic = Topic::Configuration(CONTROLLER.to_owned());
-        desired.objects.insert(topic, Body::Configuration(verdict));
-        desired.known.insert(StatusKind::Configuration);
+        // That nothing is wrong with what is declared does not say that ipam-service takes it.
+        if sources.heard || verdict.result == Validity::Invalid {
+            let topic = Topic::Configuration(CONTROLLER.to_owned());
+            desired.objects.insert(topic, Body::Configuration(verdict));
+            desired.known.insert(StatusKind::Configuration);
+        }
         let index = &sources.world.index;
         let listed = index.has(Kind::Nodes) && index.has(Kind::BgpPeers);
         if let Ok(bgp) = configuration.bgp()

@@ -240,6 +240,30 @@ fn a_missing_crd_does_not_keep_the_adapter_from_starting_but_a_missing_list_does
 }
 
 #[test]
+fn what_was_not_all_listed_is_not_judged() {
+    let mut world = world();
+    world.index.replace_services(Vec::new());
+    world.index.replace_pools(Vec::new());
+    world
+        .index
+        .replace_declared::<crate::crd::L2Spec>(Vec::new());
+    assert!(world.can_start() && !world.can_judge());
+    world
+        .index
+        .replace_declared::<crate::crd::BgpSpec>(Vec::new());
+    world
+        .index
+        .replace_declared::<crate::crd::CommunitySpec>(Vec::new());
+    world
+        .index
+        .replace_declared::<crate::crd::PeerSpec>(Vec::new());
+    assert!(!world.can_judge());
+    // It has no definition, so nobody declares one.
+    world.absent.insert(Kind::BfdProfiles);
+    assert!(world.can_judge());
+}
+
+#[test]
 fn what_was_seen_before_the_api_server_was_lost_is_no_report() {
     let mut world = world();
     assert!(!world.can_report_facts());

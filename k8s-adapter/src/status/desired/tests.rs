@@ -37,6 +37,7 @@ fn look(world: &World, silences: &Silences, now: Instant) -> Desired {
     desired(Sources {
         world,
         configuration: Some(&configuration),
+        heard: true,
         silences,
         now,
     })
@@ -247,6 +248,29 @@ fn the_verdict_names_what_is_wrong_and_what_is_not_taken() {
     world.refuses(Kind::Pools, None);
     world.index.apply_pool(pool("b", "192.0.2.8/31"));
     assert_eq!(verdict_of(&world), sound);
+}
+
+#[test]
+fn that_nothing_is_wrong_is_said_when_ipam_service_was_heard() {
+    let mut world = world();
+    world.index.replace_pools(vec![pool("a", "192.0.2.0/29")]);
+    let said = |world: &World, heard| {
+        let configuration = judged(world);
+        let desired = desired(Sources {
+            world,
+            configuration: Some(&configuration),
+            heard,
+            silences: &Silences::default(),
+            now: start(),
+        });
+        desired.known.contains(&StatusKind::Configuration)
+    };
+    assert!(said(&world, true));
+    // It may refuse what looks sound, and what was said before the restart was its word.
+    assert!(!said(&world, false));
+    // That something is wrong needs nobody's word.
+    world.index.apply_pool(pool("b", "192.0.2.4/31"));
+    assert!(said(&world, false));
 }
 
 #[test]
