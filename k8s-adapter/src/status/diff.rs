@@ -25,8 +25,8 @@ impl Change {
     /// Calls that write.
     pub fn writes(&self) -> u32 {
         match self {
-            // The object, and then its status.
-            Self::Create { .. } => 2,
+            // The object, and then its status; and an event, if it is news.
+            Self::Create { is_news, .. } => 2 + u32::from(*is_news),
             Self::Say { .. } | Self::Delete { .. } => 1,
         }
     }

@@ -203,3 +203,11 @@ fn a_verdict_has_its_name_whoever_wrote_it() {
     let all = changes(&desired, &[]);
     assert_eq!(all, [create(verdict(Validity::Valid), true)]);
 }
+
+#[test]
+fn an_event_counts_as_a_write() {
+    // The object and its status, and `nodeAssigned`.
+    let body = l2("n1", &["eth0"]);
+    assert_eq!(create(body.clone(), true).writes(), 3);
+    assert_eq!(create(body, false).writes(), 2);
+}
