@@ -100,7 +100,7 @@ impl Leadership {
     }
 
     /// It is held until then; whether that is news.
-    fn hold(&self, end: Instant) -> bool {
+    pub(crate) fn hold(&self, end: Instant) -> bool {
         let is_news = !self.is_held();
         self.until.send_replace(Some(end));
         is_news

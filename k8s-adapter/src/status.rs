@@ -14,6 +14,7 @@ pub mod silence;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +24,7 @@ use tokio::time::Instant;
 use crate::claim::{address_space, is_ours};
 use crate::context::Context;
 use crate::index::Kind;
+use crate::lease::GuardedError;
 use crate::plan::Link;
 use crate::policy::{self, Configuration};
 use crate::service::ServiceKey;
@@ -70,6 +72,21 @@ struct Memory {
     /// The verdict on the policy objects, and how often they had changed by then.
     configuration: Option<(u64, Arc<Configuration>)>,
     owner: Option<serde_json::Value>,
+    /// The last failure that was logged.
+    told: Option<String>,
+}
+
+/// When to look.
+struct Looks {
+    last: Instant,
+    next: Instant,
+}
+
+impl Looks {
+    /// Something changed: soon, but not all the time.
+    fn hint(&mut self) {
+        self.next = self.next.min(self.last + PAUSE);
+    }
 }
 
 async fn write(context: &Context) {
@@ -78,41 +95,91 @@ async fn write(context: &Context) {
         ..Memory::default()
     };
     let mut todo = BTreeMap::new();
-    let mut looked = Instant::now();
-    let mut look_at = looked;
-    let mut told = None;
+    let now = Instant::now();
+    let mut looks = Looks {
+        last: now,
+        next: now,
+    };
+    // Nothing is written before.
+    let mut rested = now;
     loop {
         let now = Instant::now();
-        if now >= look_at {
-            looked = now;
-            let (changes, next) = look(context, &mut memory, now);
-            todo = changes;
-            look_at = next.unwrap_or(now + TICK).min(now + TICK);
+        if now >= looks.next {
+            let (jobs, next) = look(context, &mut memory, now);
+            todo = jobs;
+            looks.last = now;
+            looks.next = next.unwrap_or(now + TICK).min(now + TICK);
         }
-        let wake = match memory.pace.next(now.into_std()) {
+        let next = match rested > now {
+            true => Next::At(rested.into_std()),
+            false => memory.pace.next(now.into_std()),
+        };
+        let wake = match next {
             Next::Write(topic) => {
-                let changes = todo.remove(&topic).unwrap_or_default();
+                let Some(changes) = todo.remove(&topic) else {
+                    continue;
+                };
                 let writes: u32 = changes.iter().map(Change::writes).sum();
                 memory.pace.also(writes.saturating_sub(1), now.into_std());
-                let outcome = writer::write(context, &topic, changes, memory.owner.as_ref()).await;
-                let trouble = outcome.err().map(|error| error.to_string());
-                if let Some(error) = &trouble {
-                    if told != trouble {
-                        tracing::warn!(error, "status objects are not written, to be tried again");
+                let outcome =
+                    perform(context, &topic, changes, memory.owner.as_ref(), &mut looks).await;
+                let now = Instant::now();
+                match outcome {
+                    Ok(()) => {
+                        memory.pace.arrived(&topic);
+                        memory.told = None;
                     }
-                    look_at = look_at.min(Instant::now() + RETRY);
+                    Err(error) => {
+                        looks.next = looks.next.min(now + RETRY);
+                        if !is_refused(&mut memory, &topic, &error, now) {
+                            rested = now + RETRY;
+                        }
+                    }
                 }
-                told = trouble;
                 continue;
             }
-            Next::At(at) => look_at.min(at.into()),
-            Next::Idle => look_at,
+            Next::At(at) => looks.next.min(at.into()),
+            Next::Idle => looks.next,
         };
         tokio::select! {
-            () = context.status.notified() => look_at = look_at.min(looked + PAUSE),
+            () = context.status.notified() => looks.hint(),
             () = tokio::time::sleep_until(wake) => {}
         }
     }
+}
+
+/// Writes, and listens: however long it takes, what is written next is what is true then.
+async fn perform(
+    context: &Context,
+    topic: &Topic,
+    changes: Vec<Change>,
+    owner: Option<&serde_json::Value>,
+    looks: &mut Looks,
+) -> Result<(), GuardedError> {
+    let mut writing = pin!(writer::write(context, topic, changes, owner));
+    loop {
+        tokio::select! {
+            outcome = &mut writing => return outcome,
+            () = context.status.notified() => looks.hint(),
+        }
+    }
+}
+
+/// Whether a write failed for what it says, and not because nothing can be written now. Says so in the log,
+/// once for each row of failures.
+fn is_refused(memory: &mut Memory, topic: &Topic, error: &GuardedError, now: Instant) -> bool {
+    if writer::is_refusal(error) {
+        if memory.pace.refused(topic, now.into_std()) == 1 {
+            tracing::warn!(?topic, %error, "refused, to be tried again now and then");
+        }
+        return true;
+    }
+    let told = Some(error.to_string());
+    if memory.told != told {
+        tracing::warn!(%error, "nothing that only tells is written, to be tried again");
+        memory.told = told;
+    }
+    false
 }
 
 /// What is to be written now, and when to look again without a hint.
@@ -189,3 +256,6 @@ fn silent(world: &World) -> BTreeSet<ServiceKey> {
         .map(|service| service.key.clone())
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,6 +9,8 @@ pub const RATE: u32 = 50;
 /// A topic that was written waits this long before it is written again: one that changes all the time keeps
 /// no other waiting.
 pub const REST: Duration = Duration::from_secs(1);
+/// A topic whose write is refused again and again waits twice as long each time, up to this.
+pub const LONGEST_REST: Duration = Duration::from_mins(1);
 const EACH: Duration = Duration::from_millis(1000 / RATE as u64);
 
 /// What to do next.
@@ -30,6 +32,8 @@ pub struct Pace<K> {
     count: u64,
     /// What was written in the last [`REST`], and until when it rests.
     resting: BTreeMap<K, Instant>,
+    /// Writes in a row that were refused.
+    refused: BTreeMap<K, u32>,
     /// When all of the allowance is there again.
     full: Option<Instant>,
 }
@@ -41,6 +45,7 @@ impl<K> Default for Pace<K> {
             slots: BTreeMap::new(),
             count: 0,
             resting: BTreeMap::new(),
+            refused: BTreeMap::new(),
             full: None,
         }
     }
@@ -63,6 +68,22 @@ impl<K: Ord + Clone> Pace<K> {
             self.waiting.insert(slot, key.clone());
         }
         drop(waiting);
+        let slots = &self.slots;
+        self.refused.retain(|key, _| slots.contains_key(key));
+    }
+
+    /// A write was refused, and may be again: others go first. Says how many were in a row.
+    pub fn refused(&mut self, key: &K, now: Instant) -> u32 {
+        let count = self.refused.entry(key.clone()).or_default();
+        *count = count.saturating_add(1);
+        let rest = REST.saturating_mul(1 << (*count).min(10)).min(LONGEST_REST);
+        self.resting.insert(key.clone(), now + rest);
+        *count
+    }
+
+    /// A write arrived.
+    pub fn arrived(&mut self, key: &K) {
+        self.refused.remove(key);
     }
 
     /// The last one took so many more writes than one.
@@ -185,5 +206,42 @@ mod tests {
         assert_eq!(pace.next(now), Next::Write(2));
         assert_eq!(pace.next(now), Next::At(now + REST));
         assert_eq!(pace.next(now + REST), Next::Write(1));
+    }
+
+    #[test]
+    fn what_is_refused_waits_ever_longer_and_what_arrives_does_not() {
+        let mut now = start();
+        let mut pace = Pace::default();
+        let mut waits = Vec::new();
+        for _ in 0..8 {
+            pace.ask(&[1]);
+            assert_eq!(pace.next(now), Next::Write(1));
+            pace.refused(&1, now);
+            pace.ask(&[1, 2]);
+            assert_eq!(pace.next(now), Next::Write(2), "others do not wait");
+            pace.arrived(&2);
+            pace.ask(&[1]);
+            let Next::At(at) = pace.next(now) else {
+                panic!("it rests");
+            };
+            waits.push((at - now).as_secs());
+            now = at;
+        }
+        assert_eq!(waits, [2, 4, 8, 16, 32, 60, 60, 60]);
+        assert_eq!(pace.next(now), Next::Write(1));
+        pace.arrived(&1);
+        pace.ask(&[1]);
+        assert_eq!(pace.next(now), Next::At(now + REST));
+    }
+
+    #[test]
+    fn nothing_is_remembered_of_what_is_not_to_be_written_any_more() {
+        let now = start();
+        let mut pace = Pace::default();
+        pace.ask(&[1]);
+        assert_eq!(pace.next(now), Next::Write(1));
+        pace.refused(&1, now);
+        pace.ask(&[]);
+        assert!(pace.refused.is_empty());
     }
 }

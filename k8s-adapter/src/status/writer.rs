@@ -38,6 +38,16 @@ pub(super) async fn write(
     Ok(())
 }
 
+/// Whether the API server takes writes, and not this one: its permissions, a policy, a webhook that fails.
+pub(super) fn is_refusal(error: &GuardedError) -> bool {
+    match error {
+        GuardedError::Kube(KubeError::Failed(kube::Error::Api(status))) => {
+            !matches!(status.code, 401 | 429 | 502..=504)
+        }
+        GuardedError::Kube(_) | GuardedError::Lost => false,
+    }
+}
+
 /// A reference to the adapter's Deployment: what it wrote goes with it.
 pub(super) async fn owner(context: &Context) -> Option<Value> {
     let name = context.deployment.as_ref()?;
@@ -100,9 +110,16 @@ async fn say(context: &Context, seen: &Seen, body: &Body) -> Result<(), GuardedE
             learn(context, seen.kind, &written);
             Ok(())
         }
-        // It went meanwhile, or is another one: the watch says so.
         Err(GuardedError::Kube(KubeError::Failed(kube::Error::Api(status))))
-            if status.is_not_found() || status.is_conflict() =>
+            if status.is_not_found() =>
+        {
+            let index = &mut context.world().index;
+            index.forget_status(seen.kind, &seen.name, &seen.uid);
+            Ok(())
+        }
+        // It is another one: the watch says so.
+        Err(GuardedError::Kube(KubeError::Failed(kube::Error::Api(status))))
+            if status.is_conflict() =>
         {
             Ok(())
         }
