@@ -152,6 +152,15 @@ impl Site {
         Ok(())
     }
 
+    /// SIGTERM to a cluster's adapter; an error unless it exits with 0.
+    pub fn stop_adapter(&mut self, name: &str) -> anyhow::Result<()> {
+        let cluster = self.clusters.get_mut(name).context("no such cluster")?;
+        let mut adapter = cluster.adapter.take().context("it does not run")?;
+        let status = adapter.terminate(DEADLINE)?;
+        anyhow::ensure!(status.success(), "the adapter ended with {status}");
+        Ok(())
+    }
+
     /// Adds a node to a cluster: a Node object and its announcer.
     pub fn add_node(&mut self, cluster: &str, name: &str, address: &str) -> anyhow::Result<()> {
         self.lan.add(name, &format!("{address}/24"))?;

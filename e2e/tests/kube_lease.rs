@@ -29,6 +29,7 @@ fn none() -> Value {
 
 fn two_replicas() -> Option<Stage> {
     let mut stage = Stage::with_cluster(EAST).unwrap()?;
+    stage.advertise_all(EAST).unwrap();
     stage.apply_pool(EAST, "pool", &["192.0.2.0/25"]).unwrap();
     stage.wait_leader(EAST).unwrap();
     stage.start_replica(EAST, REPLICA).unwrap();

@@ -31,6 +31,7 @@ fn a_restart_writes_nothing_and_moves_no_address() {
     let Some(mut stage) = Stage::with_cluster(EAST).unwrap() else {
         return;
     };
+    stage.advertise_all(EAST).unwrap();
     stage.apply_pool(EAST, "pool", &["192.0.2.0/29"]).unwrap();
     let names: Vec<String> = (0..6).map(|number| format!("s{number}")).collect();
     for name in &names {
@@ -43,6 +44,9 @@ fn a_restart_writes_nothing_and_moves_no_address() {
         .unwrap();
     stage
         .wait_event(EAST, "waiting", "AllocationFailed", &["missing"])
+        .unwrap();
+    stage
+        .wait_condition(EAST, "waiting", "pharos.io/Assigned", "UnknownPool")
         .unwrap();
     // A hole below, which nobody may fall into.
     stage.kubectl(EAST, &["delete", "service", "s0"]).unwrap();
@@ -99,6 +103,8 @@ fn a_restart_writes_nothing_and_moves_no_address() {
         .unwrap();
         assert_eq!(stage.versions(EAST).unwrap(), before, "restart {restart}");
     }
+    let events = stage.events(EAST, "waiting").unwrap();
+    assert_eq!(events.len(), 1, "{events:?}");
     let writes = stage.admin(EAST, "/metrics").unwrap().1;
     assert!(
         writes.contains("pharos_adapter_status_writes_total 1\n"),
@@ -173,6 +179,7 @@ fn services_wait_for_ipam_service_and_drain_when_it_returns() {
     let Some(mut stage) = Stage::with_cluster(EAST).unwrap() else {
         return;
     };
+    stage.advertise_all(EAST).unwrap();
     stage.apply_pool(EAST, "pool", &["192.0.2.0/28"]).unwrap();
     stage
         .apply_service(EAST, "served", &none(), &none())
@@ -266,6 +273,7 @@ fn a_lost_store_gets_back_what_the_services_have_and_a_conflict_clears_nothing()
     let Some(mut stage) = Stage::with_cluster(EAST).unwrap() else {
         return;
     };
+    stage.advertise_all(EAST).unwrap();
     stage.apply_pool(EAST, "pool", &["192.0.2.0/28"]).unwrap();
     // Not in the order in which a fresh book would give them.
     let pinned = json!({ "metallb.io/loadBalancerIPs": "192.0.2.9" });
@@ -328,7 +336,20 @@ fn a_lost_store_gets_back_what_the_services_have_and_a_conflict_clears_nothing()
         stage.allocations(EAST).unwrap()["default/pinned"].addresses,
         ["192.0.2.9"]
     );
-    // Nothing was written, not even by a second start.
+    // No status was cleared; what is wrong is said, and not again by a second start.
+    let addresses = |versions: BTreeMap<String, (String, Vec<String>)>| {
+        let all = versions.into_iter().map(|(name, (_, held))| (name, held));
+        all.collect::<Vec<_>>()
+    };
+    assert_eq!(addresses(stage.versions(EAST).unwrap()), addresses(before));
+    let assigned = "pharos.io/Assigned";
+    stage
+        .wait_condition(EAST, "plain", assigned, "AdoptionConflict")
+        .unwrap();
+    stage
+        .wait_condition(EAST, "plain", "pharos.io/Announced", "NotHeld")
+        .unwrap();
+    let before = stage.versions(EAST).unwrap();
     stage.stop_adapter(EAST).unwrap();
     stage.start_adapter(EAST, &[]).unwrap();
     assert_eq!(stage.versions(EAST).unwrap(), before);
@@ -352,10 +373,10 @@ fn a_cluster_that_was_deleted_by_hand_comes_back() {
     let Some(stage) = Stage::with_cluster(EAST).unwrap() else {
         return;
     };
+    stage.advertise_all(EAST).unwrap();
     stage.apply_pool(EAST, "pool", &["192.0.2.0/28"]).unwrap();
     stage.apply_service(EAST, "web", &none(), &none()).unwrap();
     stage.wait_addresses(EAST, "web", &["192.0.2.0"]).unwrap();
-    let before = stage.versions(EAST).unwrap();
     let delete = v1::DeleteClusterRequest {
         name: EAST.to_owned(),
         ..v1::DeleteClusterRequest::default()
@@ -374,7 +395,17 @@ fn a_cluster_that_was_deleted_by_hand_comes_back() {
         Ok(())
     })
     .unwrap();
-    assert_eq!(stage.versions(EAST).unwrap(), before);
+    let web = stage.service(EAST, "web").unwrap();
+    assert_eq!(addresses(&web), ["192.0.2.0"]);
+    let events = stage.events(EAST, "web").unwrap();
+    let cleared = events
+        .iter()
+        .any(|(_, reason, _, _)| reason == "ClearAssignment");
+    assert!(!cleared, "{events:?}");
+    // What was said of it meanwhile is taken back.
+    stage
+        .wait_condition(EAST, "web", "pharos.io/Assigned", "Assigned")
+        .unwrap();
 }
 
 #[test]
@@ -382,6 +413,7 @@ fn two_replicas_at_once_do_no_harm() {
     let Some(mut stage) = Stage::with_cluster(EAST).unwrap() else {
         return;
     };
+    stage.advertise_all(EAST).unwrap();
     stage.apply_pool(EAST, "pool", &["192.0.2.0/27"]).unwrap();
     stage.start_replica(EAST, "replica").unwrap();
     let names: Vec<String> = (0..20).map(|number| format!("s{number}")).collect();
@@ -440,6 +472,7 @@ fn a_silent_api_server_frees_nothing() {
     let Some(mut stage) = Stage::with_cluster(EAST).unwrap() else {
         return;
     };
+    stage.advertise_all(EAST).unwrap();
     stage.apply_pool(EAST, "pool", &["192.0.2.0/28"]).unwrap();
     for name in ["a", "b"] {
         stage.apply_service(EAST, name, &none(), &none()).unwrap();

@@ -162,6 +162,11 @@ impl Answer {
         self.uid.is_empty() || self.uid == uid
     }
 
+    /// Whether the incarnation `uid` holds an address.
+    pub fn holds(&self, uid: &str) -> bool {
+        self.is_of(uid) && !self.addresses().is_empty()
+    }
+
     /// The addresses that are held.
     pub fn addresses(&self) -> &[IpAddr] {
         match &self.verdict {

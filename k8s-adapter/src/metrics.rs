@@ -43,6 +43,8 @@ pub struct Metrics {
     pub outside_grant: Family<PoolLabel, WideGauge>,
     /// Writes of Services' status or annotations.
     pub status_writes: Counter,
+    /// Writes of Services' conditions and nothing else.
+    pub condition_writes: Counter,
     /// Writes of status objects.
     pub objects: Counter,
     /// Events written.
@@ -125,6 +127,11 @@ impl Metrics {
             "pharos_adapter_status_writes",
             "Writes of Services",
             &metrics.status_writes,
+        );
+        counter(
+            "pharos_adapter_condition_writes",
+            "Writes of conditions of Services alone",
+            &metrics.condition_writes,
         );
         counter(
             "pharos_adapter_status_objects",

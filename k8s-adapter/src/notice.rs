@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use pharos_proto::v1;
+
 use crate::claim::{Rejection, list, quoted};
 use crate::service::ServiceKey;
 
@@ -17,7 +19,7 @@ pub enum Notice {
     /// The Service keeps what it had, and has this too.
     AlsoAssigned(IpAddr),
     /// The Service has no address, or not the one that it asks for.
-    AllocationFailed(String),
+    AllocationFailed { cause: Cause, why: String },
     /// The Service loses these addresses.
     Cleared { had: Vec<IpAddr>, why: String },
     /// The request makes no sense, and the Service keeps the address that it has.
@@ -40,9 +42,32 @@ pub enum Notice {
     NothingGiven,
     /// Another node answers for it than before, this one.
     NodeAssigned(String),
+    /// Nobody answers for one of its addresses, or somebody else does: the reason and the words of its
+    /// condition.
+    NotAnnounced { reason: String, message: String },
     /// The Service uses this annotation, whose prefix is deprecated.
     DeprecatedAnnotation(String),
 }
+
+/// What keeps a Service from the address that it asks for, for programs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// This rule of ipam-service.
+    Rule(v1::refusal::Reason),
+    /// ipam-service does not take the claim at all.
+    NotTaken,
+    /// What the Service asks for makes no sense.
+    InvalidRequest,
+    /// ipam-service cannot be reached.
+    IpamServiceAway,
+    /// What Services of this cluster hold cannot be reported yet.
+    InventoryOpen,
+    /// A step fails again and again.
+    Failing,
+}
+
+/// MetalLB's word for an owner that has none of the interfaces that are wanted.
+const NO_INTERFACE: (&str, &str) = ("NoInterface", "announceFailed");
 
 /// The two types of a Kubernetes event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,10 +95,10 @@ impl Severity {
 
 impl Notice {
     /// The event's reason.
-    pub fn reason(&self) -> &'static str {
+    pub fn reason(&self) -> &str {
         match self {
             Self::Assigned(_) | Self::AlsoAssigned(_) => "IPAllocated",
-            Self::AllocationFailed(_) => "AllocationFailed",
+            Self::AllocationFailed { .. } => "AllocationFailed",
             Self::Cleared { .. } => "ClearAssignment",
             Self::LoadBalancerFailed(_) => "LoadBalancerFailed",
             Self::NoFamily(Rejection::NoClusterIps) => "noClusterIPs",
@@ -85,6 +110,8 @@ impl Notice {
             Self::StrangeStatus(_) => "nolbIPsIPFamily",
             Self::NothingGiven => "InternalError",
             Self::NodeAssigned(_) => "nodeAssigned",
+            Self::NotAnnounced { reason, .. } if reason == NO_INTERFACE.0 => NO_INTERFACE.1,
+            Self::NotAnnounced { reason, .. } => reason,
             Self::DeprecatedAnnotation(_) => "deprecatedAnnotation",
         }
     }
@@ -97,13 +124,14 @@ impl Notice {
             | Self::Cleared { .. }
             | Self::NoAdditional { .. }
             | Self::NodeAssigned(_) => Severity::Normal,
-            Self::AllocationFailed(_)
+            Self::AllocationFailed { .. }
             | Self::LoadBalancerFailed(_)
             | Self::NoFamily(_)
             | Self::AdoptionConflict { .. }
             | Self::GatewayNotFollowed { .. }
             | Self::StrangeStatus(_)
             | Self::NothingGiven
+            | Self::NotAnnounced { .. }
             | Self::DeprecatedAnnotation(_) => Severity::Warning,
         }
     }
@@ -111,10 +139,10 @@ impl Notice {
     /// Which of MetalLB's two programs says it.
     pub fn speaker(&self) -> Speaker {
         match self {
-            Self::NodeAssigned(_) => Speaker::Speaker,
+            Self::NodeAssigned(_) | Self::NotAnnounced { .. } => Speaker::Speaker,
             Self::Assigned(_)
             | Self::AlsoAssigned(_)
-            | Self::AllocationFailed(_)
+            | Self::AllocationFailed { .. }
             | Self::Cleared { .. }
             | Self::LoadBalancerFailed(_)
             | Self::NoFamily(_)
@@ -140,7 +168,9 @@ impl Notice {
         match self {
             Self::Assigned(addresses) => format!("Assigned IP {}", quoted(addresses)),
             Self::AlsoAssigned(address) => format!("Assigned additional IP \"{address}\""),
-            Self::AllocationFailed(why) => format!("Failed to allocate IP for {service}: {why}"),
+            Self::AllocationFailed { cause: _, why } => {
+                format!("Failed to allocate IP for {service}: {why}")
+            }
             Self::Cleared { had: _, why } => format!(
                 "current IP for {service} not allowed by config, will attempt for new IP \
                  assignment: {why}"
@@ -173,6 +203,7 @@ impl Notice {
             Self::NodeAssigned(node) => {
                 format!("announcing from node {node:?} with protocol \"layer2\"")
             }
+            Self::NotAnnounced { reason: _, message } => message.clone(),
             Self::DeprecatedAnnotation(name) => {
                 format!("Service uses deprecated annotation {name}")
             }
@@ -284,7 +315,10 @@ mod tests {
                 "Assigned additional IP \"2001:db8::1\"",
             ),
             (
-                Notice::AllocationFailed("unknown pool \"x\"".to_owned()),
+                Notice::AllocationFailed {
+                    cause: Cause::Rule(v1::refusal::Reason::UnknownPool),
+                    why: "unknown pool \"x\"".to_owned(),
+                },
                 "Warning",
                 "AllocationFailed",
                 "Failed to allocate IP for \"default/web\": unknown pool \"x\"",

@@ -4,12 +4,15 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use pharos_proto::v1;
 
 use crate::book::{Answer, Entry, Held, Outcome, Refused, Verdict};
-use crate::claim::{Claim, NoClaim, Rejection, gateway_asks_for};
-use crate::notice::Notice;
+use crate::claim::{Claim, NoClaim, Rejection, gateway_asks_for, quoted};
+use crate::notice::{Cause, Notice};
 use crate::service::{FROM_POOL, Ingress, ServiceState};
+use crate::status::condition::{Type, Wanted};
+use crate::status::why::{self, Standing};
 
 /// Whether ipam-service can be asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -71,12 +74,33 @@ pub struct Target {
     pub addresses: Vec<IpAddr>,
     /// Value of `metallb.io/ip-allocated-from-pool`; `None`: no such annotation.
     pub pool: Option<String>,
+    /// The condition [`Type::Assigned`]; none: no condition of this adapter at all.
+    pub assigned: Wanted,
 }
 
 impl Target {
-    /// Whether the Service says so already.
+    /// Whether the Service says so already. A condition that tells of trouble is no reason to write: it is
+    /// written when the trouble lasts ([`why::differing`]).
     pub fn is_met(&self, service: &ServiceState) -> bool {
-        self.ingress_is_met(service) && self.pool.as_deref() == service.from_pool()
+        let conditions = &service.conditions;
+        let condition_is_met = match &self.assigned {
+            None => conditions.is_empty(),
+            Some(said) if Type::Assigned.is_good(said) => {
+                !conditions.lacks(Type::Assigned, &self.assigned)
+            }
+            Some(_) => true,
+        };
+        self.ingress_is_met(service)
+            && self.pool.as_deref() == service.from_pool()
+            && condition_is_met
+    }
+
+    /// No address, because of this.
+    fn nothing(notice: &Notice) -> Self {
+        Self {
+            assigned: why::assigned(notice, Standing::Nothing),
+            ..Self::default()
+        }
     }
 
     /// The same for the status alone. Their order says nothing: MetalLB turns it round now and then,
@@ -98,7 +122,7 @@ pub fn plan(situation: &Situation<'_>) -> Step {
         Err(NoClaim::NotLoadBalancer) => plan_other_type(situation),
         Err(NoClaim::Rejected(rejection)) if rejection.keeps_address() => {
             let notice = if situation.service.ingress.is_empty() {
-                Notice::AllocationFailed(rejection.to_string())
+                failed(Cause::InvalidRequest, &rejection.to_string())
             } else {
                 Notice::LoadBalancerFailed(rejection.clone())
             };
@@ -112,7 +136,8 @@ pub fn plan(situation: &Situation<'_>) -> Step {
 /// an address that is already somebody else's.
 fn plan_other_type(situation: &Situation<'_>) -> Step {
     let service = situation.service;
-    let served = service.from_pool().is_some() || has_answer(situation);
+    let served =
+        service.from_pool().is_some() || has_answer(situation) || !service.conditions.is_empty();
     let target = Target::default();
     if served && !target.is_met(service) {
         return Step::Write(target, Vec::new());
@@ -121,11 +146,12 @@ fn plan_other_type(situation: &Situation<'_>) -> Step {
 }
 
 fn plan_no_family(situation: &Situation<'_>, rejection: &Rejection) -> Step {
-    let target = Target::default();
+    let notice = Notice::NoFamily(rejection.clone());
+    let target = Target::nothing(&notice);
     if !target.is_met(situation.service) {
-        return Step::Write(target, vec![Notice::NoFamily(rejection.clone())]);
+        return Step::Write(target, vec![notice]);
     }
-    release(situation).unwrap_or_else(|| tell(situation, Notice::NoFamily(rejection.clone())))
+    release(situation).unwrap_or_else(|| tell(situation, notice))
 }
 
 fn plan_claim(situation: &Situation<'_>, claim: &Arc<Claim>) -> Step {
@@ -136,7 +162,7 @@ fn plan_claim(situation: &Situation<'_>, claim: &Arc<Claim>) -> Step {
         .map(|(_, outcome)| outcome);
     match asked {
         None => ask(situation, claim),
-        Some(Outcome::Refused(why)) => tell(situation, Notice::AllocationFailed(why.clone())),
+        Some(Outcome::Refused(why)) => tell(situation, failed(Cause::NotTaken, why)),
         Some(Outcome::AdoptionRefused(why)) => {
             let has = situation.service.addresses();
             if has.is_empty() {
@@ -164,10 +190,10 @@ fn ask(situation: &Situation<'_>, claim: &Arc<Claim>) -> Step {
         Link::Connecting | Link::Adopting => Step::Wait,
         Link::Down(why) if situation.service.ingress.is_empty() => {
             let why = format!("ipam-service cannot be reached: {why}");
-            tell(situation, Notice::AllocationFailed(why))
+            tell(situation, failed(Cause::IpamServiceAway, &why))
         }
         Link::Blocked(why) if situation.service.ingress.is_empty() => {
-            tell(situation, Notice::AllocationFailed(why.clone()))
+            tell(situation, failed(Cause::InventoryOpen, why))
         }
         // It keeps what it has.
         Link::Down(_) | Link::Blocked(_) => Step::Wait,
@@ -193,22 +219,39 @@ fn follow(situation: &Situation<'_>, claim: &Claim, answer: &Answer) -> Step {
         Verdict::Assigned(held) if held.addresses.is_empty() => {
             tell(situation, Notice::NothingGiven)
         }
-        Verdict::Assigned(held) => show(situation, claim, held)
+        Verdict::Assigned(held) => show(situation, claim, held, granted(held))
             .or_else(|| Some(tell(situation, lacks(claim, held)?)))
             .or_else(|| Some(tell(situation, not_followed(situation.service, claim)?)))
             .unwrap_or(Step::Settled),
-        Verdict::Stale(held, refused) => show(situation, claim, held)
-            .unwrap_or_else(|| tell(situation, Notice::AllocationFailed(refused.message.clone()))),
+        Verdict::Stale(held, refused) => {
+            let notice = failed(Cause::Rule(refused.reason), &refused.message);
+            let assigned = why::assigned(&notice, Standing::Holds);
+            show(situation, claim, held, assigned).unwrap_or_else(|| tell(situation, notice))
+        }
         Verdict::Pending(refused) => {
-            let target = Target::default();
+            let notice = failed(Cause::Rule(refused.reason), &refused.message);
+            let target = Target::nothing(&notice);
             // A store that is still recovering cannot know who holds what.
             if refused.reason == v1::refusal::Reason::Recovering || target.is_met(situation.service)
             {
-                return tell(situation, Notice::AllocationFailed(refused.message.clone()));
+                return tell(situation, notice);
             }
             Step::Write(target, cleared(situation, refused))
         }
     }
+}
+
+fn failed(cause: Cause, why: &str) -> Notice {
+    Notice::AllocationFailed {
+        cause,
+        why: why.to_owned(),
+    }
+}
+
+/// What is said of addresses with which nothing is wrong.
+fn granted(held: &Held) -> Wanted {
+    let message = format!("{} of pool {:?}", quoted(&held.addresses), held.pool);
+    Some(Type::Assigned.good(message))
 }
 
 /// What a Service lacks that prefers to have two addresses, and has one.
@@ -234,11 +277,12 @@ fn not_followed(service: &ServiceState, claim: &Claim) -> Option<Notice> {
     })
 }
 
-fn show(situation: &Situation<'_>, claim: &Claim, held: &Held) -> Option<Step> {
+fn show(situation: &Situation<'_>, claim: &Claim, held: &Held, assigned: Wanted) -> Option<Step> {
     let service = situation.service;
     let target = Target {
         addresses: held.addresses.clone(),
         pool: Some(held.pool.clone()),
+        assigned,
     };
     if target.is_met(service) {
         return None;
@@ -293,13 +337,29 @@ fn deprecated(service: &ServiceState) -> impl Iterator<Item = Notice> {
     names.map(|name| Notice::DeprecatedAnnotation(name.to_owned()))
 }
 
-/// Tells a trouble, unless it was the last thing that was told.
+/// Tells a trouble, unless it was the last thing that was told: by this replica, or by one before it, which
+/// left a condition.
 fn tell(situation: &Situation<'_>, notice: Notice) -> Step {
-    if situation.told == Some(&notice) {
-        Step::Wait
-    } else {
-        Step::Tell(notice)
+    let is_told = match situation.told {
+        Some(told) => *told == notice,
+        None => is_said(situation, &notice),
+    };
+    match is_told {
+        true => Step::Wait,
+        false => Step::Tell(notice),
     }
+}
+
+/// Whether the Service's condition says this already.
+fn is_said(situation: &Situation<'_>, notice: &Notice) -> bool {
+    let service = situation.service;
+    let answer = situation.entry.and_then(|entry| entry.answer.as_ref());
+    let standing = Standing::of(
+        service,
+        answer.is_some_and(|answer| answer.holds(&service.uid)),
+    );
+    let wanted = why::assigned(notice, standing);
+    wanted.is_some() && !service.conditions.lacks(Type::Assigned, &wanted)
 }
 
 /// Gives back what the Service holds, or a former one. What belongs to an incarnation that has not
@@ -327,15 +387,16 @@ fn answer_of<'a>(situation: &Situation<'a>, claim: &Claim) -> Option<&'a Answer>
     (answer.uid == claim.uid).then_some(answer)
 }
 
-/// The merge patch that makes a Service say what it is to say, with nothing in it that the Service
+/// The strategic merge patch that makes a Service say what it is to say, with nothing in it that the Service
 /// says already. It applies to no other version of the Service than the one seen.
-pub fn patch(service: &ServiceState, target: &Target) -> serde_json::Value {
+pub fn patch(service: &ServiceState, target: &Target, now: &Time) -> serde_json::Value {
     let mut patch = serde_json::json!({
         "metadata": { "resourceVersion": service.resource_version },
     });
     if target.pool.as_deref() != service.from_pool() {
         patch["metadata"]["annotations"] = serde_json::json!({ FROM_POOL: target.pool });
     }
+    let mut conditions = vec![(Type::Assigned, &target.assigned)];
     if !target.ingress_is_met(service) {
         let ingress: Vec<serde_json::Value> = target
             .addresses
@@ -344,6 +405,16 @@ pub fn patch(service: &ServiceState, target: &Target) -> serde_json::Value {
             .collect();
         let ingress = (!ingress.is_empty()).then_some(ingress);
         patch["status"] = serde_json::json!({ "loadBalancer": { "ingress": ingress } });
+    }
+    // It was said of other addresses.
+    if !target.ingress_is_met(service) || target.addresses.is_empty() {
+        conditions.push((Type::Announced, &None));
+    }
+    let conditions = service
+        .conditions
+        .patch(conditions, service.generation, now);
+    if !conditions.is_empty() {
+        patch["status"]["conditions"] = conditions.into();
     }
     patch
 }

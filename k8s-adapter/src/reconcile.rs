@@ -11,7 +11,7 @@ use crate::ask::{adopt, ask};
 use crate::client::CallError;
 use crate::context::Context;
 use crate::kubernetes::{KubeError, fetch_service};
-use crate::notice::Notice;
+use crate::notice::{Cause, Notice};
 use crate::plan::Step;
 use crate::queue::Looked;
 use crate::service::{ServiceKey, ServiceState};
@@ -93,7 +93,11 @@ async fn look(context: Arc<Context>, key: ServiceKey) {
 async fn tell_failure(context: &Context, key: &ServiceKey, error: &StepError) {
     let service = context.world().index.service(key).cloned();
     if let Some(service) = service {
-        let notice = Notice::AllocationFailed(error.to_string());
+        let notice = Notice::AllocationFailed {
+            cause: Cause::Failing,
+            why: error.to_string(),
+        };
+        remember(context, &service, notice.clone());
         tell(context, &service, &notice).await;
     }
 }
@@ -149,11 +153,17 @@ async fn perform(context: &Context, service: &ServiceState, step: Step) -> Resul
             }
         }
         Step::Tell(notice) => {
-            context.world().tell(service, notice.clone());
+            remember(context, service, notice.clone());
             tell(context, service, &notice).await;
         }
     }
     Ok(true)
+}
+
+/// A condition will say it, if it lasts.
+fn remember(context: &Context, service: &ServiceState, notice: Notice) {
+    context.world().tell(service, notice);
+    context.status.notify_one();
 }
 
 async fn tell(context: &Context, service: &ServiceState, notice: &Notice) {

@@ -7,6 +7,8 @@ use std::net::IpAddr;
 use k8s_openapi::api::core::v1::{LoadBalancerIngress, Service};
 use pharos_proto::net::parse_address;
 
+use crate::status::condition::Conditions;
+
 /// Prefix of the annotations that users write.
 pub const PREFIX: &str = "metallb.io/";
 /// The same annotations under MetalLB's old prefix; deprecated, and still in many manifests.
@@ -101,6 +103,8 @@ pub struct ServiceState {
     pub key: ServiceKey,
     pub uid: String,
     pub resource_version: String,
+    /// Of its spec, where the API server counts it.
+    pub generation: Option<i64>,
     /// `spec.type` is LoadBalancer. Otherwise only `class` and what may have to be cleaned up
     /// are kept below.
     pub load_balancer: bool,
@@ -119,6 +123,7 @@ pub struct ServiceState {
     /// Those with one of the three prefixes, by their whole name.
     pub annotations: BTreeMap<String, String>,
     pub ingress: Vec<Ingress>,
+    pub conditions: Conditions,
 }
 
 impl ServiceState {
@@ -132,6 +137,7 @@ impl ServiceState {
             key: ServiceKey::new(meta.namespace.clone()?, meta.name.clone()?),
             uid: meta.uid.clone()?,
             resource_version: meta.resource_version.clone().unwrap_or_default(),
+            generation: meta.generation.filter(|generation| *generation != 0),
             load_balancer,
             class: spec.load_balancer_class,
             cluster_ips: Vec::new(),
@@ -150,6 +156,7 @@ impl ServiceState {
                 .map(|(name, value)| (name.clone(), value.clone()))
                 .collect(),
             ingress: parse_ingress(service),
+            conditions: Conditions::parse(service),
         };
         if !load_balancer {
             return Some(parsed);

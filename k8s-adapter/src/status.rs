@@ -1,16 +1,20 @@
-//! Writes the objects that only tell: which node answers for a Service, how nodes stand with routers, and what
-//! is wrong with the configuration. Only the replica that holds the lease does.
+//! Writes what only tells: which node answers for a Service, how nodes stand with routers, what is wrong with the
+//! configuration, and why a Service is not reached. Only the replica that holds the lease does.
 //!
-//! [`announced`] brings in who answers for what; [`desired`] says what follows, [`diff`] what has to be
-//! written, and [`pace`] when; [`writer`] writes it.
+//! [`announced`] brings in who answers for what; [`desired`] says what objects should follow, [`diff`] what has
+//! to be written for that; [`why`] says what [conditions](condition) of Services should say, and [`lasting`]
+//! when it has lasted; [`pace`] says when which is written, and [`writer`] writes it.
 
 pub mod announced;
+pub mod condition;
 pub mod desired;
 pub mod diff;
+pub mod lasting;
 pub mod object;
 pub mod pace;
 pub mod picture;
 pub mod silence;
+pub mod why;
 mod writer;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,11 +33,14 @@ use crate::plan::Link;
 use crate::policy::{self, Configuration};
 use crate::service::ServiceKey;
 use crate::world::World;
+use condition::{Type, Wanted};
 use desired::{Sources, desired, served};
-use diff::{Change, diff};
+use diff::diff;
+use lasting::Lasting;
 use object::Topic;
 use pace::{Next, Pace};
 use silence::Silences;
+use writer::Job;
 
 /// At most one look in this time, whatever changes.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -41,6 +48,15 @@ const PAUSE: Duration = Duration::from_millis(100);
 const TICK: Duration = Duration::from_secs(30);
 /// Wait after a write that failed.
 const RETRY: Duration = Duration::from_secs(2);
+
+/// What a write is about.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Subject {
+    /// An object that only tells.
+    Object(Topic),
+    /// The conditions of a Service.
+    Service(ServiceKey),
+}
 
 /// Writes whenever this replica is the one that writes, until the process stops.
 pub async fn run(context: Arc<Context>, shutdown: Shutdown) {
@@ -63,8 +79,10 @@ pub async fn run(context: Arc<Context>, shutdown: Shutdown) {
 /// What the looks remember.
 #[derive(Default)]
 struct Memory {
-    pace: Pace<Topic>,
+    pace: Pace<Subject>,
     silences: Silences,
+    /// What conditions of Services do not say yet.
+    lasting: Lasting<(ServiceKey, Type), Wanted>,
     /// How often ipam-service was reached, at the last look.
     reached: u64,
     /// What ipam-service does not take of what is declared is known.
@@ -115,23 +133,22 @@ async fn write(context: &Context) {
             false => memory.pace.next(now.into_std()),
         };
         let wake = match next {
-            Next::Write(topic) => {
-                let Some(changes) = todo.remove(&topic) else {
+            Next::Write(subject) => {
+                let Some(job) = todo.remove(&subject) else {
                     continue;
                 };
-                let writes: u32 = changes.iter().map(Change::writes).sum();
-                memory.pace.also(writes.saturating_sub(1), now.into_std());
-                let outcome =
-                    perform(context, &topic, changes, memory.owner.as_ref(), &mut looks).await;
+                let more = job.writes().saturating_sub(1);
+                memory.pace.also(more, now.into_std());
+                let outcome = perform(context, job, memory.owner.as_ref(), &mut looks).await;
                 let now = Instant::now();
                 match outcome {
                     Ok(()) => {
-                        memory.pace.arrived(&topic);
+                        memory.pace.arrived(&subject);
                         memory.told = None;
                     }
                     Err(error) => {
                         looks.next = looks.next.min(now + RETRY);
-                        if !is_refused(&mut memory, &topic, &error, now) {
+                        if !is_refused(&mut memory, &subject, &error, now) {
                             rested = now + RETRY;
                         }
                     }
@@ -151,12 +168,11 @@ async fn write(context: &Context) {
 /// Writes, and listens: however long it takes, what is written next is what is true then.
 async fn perform(
     context: &Context,
-    topic: &Topic,
-    changes: Vec<Change>,
+    job: Job,
     owner: Option<&serde_json::Value>,
     looks: &mut Looks,
 ) -> Result<(), GuardedError> {
-    let mut writing = pin!(writer::write(context, topic, changes, owner));
+    let mut writing = pin!(writer::write(context, job, owner));
     loop {
         tokio::select! {
             outcome = &mut writing => return outcome,
@@ -167,10 +183,10 @@ async fn perform(
 
 /// Whether a write failed for what it says, and not because nothing can be written now. Says so in the log,
 /// once for each row of failures.
-fn is_refused(memory: &mut Memory, topic: &Topic, error: &GuardedError, now: Instant) -> bool {
+fn is_refused(memory: &mut Memory, subject: &Subject, error: &GuardedError, now: Instant) -> bool {
     if writer::is_refusal(error) {
-        if memory.pace.refused(topic, now.into_std()) == 1 {
-            tracing::warn!(?topic, %error, "refused, to be tried again now and then");
+        if memory.pace.refused(subject, now.into_std()) == 1 {
+            tracing::warn!(?subject, %error, "refused, to be tried again now and then");
         }
         return true;
     }
@@ -187,11 +203,12 @@ fn look(
     context: &Context,
     memory: &mut Memory,
     now: Instant,
-) -> (BTreeMap<Topic, Vec<Change>>, Option<Instant>) {
+) -> (BTreeMap<Subject, Job>, Option<Instant>) {
     let now = now.into_std();
     let reached = context.reached();
     if std::mem::replace(&mut memory.reached, reached) != reached {
         memory.silences.reached(now);
+        memory.lasting.forget();
     }
     let world = context.world();
     // Then everything was handed over once.
@@ -199,6 +216,7 @@ fn look(
     let changed = context.policy_changes();
     let configuration = judged(&world, &mut memory.configuration, changed);
     memory.silences.note(silent(&world), now);
+    memory.lasting.note(why::differing(&world), now);
     let desired = desired(Sources {
         world: &world,
         configuration: configuration.as_deref(),
@@ -206,23 +224,55 @@ fn look(
         silences: &memory.silences,
         now,
     });
+    let mut jobs = objects(&world, &desired);
+    jobs.extend(conditions(&world, &memory.lasting, now));
+    drop(world);
+    memory.pace.ask(jobs.keys());
+    let next = [
+        memory.silences.next(now),
+        memory.lasting.next(why::patience, now),
+    ];
+    (jobs, next.into_iter().flatten().min().map(Into::into))
+}
+
+/// What has to be written for objects to say what they should.
+fn objects(world: &World, desired: &desired::Desired) -> BTreeMap<Subject, Job> {
     let ours = |key: &ServiceKey| {
         let service = world.index.service(key);
         service.is_some_and(|service| is_ours(service, &world.settings).is_ok())
     };
-    let seen = world.index.statuses();
-    let absent = &world.absent;
-    let changes: BTreeMap<Topic, Vec<Change>> = diff(&desired, seen, ours)
+    let changes = diff(desired, world.index.statuses(), ours).into_iter();
+    // Until they were listed, all there is may be there already.
+    let possible = changes.filter(|(topic, _)| {
+        let kind = Kind::Statuses(topic.kind());
+        world.index.has(kind) && !world.absent.contains(&kind)
+    });
+    possible
+        .map(|(topic, changes)| (Subject::Object(topic.clone()), Job::Objects(topic, changes)))
+        .collect()
+}
+
+/// The same of conditions of Services, as far as it has lasted.
+fn conditions(
+    world: &World,
+    lasting: &Lasting<(ServiceKey, Type), Wanted>,
+    now: std::time::Instant,
+) -> BTreeMap<Subject, Job> {
+    let mut by_service: BTreeMap<&ServiceKey, Vec<(Type, Wanted)>> = BTreeMap::new();
+    for ((key, of), wanted) in lasting.due(why::patience, now) {
+        by_service
+            .entry(key)
+            .or_default()
+            .push((*of, wanted.clone()));
+    }
+    by_service
         .into_iter()
-        // Until they were listed, all there is may be there already.
-        .filter(|(topic, _)| {
-            let kind = Kind::Statuses(topic.kind());
-            world.index.has(kind) && !absent.contains(&kind)
+        .filter_map(|(key, wanted)| {
+            let service = Arc::clone(world.index.service(key)?);
+            let subject = Subject::Service(key.clone());
+            Some((subject, Job::Conditions(service, wanted)))
         })
-        .collect();
-    drop(world);
-    memory.pace.ask(changes.keys());
-    (changes, memory.silences.next(now).map(Into::into))
+        .collect()
 }
 
 /// The verdict on what is declared; none, while that is not known.

@@ -349,7 +349,15 @@ impl World {
         answer.is_some_and(|answer| !answer.answers(&claim.uid, &stored(claim, &self.settings)))
     }
 
-    fn told(&self, service: &ServiceState) -> Option<&Notice> {
+    /// Whether ipam-service has given a Service an address, as far as is known.
+    pub fn holds(&self, service: &ServiceState) -> bool {
+        let entry = self.book.get(&service.key);
+        let answer = entry.and_then(|entry| entry.answer.as_ref());
+        answer.is_some_and(|answer| answer.holds(&service.uid))
+    }
+
+    /// The last trouble that was told to a Service's owner, if it was not over since.
+    pub fn told(&self, service: &ServiceState) -> Option<&Notice> {
         let (uid, notice) = self.told.get(&service.key)?;
         (*uid == service.uid).then_some(notice)
     }

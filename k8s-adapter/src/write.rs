@@ -14,6 +14,7 @@ use crate::lease::GuardedError;
 use crate::notice::{Notice, PoolNotice, Severity, Speaker};
 use crate::plan::{Target, patch};
 use crate::service::ServiceState;
+use crate::status::condition::{Type, Wanted};
 
 /// Name of the writer in `managedFields`.
 const MANAGER: &str = "pharos-k8s-adapter";
@@ -40,10 +41,43 @@ pub async fn write_service(
     service: &ServiceState,
     target: &Target,
 ) -> Result<(), WriteError> {
+    let now = Time(jiff::Timestamp::now());
+    patch_service(context, service, patch(service, target, &now)).await?;
+    context.metrics.status_writes.inc();
+    // How many Services have an address.
+    context.usage.notify_one();
+    Ok(())
+}
+
+/// Makes conditions of a Service say something else, and changes nothing beside them, if it is still the one
+/// that was seen.
+pub async fn write_conditions(
+    context: &Context,
+    service: &ServiceState,
+    wanted: &[(Type, Wanted)],
+) -> Result<(), WriteError> {
+    let now = Time(jiff::Timestamp::now());
+    let wanted = wanted.iter().map(|(of, wanted)| (*of, wanted));
+    let entries = service.conditions.patch(wanted, service.generation, &now);
+    let patch = serde_json::json!({
+        "metadata": { "resourceVersion": service.resource_version },
+        "status": { "conditions": entries },
+    });
+    patch_service(context, service, patch).await?;
+    context.metrics.condition_writes.inc();
+    Ok(())
+}
+
+/// The entries of a list of conditions are told apart by their type only in a strategic merge patch.
+async fn patch_service(
+    context: &Context,
+    service: &ServiceState,
+    patch: serde_json::Value,
+) -> Result<(), WriteError> {
     let client = context.kube.calls.clone();
     let api: Api<Service> = Api::namespaced(client, &service.key.namespace);
-    let patch = Patch::Merge(patch(service, target));
     let parameters = parameters();
+    let patch = Patch::Strategic(patch);
     let call = api.patch_status(&service.key.name, &parameters, &patch);
     let written = context.leadership.guard(call).await.map_err(|error| {
         let changed = matches!(
@@ -57,12 +91,9 @@ pub async fn write_service(
             WriteError::Failed(error)
         }
     })?;
-    context.metrics.status_writes.inc();
     if let Some(written) = ServiceState::parse(&written) {
         context.world().index.answered(written);
     }
-    // How many Services have an address.
-    context.usage.notify_one();
     Ok(())
 }
 
@@ -85,7 +116,7 @@ pub async fn write_pool_event(context: &Context, pool: &str, uid: &str, notice: 
     };
     let said = Said {
         severity: notice.severity(),
-        reason: notice.reason(),
+        reason: notice.reason().to_owned(),
         message: notice.message(),
         component: COMPONENT,
     };
@@ -136,7 +167,7 @@ fn event(service: &ServiceState, notice: &Notice, now: jiff::Timestamp) -> Event
     };
     let said = Said {
         severity: notice.severity(),
-        reason: notice.reason(),
+        reason: notice.reason().to_owned(),
         message: notice.message(&service.key),
         component: match notice.speaker() {
             Speaker::Controller => COMPONENT,
@@ -149,7 +180,7 @@ fn event(service: &ServiceState, notice: &Notice, now: jiff::Timestamp) -> Event
 /// What an event says.
 struct Said {
     severity: Severity,
-    reason: &'static str,
+    reason: String,
     message: String,
     component: &'static str,
 }
@@ -165,7 +196,7 @@ fn event_about(about: ObjectReference, said: Said, now: jiff::Timestamp) -> Even
         },
         involved_object: about,
         type_: Some(said.severity.as_str().to_owned()),
-        reason: Some(said.reason.to_owned()),
+        reason: Some(said.reason),
         message: Some(said.message),
         source: Some(EventSource {
             component: Some(component.to_owned()),
@@ -205,6 +236,7 @@ pub fn parameters() -> PatchParams {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::notice::Cause;
     use crate::service::ServiceKey;
 
     #[test]
@@ -242,7 +274,10 @@ mod tests {
         }));
         let service = ServiceState::parse(&service.expect("a Service")).expect("with a name");
         assert_eq!(service.key, ServiceKey::new("default", "web"));
-        let notice = Notice::AllocationFailed("why".to_owned());
+        let notice = Notice::AllocationFailed {
+            cause: Cause::NotTaken,
+            why: "why".to_owned(),
+        };
         let event = event(&service, &notice, jiff::Timestamp::UNIX_EPOCH);
         assert_eq!(event.involved_object.name.as_deref(), Some("web"));
         assert_eq!(event.involved_object.uid.as_deref(), Some("u"));

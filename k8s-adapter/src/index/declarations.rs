@@ -127,6 +127,12 @@ impl Index {
         }
     }
 
+    /// Layer 2 advertisements that can be read.
+    pub fn l2_advertisements(&self) -> impl Iterator<Item = &L2Spec> {
+        let all = self.policy.l2.values();
+        all.filter_map(|declared| declared.spec.as_ref().ok())
+    }
+
     fn known<'a, S: Declares>(&self, objects: &'a ByName<S>) -> Known<'a, S> {
         let listed = self.has(S::KIND).then(|| Known::all(objects.values()));
         listed.unwrap_or_default()

@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::tests::{A, B, answer, assigned, held, refused, service, settings};
 use super::*;
 use crate::claim::{Labels, claim};
+use crate::status::condition::{Said, Truth};
 
 /// A Service, what ipam-service would answer, and what Kubernetes was made to say.
 #[derive(Debug)]
@@ -63,6 +64,12 @@ impl World {
                     !target.is_met(&self.service),
                     "written though it is right already"
                 );
+                let now = Time(jiff::Timestamp::UNIX_EPOCH);
+                let conditions = &mut self.service.conditions;
+                conditions.set(Type::Assigned, &target.assigned, &now);
+                if target.addresses.is_empty() {
+                    conditions.set(Type::Announced, &None, &now);
+                }
                 self.service.ingress = target
                     .addresses
                     .iter()
@@ -122,6 +129,13 @@ fn any_link() -> impl Strategy<Value = Link> {
     ])
 }
 
+fn any_condition() -> impl Strategy<Value = Wanted> {
+    let truth = proptest::sample::select(vec![Truth::True, Truth::False, Truth::Unknown]);
+    let reason = proptest::sample::select(vec!["Assigned", "NoFreeAddress", "Announced"]);
+    let said = (truth, reason).prop_map(|(truth, reason)| Said::new(truth, reason, "because"));
+    proptest::option::of(said)
+}
+
 proptest! {
     /// Whatever the beginning: it ends soon, and what a restart would find is right already.
     #[test]
@@ -132,6 +146,7 @@ proptest! {
         verdict in any_verdict(),
         known in proptest::option::of(any_verdict()),
         link in any_link(),
+        said in [any_condition(), any_condition()],
     ) {
         let mut world = World {
             service: service(&ingress, marked.then_some("p"), spec),
@@ -141,6 +156,9 @@ proptest! {
             verdict,
             writes: 0,
         };
+        for (of, said) in Type::ALL.into_iter().zip(&said) {
+            world.service.conditions.set(of, said, &Time(jiff::Timestamp::UNIX_EPOCH));
+        }
         let before = world.service.ingress.clone();
         let unknown = world.entry.is_none();
         let steps = (0..8).take_while(|_| world.step()).count();

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::claim::{Labels, Settings, claim};
+use crate::status::condition::{Said, Truth};
 
 pub(super) fn settings() -> Settings {
     Settings {
@@ -163,11 +164,13 @@ fn target(addresses: &[&str]) -> Target {
     Target {
         addresses: ips(addresses),
         pool: Some("p".to_owned()),
+        assigned: granted(&held(addresses)),
     }
 }
 
-fn failed(why: &str) -> Notice {
-    Notice::AllocationFailed(why.to_owned())
+/// By the rule of [`refused`].
+fn by_rule(rule: v1::refusal::Reason) -> Notice {
+    failed(Cause::Rule(rule), "because")
 }
 
 pub(super) const A: &[&str] = &["192.0.2.1"];
@@ -395,34 +398,56 @@ fn a_moved_address_is_told_with_its_reason() {
 #[test]
 fn a_pending_claim_is_told_once_and_clears_what_is_no_longer_held() {
     let case = Case::new(plain(&[], None), Known::Answered(pending()));
-    assert_eq!(case.plan(), Step::Tell(failed("because")));
-    assert_eq!(case.told(failed("because")).plan(), Step::Wait);
-    let case = Case::new(plain(&[], None), Known::Answered(pending())).told(failed("another"));
-    assert_eq!(case.plan(), Step::Tell(failed("because")));
+    assert_eq!(
+        case.plan(),
+        Step::Tell(by_rule(v1::refusal::Reason::NoFreeAddress))
+    );
+    assert_eq!(
+        case.told(by_rule(v1::refusal::Reason::NoFreeAddress))
+            .plan(),
+        Step::Wait
+    );
+    let case = Case::new(plain(&[], None), Known::Answered(pending()))
+        .told(failed(Cause::NotTaken, "another"));
+    assert_eq!(
+        case.plan(),
+        Step::Tell(by_rule(v1::refusal::Reason::NoFreeAddress))
+    );
     let lost = Case::new(plain(A, Some("p")), Known::Answered(pending()));
     let cleared = Notice::Cleared {
         had: ips(A),
         why: "because".to_owned(),
     };
-    assert_eq!(lost.plan(), Step::Write(Target::default(), vec![cleared]));
+    let nothing = Target::nothing(&by_rule(v1::refusal::Reason::NoFreeAddress));
+    assert_eq!(lost.plan(), Step::Write(nothing, vec![cleared]));
 }
 
 #[test]
 fn a_recovering_store_clears_nothing() {
     let recovering = Verdict::Pending(refused(v1::refusal::Reason::Recovering));
     let case = Case::new(plain(A, Some("p")), Known::Answered(recovering));
-    assert_eq!(case.plan(), Step::Tell(failed("because")));
+    assert_eq!(
+        case.plan(),
+        Step::Tell(by_rule(v1::refusal::Reason::Recovering))
+    );
 }
 
 #[test]
 fn a_stale_claim_keeps_its_addresses_and_says_why() {
     let stale = Verdict::Stale(held(A), refused(v1::refusal::Reason::AddressTaken));
     let case = Case::new(plain(A, Some("p")), Known::Answered(stale.clone()));
-    assert_eq!(case.plan(), Step::Tell(failed("because")));
-    let case = Case::new(plain(&[], None), Known::Answered(stale));
     assert_eq!(
         case.plan(),
-        Step::Write(target(A), vec![Notice::Assigned(ips(A))])
+        Step::Tell(by_rule(v1::refusal::Reason::AddressTaken))
+    );
+    let case = Case::new(plain(&[], None), Known::Answered(stale));
+    let kept = Target {
+        assigned: why::assigned(&by_rule(v1::refusal::Reason::AddressTaken), Standing::Holds),
+        ..target(A)
+    };
+    assert_eq!(
+        case.plan(),
+        Step::Write(kept, vec![Notice::Assigned(ips(A))])
     );
 }
 
@@ -445,7 +470,10 @@ fn a_refused_adoption_never_clears_the_status() {
 fn without_ipam_service_a_service_waits_and_is_told_why() {
     let down = || Link::Down("connection refused".to_owned());
     let case = Case::new(plain(&[], None), Known::Nothing).link(down());
-    let told = failed("ipam-service cannot be reached: connection refused");
+    let told = failed(
+        Cause::IpamServiceAway,
+        "ipam-service cannot be reached: connection refused",
+    );
     assert_eq!(case.plan(), Step::Tell(told.clone()));
     assert_eq!(case.told(told).plan(), Step::Wait);
     // Those that have an address notice nothing.
@@ -455,7 +483,7 @@ fn without_ipam_service_a_service_waits_and_is_told_why() {
     let why = "what other Services hold is not known yet, as pools are wrong";
     let blocked = || Link::Blocked(why.to_owned());
     let case = Case::new(plain(&[], None), Known::Nothing).link(blocked());
-    assert_eq!(case.plan(), Step::Tell(failed(why)));
+    assert_eq!(case.plan(), Step::Tell(failed(Cause::InventoryOpen, why)));
     let served = Case::new(plain(A, Some("p")), Known::Snapshot(assigned(A))).link(blocked());
     assert_eq!(served.plan(), Step::Wait);
     // A short interruption is not worth an event; an adoption goes before new claims.
@@ -525,7 +553,8 @@ fn a_request_that_makes_no_sense_keeps_the_address_and_says_so() {
         Step::Tell(Notice::LoadBalancerFailed(rejection.clone()))
     );
     let case = Case::new(service(&[], None, bad), Known::Nothing);
-    assert_eq!(case.plan(), Step::Tell(failed(&rejection.to_string())));
+    let told = failed(Cause::InvalidRequest, &rejection.to_string());
+    assert_eq!(case.plan(), Step::Tell(told));
 }
 
 #[test]
@@ -535,7 +564,7 @@ fn a_service_without_a_usable_family_is_cleared_released_and_told() {
     let case = Case::new(service(A, Some("p"), bad()), Known::Snapshot(assigned(A)));
     assert_eq!(
         case.plan(),
-        Step::Write(Target::default(), vec![notice.clone()])
+        Step::Write(Target::nothing(&notice), vec![notice.clone()])
     );
     let case = Case::new(service(&[], None, bad()), Known::Snapshot(assigned(A)));
     assert_eq!(
@@ -554,7 +583,10 @@ fn a_refused_request_is_told() {
         plain(&[], None),
         Known::Came(Outcome::Refused("bad field".to_owned())),
     );
-    assert_eq!(case.plan(), Step::Tell(failed("bad field")));
+    assert_eq!(
+        case.plan(),
+        Step::Tell(failed(Cause::NotTaken, "bad field"))
+    );
 }
 
 #[test]
@@ -604,6 +636,115 @@ fn the_patch_says_only_what_differs() {
             }),
         ),
     ] {
-        assert_eq!(patch(&service, &target), expected);
+        // Conditions are the next test's.
+        let target = Target {
+            assigned: None,
+            ..target
+        };
+        assert_eq!(patch(&service, &target, &now()), expected);
     }
+}
+
+fn now() -> Time {
+    Time(jiff::Timestamp::UNIX_EPOCH)
+}
+
+/// A Service on which conditions say this.
+fn with(mut service: ServiceState, conditions: &[(Type, Wanted)]) -> ServiceState {
+    for (of, wanted) in conditions {
+        service.conditions.set(*of, wanted, &now());
+    }
+    service
+}
+
+fn said(reason: &str) -> Wanted {
+    Some(Said::new(Truth::False, reason, "because"))
+}
+
+#[test]
+fn one_write_says_the_address_and_that_nothing_is_wrong_with_it() {
+    let conditions = |service: &ServiceState, target: &Target| {
+        patch(service, target, &now())["status"]["conditions"].clone()
+    };
+    let waited = with(plain(&[], None), &[(Type::Assigned, said("NoFreeAddress"))]);
+    for service in [plain(&[], None), waited] {
+        let written = conditions(&service, &target(A));
+        let [entry] = written.as_array().expect("a list").as_slice() else {
+            panic!("{written}");
+        };
+        assert_eq!(entry["type"], "pharos.io/Assigned");
+        assert_eq!(
+            (&entry["status"], &entry["reason"]),
+            (&json!("True"), &json!("Assigned"))
+        );
+    }
+    // What was said of who answers was said of another address.
+    let gone = json!({ "type": "pharos.io/Announced", "$patch": "delete" });
+    let announced = (Type::Announced, said("NotAdvertised"));
+    let service = with(plain(A, Some("p")), std::slice::from_ref(&announced));
+    let moved = conditions(&service, &target(B));
+    assert!(moved.as_array().expect("a list").contains(&gone), "{moved}");
+    let lost = conditions(
+        &service,
+        &Target::nothing(&by_rule(v1::refusal::Reason::NoFreeAddress)),
+    );
+    assert!(lost.as_array().expect("a list").contains(&gone), "{lost}");
+    assert_eq!(lost[0]["reason"], "NoFreeAddress");
+    // Only the annotation is missing.
+    let service = with(plain(A, None), &[announced]);
+    let kept = conditions(&service, &target(A));
+    assert!(!kept.as_array().expect("a list").contains(&gone), "{kept}");
+}
+
+#[test]
+fn a_service_without_conditions_is_not_written_for_their_sake() {
+    let served = || Known::Answered(assigned(A));
+    let step = |conditions: &[(Type, Wanted)]| {
+        Case::new(with(plain(A, Some("p")), conditions), served()).plan()
+    };
+    assert_eq!(step(&[]), Step::Settled);
+    let good = |message: &str| Some(Type::Assigned.good(message));
+    assert_eq!(
+        step(&[(Type::Assigned, good("in other words"))]),
+        Step::Settled
+    );
+    // Who answers is not this module's to say.
+    assert_eq!(
+        step(&[(Type::Announced, said("NotAdvertised"))]),
+        Step::Settled
+    );
+    // What is over is taken back.
+    let over = step(&[(Type::Assigned, said("AdoptionConflict"))]);
+    assert_eq!(over, Step::Write(target(A), Vec::new()));
+}
+
+#[test]
+fn a_service_that_is_no_load_balancer_any_more_has_no_condition_of_ours() {
+    let other = service(&[], None, json!({ "type": "ClusterIP" }));
+    let waited = with(other, &[(Type::Assigned, said("NoFreeAddress"))]);
+    let case = Case::new(waited.clone(), Known::Nothing);
+    assert_eq!(case.plan(), Step::Write(Target::default(), Vec::new()));
+    let patch = patch(&waited, &Target::default(), &now());
+    let gone = json!([{ "type": "pharos.io/Assigned", "$patch": "delete" }]);
+    assert_eq!(patch["status"]["conditions"], gone);
+}
+
+#[test]
+fn a_trouble_that_a_condition_tells_already_is_not_told_again_after_a_restart() {
+    let waits = |reason| {
+        let conditions = [(Type::Assigned, said(reason))];
+        Case::new(
+            with(plain(&[], None), &conditions),
+            Known::Answered(pending()),
+        )
+    };
+    assert_eq!(waits("NoFreeAddress").plan(), Step::Wait);
+    let trouble = by_rule(v1::refusal::Reason::NoFreeAddress);
+    assert_eq!(waits("UnknownPool").plan(), Step::Tell(trouble.clone()));
+    // It said another thing meanwhile, and has not lasted long enough for the condition.
+    let other = by_rule(v1::refusal::Reason::UnknownPool);
+    assert_eq!(
+        waits("NoFreeAddress").told(other).plan(),
+        Step::Tell(trouble)
+    );
 }

@@ -5,23 +5,46 @@ use std::net::IpAddr;
 
 use pharos_proto::net::parse_address;
 use pharos_proto::v1;
+use pharos_proto::v1::announcement::Reason;
+use pharos_proto::v1::announcer_report::conflict::Kind;
 
 use crate::service::{ServiceKey, ServiceState};
 
 /// All addresses of the cluster.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Picture {
-    places: BTreeMap<(String, IpAddr), Place>,
+    /// By address space and address.
+    places: BTreeMap<String, BTreeMap<IpAddr, Place>>,
 }
 
 /// An address.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Place {
+    /// Who uses it.
+    pub owners: BTreeSet<ServiceKey>,
     /// Those of its users whom its nodes take no traffic in for.
     pub elsewhere: BTreeSet<ServiceKey>,
     /// Nodes that may answer, in order of preference.
     pub nodes: Vec<String>,
     pub answerers: Vec<Answerer>,
+    /// Why nobody answers, or is to; unspecified: somebody does.
+    pub reason: Reason,
+    /// The same in a sentence.
+    pub detail: String,
+    /// Others that nodes see use the address, by node.
+    pub conflicts: Vec<Conflict>,
+}
+
+/// Somebody else who uses an address, as one node saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflict {
+    pub node: String,
+    /// Of the other.
+    pub mac: String,
+    /// Of the node, on which it was seen.
+    pub interface: String,
+    /// The node whose kernel it is; none: a machine that is no node.
+    pub kernel_of: Option<String>,
 }
 
 /// A node that says that it answers for an address.
@@ -38,21 +61,24 @@ impl Picture {
     /// Takes in what changed.
     pub fn note(&mut self, message: &v1::WatchAnnouncementsResponse) {
         for key in &message.removed {
-            if let Ok(address) = parse_address(&key.address) {
-                self.places.remove(&(key.address_space.clone(), address));
+            if let Ok(address) = parse_address(&key.address)
+                && let Some(space) = self.places.get_mut(&key.address_space)
+            {
+                space.remove(&address);
             }
         }
         for announcement in &message.announcements {
             if let Ok(address) = parse_address(&announcement.address) {
-                let key = (announcement.address_space.clone(), address);
-                self.places.insert(key, Place::parse(announcement));
+                let space = self.places.entry(announcement.address_space.clone());
+                let place = Place::parse(announcement);
+                space.or_default().insert(address, place);
             }
         }
     }
 
     /// An address that is to be announced.
     pub fn place(&self, space: &str, address: IpAddr) -> Option<&Place> {
-        self.places.get(&(space.to_owned(), address))
+        self.places.get(space)?.get(&address)
     }
 
     /// Who answers for a Service, by the first of its addresses that somebody answers for.
@@ -65,16 +91,34 @@ impl Picture {
 
 impl Place {
     fn parse(announcement: &v1::Announcement) -> Self {
+        let owners = |texts: &[String]| texts.iter().filter_map(|it| owner(it)).collect();
         let answerers = announcement.answerers.iter().map(Answerer::parse);
+        let conflicts = announcement.conflicts.iter().filter_map(Conflict::parse);
+        let mut conflicts: Vec<Conflict> = conflicts.collect();
+        conflicts.sort_by(|one, other| one.node.cmp(&other.node));
         Self {
-            elsewhere: announcement
-                .not_announced_here
-                .iter()
-                .filter_map(|it| owner(it))
-                .collect(),
+            owners: owners(&announcement.owners),
+            elsewhere: owners(&announcement.not_announced_here),
             nodes: announcement.nodes.clone(),
             answerers: answerers.collect(),
+            reason: announcement.reason(),
+            detail: announcement.detail.clone(),
+            conflicts,
         }
+    }
+
+    /// Who else uses the address: rather a machine that is no node, as the first node saw it.
+    pub fn conflict(&self) -> Option<&Conflict> {
+        let mut all = self.conflicts.iter();
+        let foreign = all.find(|conflict| conflict.kernel_of.is_none());
+        foreign.or_else(|| self.conflicts.first())
+    }
+
+    /// The node that is to answer, and has no interface for it; empty: there is none.
+    pub fn first_without_interface(&self) -> &str {
+        let without = self.answerers.iter().filter(|it| it.interfaces.is_empty());
+        let first = without.min_by_key(|it| (self.position(it), &it.node));
+        first.map_or("", |it| it.node.as_str())
     }
 
     /// Who answers for one of its users. Of several, while it moves, the one that will go on.
@@ -82,12 +126,28 @@ impl Place {
         if self.elsewhere.contains(service) {
             return None;
         }
-        let position = |it: &Answerer| {
-            let position = self.nodes.iter().position(|node| *node == it.node);
-            position.unwrap_or(usize::MAX)
-        };
         let answers = self.answerers.iter().filter(|it| !it.interfaces.is_empty());
-        answers.min_by_key(|it| (it.is_unknown, position(it), it.node.clone()))
+        answers.min_by_key(|it| (it.is_unknown, self.position(it), &it.node))
+    }
+
+    fn position(&self, answerer: &Answerer) -> usize {
+        let position = self.nodes.iter().position(|node| *node == answerer.node);
+        position.unwrap_or(usize::MAX)
+    }
+}
+
+impl Conflict {
+    fn parse(seen: &v1::SeenConflict) -> Option<Self> {
+        let conflict = seen.conflict.as_ref()?;
+        Some(Self {
+            node: seen.node.clone(),
+            mac: conflict.mac.clone(),
+            interface: conflict.interface.clone(),
+            kernel_of: match conflict.kind() {
+                Kind::Unspecified | Kind::Foreign => None,
+                Kind::KernelAnswers => Some(conflict.member.clone()),
+            },
+        })
     }
 }
 
@@ -226,6 +286,7 @@ pub mod tests {
             }],
             ..v1::WatchAnnouncementsResponse::default()
         });
-        assert_eq!(picture, Picture::default());
+        let address = "192.0.2.1".parse().expect("an address");
+        assert_eq!(picture.place("default", address), None);
     }
 }

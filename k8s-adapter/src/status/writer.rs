@@ -1,4 +1,6 @@
-//! Writes status objects to the Kubernetes API.
+//! Writes status objects, and conditions of Services, to the Kubernetes API.
+
+use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -7,6 +9,7 @@ use kube::core::TypeMeta;
 use kube::{Api, Resource as _};
 use serde_json::{Value, json};
 
+use super::condition::{Type, Wanted};
 use super::diff::Change;
 use super::object::{Body, Seen, StatusKind, Topic};
 use crate::context::Context;
@@ -14,10 +17,80 @@ use crate::crd::{BGPSessionState, ConfigurationState, ServiceL2Status};
 use crate::kubernetes::{KubeError, within};
 use crate::lease::GuardedError;
 use crate::notice::Notice;
-use crate::write::{parameters, write_event};
+use crate::service::ServiceState;
+use crate::write::{WriteError, parameters, write_conditions, write_event};
 
-/// Makes the changes, one after the other. Whatever is not done when one fails is found again.
+/// What is to be written about one thing.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Job {
+    Objects(Topic, Vec<Change>),
+    /// Of a Service as it was seen.
+    Conditions(Arc<ServiceState>, Vec<(Type, Wanted)>),
+}
+
+impl Job {
+    /// Calls that write.
+    pub(super) fn writes(&self) -> u32 {
+        match self {
+            Self::Objects(_, changes) => changes.iter().map(Change::writes).sum(),
+            Self::Conditions(_, wanted) => {
+                let events = wanted
+                    .iter()
+                    .filter(|(of, wanted)| notice(*of, wanted).is_some());
+                1 + u32::try_from(events.count()).unwrap_or(u32::MAX)
+            }
+        }
+    }
+}
+
+/// Writes all of it, one after the other. Whatever is not done when one fails is found again.
 pub(super) async fn write(
+    context: &Context,
+    job: Job,
+    owner: Option<&Value>,
+) -> Result<(), GuardedError> {
+    match job {
+        Job::Objects(topic, changes) => write_objects(context, &topic, changes, owner).await,
+        Job::Conditions(service, wanted) => {
+            match write_conditions(context, &service, &wanted).await {
+                Ok(()) => {}
+                // Its newer version is looked at when it is here.
+                Err(WriteError::Changed) => return Ok(()),
+                Err(WriteError::Failed(error)) => return Err(error),
+            }
+            for (of, wanted) in &wanted {
+                if let Some(notice) = notice(*of, wanted) {
+                    write_event(context, &service, &notice).await;
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+/// The event that comes with a condition. That an address is wanted in vain was told when it happened.
+fn notice(of: Type, wanted: &Wanted) -> Option<Notice> {
+    let said = wanted.as_ref().filter(|said| !of.is_good(said))?;
+    match of {
+        Type::Assigned => None,
+        Type::Announced => Some(Notice::NotAnnounced {
+            reason: said.reason.clone(),
+            message: said.message.clone(),
+        }),
+    }
+}
+
+/// Whether the API server takes writes, and not this one: its permissions, a policy, a webhook that fails.
+pub(super) fn is_refusal(error: &GuardedError) -> bool {
+    match error {
+        GuardedError::Kube(KubeError::Failed(kube::Error::Api(status))) => {
+            !matches!(status.code, 401 | 429 | 502..=504)
+        }
+        GuardedError::Kube(_) | GuardedError::Lost => false,
+    }
+}
+
+async fn write_objects(
     context: &Context,
     topic: &Topic,
     changes: Vec<Change>,
@@ -36,16 +109,6 @@ pub(super) async fn write(
         }
     }
     Ok(())
-}
-
-/// Whether the API server takes writes, and not this one: its permissions, a policy, a webhook that fails.
-pub(super) fn is_refusal(error: &GuardedError) -> bool {
-    match error {
-        GuardedError::Kube(KubeError::Failed(kube::Error::Api(status))) => {
-            !matches!(status.code, 401 | 429 | 502..=504)
-        }
-        GuardedError::Kube(_) | GuardedError::Lost => false,
-    }
 }
 
 /// A reference to the adapter's Deployment: what it wrote goes with it.

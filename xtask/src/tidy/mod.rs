@@ -19,7 +19,7 @@ use anyhow::{Context as _, bail};
 use crate::cargo::{capture, cargo, root};
 
 /// Modules that decide and never act: a file, and what lies in the folder of its name.
-const PURE: [&str; 58] = [
+const PURE: [&str; 61] = [
     "announcer/src/bind/bound",
     "announcer/src/election",
     "announcer/src/engine/macs",
@@ -67,12 +67,15 @@ const PURE: [&str; 58] = [
     "k8s-adapter/src/service",
     "k8s-adapter/src/webhook/bundle",
     "k8s-adapter/src/webhook/convert",
+    "k8s-adapter/src/status/condition",
     "k8s-adapter/src/status/desired",
     "k8s-adapter/src/status/diff",
+    "k8s-adapter/src/status/lasting",
     "k8s-adapter/src/status/object",
     "k8s-adapter/src/status/pace",
     "k8s-adapter/src/status/picture",
     "k8s-adapter/src/status/silence",
+    "k8s-adapter/src/status/why",
     "k8s-adapter/src/webhook/review",
     "k8s-adapter/src/world",
     "lease/src/granter",
