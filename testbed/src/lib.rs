@@ -11,6 +11,7 @@
 //! - [`warm`]: a client that has a neighbour entry and sends, and servers that echo.
 //! - [`http`]: a server and a client of a few lines.
 //! - [`kube`]: a real etcd and kube-apiserver, with kubectl.
+//! - [`metallb`]: MetalLB's own programs.
 //! - [`skip`]: says loudly what a machine cannot run; in CI that is a failure.
 //! - [`wait`]: conditions with a deadline, instead of sleeps.
 
@@ -19,6 +20,7 @@ pub mod http;
 pub mod kube;
 mod lan;
 pub mod latency;
+pub mod metallb;
 mod namespace;
 pub mod ndp;
 mod packet;

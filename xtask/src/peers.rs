@@ -1,11 +1,12 @@
 //! What the end-to-end tests need beside this repository: Debian packages, Kubernetes' own programs,
-//! grpcurl and podman-compose.
+//! MetalLB, grpcurl and podman-compose.
 
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context as _, bail};
 use pharos_testbed::kube::{Assets, cache_directory};
+use pharos_testbed::metallb::Metallb;
 use pharos_testbed::skip;
 
 use crate::cargo::{Outcome, capture};
@@ -44,6 +45,10 @@ pub(crate) fn prepare(steps: &mut Steps) {
     }
     steps.run("Kubernetes programs", || {
         tolerate(Assets::find_or_build().map(|_| String::new()))
+    });
+    // After Kubernetes, with which it shares much of its sources.
+    steps.run("MetalLB", || {
+        tolerate(Metallb::find_or_build().map(|_| String::new()))
     });
     for (name, get) in [
         ("grpcurl", build_grpcurl as fn(&Path) -> anyhow::Result<()>),

@@ -2,22 +2,20 @@
 //! prober: how long an address is silent, how long an answer takes, memory.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use pharos_testbed::arp::{INTERVAL, Prober};
-use pharos_testbed::kube::{Assets, Kube, Options as KubeOptions, cache_directory};
-use pharos_testbed::{Launch, Program, skip, wait};
+use pharos_testbed::kube::{Assets, Kube, Options as KubeOptions};
+use pharos_testbed::metallb::Metallb;
+use pharos_testbed::{Launch, Program, wait};
 use pnet_base::MacAddr;
 
 use super::failover::two_owners;
 use super::{Options, arp, mebibytes, quantile, report, report_ratio};
 use crate::scene::{self, Scene};
 
-const MODULE: &str = "go.universe.tf/metallb";
-const VERSION: &str = "v0.15.2";
 const NODES: usize = 3;
 /// MetalLB is silent for seconds, and needs twenty after a heal: few runs take minutes.
 const MOST_RUNS: usize = 5;
@@ -30,8 +28,8 @@ const OURS: &str = "192.168.12.100";
 const THEIRS: Ipv4Addr = Ipv4Addr::new(192, 168, 12, 150);
 
 pub(super) fn run(options: &Options) -> anyhow::Result<()> {
-    let speaker = match build() {
-        Ok(speaker) => speaker,
+    let metallb = match Metallb::find_or_build() {
+        Ok(metallb) => metallb,
         Err(error) => {
             println!("metallb SKIPPED: {error:#}");
             return Ok(());
@@ -51,7 +49,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<()> {
     for index in 0..NODES {
         scene.announcer(index)?.terminate(DEADLINE)?;
     }
-    let theirs = of_speakers(&mut scene, &speaker, &assets, runs)?;
+    let theirs = of_speakers(&mut scene, &metallb, &assets, runs)?;
     for (part, theirs, ours) in [
         ("kill9.silent", theirs.killed, ours.killed),
         ("cut.silent", theirs.cut, ours.cut),
@@ -131,7 +129,7 @@ fn of_announcers(scene: &mut Scene, runs: usize) -> anyhow::Result<Figures> {
 
 fn of_speakers(
     scene: &mut Scene,
-    speaker: &Path,
+    metallb: &Metallb,
     assets: &Assets,
     runs: usize,
 ) -> anyhow::Result<Figures> {
@@ -141,9 +139,10 @@ fn of_speakers(
         ..KubeOptions::default()
     };
     let kube = Kube::start_with(assets, Some(&service.namespace), &options)?;
-    apply_objects(scene, &kube)?;
+    apply_objects(scene, &kube, &metallb.definitions)?;
     let kubeconfig = kube.kubeconfig();
-    let start = |scene: &Scene, index: usize| start_speaker(scene, index, speaker, &kubeconfig);
+    let start =
+        |scene: &Scene, index: usize| start_speaker(scene, index, &metallb.speaker, &kubeconfig);
     let mut speakers: Vec<Program> = (0..NODES)
         .map(|index| start(scene, index))
         .collect::<Result<_, _>>()?;
@@ -259,40 +258,6 @@ fn own_address(scene: &Scene) -> anyhow::Result<Ipv4Addr> {
     }
 }
 
-/// The speaker, built by Go once per machine.
-fn build() -> anyhow::Result<PathBuf> {
-    let directory = cache_directory().join(format!("metallb-{VERSION}"));
-    let speaker = directory.join("speaker");
-    if speaker.is_file() {
-        return Ok(speaker);
-    }
-    let go = skip::find_go().context("no Go to build MetalLB's speaker with")?;
-    std::fs::create_dir_all(&directory)?;
-    let status = Command::new(go)
-        .args(["install", &format!("{MODULE}/speaker@{VERSION}")])
-        .env("GOBIN", &directory)
-        .status()
-        .context("starting go")?;
-    anyhow::ensure!(
-        status.success(),
-        "go install of MetalLB's speaker: {status}"
-    );
-    Ok(speaker)
-}
-
-/// The definitions of MetalLB's kinds, as they lie in its sources.
-fn crds() -> anyhow::Result<PathBuf> {
-    let go = skip::find_go().context("no Go to find MetalLB's sources with")?;
-    let output = Command::new(go)
-        .args(["mod", "download", "-json", &format!("{MODULE}@{VERSION}")])
-        .output()
-        .context("starting go")?;
-    let module: serde_json::Value = serde_json::from_slice(&output.stdout)?;
-    let directory = module.get("Dir").and_then(|dir| dir.as_str());
-    let directory = directory.context("go does not say where MetalLB's sources are")?;
-    Ok(Path::new(directory).join("config/crd/bases"))
-}
-
 fn start_speaker(
     scene: &Scene,
     index: usize,
@@ -318,8 +283,8 @@ fn start_speaker(
 
 /// What a cluster would have: MetalLB's kinds, nodes, pods of speakers, and a Service with an
 /// address and an endpoint on each node.
-fn apply_objects(scene: &Scene, kube: &Kube) -> anyhow::Result<()> {
-    let crds = crds()?.display().to_string();
+fn apply_objects(scene: &Scene, kube: &Kube, definitions: &Path) -> anyhow::Result<()> {
+    let crds = definitions.display().to_string();
     kube.kubectl(&["apply", "--server-side", "-f", &crds])?;
     kube.kubectl(&[
         "wait",
