@@ -8,6 +8,7 @@ pub mod crash;
 pub mod disk;
 pub mod fleet;
 pub mod how_to;
+pub mod incumbent;
 pub mod ipam;
 pub mod seed;
 pub mod segment;

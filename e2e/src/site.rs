@@ -21,8 +21,12 @@ use tempfile::TempDir;
 /// A busy machine of two cores is slow; nothing that is waited for takes more than seconds alone.
 pub const DEADLINE: Duration = Duration::from_secs(60);
 
-const BOOK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 168, 12, 2)), 7471);
+pub const BOOK: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(192, 168, 12, 2)), 7471);
+/// Where announcers hear one another, unless they are told otherwise.
+const MEMBERS: u16 = 7946;
 const PROXY_USER: &str = "system:kube-proxy";
+/// A user of every cluster who may do nothing, until it is granted.
+pub const READER: &str = "reader";
 
 /// A cluster's API, and the adapter that translates it.
 #[derive(Debug)]
@@ -98,16 +102,35 @@ impl Site {
     /// Starts a cluster's API with the custom resources applied and the adapter running. `address`
     /// is in 192.168.12.0/24.
     pub fn add_cluster(&mut self, name: &str, address: &str) -> anyhow::Result<()> {
+        self.add_api(name, address)?;
+        self.install(name)?;
+        self.start_adapter(name)
+    }
+
+    /// Starts a cluster's API, with nothing of ours in it.
+    pub fn add_api(&mut self, name: &str, address: &str) -> anyhow::Result<()> {
         self.lan.add(name, &format!("{address}/24"))?;
         let host = self.lan.host(name)?;
         let options = Options {
             address: host.address,
-            users: vec![User::new(PROXY_USER, &[])],
+            users: vec![User::new(PROXY_USER, &[]), User::new(READER, &[])],
             ..Options::default()
         };
         let kube = Kube::start_with(&self.assets, Some(&host.namespace), &options)?;
+        let cluster = Cluster {
+            name: name.to_owned(),
+            adapter: None,
+            kube,
+        };
+        self.clusters.insert(name.to_owned(), cluster);
+        Ok(())
+    }
+
+    /// Applies the custom resource definitions and the adapter's permissions, in the place of whatever is there.
+    pub fn install(&self, name: &str) -> anyhow::Result<()> {
+        let kube = &self.cluster(name)?.kube;
         let crds = repository().join("k8s-adapter/crds").display().to_string();
-        kube.kubectl(&["apply", "--server-side", "-f", &crds])?;
+        kube.kubectl(&["apply", "--server-side", "--force-conflicts", "-f", &crds])?;
         kube.kubectl(&[
             "wait",
             "--for=condition=Established",
@@ -118,13 +141,7 @@ impl Site {
         // With the Lease.
         let permissions = repository().join("deploy/k8s-adapter-rbac.yaml");
         kube.kubectl(&["apply", "-f", &permissions.display().to_string()])?;
-        let cluster = Cluster {
-            name: name.to_owned(),
-            adapter: None,
-            kube,
-        };
-        self.clusters.insert(name.to_owned(), cluster);
-        self.start_adapter(name)
+        Ok(())
     }
 
     /// Kills a cluster's adapter, API server and store.
@@ -163,6 +180,17 @@ impl Site {
 
     /// Adds a node to a cluster: a Node object and its announcer.
     pub fn add_node(&mut self, cluster: &str, name: &str, address: &str) -> anyhow::Result<()> {
+        self.add_bare_node(cluster, name, address)?;
+        self.start_announcer(cluster, name)
+    }
+
+    /// Adds a node to a cluster: a host and a Node object.
+    pub fn add_bare_node(
+        &mut self,
+        cluster: &str,
+        name: &str,
+        address: &str,
+    ) -> anyhow::Result<()> {
         self.lan.add(name, &format!("{address}/24"))?;
         let namespace = &self.lan.host(name)?.namespace;
         // What a node of Kubernetes is: a router for its pods.
@@ -186,24 +214,44 @@ impl Site {
             "-p",
             &status.to_string(),
         ])?;
-        self.start_announcer(cluster, name)
+        Ok(())
     }
 
     /// Starts a node's announcer and waits until it is ready.
     pub fn start_announcer(&mut self, cluster: &str, node: &str) -> anyhow::Result<()> {
+        self.launch_announcer(cluster, node, MEMBERS)?;
+        let namespace = &self.lan.host(node)?.namespace;
+        let announcer = self.announcers.get_mut(node).context("just started")?;
+        announcer.wait_ready(Some(namespace), loopback(7473), DEADLINE)
+    }
+
+    /// Starts a node's announcer, which hears others at this port, and does not wait.
+    pub fn launch_announcer(
+        &mut self,
+        cluster: &str,
+        node: &str,
+        members: u16,
+    ) -> anyhow::Result<()> {
         let host = self.lan.host(node)?;
         let admin = loopback(7473);
-        let mut announcer = Launch::workspace("announcer")?
+        let announcer = Launch::workspace("announcer")?
             .named(&format!("announcer of {node}"))
             .args(["--ipam", &format!("http://{BOOK}")])
             .args(["--cluster", cluster, "--node", node])
             .args(["--admin", &admin.to_string()])
-            .args(["--members-listen", &format!("{}:7946", host.address)])
+            .args(["--members-listen", &format!("{}:{members}", host.address)])
             .arg("--state-dir")
             .arg(self.directory.path().join(node))
             .start_in(&host.namespace)?;
-        announcer.wait_ready(Some(&host.namespace), admin, DEADLINE)?;
         self.announcers.insert(node.to_owned(), announcer);
+        Ok(())
+    }
+
+    /// SIGTERM to a node's announcer.
+    pub fn stop_announcer(&mut self, node: &str) -> anyhow::Result<()> {
+        let announcer = self.announcers.remove(node);
+        let mut announcer = announcer.with_context(|| format!("no announcer on {node}"))?;
+        announcer.terminate(DEADLINE)?;
         Ok(())
     }
 

@@ -1,6 +1,8 @@
 //! The calls to ipam-service. They say what came of them; what to do about it is decided
 //! elsewhere.
 
+mod survey;
+
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -20,6 +22,8 @@ use tonic_types::StatusExt as _;
 use crate::book::Answer;
 use crate::claim::{Claim, Settings, owner, request};
 use crate::service::ServiceKey;
+
+pub use survey::Holder;
 
 /// Longest time for a call that answers once. An allocation takes milliseconds; a burst of
 /// thousands waits for its turn.

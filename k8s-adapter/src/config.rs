@@ -1,10 +1,10 @@
 //! Flags.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use clap::Parser;
 use clap::builder::BoolishValueParser;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, ValueEnum};
 use jiff::SignedDuration;
 use pharos_process::{Flags, LogOptions, UsageError};
 
@@ -116,12 +116,6 @@ pub struct Args {
     pub log: LogOptions,
 }
 
-impl Flags for Args {
-    fn log_options(&self) -> &LogOptions {
-        &self.log
-    }
-}
-
 impl Args {
     /// What decides about Services.
     pub fn settings(&self) -> Settings {
@@ -148,28 +142,185 @@ impl Args {
             source,
         })
     }
+}
 
-    /// How to reach the Kubernetes API. Nothing is called yet.
-    pub async fn kube_config(&self) -> anyhow::Result<kube::Config> {
-        Ok(match &self.kubeconfig {
-            Some(path) => {
-                let usage = |error: &dyn std::fmt::Display| {
-                    UsageError(format!("--kubeconfig {}: {error}", path.display()))
-                };
-                let file =
-                    kube::config::Kubeconfig::read_from(path).map_err(|error| usage(&error))?;
-                kube::Config::from_custom_kubeconfig(
-                    file,
-                    &kube::config::KubeConfigOptions::default(),
-                )
-                .await
-                .map_err(|error| usage(&error))?
+/// What the program is started for.
+#[derive(Debug)]
+pub enum Program {
+    /// To connect a cluster to the address book, until it is stopped.
+    Serve(Box<Args>),
+    /// To say what would become of a cluster that is served by something else now.
+    Migrate(Box<MigrateArgs>),
+}
+
+const MIGRATE: &str = "migrate";
+
+impl CommandFactory for Program {
+    fn command() -> clap::Command {
+        Args::command()
+            .subcommand(MigrateArgs::command())
+            // It has flags of its own.
+            .subcommand_negates_reqs(true)
+    }
+
+    fn command_for_update() -> clap::Command {
+        Self::command()
+    }
+}
+
+impl FromArgMatches for Program {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(match matches.subcommand() {
+            Some((MIGRATE, matches)) => {
+                Self::Migrate(Box::new(MigrateArgs::from_arg_matches(matches)?))
             }
-            None => kube::Config::infer().await.map_err(|error| {
-                UsageError(format!("no way to reach the Kubernetes API: {error}"))
-            })?,
+            Some(_) | None => Self::Serve(Box::new(Args::from_arg_matches(matches)?)),
         })
     }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl Parser for Program {}
+
+impl Flags for Program {
+    fn log_options(&self) -> &LogOptions {
+        match self {
+            Self::Serve(args) => &args.log,
+            Self::Migrate(args) => &args.log,
+        }
+    }
+}
+
+/// What served the cluster before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Incumbent {
+    Metallb,
+}
+
+/// How a report looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// For people.
+    Table,
+    /// One JSON object.
+    Json,
+}
+
+/// Say what would become of a cluster that MetalLB serves now: each Service, before and after
+///
+/// Reads the cluster and writes nothing to it. The adoption is rehearsed on an empty ipam-service, which is started
+/// for it and thrown away. Exit code 0: no address would change and nothing would be lost. 1: something would, or
+/// it could not be found out.
+#[derive(Debug, Parser)]
+#[command(name = MIGRATE, version)]
+pub struct MigrateArgs {
+    /// What serves the cluster now
+    #[arg(long, env = "PHAROS_FROM", value_enum)]
+    pub from: Incumbent,
+    /// The ipam-service that is to serve the cluster. Without --apply it is only asked, if it answers
+    #[arg(
+        long,
+        env = "PHAROS_IPAM",
+        value_name = "URL",
+        default_value = "http://127.0.0.1:7471"
+    )]
+    pub ipam: tonic::transport::Uri,
+    /// Name that the cluster is to have in the address book
+    #[arg(long, env = "PHAROS_CLUSTER", value_name = "NAME", value_parser = parse_name)]
+    pub cluster: String,
+    /// How to reach the Kubernetes API [default: KUBECONFIG, ~/.kube/config, or the pod's own
+    /// ServiceAccount]
+    #[arg(long, env = "PHAROS_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// Where MetalLB and its resources are
+    #[arg(
+        long,
+        env = "PHAROS_NAMESPACE",
+        value_name = "NAME",
+        default_value = "metallb-system"
+    )]
+    pub namespace: String,
+    /// As the adapter is to be started: only Services of this loadBalancerClass [default: only those without a class]
+    #[arg(long, env = "PHAROS_LB_CLASS", value_name = "CLASS", value_parser = parse_name)]
+    pub lb_class: Option<String>,
+    /// As the adapter is to be started: address space of this cluster's pools
+    #[arg(
+        long,
+        env = "PHAROS_ADDRESS_SPACE",
+        value_name = "NAME",
+        default_value = pharos_proto::DEFAULT_ADDRESS_SPACE,
+        value_parser = parse_name
+    )]
+    pub address_space: String,
+    /// As the adapter is to be started: nodes that are excluded from external load balancers announce
+    #[arg(long, env = "PHAROS_IGNORE_EXCLUDE_LB", value_parser = BoolishValueParser::new())]
+    pub ignore_exclude_lb: bool,
+    /// An empty ipam-service to rehearse on, which is to be thrown away [default: `ipam-service`, from beside this
+    /// program or from PATH, is started for it]
+    #[arg(long, env = "PHAROS_REHEARSAL", value_name = "URL")]
+    pub rehearsal: Option<tonic::transport::Uri>,
+    /// Write what MetalLB was told to this file, which must not exist yet; `kubectl apply -f` takes it back
+    #[arg(long, env = "PHAROS_BACKUP", value_name = "FILE")]
+    pub backup: Option<PathBuf>,
+    /// Hand the pools over to --ipam, and have it hold what the Services have, if no address changes by that.
+    /// Nothing is written to the cluster. Needs --backup
+    #[arg(
+        long,
+        env = "PHAROS_APPLY",
+        requires = "backup",
+        value_parser = BoolishValueParser::new()
+    )]
+    pub apply: bool,
+    /// How the report looks
+    #[arg(long, env = "PHAROS_OUTPUT", value_enum, default_value = "table")]
+    pub output: Output,
+    #[command(flatten)]
+    pub log: LogOptions,
+}
+
+impl MigrateArgs {
+    /// What decides about Services.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            cluster: self.cluster.clone(),
+            lb_class: self.lb_class.clone(),
+            address_space: self.address_space.clone(),
+            ignore_exclude_lb: self.ignore_exclude_lb,
+        }
+    }
+}
+
+/// How to reach the Kubernetes API: as the file of `--kubeconfig` says, or as is usual. Nothing is called yet.
+pub async fn kube_config(file: Option<&Path>) -> anyhow::Result<kube::Config> {
+    Ok(match file {
+        Some(path) => {
+            let usage = |error: &dyn std::fmt::Display| {
+                UsageError(format!("--kubeconfig {}: {error}", path.display()))
+            };
+            let file = kube::config::Kubeconfig::read_from(path).map_err(|error| usage(&error))?;
+            let options = kube::config::KubeConfigOptions::default();
+            kube::Config::from_custom_kubeconfig(file, &options)
+                .await
+                .map_err(|error| usage(&error))?
+        }
+        None => kube::Config::infer()
+            .await
+            .map_err(|error| UsageError(format!("no way to reach the Kubernetes API: {error}")))?,
+    })
+}
+
+/// Refuses what is no URL of an ipam-service.
+pub fn http_url(flag: &str, url: &tonic::transport::Uri) -> Result<(), UsageError> {
+    if url.scheme_str() == Some("http") && url.host().is_some() {
+        return Ok(());
+    }
+    Err(UsageError(format!(
+        "{flag} {url} is no URL of the form http://host:port"
+    )))
 }
 
 /// A name as the API takes it: 1 to 253 bytes without control characters.
@@ -207,6 +358,35 @@ mod tests {
         );
         assert!(!args.ignore_exclude_lb);
         assert!(Args::try_parse_from(["k8s-adapter"]).is_err());
+    }
+
+    #[test]
+    fn migrate_has_flags_of_its_own_and_needs_a_backup_to_go_on() {
+        let parse = |flags: &[&str]| {
+            let all = [&["k8s-adapter"], flags].concat();
+            Program::try_parse_from(all)
+        };
+        let least = ["migrate", "--from", "metallb", "--cluster", "east"];
+        let Ok(Program::Migrate(args)) = parse(&least) else {
+            panic!("migrate");
+        };
+        assert_eq!((args.apply, args.output), (false, Output::Table));
+        assert_eq!(args.namespace, "metallb-system");
+        let go_on = [&least[..], &["--apply", "--backup", "b.yaml"]].concat();
+        assert!(matches!(parse(&go_on), Ok(Program::Migrate(args)) if args.apply));
+        for wrong in [
+            &least[..3],
+            &[&least[..], &["--apply"]].concat(),
+            &["migrate", "--from", "purelb", "--cluster", "east"],
+        ] {
+            assert!(parse(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(matches!(
+            parse(&["--cluster", "east"]),
+            Ok(Program::Serve(_))
+        ));
+        assert!(parse(&[]).is_err());
+        Program::command().debug_assert();
     }
 
     #[test]

@@ -9,7 +9,7 @@
 //! unseen, [`identity`] for another cluster at the same address.
 //! [`webhook`] judges what people apply before it is stored.
 //! Every replica does all this, but only the one that holds the [`lease`] writes.
-//! [`status`] writes the objects that only tell.
+//! [`status`] writes the objects that only tell. [`migrate`] says beforehand what would become of a cluster.
 //! [`facts`] reports nodes and endpoints ([`eligibility`]) on a stream of their own.
 //!
 //! What decides is pure: `book`, `claim`, `crd`, `eligibility`, `index`, `notice`, `plan`,
@@ -31,6 +31,7 @@ pub mod index;
 pub mod kubernetes;
 pub mod lease;
 pub mod metrics;
+pub mod migrate;
 pub mod notice;
 pub mod plan;
 pub mod policy;
@@ -60,7 +61,7 @@ use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 
-use config::Args;
+use config::{Args, Program, http_url, kube_config};
 use context::Context;
 use crd::{
     BFDProfile, BGPAdvertisement, BGPPeer, BGPSessionState, Community, ConfigurationState,
@@ -73,15 +74,17 @@ use watches::{Watched, watch};
 use webhook::Webhook;
 use world::World;
 
-/// Runs until `shutdown`, then drains.
-pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
-    if args.ipam.scheme_str() != Some("http") || args.ipam.host().is_none() {
-        let message = format!(
-            "--ipam {} is no URL of the form http://host:port",
-            args.ipam
-        );
-        return Err(UsageError(message).into());
+/// Does what it was started for.
+pub async fn run(program: Program, shutdown: Shutdown) -> anyhow::Result<()> {
+    match program {
+        Program::Serve(args) => serve(*args, shutdown).await,
+        Program::Migrate(args) => migrate::run(*args, shutdown).await,
     }
+}
+
+/// Runs until `shutdown`, then drains.
+async fn serve(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
+    http_url("--ipam", &args.ipam)?;
     let listener = TcpListener::bind(args.admin)
         .await
         .map_err(|error| UsageError(format!("--admin {}: {error}", args.admin)))?;
@@ -89,7 +92,10 @@ pub async fn run(args: Args, shutdown: Shutdown) -> anyhow::Result<()> {
         Some(settings) => Some(Webhook::bind(settings).await?),
         None => None,
     };
-    let kube = Clients::new(args.kube_config().await?, watches::SILENCE)?;
+    let kube = Clients::new(
+        kube_config(args.kubeconfig.as_deref()).await?,
+        watches::SILENCE,
+    )?;
     let mut registry = Registry::default();
     let metrics = Metrics::register(&mut registry);
     let readiness = Readiness::default();

@@ -42,7 +42,7 @@ const CLAIMS_AT_ONCE: usize = 64;
 
 /// Why a conversation ended.
 #[derive(Debug, thiserror::Error)]
-enum SessionError {
+pub enum SessionError {
     #[error("{0}")]
     Call(#[from] CallError),
     #[error("no snapshot within {} s", SNAPSHOT.as_secs())]
@@ -120,16 +120,7 @@ async fn converse(context: &Context) -> Result<std::convert::Infallible, Session
     context.wait_for_lists(World::can_start).await;
     let uid = context.cluster_uid.get();
     let uid = uid.expect("nothing counts as listed before it is known which cluster answers");
-    let store_id = context.ipam.begin_sync(uid).await?;
-    let mut stream = context.ipam.watch().await?;
-    let snapshot = tokio::time::timeout(SNAPSHOT, read_snapshot(&mut stream, &store_id));
-    let book = snapshot.await.map_err(|_| SessionError::SlowSnapshot)??;
-    {
-        let mut world = context.world();
-        // Whatever was asked has to be asked again: this may be another, younger store.
-        world.book = book;
-        world.link = Link::Adopting;
-    }
+    let (store_id, mut stream) = learn(context, uid).await?;
     let mut patience = Patience::default();
     report(context, &mut stream, &mut patience).await?;
     end_inventory(context, uid, &store_id).await?;
@@ -143,6 +134,24 @@ async fn converse(context: &Context) -> Result<std::convert::Infallible, Session
     context.connected.notify_one();
     context.unlisted.notify_one();
     follow(context, stream, patience).await
+}
+
+/// Announces an inventory, and learns what is held already; gives the store's id, and the stream on which it goes
+/// on.
+pub async fn learn(
+    context: &Context,
+    cluster_uid: &str,
+) -> Result<(String, Streaming<v1::WatchAllocationsResponse>), SessionError> {
+    let store_id = context.ipam.begin_sync(cluster_uid).await?;
+    let mut stream = context.ipam.watch().await?;
+    let snapshot = tokio::time::timeout(SNAPSHOT, read_snapshot(&mut stream, &store_id));
+    let book = snapshot.await.map_err(|_| SessionError::SlowSnapshot)??;
+    let mut world = context.world();
+    // Whatever was asked has to be asked again: this may be another, younger store.
+    world.book = book;
+    world.link = Link::Adopting;
+    drop(world);
+    Ok((store_id, stream))
 }
 
 /// Says that the inventory is complete. Replicas that connect at the same time announce it
@@ -266,7 +275,7 @@ async fn listen_for_a_change(
 }
 
 /// Claims what the cluster's Services have.
-async fn report_holders(context: &Context) -> Result<(), SessionError> {
+pub async fn report_holders(context: &Context) -> Result<(), SessionError> {
     let holders = context.world().holders();
     futures::stream::iter(holders)
         .map(Ok)

@@ -1,6 +1,7 @@
 //! Calls of ipam-service: what the adapters have made of it, and what others do to it.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use anyhow::{Context as _, bail};
 use pharos_proto::v1;
@@ -10,6 +11,11 @@ use super::Stage;
 use crate::site::DEADLINE;
 
 impl Stage {
+    /// Where ipam-service listens.
+    pub fn book_address(&self) -> SocketAddr {
+        self.book_address
+    }
+
     /// Calls ipam-service.
     pub fn call<T, E: Into<anyhow::Error>, F: Future<Output = Result<T, E>>>(
         &self,

@@ -1,6 +1,7 @@
 //! Objects of a cluster that several tests write or compare.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use anyhow::Context as _;
 use pharos_testbed::wait;
@@ -10,6 +11,11 @@ use super::{Stage, addresses};
 use crate::site::DEADLINE;
 
 impl Stage {
+    /// The administrator's kubeconfig of a cluster.
+    pub fn kubeconfig(&self, cluster: &str) -> anyhow::Result<PathBuf> {
+        Ok(self.cluster(cluster)?.kube.kubeconfig())
+    }
+
     /// Resource version and addresses of each Service: equal only if nobody wrote anything.
     pub fn versions(
         &self,

@@ -19,7 +19,7 @@ use anyhow::{Context as _, bail};
 use crate::cargo::{capture, cargo, root};
 
 /// Modules that decide and never act: a file, and what lies in the folder of its name.
-const PURE: [&str; 61] = [
+const PURE: [&str; 62] = [
     "announcer/src/bind/bound",
     "announcer/src/election",
     "announcer/src/engine/macs",
@@ -61,6 +61,7 @@ const PURE: [&str; 61] = [
     "k8s-adapter/src/eligibility",
     "k8s-adapter/src/index",
     "k8s-adapter/src/lease/machine",
+    "k8s-adapter/src/migrate/judge",
     "k8s-adapter/src/notice",
     "k8s-adapter/src/plan",
     "k8s-adapter/src/policy",

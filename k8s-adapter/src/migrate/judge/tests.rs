@@ -1,0 +1,5 @@
+//! What is said of which cluster.
+
+mod output;
+mod remarks;
+mod services;
