@@ -23,8 +23,9 @@ use crate::policy::Declared;
 use crate::watches::{MISSING, Watched};
 use crate::world::World;
 
-/// Longest time for the lists. Nobody is hurt by a set that is handed over later.
-const LISTS: Duration = Duration::from_secs(3);
+/// Longest time for the lists: three calls, one after the other, of an API server that is slow and still
+/// counts as there. Nobody is hurt by a set that is handed over later.
+const LISTS: Duration = Duration::from_secs(10);
 
 /// Why there is no live view.
 #[derive(Debug, thiserror::Error)]

@@ -7,15 +7,13 @@
 //! When the API server is lost all watches end: one may have died without a word, and would be missed only
 //! after [`SILENCE`]. They begin with a list when it answers again.
 
-use std::collections::BTreeMap;
+pub mod kinds;
+
 use std::fmt::Debug;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt as _;
-use k8s_openapi::api::core::v1::{Namespace, Node, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::core::DeserializeGuard;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Event, watcher};
@@ -24,23 +22,21 @@ use pharos_process::Shutdown;
 use serde::de::DeserializeOwned;
 
 use crate::context::Context;
-use crate::crd::{
-    BFDProfile, BGPAdvertisement, BGPPeer, BGPSessionState, BgpSpec, Community, CommunitySpec,
-    ConfigurationState, IPAddressPool, L2Advertisement, L2Spec, PeerSpec, ProfileSpec,
-    ServiceL2Status,
-};
-use crate::eligibility::{NodeState, SliceState};
 use crate::identity::{self, AnotherCluster, IdentityError};
-use crate::index::{self, Declares, Index, Kind, PoolState, Touched};
+use crate::index::{Index, Kind, Touched};
 use crate::kubernetes::short;
-use crate::policy::Declared;
-use crate::service::{OWN_PREFIX, ServiceState};
-use crate::status::object::{Seen, StatusKind};
 
 /// A watch ends after this many seconds and starts again where it was.
 pub const WATCH_SECONDS: u32 = 60;
 /// A connection that was silent for longer than a watch lasts died without a word.
 pub const SILENCE: Duration = Duration::from_secs(65);
+/// Longest time for a page of a list and the wait before it: what hangs is asked for again.
+const PAGE: Duration = Duration::from_secs(15);
+/// A watch that was refused and then no more for this long goes on: longer than any wait between two
+/// attempts.
+const GRANTED: Duration = Duration::from_secs(8);
+/// Refusals in a row that are told: a single one is made good before anybody has read of it.
+const TOLD: u32 = 2;
 /// First and longest wait after an error.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// After this long without an error the waits are small again.
@@ -109,6 +105,11 @@ enum Ended {
     /// Taken up again where it was, the watch would fail for ever, and never say so.
     #[error("{MISSING}")]
     Gone,
+    /// The same, as the API server has forgotten that version.
+    #[error("the version that was watched from is gone")]
+    Expired,
+    #[error("no page of a list within {} s", PAGE.as_secs())]
+    Slow,
 }
 
 /// Follows one kind for as long as its watch can be taken up again.
@@ -117,21 +118,75 @@ async fn follow<K: Watched + 'static>(api: &Api<K>, context: &Context) -> Ended 
     let events = watcher(api.clone(), config).backoff(Doubling::default());
     let mut events = std::pin::pin!(events);
     let mut listing = Vec::new();
+    // A list is what a watcher begins with.
+    let mut lists = true;
+    let mut refused = Refused::default();
     loop {
-        match events.next().await.expect("a watcher has no end") {
+        let event = tokio::select! {
+            event = events.next() => event.expect("a watcher has no end"),
+            () = tokio::time::sleep(PAGE), if lists => return Ended::Slow,
+            () = refused.granted() => {
+                refused = Refused::default();
+                context.readiness.ready(K::KIND.as_str());
+                continue;
+            }
+        };
+        match event {
             Ok(event) => {
+                lists = matches!(event, Event::Init | Event::InitApply(_));
                 if matches!(event, Event::InitDone)
                     && let Err(error) = identity::verify(context).await
                 {
                     return error.into();
                 }
+                if refused.is_told() {
+                    context.readiness.ready(K::KIND.as_str());
+                }
+                refused = Refused::default();
                 take(context, event, &mut listing);
             }
             Err(watcher::Error::WatchStartFailed(cause)) if is_missing(&cause) => {
                 lack::<K>(context);
                 return Ended::Gone;
             }
+            Err(watcher::Error::WatchStartFailed(cause)) if has_code(&cause, 410) => {
+                return Ended::Expired;
+            }
+            // The API server is there and says no. Without watches nothing that changes is seen.
+            Err(watcher::Error::WatchStartFailed(cause @ kube::Error::Api(_))) => {
+                refused.again();
+                if refused.is_told() {
+                    let reason = format!("cannot be watched: {}", short(&cause));
+                    unready::<K>(context, reason, false);
+                }
+            }
             Err(error) => complain::<K>(context, &error),
+        }
+    }
+}
+
+/// Attempts to watch that the API server refused, one after the other.
+#[derive(Debug, Default)]
+struct Refused {
+    count: u32,
+    last: Option<tokio::time::Instant>,
+}
+
+impl Refused {
+    fn again(&mut self) {
+        self.count = self.count.saturating_add(1);
+        self.last = Some(tokio::time::Instant::now());
+    }
+
+    fn is_told(&self) -> bool {
+        self.count >= TOLD
+    }
+
+    /// Waits until the last attempt, of which nothing was heard, must have been granted. Cancel safe.
+    async fn granted(&self) {
+        match self.last {
+            Some(last) if self.is_told() => tokio::time::sleep_until(last + GRANTED).await,
+            Some(_) | None => std::future::pending().await,
         }
     }
 }
@@ -186,10 +241,6 @@ fn complain<K: Watched>(context: &Context, error: &watcher::Error) {
             };
             unready::<K>(context, reason, missing);
         }
-        // The API server is there and says no. Without watches nothing that changes is seen.
-        watcher::Error::WatchStartFailed(cause @ kube::Error::Api(_)) => {
-            tracing::warn!(kind, error = short(cause), "watch refused");
-        }
         watcher::Error::WatchStartFailed(_)
         | watcher::Error::WatchError(_)
         | watcher::Error::WatchFailed(_)
@@ -216,7 +267,11 @@ fn unready<K: Watched>(context: &Context, reason: String, missing: bool) {
 
 /// Without a CRD the answer is no Status but a plain 404.
 fn is_missing(error: &kube::Error) -> bool {
-    matches!(error, kube::Error::Api(status) if status.code == 404)
+    has_code(error, 404)
+}
+
+fn has_code(error: &kube::Error, code: u16) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code)
 }
 
 /// Notes that the API server does not know a kind.
@@ -274,229 +329,26 @@ impl Backoff for Doubling {
     fn reset(&mut self) {}
 }
 
-// === the kinds ===
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl Watched for Service {
-    const KIND: Kind = Kind::Services;
-    type Kept = ServiceState;
-
-    fn keep(self) -> Option<ServiceState> {
-        ServiceState::parse(&self)
-    }
-
-    fn replace(index: &mut Index, list: Vec<ServiceState>) -> Touched {
-        index.replace_services(list)
-    }
-
-    fn apply(index: &mut Index, service: ServiceState) -> Touched {
-        index.apply_service(service)
-    }
-
-    fn delete(index: &mut Index, service: &ServiceState) -> Touched {
-        index.delete_service(service)
-    }
-}
-
-impl Watched for Namespace {
-    const KIND: Kind = Kind::Namespaces;
-    type Kept = index::Namespace;
-
-    fn keep(self) -> Option<index::Namespace> {
-        Some(index::Namespace {
-            name: self.metadata.name?,
-            labels: self
-                .metadata
-                .labels
-                .unwrap_or_default()
-                .into_iter()
-                .collect(),
-        })
-    }
-
-    fn replace(index: &mut Index, list: Vec<index::Namespace>) -> Touched {
-        index.replace_namespaces(list)
-    }
-
-    fn apply(index: &mut Index, namespace: index::Namespace) -> Touched {
-        index.apply_namespace(namespace)
-    }
-
-    fn delete(index: &mut Index, namespace: &index::Namespace) -> Touched {
-        index.delete_namespace(&namespace.name)
+    #[tokio::test(start_paused = true)]
+    async fn refusals_are_told_from_the_second_on_and_end_when_none_follows() {
+        let mut refused = Refused::default();
+        refused.again();
+        assert!(!refused.is_told());
+        tokio::time::advance(GRANTED * 2).await;
+        let granted = futures::poll!(std::pin::pin!(refused.granted()));
+        assert!(granted.is_pending(), "nothing was told");
+        refused.again();
+        assert!(refused.is_told());
+        let begun = tokio::time::Instant::now();
+        tokio::time::advance(GRANTED / 2).await;
+        refused.again();
+        refused.granted().await;
+        assert_eq!(begun.elapsed(), GRANTED + GRANTED / 2);
+        // No wait between two attempts is as long.
+        assert!(GRANTED > BACKOFF.1);
     }
 }
-
-impl Watched for EndpointSlice {
-    const KIND: Kind = Kind::EndpointSlices;
-    type Kept = SliceState;
-
-    fn keep(self) -> Option<SliceState> {
-        SliceState::parse(&self)
-    }
-
-    fn replace(index: &mut Index, list: Vec<SliceState>) -> Touched {
-        index.replace_slices(list)
-    }
-
-    fn apply(index: &mut Index, slice: SliceState) -> Touched {
-        index.apply_slice(slice)
-    }
-
-    fn delete(index: &mut Index, slice: &SliceState) -> Touched {
-        index.delete_slice(&slice.key)
-    }
-}
-
-impl Watched for Node {
-    const KIND: Kind = Kind::Nodes;
-    type Kept = NodeState;
-
-    fn keep(self) -> Option<NodeState> {
-        NodeState::parse(&self)
-    }
-
-    fn replace(index: &mut Index, list: Vec<NodeState>) -> Touched {
-        index.replace_nodes(list)
-    }
-
-    fn apply(index: &mut Index, node: NodeState) -> Touched {
-        index.apply_node(node)
-    }
-
-    fn delete(index: &mut Index, node: &NodeState) -> Touched {
-        index.delete_node(&node.fact.name)
-    }
-}
-
-/// What counts of an object's annotations. Others change without a meaning here.
-fn own_annotations(annotations: Option<BTreeMap<String, String>>) -> BTreeMap<String, String> {
-    let all = annotations.unwrap_or_default().into_iter();
-    all.filter(|(name, _)| name.starts_with(OWN_PREFIX))
-        .collect()
-}
-
-// An object that cannot be read is kept as what it is: a mistake that has to be told. Without the
-// guard it would make the whole list fail.
-impl Watched for DeserializeGuard<IPAddressPool> {
-    const KIND: Kind = Kind::Pools;
-    type Kept = PoolState;
-
-    fn keep(self) -> Option<PoolState> {
-        let meta = self.meta().clone();
-        let (spec, status) = match self.0 {
-            Ok(pool) => (Ok(pool.spec), pool.status),
-            Err(error) => (Err(error.to_string()), None),
-        };
-        Some(PoolState {
-            uid: meta.uid.unwrap_or_default(),
-            declared: Declared {
-                name: meta.name?,
-                labels: meta.labels.unwrap_or_default().into_iter().collect(),
-                annotations: own_annotations(meta.annotations),
-                spec,
-            },
-            status,
-        })
-    }
-
-    fn replace(index: &mut Index, list: Vec<PoolState>) -> Touched {
-        index.replace_pools(list)
-    }
-
-    fn apply(index: &mut Index, pool: PoolState) -> Touched {
-        index.apply_pool(pool)
-    }
-
-    fn delete(index: &mut Index, pool: &PoolState) -> Touched {
-        index.delete_pool(&pool.declared.name)
-    }
-}
-
-/// A kind of which nothing but what it declares is kept.
-pub trait Declaration: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned {
-    type Spec: Declares + Send;
-    fn spec(self) -> Self::Spec;
-}
-
-/// All such kinds have their spec in the same place.
-macro_rules! declaration {
-    ($kind:ident, $spec:ident) => {
-        impl Declaration for $kind {
-            type Spec = $spec;
-
-            fn spec(self) -> $spec {
-                self.spec
-            }
-        }
-    };
-}
-
-declaration!(L2Advertisement, L2Spec);
-declaration!(BGPAdvertisement, BgpSpec);
-declaration!(Community, CommunitySpec);
-declaration!(BGPPeer, PeerSpec);
-declaration!(BFDProfile, ProfileSpec);
-
-impl<K: Declaration + Send + Sync> Watched for DeserializeGuard<K> {
-    const KIND: Kind = K::Spec::KIND;
-    type Kept = Declared<K::Spec>;
-
-    fn keep(self) -> Option<Declared<K::Spec>> {
-        let meta = self.meta().clone();
-        Some(Declared {
-            name: meta.name?,
-            labels: meta.labels.unwrap_or_default().into_iter().collect(),
-            annotations: own_annotations(meta.annotations),
-            spec: self.0.map(K::spec).map_err(|error| error.to_string()),
-        })
-    }
-
-    fn replace(index: &mut Index, list: Vec<Declared<K::Spec>>) -> Touched {
-        index.replace_declared(list)
-    }
-
-    fn apply(index: &mut Index, declared: Declared<K::Spec>) -> Touched {
-        index.apply_declared(declared)
-    }
-
-    fn delete(index: &mut Index, declared: &Declared<K::Spec>) -> Touched {
-        index.delete_declared::<K::Spec>(&declared.name)
-    }
-}
-
-/// Objects that this adapter writes itself: what they say, and that somebody else wrote or deleted one.
-macro_rules! status_object {
-    ($object:ident, $kind:ident) => {
-        impl Watched for DeserializeGuard<$object> {
-            const KIND: Kind = Kind::Statuses(StatusKind::$kind);
-            const OPTIONAL: bool = true;
-            type Kept = Seen;
-
-            fn keep(self) -> Option<Seen> {
-                let object = self.0.ok()?;
-                let status = serde_json::to_value(&object.status).ok()?;
-                Seen::parse(StatusKind::$kind, &object.metadata, status)
-            }
-
-            fn begin(index: &mut Index) {
-                index.list_statuses(StatusKind::$kind);
-            }
-
-            fn replace(index: &mut Index, list: Vec<Seen>) -> Touched {
-                index.replace_statuses(StatusKind::$kind, list)
-            }
-
-            fn apply(index: &mut Index, seen: Seen) -> Touched {
-                index.see_status(seen)
-            }
-
-            fn delete(index: &mut Index, seen: &Seen) -> Touched {
-                index.forget_status(StatusKind::$kind, &seen.name, &seen.uid)
-            }
-        }
-    };
-}
-
-status_object!(ServiceL2Status, L2);
-status_object!(BGPSessionState, Session);
-status_object!(ConfigurationState, Configuration);
