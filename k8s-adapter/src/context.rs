@@ -14,6 +14,7 @@ use crate::lease::Leadership;
 use crate::metrics::Metrics;
 use crate::queue::WorkQueue;
 use crate::service::ServiceKey;
+use crate::webhook::judge::Views;
 use crate::world::World;
 
 /// Shared by all drivers. The lock on the world is never held across an await.
@@ -39,6 +40,8 @@ pub struct Context {
     pub status: Notify,
     /// The adapter's own Deployment, if it is known.
     pub deployment: Option<String>,
+    /// What confirms refusals of webhooks.
+    pub views: Views,
     policy_changes: AtomicU64,
     reached: AtomicU64,
     /// Allocations or pools changed: how full pools are has to be looked up.
@@ -90,6 +93,7 @@ impl Context {
             connected: Notify::new(),
             status: Notify::new(),
             deployment,
+            views: Views::default(),
             policy_changes: AtomicU64::new(0),
             reached: AtomicU64::new(0),
             usage: Notify::new(),

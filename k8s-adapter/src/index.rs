@@ -87,8 +87,10 @@ pub struct Index {
     slices: BTreeMap<SliceKey, SliceState>,
     /// Names of the slices of each Service, in its namespace.
     slices_of: HashMap<ServiceKey, BTreeSet<String>>,
-    nodes: BTreeMap<String, NodeState>,
-    policy: Policy,
+    /// Shared with the copies that are judged by.
+    nodes: Arc<BTreeMap<String, NodeState>>,
+    /// The same.
+    policy: Arc<Policy>,
     statuses: BTreeMap<(StatusKind, String), Seen>,
     /// Status objects that were written since the list began that is being made of their kind.
     written: BTreeMap<StatusKind, BTreeSet<String>>,
@@ -357,7 +359,7 @@ impl Index {
         // Before, nothing that depends on nodes was checked.
         let mut policy = self.listed.insert(Kind::Nodes);
         let list = list.into_iter().map(|it| (it.fact.name.clone(), it));
-        let before = std::mem::replace(&mut self.nodes, list.collect());
+        let before = std::mem::replace(&mut self.nodes, Arc::new(list.collect()));
         let mut nodes = BTreeSet::new();
         for name in before.keys().chain(self.nodes.keys()) {
             let (old, new) = (before.get(name), self.nodes.get(name));
@@ -376,7 +378,7 @@ impl Index {
     /// A node was created or changed. Heartbeats change nothing that counts here.
     pub fn apply_node(&mut self, node: NodeState) -> Touched {
         let name = node.fact.name.clone();
-        let before = self.nodes.insert(name.clone(), node.clone());
+        let before = Arc::make_mut(&mut self.nodes).insert(name.clone(), node.clone());
         let same = before.as_ref().map(|it| &it.fact) == Some(&node.fact);
         Touched {
             nodes: Some(name).filter(|_| !same).into_iter().collect(),
@@ -387,7 +389,7 @@ impl Index {
 
     /// A node was deleted.
     pub fn delete_node(&mut self, name: &str) -> Touched {
-        let before = self.nodes.remove(name);
+        let before = Arc::make_mut(&mut self.nodes).remove(name);
         Touched {
             nodes: BTreeSet::from([name.to_owned()]),
             policy: self.policy.depends_on(before.as_ref(), None),

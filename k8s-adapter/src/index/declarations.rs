@@ -1,6 +1,7 @@
 //! The custom resources of the index: what people declare.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use super::{Index, Kind, Touched};
 use crate::crd::{BgpSpec, CommunitySpec, L2Spec, PeerSpec, PoolSpec, PoolStatus, ProfileSpec};
@@ -94,14 +95,23 @@ impl Index {
         self.policy.declared.contains(&kind)
     }
 
-    /// What is declared, and the nodes that it is about: a copy of that, and of nothing else.
+    /// What is declared, and the nodes that it is about, as they are now: that, and nothing else. It costs
+    /// nothing, however much there is; the next change makes the copy, if this is still looked at then.
     #[must_use]
     pub fn declarations(&self) -> Self {
         Self {
             listed: self.listed.clone(),
-            nodes: self.nodes.clone(),
-            policy: self.policy.clone(),
+            nodes: Arc::clone(&self.nodes),
+            policy: Arc::clone(&self.policy),
             ..Self::default()
+        }
+    }
+
+    /// Knows the nodes that another index knows.
+    pub fn share_nodes(&mut self, from: &Self) {
+        if from.has(Kind::Nodes) {
+            self.listed.insert(Kind::Nodes);
+            self.nodes = Arc::clone(&from.nodes);
         }
     }
 
@@ -142,15 +152,15 @@ impl Index {
     pub fn replace_pools(&mut self, list: Vec<PoolState>) -> Touched {
         self.policy_listed(Kind::Pools, !list.is_empty());
         let list = list.into_iter().map(|it| (it.declared.name.clone(), it));
-        self.policy.pools = list.collect();
+        self.policy_mut().pools = list.collect();
         policy_touched()
     }
 
     /// A pool was created or changed. A change of its status alone touches nothing.
     pub fn apply_pool(&mut self, pool: PoolState) -> Touched {
-        self.policy.declared.insert(Kind::Pools);
+        self.policy_mut().declared.insert(Kind::Pools);
         let declared = pool.declared.clone();
-        let before = self.policy.pools.insert(declared.name.clone(), pool);
+        let before = self.policy_mut().pools.insert(declared.name.clone(), pool);
         Touched {
             policy: before.map(|it| it.declared) != Some(declared),
             ..Touched::default()
@@ -159,35 +169,39 @@ impl Index {
 
     /// A pool was deleted.
     pub fn delete_pool(&mut self, name: &str) -> Touched {
-        self.policy.declared.insert(Kind::Pools);
-        self.policy.pools.remove(name);
+        self.policy_mut().declared.insert(Kind::Pools);
+        self.policy_mut().pools.remove(name);
         policy_touched()
     }
 
     /// A complete list of declarations of one kind.
     pub fn replace_declared<S: Declares>(&mut self, list: Vec<Declared<S>>) -> Touched {
         self.policy_listed(S::KIND, !list.is_empty());
-        *S::of(&mut self.policy) = list.into_iter().map(|it| (it.name.clone(), it)).collect();
+        *S::of(self.policy_mut()) = list.into_iter().map(|it| (it.name.clone(), it)).collect();
         policy_touched()
     }
 
     /// A declaration was made or changed.
     pub fn apply_declared<S: Declares>(&mut self, declared: Declared<S>) -> Touched {
-        self.policy.declared.insert(S::KIND);
-        S::of(&mut self.policy).insert(declared.name.clone(), declared);
+        self.policy_mut().declared.insert(S::KIND);
+        S::of(self.policy_mut()).insert(declared.name.clone(), declared);
         policy_touched()
     }
 
     /// A declaration was deleted.
     pub fn delete_declared<S: Declares>(&mut self, name: &str) -> Touched {
-        self.policy.declared.insert(S::KIND);
-        S::of(&mut self.policy).remove(name);
+        self.policy_mut().declared.insert(S::KIND);
+        S::of(self.policy_mut()).remove(name);
         policy_touched()
     }
 
     /// The API server does not know a kind. What was seen of it was taken back by nobody.
     pub fn undeclare(&mut self, kind: Kind) {
-        self.policy.declared.remove(&kind);
+        self.policy_mut().declared.remove(&kind);
+    }
+
+    fn policy_mut(&mut self) -> &mut Policy {
+        Arc::make_mut(&mut self.policy)
     }
 
     /// An empty list declares nothing; that it takes back what was declared before, only the definition
@@ -195,7 +209,7 @@ impl Index {
     fn policy_listed(&mut self, kind: Kind, some: bool) {
         self.listed.insert(kind);
         if some {
-            self.policy.declared.insert(kind);
+            self.policy_mut().declared.insert(kind);
         }
     }
 }

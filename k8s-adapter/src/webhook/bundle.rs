@@ -23,7 +23,8 @@ use super::review::kind_of;
 /// In the subject of every certificate of an adapter.
 pub const COMMON_NAME: &str = "pharos-k8s-adapter";
 /// Most certificates of adapters in one bundle: a few replicas, and those that replicas left behind which
-/// were replaced. Of more than this the oldest go.
+/// were replaced. Of more than this the first in the bundle go: who lives comes back, at its end, and is
+/// then the last to go; who was left behind does not.
 const MOST: usize = 16;
 
 /// Who asks: this replica, and what it shows or will show.
@@ -93,10 +94,10 @@ enum Owner {
 fn merge(found: &[u8], wanted: &Wanted<'_>, now: i64) -> Option<String> {
     let found = CertificateDer::pem_slice_iter(found);
     let found: Vec<CertificateDer<'static>> = found.filter_map(Result::ok).collect();
-    let mut kept: Vec<(i64, &CertificateDer<'static>)> = Vec::new();
+    let mut kept: Vec<&CertificateDer<'static>> = Vec::new();
     let mut others = 0;
     for certificate in &found {
-        let (owner, begins, ends) = look(certificate);
+        let (owner, ends) = look(certificate);
         let counts = match owner {
             Owner::Other => true,
             Owner::Replica(name) if name == wanted.replica => {
@@ -108,21 +109,19 @@ fn merge(found: &[u8], wanted: &Wanted<'_>, now: i64) -> Option<String> {
                 lives
             }
         };
-        if counts && !kept.iter().any(|(_, it)| *it == certificate) {
-            kept.push((begins, certificate));
+        if counts && !kept.contains(&certificate) {
+            kept.push(certificate);
         }
     }
     let room = MOST.saturating_sub(wanted.certificates.len());
     for _ in room..others {
-        let oldest = kept
+        let first = kept
             .iter()
-            .enumerate()
-            .filter(|(_, (_, it))| look(it).0 != Owner::Other && !wanted.certificates.contains(it))
-            .min_by_key(|(_, (begins, _))| *begins);
-        let Some((index, _)) = oldest else { break };
+            .position(|it| look(it).0 != Owner::Other && !wanted.certificates.contains(it));
+        let Some(index) = first else { break };
         kept.remove(index);
     }
-    let mut bundle: Vec<&CertificateDer<'static>> = kept.into_iter().map(|(_, it)| it).collect();
+    let mut bundle = kept;
     for certificate in &wanted.certificates {
         if !bundle.contains(certificate) {
             bundle.push(certificate);
@@ -132,10 +131,10 @@ fn merge(found: &[u8], wanted: &Wanted<'_>, now: i64) -> Option<String> {
     (!same).then(|| bundle.into_iter().map(pem).collect())
 }
 
-/// Whose it is, when it begins and when it ends. What cannot be read is somebody else's.
-fn look(certificate: &CertificateDer<'_>) -> (Owner, i64, i64) {
+/// Whose it is, and when it ends. What cannot be read is somebody else's.
+fn look(certificate: &CertificateDer<'_>) -> (Owner, i64) {
     let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
-        return (Owner::Other, i64::MIN, i64::MAX);
+        return (Owner::Other, i64::MAX);
     };
     let subject = certificate.subject();
     let first = |name: Option<&str>| name.unwrap_or_default().to_owned();
@@ -148,9 +147,7 @@ fn look(certificate: &CertificateDer<'_>) -> (Owner, i64, i64) {
     } else {
         Owner::Other
     };
-    let validity = certificate.validity();
-    let (begins, ends) = (validity.not_before, validity.not_after);
-    (owner, begins.timestamp(), ends.timestamp())
+    (owner, certificate.validity().not_after.timestamp())
 }
 
 /// RFC 7468.

@@ -83,6 +83,18 @@ pub struct Keeper {
     next: Option<Made>,
     /// Since when every API server may trust `next`.
     trusted: Option<i64>,
+    first: First,
+}
+
+/// Whether what was shown first is trusted.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum First {
+    #[default]
+    Untrusted,
+    /// Every API server may trust it since then.
+    Since(i64),
+    /// Every API server trusted it once.
+    Settled,
 }
 
 impl Keeper {
@@ -109,6 +121,21 @@ impl Keeper {
     pub fn is_trusted(&mut self, trusted: bool, now: i64) {
         let since = self.trusted.unwrap_or(now);
         self.trusted = Some(since).filter(|_| trusted && self.next.is_some());
+        self.first = match (self.first, trusted) {
+            (First::Untrusted, true) => First::Since(now),
+            (First::Since(_), false) => First::Untrusted,
+            (first @ (First::Untrusted | First::Since(_) | First::Settled), _) => first,
+        };
+    }
+
+    /// Whether API servers trusted this replica once. Until then it is asked in vain.
+    pub fn is_believed(&mut self, now: i64) -> bool {
+        if let First::Since(since) = self.first
+            && now >= since + SETTLE
+        {
+            self.first = First::Settled;
+        }
+        self.first == First::Settled
     }
 
     /// What is to be shown now. Takes the turn of the next one when that is trusted for long enough.
@@ -129,8 +156,13 @@ impl Keeper {
     /// When something is to be done next, if nothing happens.
     pub fn wakes(&self) -> Option<i64> {
         let turn = self.trusted.map(|since| since + SETTLE);
+        let first = match self.first {
+            First::Since(since) => Some(since + SETTLE),
+            First::Untrusted | First::Settled => None,
+        };
         let newest = self.next.as_ref().or(self.shown.as_ref());
-        turn.into_iter().chain(newest.map(Made::renewal)).min()
+        let renewal = newest.map(Made::renewal);
+        [turn, first, renewal].into_iter().flatten().min()
     }
 }
 
@@ -188,6 +220,27 @@ mod tests {
         assert_eq!(shown(&mut keeper, renewal + 61 + SETTLE), second.der);
         assert_eq!(keeper.wanted(), [&second.der]);
         assert_eq!(shown(&mut keeper, renewal + 500), second.der);
+    }
+
+    #[test]
+    fn a_replica_is_believed_once_its_first_certificate_was_trusted_for_a_while() {
+        let start = 1_800_000_000;
+        let mut keeper = Keeper::default();
+        keeper.put(made("a", start));
+        keeper.is_trusted(false, start);
+        assert!(!keeper.is_believed(start + SETTLE * 9));
+        keeper.is_trusted(true, start + 50);
+        assert_eq!(keeper.wakes(), Some(start + 50 + SETTLE));
+        assert!(!keeper.is_believed(start + 50 + SETTLE - 1));
+        // Somebody overwrote the bundle before all had seen it.
+        keeper.is_trusted(false, start + 51);
+        keeper.is_trusted(true, start + 52);
+        assert!(!keeper.is_believed(start + 50 + SETTLE));
+        assert!(keeper.is_believed(start + 52 + SETTLE));
+        assert_eq!(keeper.wakes(), Some(start + LIFE * 2 / 3));
+        // Later it is restored at once, and the others do not wait for that.
+        keeper.is_trusted(false, start + 100);
+        assert!(keeper.is_believed(start + 100));
     }
 
     #[test]

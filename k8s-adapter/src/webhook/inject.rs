@@ -20,8 +20,10 @@ use crate::context::Context;
 use crate::kubernetes::{KubeError, short, within};
 use crate::watches::{Doubling, WATCH_SECONDS};
 
-/// In `/readyz`, as a note: who gets no webhook judges afterwards, as before.
+/// In `/readyz`. Trouble is a note: who gets no webhook judges afterwards, as before. A replica that API
+/// servers do not trust yet is not ready, so that no other one makes room for it.
 const PART: &str = "webhook";
+const NOT_TRUSTED: &str = "API servers do not trust this replica yet";
 /// Who owns the field, for the API server.
 const MANAGER: &str = "pharos-k8s-adapter";
 /// Longest time between two looks: clocks may jump, and certificates of others end.
@@ -50,6 +52,7 @@ pub async fn run(own: Own, context: Arc<Context>, shutdown: Shutdown) {
         .fields(&format!("metadata.name={}", own.configuration))
         .timeout(WATCH_SECONDS);
     let events = watcher(api(&context.kube.watches), config).backoff(Doubling::default());
+    context.readiness.not_ready(PART, NOT_TRUSTED);
     let mut injector = Injector {
         own,
         api: api(&context.kube.calls),
@@ -199,6 +202,9 @@ impl Injector {
     }
 
     fn tell(&mut self, trouble: Option<String>) {
+        if trouble.is_some() || self.keeper.is_believed(now()) {
+            self.context.readiness.ready(PART);
+        }
         if self.told == trouble {
             return;
         }

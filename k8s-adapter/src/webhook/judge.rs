@@ -1,9 +1,12 @@
 //! Judges a change by what is known, which may be late. What is said to people's mistakes holds in any
 //! case; that something clashes with other objects is said only if they are there now.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kube::core::DeserializeGuard;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use super::review::Review;
 use crate::confirm::list;
@@ -34,16 +37,18 @@ const NOT_CONFIRMED: &str =
 
 /// What is said to a change, within little more than [`CONFIRM`]. Asks nobody but the API server.
 pub async fn judge(context: &Context, review: &Review) -> Verdict {
+    let asked = Instant::now();
     let (index, is_all) = {
         let world = context.world();
         let is_there = |kind: &Kind| world.index.has(*kind) || world.absent.contains(kind);
         (world.index.declarations(), KINDS.iter().all(is_there))
     };
-    let mut known = judge_by(context, review, index).await;
+    let mut known = judge_by(context, review, Arc::new(index)).await;
     if !known.errors.is_empty() {
-        let alone = judge_by(context, review, Index::default()).await;
+        let alone = judge_by(context, review, Arc::default()).await;
         if alone.errors != known.errors {
-            return match tokio::time::timeout(CONFIRM, live(context)).await {
+            let view = context.views.since(asked, context);
+            return match tokio::time::timeout(CONFIRM, view).await {
                 Ok(Ok(index)) => judge_by(context, review, index).await,
                 Ok(Err(error)) => unconfirmed(alone, &error.to_string()),
                 Err(_) => unconfirmed(alone, "too slow"),
@@ -58,7 +63,7 @@ pub async fn judge(context: &Context, review: &Review) -> Verdict {
 
 /// Beside everybody else's work, and without what is known of the cluster: whoever reaches the port may send
 /// an object as large as a question can be.
-async fn judge_by(context: &Context, review: &Review, index: Index) -> Verdict {
+async fn judge_by(context: &Context, review: &Review, index: Arc<Index>) -> Verdict {
     let (review, namespace) = (review.clone(), context.namespace.clone());
     let settings = context.world().settings.clone();
     let judged = move || review.judge(&index.objects(), &namespace, &settings);
@@ -81,6 +86,30 @@ fn unconfirmed(mut verdict: Verdict, error: &str) -> Verdict {
     verdict
 }
 
+/// What the API server has, for several questions at once: a list that began after a question came answers
+/// it. Whoever may change objects makes the API server list all of them twice in that time, and not once
+/// for each change.
+#[derive(Debug, Default)]
+pub struct Views {
+    /// When the last one began. Locked while there is a list under way.
+    last: Mutex<Option<(Instant, Arc<Index>)>>,
+}
+
+impl Views {
+    async fn since(&self, asked: Instant, context: &Context) -> Result<Arc<Index>, KubeError> {
+        let mut last = self.last.lock().await;
+        if let Some((begun, view)) = last.as_ref()
+            && *begun >= asked
+        {
+            return Ok(Arc::clone(view));
+        }
+        let begun = Instant::now();
+        let view = Arc::new(live(context).await?);
+        *last = Some((begun, Arc::clone(&view)));
+        Ok(view)
+    }
+}
+
 /// What there is now, but for nodes, which say nothing that one would wait for.
 async fn live(context: &Context) -> Result<Index, KubeError> {
     let (pools, l2, bgp, communities, peers, profiles) = tokio::try_join!(
@@ -98,9 +127,7 @@ async fn live(context: &Context) -> Result<Index, KubeError> {
     put::<DeserializeGuard<Community>>(&mut index, communities);
     put::<DeserializeGuard<BGPPeer>>(&mut index, peers);
     put::<DeserializeGuard<BFDProfile>>(&mut index, profiles);
-    if let Some(nodes) = context.world().index.objects().nodes {
-        index.replace_nodes(nodes.into_iter().cloned().collect());
-    }
+    index.share_nodes(&context.world().index);
     Ok(index)
 }
 

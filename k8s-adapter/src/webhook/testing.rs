@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::Router;
 use axum::extract::State;
@@ -28,6 +29,8 @@ pub(super) const NAMESPACE: &str = "metallb-system";
 pub(super) enum Lists {
     /// These pools, and nothing else.
     Pools(Vec<Value>),
+    /// The same, and counts how often pools are listed.
+    Counted(Vec<Value>, Arc<AtomicUsize>),
     /// With an error.
     Fails,
     /// Never.
@@ -111,7 +114,11 @@ pub(super) async fn knowing(pools: &[Value], lists: Lists) -> Arc<Context> {
 async fn list(State(lists): State<Arc<Lists>>, uri: Uri) -> Response {
     let pools = match &*lists {
         Lists::Pools(pools) if uri.path().ends_with("/ipaddresspools") => pools.clone(),
-        Lists::Pools(_) => Vec::new(),
+        Lists::Counted(pools, count) if uri.path().ends_with("/ipaddresspools") => {
+            count.fetch_add(1, Ordering::SeqCst);
+            pools.clone()
+        }
+        Lists::Pools(_) | Lists::Counted(..) => Vec::new(),
         Lists::Fails => return StatusCode::FORBIDDEN.into_response(),
         Lists::Silent => std::future::pending().await,
     };

@@ -71,19 +71,38 @@ fn what_was_replaced_or_ended_goes() {
 }
 
 #[test]
-fn of_many_the_oldest_go() {
-    let left: Vec<_> = (0..20)
-        .map(|it| made(&format!("r{it}"), NOW - it))
-        .collect();
-    let mut found: Vec<_> = left.iter().collect();
+fn of_many_those_go_that_were_there_longest_and_who_lives_comes_back_to_stay() {
     let metallb = foreign();
-    found.insert(0, &metallb);
-    let own = made("own", NOW - 1000);
-    let bundle = merged(&found, "own", &[&own]).unwrap();
-    let mut expected = vec![&metallb];
-    expected.extend(&left[..MOST - 1]);
-    expected.push(&own);
-    assert_eq!(bundle, text(&expected));
+    // The oldest certificate is one of a replica that lives, and others were left behind by one that
+    // starts over and over.
+    let lives = made("lives", NOW - 1000);
+    let left: Vec<_> = (0..MOST + 4)
+        .map(|it| made(&format!("r{it}"), NOW))
+        .collect();
+    let parse = |text: &str| -> Vec<CertificateDer<'static>> {
+        let all = CertificateDer::pem_slice_iter(text.as_bytes());
+        all.collect::<Result<_, _>>().unwrap()
+    };
+    let mut bundle = vec![metallb.clone(), lives.clone()];
+    let mut lost = 0;
+    for (number, next) in left.iter().enumerate() {
+        let replica = format!("r{number}");
+        let found: Vec<_> = bundle.iter().collect();
+        bundle = parse(&merged(&found, &replica, &[next]).unwrap());
+        if !bundle.contains(&lives) {
+            lost += 1;
+            let found: Vec<_> = bundle.iter().collect();
+            bundle = parse(&merged(&found, "lives", &[&lives]).unwrap());
+        }
+        assert!(bundle.len() <= MOST + 1, "{}", bundle.len());
+    }
+    assert_eq!(lost, 1, "each starting replica puts it out");
+    assert_eq!(
+        bundle[0], metallb,
+        "what others put there is not ours to count"
+    );
+    assert!(bundle.contains(&lives) && bundle.contains(left.last().unwrap()));
+    assert!(!bundle.contains(&left[0]));
 }
 
 fn configuration(webhooks: Value) -> ValidatingWebhookConfiguration {

@@ -1,5 +1,6 @@
 //! What is known against what the API server says when it is asked.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::super::testing::{Lists, context, creates, knowing, pool};
@@ -33,6 +34,20 @@ async fn a_pool_that_was_just_deleted_denies_nobody() {
     let old = [pool("old", "192.0.2.0/28")];
     let context = knowing(&old, Lists::Pools(Vec::new())).await;
     assert_eq!(asked(&context, "192.0.2.0/28").await, Verdict::default());
+}
+
+#[tokio::test]
+async fn questions_that_come_together_are_answered_by_one_list() {
+    let old = [pool("old", "192.0.2.0/28")];
+    let count = Arc::new(AtomicUsize::new(0));
+    let context = knowing(&old, Lists::Counted(old.to_vec(), Arc::clone(&count))).await;
+    let together = (0..8).map(|_| asked(&context, "192.0.2.8/29"));
+    let verdicts = futures::future::join_all(together).await;
+    assert!(verdicts.iter().all(|verdict| verdict.errors.len() == 1));
+    assert_eq!(count.load(Ordering::SeqCst), 1);
+    // A later one is not answered by what was there before.
+    asked(&context, "192.0.2.8/29").await;
+    assert_eq!(count.load(Ordering::SeqCst), 2);
 }
 
 #[tokio::test]
