@@ -152,9 +152,13 @@ impl Context {
         self.reached.load(Ordering::Relaxed)
     }
 
-    /// Whatever is to be written is to be written by this replica from now on.
-    pub fn look_at_everything(&self) {
-        let everything = self.world().everything();
+    /// Whatever is to be written is to be written by this replica from now on. Another one told all that
+    /// was to be told until then, if there was one.
+    pub fn take_over(&self, told_until: Option<std::time::Instant>) {
+        let mut world = self.world();
+        world.doubt_told(told_until);
+        let everything = world.everything();
+        drop(world);
         self.queue.push(everything);
         self.usage.notify_one();
     }

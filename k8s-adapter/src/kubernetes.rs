@@ -21,7 +21,8 @@ pub struct Clients {
     /// For calls that answer once, each through [`within`]. What a busy API server turns away is
     /// repeated.
     pub calls: kube::Client,
-    /// For watches and their lists, which have their own pauses after an error.
+    /// For watches and their lists, and for the Lease, which have their own pauses after an error and say
+    /// what it was.
     pub watches: kube::Client,
 }
 

@@ -8,6 +8,7 @@
 pub mod machine;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use k8s_openapi::api::coordination::v1::Lease;
@@ -25,8 +26,9 @@ use machine::{Action, DURATION, Machine, RENEW, Record};
 /// The Lease, in the namespace of the custom resources. It comes with the permissions: whoever may create
 /// one Lease may create any.
 pub const NAME: &str = "pharos-k8s-adapter";
-/// Longest time for a call: three of them fit into the time that a renewal counts.
-const CALL: Duration = Duration::from_secs(2);
+/// Longest time for a call: half of the time that a renewal counts. A slower one could not be followed by
+/// another in time, and this replica would write, and not, over and over.
+const CALL: Duration = Duration::from_secs(3);
 /// Wait after a call that failed.
 const PAUSE: Duration = Duration::from_millis(500);
 
@@ -34,6 +36,17 @@ const PAUSE: Duration = Duration::from_millis(500);
 #[derive(Debug)]
 pub struct Leadership {
     until: watch::Sender<Option<Instant>>,
+    /// Another replica holds it, by the last look at the Lease.
+    stands_by: AtomicBool,
+}
+
+/// What became of a look at the Lease.
+#[derive(Debug, thiserror::Error)]
+enum KeepError {
+    #[error("no answer within {} s", CALL.as_secs())]
+    Slow,
+    #[error("{}", short(.0))]
+    Kube(#[from] kube::Error),
 }
 
 /// A write that was not made, or nobody knows.
@@ -51,6 +64,7 @@ impl Default for Leadership {
     fn default() -> Self {
         Self {
             until: watch::Sender::new(None),
+            stands_by: AtomicBool::new(false),
         }
     }
 }
@@ -60,6 +74,11 @@ impl Leadership {
     pub fn is_held(&self) -> bool {
         let until = *self.until.borrow();
         until.is_some_and(|until| Instant::now() < until)
+    }
+
+    /// Whether another replica writes, as far as is known: what is to be told, it tells.
+    pub fn stands_by(&self) -> bool {
+        self.stands_by.load(Ordering::Relaxed) && !self.is_held()
     }
 
     /// Waits until this replica writes. Cancel safe.
@@ -102,12 +121,19 @@ impl Leadership {
     /// It is held until then; whether that is news.
     pub(crate) fn hold(&self, end: Instant) -> bool {
         let is_news = !self.is_held();
+        self.stands_by.store(false, Ordering::Relaxed);
         self.until.send_replace(Some(end));
         is_news
     }
 
     fn end(&self) {
         self.until.send_replace(None);
+    }
+
+    /// Another replica holds it.
+    fn stand_by(&self) {
+        self.end();
+        self.stands_by.store(true, Ordering::Relaxed);
     }
 }
 
@@ -146,7 +172,7 @@ impl Candidate {
     fn new(context: &Context) -> Self {
         Self {
             machine: Machine::new(identity()),
-            api: Api::namespaced(context.kube.calls.clone(), &context.namespace),
+            api: Api::namespaced(context.kube.watches.clone(), &context.namespace),
             written: None,
         }
     }
@@ -154,15 +180,13 @@ impl Candidate {
     /// One attempt; when to make the next.
     async fn step(&mut self, context: &Context, told: &mut Option<String>) -> Instant {
         let begun = Instant::now();
-        let outcome = tokio::time::timeout(CALL, self.attempt(context)).await;
-        let trouble = match outcome {
-            Ok(Ok(next)) => {
+        let trouble = match self.attempt(context).await {
+            Ok(next) => {
                 context.readiness.ready("lease");
                 *told = None;
                 return next;
             }
-            Ok(Err(error)) => describe(&error, context),
-            Err(_) => format!("no answer within {} s", CALL.as_secs()),
+            Err(error) => describe(&error, context),
         };
         // It may have arrived, or somebody else was faster.
         self.written = None;
@@ -174,42 +198,57 @@ impl Candidate {
         Instant::now().max(begun + PAUSE)
     }
 
-    async fn attempt(&mut self, context: &Context) -> Result<Instant, kube::Error> {
+    async fn attempt(&mut self, context: &Context) -> Result<Instant, KeepError> {
         let (record, version) = match self.written.take() {
             Some(written) => written,
-            None => parse(&self.api.get(NAME).await?),
+            None => parse(&in_time(self.api.get(NAME)).await?),
         };
         let begun = Instant::now();
         let (transitions, taken) = match self.machine.observe(&record, begun.into_std()) {
             Action::Look { at } => {
-                context.leadership.end();
+                context.leadership.stand_by();
                 return Ok(at.into());
             }
             Action::Renew => (record.transitions, false),
             Action::Take { transitions } => (transitions, true),
         };
-        let patch = claim(self.machine.identity(), transitions, taken, &version);
+        // By a renewal whose answer was lost.
+        self.believe(context, transitions, begun);
+        // As exact as the Lease has it.
+        let now = jiff::Timestamp::now().as_microsecond();
+        let now = jiff::Timestamp::from_microsecond(now).unwrap_or_default();
+        self.machine.tries(now.to_string(), begun.into_std());
+        let patch = claim(self.machine.identity(), transitions, taken, &version, now);
         let parameters = PatchParams::default();
-        match self
-            .api
-            .patch(NAME, &parameters, &Patch::Merge(patch))
-            .await
-        {
+        let patch = Patch::Merge(patch);
+        match in_time(self.api.patch(NAME, &parameters, &patch)).await {
             Ok(lease) => self.written = Some(parse(&lease)),
             // It is not what it was: look at once.
-            Err(kube::Error::Api(status)) if status.is_conflict() => return Ok(begun),
+            Err(KeepError::Kube(kube::Error::Api(status))) if status.is_conflict() => {
+                return Ok(begun);
+            }
             Err(error) => return Err(error),
         }
-        let until = self.machine.wrote(begun.into_std());
+        self.machine.wrote(begun.into_std());
+        self.believe(context, transitions, Instant::now());
+        Ok(begun + RENEW)
+    }
+
+    /// Writes, for as long as the Lease counts.
+    fn believe(&self, context: &Context, transitions: i32, now: Instant) {
+        let Some(until) = self.machine.held_until(now.into_std()) else {
+            return;
+        };
         if context.leadership.hold(until.into()) {
             tracing::info!(
                 identity = self.machine.identity(),
                 transitions,
                 "this replica writes"
             );
-            context.look_at_everything();
+            // What the former one saw shortly before its end it may not have told.
+            let since = self.machine.other_since();
+            context.take_over(since.and_then(|since| since.checked_sub(RENEW)));
         }
-        Ok(begun + RENEW)
     }
 
     /// Gives it back, so that nobody has to wait.
@@ -235,8 +274,14 @@ impl Candidate {
 }
 
 /// The merge patch that makes a replica the holder, if the Lease is the one that was read.
-fn claim(identity: &str, transitions: i32, taken: bool, version: &str) -> serde_json::Value {
-    let now = MicroTime(jiff::Timestamp::now());
+fn claim(
+    identity: &str,
+    transitions: i32,
+    taken: bool,
+    version: &str,
+    now: jiff::Timestamp,
+) -> serde_json::Value {
+    let now = MicroTime(now);
     let mut patch = serde_json::json!({
         "metadata": { "resourceVersion": version },
         "spec": {
@@ -269,15 +314,22 @@ fn parse(lease: &Lease) -> (Record, String) {
     (record, version.unwrap_or_default())
 }
 
-fn describe(error: &kube::Error, context: &Context) -> String {
-    let is_missing = matches!(error, kube::Error::Api(status) if status.code == 404);
+/// A call of the API, given up when it takes too long.
+async fn in_time<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, KeepError> {
+    let outcome = tokio::time::timeout(CALL, call).await;
+    Ok(outcome.map_err(|_| KeepError::Slow)??)
+}
+
+fn describe(error: &KeepError, context: &Context) -> String {
+    let is_missing =
+        matches!(error, KeepError::Kube(kube::Error::Api(status)) if status.code == 404);
     if is_missing {
         let namespace = &context.namespace;
         return format!(
             "there is no Lease {NAME} in {namespace}; apply deploy/k8s-adapter-rbac.yaml"
         );
     }
-    short(error)
+    error.to_string()
 }
 
 /// A name that no other process has, which begins with what people know it by: of a pod, its name.
@@ -330,7 +382,8 @@ mod tests {
 
     #[test]
     fn a_lease_is_read_as_it_was_written() {
-        let patch = claim("a", 7, true, "5");
+        let now = jiff::Timestamp::from_microsecond(1_800_000_000_000_007).expect("a time");
+        let patch = claim("a", 7, true, "5", now);
         let lease: Lease = serde_json::from_value(patch).expect("a Lease");
         let (record, version) = parse(&lease);
         assert_eq!(
@@ -338,7 +391,7 @@ mod tests {
             ("a", 7, "5")
         );
         assert_eq!(record.duration, Some(DURATION));
-        assert!(!record.renewed.is_empty());
+        assert_eq!(record.renewed, now.to_string());
         assert_eq!(parse(&Lease::default()), (Record::default(), String::new()));
     }
 

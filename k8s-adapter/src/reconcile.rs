@@ -129,7 +129,14 @@ async fn perform(context: &Context, service: &ServiceState, step: Step) -> Resul
         }
         Step::Wait => return Ok(false),
         // Another replica does, or this one when the lease is its own: all is looked at again then.
-        Step::Write(..) | Step::Tell(_) if !context.leadership.is_held() => return Ok(false),
+        Step::Write(..) if !context.leadership.is_held() => return Ok(false),
+        Step::Tell(notice) if !context.leadership.is_held() => {
+            if context.leadership.stands_by() {
+                let now = tokio::time::Instant::now().into_std();
+                context.world().leave(service, notice, now);
+            }
+            return Ok(false);
+        }
         Step::Verify => {
             tracing::debug!(service = %service.key, "fetched before its claim replaces another");
             let fetched = fetch_service(&context.kube.calls, &service.key).await?;

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::book::Book;
 use crate::claim::{Claim, NoClaim, Settings, gateway_asks_for, is_ours, stored};
@@ -37,12 +38,21 @@ pub struct World {
     refused: BTreeMap<Kind, String>,
     /// Which node answers for which address; none: not known.
     pub announced: Option<Picture>,
-    /// The last trouble told to each Service, with the Service's uid.
-    told: HashMap<ServiceKey, (String, Notice)>,
+    /// The last trouble told to each Service.
+    told: HashMap<ServiceKey, Told>,
     /// What was found wrong with the configuration, and told.
     found: BTreeSet<Finding>,
     /// Services that are being looked at, and the version that was fetched for that.
     verified: HashMap<ServiceKey, String>,
+}
+
+/// A trouble of which the owner of a Service knows.
+#[derive(Debug)]
+struct Told {
+    uid: String,
+    notice: Notice,
+    /// When it was left to another replica to tell it; none: this one did.
+    left: Option<Instant>,
 }
 
 /// The next step for a key.
@@ -279,8 +289,28 @@ impl World {
 
     /// Remembers what was told.
     pub fn tell(&mut self, service: &ServiceState, notice: Notice) {
-        self.told
-            .insert(service.key.clone(), (service.uid.clone(), notice));
+        self.note_told(service, notice, None);
+    }
+
+    /// Remembers what another replica tells, as this one stands by.
+    pub fn leave(&mut self, service: &ServiceState, notice: Notice, now: Instant) {
+        self.note_told(service, notice, Some(now));
+    }
+
+    fn note_told(&mut self, service: &ServiceState, notice: Notice, left: Option<Instant>) {
+        let told = Told {
+            uid: service.uid.clone(),
+            notice,
+            left,
+        };
+        self.told.insert(service.key.clone(), told);
+    }
+
+    /// Nobody knows whether another replica told what was left to it later than then; none: whether it told
+    /// anything.
+    pub fn doubt_told(&mut self, told_until: Option<Instant>) {
+        let is_told = |left| told_until.is_some_and(|until| left < until);
+        self.told.retain(|_, told| told.left.is_none_or(is_told));
     }
 
     /// The Service is well: the next trouble is news.
@@ -358,8 +388,8 @@ impl World {
 
     /// The last trouble that was told to a Service's owner, if it was not over since.
     pub fn told(&self, service: &ServiceState) -> Option<&Notice> {
-        let (uid, notice) = self.told.get(&service.key)?;
-        (*uid == service.uid).then_some(notice)
+        let told = self.told.get(&service.key)?;
+        (told.uid == service.uid).then_some(&told.notice)
     }
 }
 

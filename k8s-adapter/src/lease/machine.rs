@@ -48,6 +48,8 @@ pub struct Machine {
     identity: String,
     /// The record that was seen last, and when it was seen first.
     seen: Option<(Record, Instant)>,
+    /// The last renewal that was tried: what the Lease says if it arrived, and when it began.
+    tried: Option<(String, Instant)>,
     valid_until: Option<Instant>,
 }
 
@@ -57,6 +59,7 @@ impl Machine {
         Self {
             identity,
             seen: None,
+            tried: None,
             valid_until: None,
         }
     }
@@ -69,6 +72,13 @@ impl Machine {
     /// What follows from a record that was read, or written, at this time.
     pub fn observe(&mut self, record: &Record, now: Instant) -> Action {
         if record.holder == self.identity {
+            // The answer was lost, or late, and the renewal was not.
+            let tried = self
+                .tried
+                .take_if(|(renewed, _)| *renewed == record.renewed);
+            if let Some((_, begun)) = tried {
+                self.wrote(begun);
+            }
             return Action::Renew;
         }
         // Whoever has it now, it is not this replica.
@@ -95,16 +105,25 @@ impl Machine {
         }
     }
 
-    /// It was written that this replica holds it, by a call that began then. Until when that counts.
-    pub fn wrote(&mut self, begun: Instant) -> Instant {
-        let until = begun + VALID;
-        self.valid_until = Some(until);
-        until
+    /// A call begins that writes that this replica holds it, renewed at a time that no other call names.
+    pub fn tries(&mut self, renewed: String, begun: Instant) {
+        self.tried = Some((renewed, begun));
     }
 
-    /// Whether this replica holds it.
-    pub fn is_valid(&self, now: Instant) -> bool {
-        self.valid_until.is_some_and(|until| now < until)
+    /// It was written that this replica holds it, by a call that began then.
+    pub fn wrote(&mut self, begun: Instant) {
+        self.tried = None;
+        self.valid_until = Some(begun + VALID);
+    }
+
+    /// Until when this replica holds it; none: it does not.
+    pub fn held_until(&self, now: Instant) -> Option<Instant> {
+        self.valid_until.filter(|until| now < *until)
+    }
+
+    /// When the last change by another holder was seen; none: there was no other.
+    pub fn other_since(&self) -> Option<Instant> {
+        self.seen.as_ref().map(|(_, since)| *since)
     }
 }
 

@@ -320,6 +320,39 @@ fn what_was_told_to_an_earlier_incarnation_is_told_again() {
 }
 
 #[test]
+fn what_another_replica_told_is_not_told_again_but_what_nobody_may_have_told_is() {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "there is no other way to make one"
+    )]
+    let start = Instant::now();
+    let at = |second| start + std::time::Duration::from_secs(second);
+    let mut world = world();
+    world.link = Link::Down("away".to_owned());
+    for name in ["own", "early", "late"] {
+        world.index.apply_service(service(name, None));
+    }
+    let Step::Tell(notice) = step(&world, "own") else {
+        panic!("nothing is told");
+    };
+    world.tell(&service("own", None), notice.clone());
+    world.leave(&service("early", None), notice.clone(), at(1));
+    world.leave(&service("late", None), notice.clone(), at(2));
+    for name in ["own", "early", "late"] {
+        assert_eq!(step(&world, name), Step::Wait);
+    }
+    // The other one was seen to live at that time, and not later.
+    world.doubt_told(Some(at(2)));
+    assert_eq!(step(&world, "own"), Step::Wait);
+    assert_eq!(step(&world, "early"), Step::Wait);
+    assert_eq!(step(&world, "late"), Step::Tell(notice.clone()));
+    // There never was another one.
+    world.doubt_told(None);
+    assert_eq!(step(&world, "own"), Step::Wait);
+    assert_eq!(step(&world, "early"), Step::Tell(notice));
+}
+
+#[test]
 fn a_finding_is_told_once_and_again_when_it_comes_back() {
     let finding = |severity, message: &str| Finding {
         object: Subject::new(ResourceKind::Pool, "p"),

@@ -41,11 +41,29 @@ fn what_nobody_has_is_taken_at_once() {
 fn what_is_ours_is_renewed_and_counts_from_the_beginning_of_the_call() {
     let begun = start();
     let mut machine = machine();
-    assert!(!machine.is_valid(begun));
-    assert_eq!(machine.wrote(begun), begun + VALID);
+    assert_eq!(machine.held_until(begun), None);
+    machine.wrote(begun);
     assert_eq!(machine.observe(&record("a", 1), begun), Action::Renew);
-    assert!(machine.is_valid(begun + VALID - Duration::from_millis(1)));
-    assert!(!machine.is_valid(begun + VALID));
+    let last = begun + VALID - Duration::from_millis(1);
+    assert_eq!(machine.held_until(last), Some(begun + VALID));
+    assert_eq!(machine.held_until(begun + VALID), None);
+}
+
+#[test]
+fn a_renewal_whose_answer_was_lost_counts_once_it_is_seen() {
+    let begun = start();
+    let mut machine = machine();
+    machine.tries("7".to_owned(), begun);
+    // It is an earlier one of ours that is seen.
+    assert_eq!(machine.observe(&record("a", 6), begun), Action::Renew);
+    assert_eq!(machine.held_until(begun), None);
+    let later = begun + SECOND * 2;
+    assert_eq!(machine.observe(&record("a", 7), later), Action::Renew);
+    assert_eq!(machine.held_until(later), Some(begun + VALID));
+    // Seen again it tells nothing new.
+    let over = begun + VALID;
+    assert_eq!(machine.observe(&record("a", 7), over), Action::Renew);
+    assert_eq!(machine.held_until(over), None);
 }
 
 #[test]
@@ -53,7 +71,7 @@ fn a_record_in_our_name_alone_makes_nobody_a_holder() {
     let now = start();
     let mut machine = machine();
     assert_eq!(machine.observe(&record("a", 1), now), Action::Renew);
-    assert!(!machine.is_valid(now));
+    assert_eq!(machine.held_until(now), None);
 }
 
 #[test]
@@ -63,7 +81,7 @@ fn who_sees_another_holder_has_lost_it() {
     machine.wrote(now);
     let action = machine.observe(&record("b", 1), now);
     assert_eq!(action, Action::Look { at: now + LOOK });
-    assert!(!machine.is_valid(now));
+    assert_eq!(machine.held_until(now), None);
 }
 
 #[test]
@@ -180,6 +198,7 @@ impl Site {
             duration: Some(DURATION),
             transitions,
         };
+        replica.machine.tries(mine.renewed.clone(), now);
         replica.under_way.push((now, mine, version));
     }
 
@@ -201,7 +220,8 @@ impl Site {
 
     fn release(&mut self, replica: usize, now: Instant) {
         let replica = &mut self.replicas[replica];
-        if replica.known.as_ref() != Some(&self.lease) || !replica.machine.is_valid(now) {
+        if replica.known.as_ref() != Some(&self.lease) || replica.machine.held_until(now).is_none()
+        {
             return;
         }
         // Nothing is written any more when it is given back.
@@ -225,8 +245,8 @@ proptest! {
                 Event::Arrive(replica, answered) => site.arrive(replica, answered),
                 Event::Release(replica) => site.release(replica, now),
             }
-            let holders = site.replicas.iter().filter(|it| it.machine.is_valid(now));
-            prop_assert!(holders.count() <= 1, "{site:?}");
+            let holds = |it: &&Replica| it.machine.held_until(now).is_some();
+            prop_assert!(site.replicas.iter().filter(holds).count() <= 1, "{site:?}");
         }
     }
 }
