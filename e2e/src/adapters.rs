@@ -2,17 +2,18 @@
 //! announcers. Each adapter runs as the ServiceAccount of `deploy/k8s-adapter-rbac.yaml`, so that a
 //! verb that is missing there fails the tests.
 
+mod access;
 mod book;
 mod metrics;
 mod objects;
 mod old;
+mod proxy;
 mod relay;
 mod webhook;
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -23,8 +24,10 @@ use pharos_testbed::{Launch, Program, free_port, http, wait};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
+pub use access::{Audit, Grant, grants, uncovered, unused};
 pub use book::Pretender;
 pub use old::OldBook;
+pub use proxy::{Call, Harm, Proxy};
 pub use relay::Relay;
 pub use webhook::{CONFIGURATION, Webhook};
 
@@ -151,8 +154,14 @@ impl Stage {
 
     /// Starts a Kubernetes API with the adapter's permissions, without custom resources.
     pub fn add_cluster(&mut self, name: &str) -> anyhow::Result<()> {
+        self.add_cluster_with(name, &[])
+    }
+
+    /// The same with more flags of kube-apiserver.
+    pub fn add_cluster_with(&mut self, name: &str, flags: &[String]) -> anyhow::Result<()> {
         let options = Options {
             users: vec![User::new(ADAPTER_USER, &["system:serviceaccounts"])],
+            flags: flags.to_vec(),
             ..Options::default()
         };
         let kube = Kube::start_with(&self.assets, None, &options)?;
@@ -244,6 +253,27 @@ impl Stage {
         Ok(relay)
     }
 
+    /// A proxy to a cluster's API server, for adapters of it.
+    pub fn proxy(&self, cluster: &str) -> anyhow::Result<Proxy> {
+        let kubeconfig = self.cluster(cluster)?.kube.kubeconfig_of(ADAPTER_USER);
+        Proxy::start(self.runtime.handle(), &kubeconfig)
+    }
+
+    /// Starts an adapter that reaches its API server through a proxy, and does not wait.
+    pub fn start_adapter_behind(
+        &mut self,
+        cluster: &str,
+        proxy: &Proxy,
+        flags: &[&str],
+    ) -> anyhow::Result<()> {
+        let kube = &self.cluster(cluster)?.kube;
+        let text = std::fs::read_to_string(kube.kubeconfig_of(ADAPTER_USER))?;
+        let text = text.replace(kube.url(), &proxy.url());
+        let kubeconfig = self.directory.path().join("proxied.kubeconfig");
+        std::fs::write(&kubeconfig, text)?;
+        self.launch_adapter(cluster, cluster, &kubeconfig, flags)
+    }
+
     /// Starts another replica of a cluster's adapter, which counts as the adapter of `replica` in
     /// the other calls.
     pub fn start_replica(&mut self, cluster: &str, replica: &str) -> anyhow::Result<()> {
@@ -280,6 +310,11 @@ impl Stage {
             .context("no such adapter")?
             .program
             .kill()
+    }
+
+    /// The process of ipam-service, to pause it.
+    pub fn book(&mut self) -> anyhow::Result<&mut Program> {
+        self.book.as_mut().context("ipam-service does not run")
     }
 
     /// The adapter's process.
@@ -336,55 +371,6 @@ impl Stage {
         self.cluster(cluster)?.kube.kubectl(arguments)
     }
 
-    /// `kubectl apply -f -`.
-    pub fn apply(&self, cluster: &str, manifest: &str) -> anyhow::Result<()> {
-        self.cluster(cluster)?.kube.apply(manifest).map(drop)
-    }
-
-    /// The same, while the caller goes on.
-    pub fn apply_in_background(&self, cluster: &str, manifest: &str) -> anyhow::Result<Child> {
-        let file = self.directory.path().join("background.yaml");
-        std::fs::write(&file, manifest)?;
-        let kubectl = Command::new(&self.assets.kubectl)
-            .arg("--kubeconfig")
-            .arg(self.cluster(cluster)?.kube.kubeconfig())
-            .args(["apply", "-f"])
-            .arg(file)
-            .stdout(Stdio::null())
-            .spawn()?;
-        Ok(kubectl)
-    }
-
-    /// A pool with these addresses, one after the other.
-    pub fn apply_pool(&self, cluster: &str, name: &str, addresses: &[&str]) -> anyhow::Result<()> {
-        let pool = serde_json::json!({
-            "apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
-            "metadata": { "name": name, "namespace": "metallb-system" },
-            "spec": { "addresses": addresses },
-        });
-        self.apply(cluster, &pool.to_string())
-    }
-
-    /// A Service of type LoadBalancer in namespace `default`: its annotations, and what differs in
-    /// its spec from one TCP port 80.
-    pub fn apply_service(
-        &self,
-        cluster: &str,
-        name: &str,
-        annotations: &serde_json::Value,
-        spec: &serde_json::Value,
-    ) -> anyhow::Result<()> {
-        let mut service = serde_json::json!({
-            "apiVersion": "v1", "kind": "Service",
-            "metadata": { "name": name, "namespace": "default", "annotations": annotations },
-            "spec": { "type": "LoadBalancer", "ports": [{ "name": "p", "port": 80 }] },
-        });
-        for (field, value) in spec.as_object().into_iter().flatten() {
-            service["spec"][field] = value.clone();
-        }
-        self.apply(cluster, &service.to_string())
-    }
-
     /// A Service of namespace `default`.
     pub fn service(&self, cluster: &str, name: &str) -> anyhow::Result<Service> {
         let api: Api<Service> = Api::namespaced(self.client(cluster)?, "default");
@@ -399,6 +385,22 @@ impl Stage {
         Ok(named
             .filter_map(|service| Some((service.metadata.name.clone()?, service)))
             .collect())
+    }
+
+    /// How many Services of namespace `default` have an address.
+    pub fn served(&self, cluster: &str) -> anyhow::Result<usize> {
+        let services = self.services(cluster)?.into_values();
+        Ok(services
+            .filter(|service| !addresses(service).is_empty())
+            .count())
+    }
+
+    /// How many events of namespace `default` have this reason.
+    pub fn count_events(&self, cluster: &str, reason: &str) -> anyhow::Result<usize> {
+        let api: Api<Event> = Api::namespaced(self.client(cluster)?, "default");
+        let fields = ListParams::default().fields(&format!("reason={reason}"));
+        let list = self.runtime.block_on(api.list_metadata(&fields))?;
+        Ok(list.items.len())
     }
 
     /// Waits until the Service's status names exactly these addresses.

@@ -1,7 +1,7 @@
 //! Topology: one Kubernetes API, two replicas of its adapter, one ipam-service (e2e/src/adapters.rs).
 //!
 //! 1. One replica writes, each status and event once; the other takes over when that one is killed, within the
-//!    time of the lease, and at once when it stops well.
+//!    time of the lease, and at once when it stops well. What troubles a Service is not told again by it.
 //! 2. A replica that was paused while it wrote writes nothing when it goes on.
 //! 3. Facts about endpoints are reported by every replica: they go on at once when the holder is killed.
 //! 4. Without the Lease nobody writes, and the adapter says what is missing.
@@ -63,6 +63,32 @@ fn assigned(stage: &Stage, names: &[String]) -> Vec<usize> {
     names.iter().map(told).collect()
 }
 
+fn wait_renewals(stage: &Stage, count: usize) {
+    for _ in 0..count {
+        let before = lease(stage, "renewTime");
+        wait::until("the lease is renewed", DEADLINE, || {
+            (lease(stage, "renewTime") != before).then_some(())
+        })
+        .unwrap();
+    }
+}
+
+fn troubles(stage: &Stage, service: &str) -> usize {
+    let told = stage.events(EAST, service).unwrap().into_iter();
+    told.filter(|(_, reason, ..)| reason == "AllocationFailed")
+        .count()
+}
+
+/// A Service that asks for a pool that there is not, and is told so once.
+fn wait_in_vain(stage: &Stage, name: &str) {
+    let missing = json!({ "metallb.io/address-pool": "missing" });
+    stage.apply_service(EAST, name, &missing, &none()).unwrap();
+    stage
+        .wait_event(EAST, name, "AllocationFailed", &["missing"])
+        .unwrap();
+    assert_eq!(troubles(stage, name), 1);
+}
+
 fn lease(stage: &Stage, field: &str) -> String {
     let path = format!("jsonpath={{.spec.{field}}}");
     let get = [
@@ -84,6 +110,7 @@ fn one_replica_writes_and_another_takes_over() {
     };
     let first = names("a", 20);
     serve(&stage, &first);
+    wait_in_vain(&stage, "vain0");
     wait::until_ok("the pool's usage is shown", DEADLINE, || {
         let shown = stage.metric(EAST, IN_USE)?;
         anyhow::ensure!(shown == Some(20.0), "{shown:?}");
@@ -102,6 +129,8 @@ fn one_replica_writes_and_another_takes_over() {
     assert_eq!(stage.metric(REPLICA, IN_USE).unwrap(), None);
     assert_eq!(lease(&stage, "leaseTransitions"), "1");
 
+    // Both know since long that one waits in vain.
+    wait_renewals(&stage, 3);
     stage.kill_adapter(EAST).unwrap();
     let killed = wait::now();
     let second = names("b", 5);
@@ -111,6 +140,8 @@ fn one_replica_writes_and_another_takes_over() {
     assert!(taken < TAKEOVER + SLACK, "{taken:?}");
     serve(&stage, &second[1..]);
     assert_eq!(stage.status_writes(REPLICA).unwrap(), 5);
+    wait_in_vain(&stage, "vain1");
+    assert_eq!(troubles(&stage, "vain0"), 1, "told by both");
     stage.wait_leader(REPLICA).unwrap();
     wait::until_ok("the pool's usage is shown by the other", DEADLINE, || {
         let shown = stage.metric(REPLICA, IN_USE)?;

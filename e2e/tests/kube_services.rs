@@ -32,6 +32,9 @@ fn services_get_and_lose_addresses_as_with_metallb() {
     stage
         .apply_pool(EAST, "second", &["198.51.100.0/29"])
         .unwrap();
+    for pool in ["first", "second"] {
+        stage.wait_in_force(EAST, pool).unwrap();
+    }
     a_service_gets_an_address(&stage);
     addresses_are_asked_for(&stage);
     pools_are_asked_for(&stage);

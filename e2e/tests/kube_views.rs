@@ -92,6 +92,8 @@ fn a_write_that_is_never_answered_is_given_up_and_done_later() {
         .apply_service(EAST, "web", &json!({}), &json!({}))
         .unwrap();
     stage.wait_addresses(EAST, "web", &["192.0.2.0"]).unwrap();
+    // With this the Service is done with, and the next write is the one that is held up.
+    stage.wait_event(EAST, "web", "IPAllocated", &[]).unwrap();
     relay.hold();
     // The address book moves the Service, which the adapter has to write down.
     stage.force_pool(EAST, "pool", &["192.0.2.1/32"]).unwrap();

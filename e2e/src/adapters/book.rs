@@ -30,22 +30,64 @@ impl Stage {
 
     /// What a cluster holds or waits for, by `namespace/name`.
     pub fn allocations(&self, cluster: &str) -> anyhow::Result<BTreeMap<String, v1::Allocation>> {
-        let request = v1::ListAllocationsRequest {
-            cluster: cluster.to_owned(),
-            page_size: 1000,
-            ..v1::ListAllocationsRequest::default()
-        };
-        let response = self.call(|channel| async move {
-            let mut client = v1::allocation_service_client::AllocationServiceClient::new(channel);
-            client.list_allocations(request).await
-        })?;
-        let allocations = response.into_inner().allocations.into_iter();
-        Ok(allocations
-            .map(|allocation| {
+        let mut all = BTreeMap::new();
+        let mut page_token = String::new();
+        loop {
+            let request = v1::ListAllocationsRequest {
+                cluster: cluster.to_owned(),
+                page_size: 1000,
+                page_token,
+                ..v1::ListAllocationsRequest::default()
+            };
+            let response = self.call(|channel| async move {
+                let mut client =
+                    v1::allocation_service_client::AllocationServiceClient::new(channel);
+                client.list_allocations(request).await
+            })?;
+            let response = response.into_inner();
+            all.extend(response.allocations.into_iter().map(|allocation| {
                 let owner = allocation.owner.clone().unwrap_or_default();
                 (format!("{}/{}", owner.namespace, owner.name), allocation)
-            })
-            .collect())
+            }));
+            page_token = response.next_page_token;
+            if page_token.is_empty() {
+                return Ok(all);
+            }
+        }
+    }
+
+    /// How often each owner of a cluster gave back what it had, by `namespace/name`.
+    pub fn releases(&self, cluster: &str) -> anyhow::Result<BTreeMap<String, usize>> {
+        let mut releases = BTreeMap::new();
+        let mut page_token = String::new();
+        loop {
+            let request = v1::ListChangesRequest {
+                cluster: cluster.to_owned(),
+                kind: v1::change::Kind::Allocation.into(),
+                page_size: 1000,
+                page_token,
+                ..v1::ListChangesRequest::default()
+            };
+            let response = self.call(|channel| async move {
+                let mut client = v1::history_service_client::HistoryServiceClient::new(channel);
+                client.list_changes(request).await
+            })?;
+            let response = response.into_inner();
+            for change in response.changes {
+                let Some(v1::change::Subject::Allocation(its)) = change.subject else {
+                    continue;
+                };
+                if let (Some(before), None) = (its.before, its.after) {
+                    let owner = before.owner.unwrap_or_default();
+                    let name = format!("{}/{}", owner.namespace, owner.name);
+                    *releases.entry(name).or_default() += 1;
+                }
+            }
+            page_token = response.next_page_token;
+            if page_token.is_empty() {
+                return Ok(releases);
+            }
+        }
     }
 
     /// Waits until a cluster holds, or waits for, exactly these, by `namespace/name`.
@@ -150,7 +192,8 @@ impl Stage {
         })?;
         Ok(Pretender {
             sender,
-            _updates: updates.into_inner(),
+            updates: updates.into_inner(),
+            runtime: self.runtime.handle().clone(),
         })
     }
 }
@@ -159,10 +202,39 @@ impl Stage {
 #[derive(Debug)]
 pub struct Pretender {
     sender: tokio::sync::mpsc::Sender<v1::AnnouncerReport>,
-    _updates: tonic::Streaming<v1::AssignmentUpdate>,
+    updates: tonic::Streaming<v1::AssignmentUpdate>,
+    runtime: tokio::runtime::Handle,
 }
 
 impl Pretender {
+    /// Waits until it is told to announce an address, or to stop: whichever it is told next.
+    pub fn wait_told(&mut self, address: &str, announces: bool) -> anyhow::Result<()> {
+        let told = async {
+            while let Some(update) = self.updates.message().await? {
+                let Some(v1::assignment_update::Update::Changes(changes)) = update.update else {
+                    continue;
+                };
+                let added = changes.upserts.iter();
+                let mut added = added
+                    .filter(|it| !it.nodes.is_empty())
+                    .map(|it| &it.address);
+                let emptied = changes.upserts.iter().filter(|it| it.nodes.is_empty());
+                let removed = changes.removals.iter().map(|it| &it.address);
+                let mut removed = removed.chain(emptied.map(|it| &it.address));
+                if announces && added.any(|it| it == address)
+                    || !announces && removed.any(|it| it == address)
+                {
+                    return Ok(());
+                }
+            }
+            bail!("the stream has ended")
+        };
+        let in_time = self
+            .runtime
+            .block_on(async { tokio::time::timeout(DEADLINE, told).await });
+        in_time.with_context(|| format!("not told of {address} within {DEADLINE:?}"))?
+    }
+
     /// Says that it answers for a group on these interfaces.
     pub fn owns(&self, group: u64, interfaces: &[&str]) -> anyhow::Result<()> {
         let ownership = v1::Ownership {
