@@ -160,7 +160,9 @@ fn a_replica_that_sees_pools_as_they_were_puts_no_old_set_back() {
         .wait_addresses(EAST, "web", &["198.51.100.0"])
         .unwrap();
     let held = stage.allocations(EAST).unwrap();
-    // Each replica hands its set over every 30 s.
+    // Each replica hands its set over every 30 s, and when it reaches ipam-service anew.
+    stage.kill_book().unwrap();
+    stage.start_book().unwrap();
     wait::until("the late one has kept its set to itself", DEADLINE, || {
         let log = stage.adapter(EAST).unwrap().log();
         assert_eq!(stage.allocations(EAST).unwrap(), held, "{log}");

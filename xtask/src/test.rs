@@ -10,6 +10,16 @@ use crate::{peers, tidy};
 /// their kube-apiservers suffer when two tests run at once.
 const ALONE: [&str; 5] = ["all_", "bgp_", "kube_", "l2_", "perf_"];
 
+/// Of these, files whose tests wait for times of the adapter more than they work: two of them at once.
+const PAIRED: [&str; 6] = [
+    "kube_faults",
+    "kube_own",
+    "kube_policy",
+    "kube_restart",
+    "kube_status",
+    "kube_views",
+];
+
 pub(crate) fn run(quick: bool) -> anyhow::Result<()> {
     if skip::is_ci() {
         println!("CI=true: whatever is missing is a failure");
@@ -95,7 +105,9 @@ fn scenario(name: &str) -> anyhow::Result<Outcome> {
         "--",
         "--show-output",
     ];
-    if ALONE.iter().any(|prefix| name.starts_with(prefix)) {
+    if PAIRED.contains(&name) {
+        arguments.push("--test-threads=2");
+    } else if ALONE.iter().any(|prefix| name.starts_with(prefix)) {
         arguments.push("--test-threads=1");
     }
     capture(cargo(&arguments))
