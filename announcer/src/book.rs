@@ -69,7 +69,7 @@ pub struct Difference {
     /// A synchronisation was completed.
     pub synced: bool,
     /// Something that was there before is gone, or may be for this node: removed, or with other
-    /// candidates.
+    /// candidates, or fenced from now on.
     pub takes_away: bool,
     /// What the frame said that is of no use here, for people.
     pub ignored: Vec<String>,
@@ -368,7 +368,7 @@ impl Book {
         for (key, assignment) in &told {
             let known = before.get(key);
             if known != Some(assignment) {
-                difference.takes_away |= self.has_other_candidates(known, assignment);
+                difference.takes_away |= self.is_taken_away(known, assignment);
                 difference.upserts.push(self.resolve(key, assignment));
             }
         }
@@ -416,7 +416,7 @@ impl Book {
                 Ok(place) => {
                     difference.upserts.push(self.resolve(&place.1, &assignment));
                     let known = self.shelf.get(&place);
-                    difference.takes_away |= self.has_other_candidates(known.as_ref(), &assignment);
+                    difference.takes_away |= self.is_taken_away(known.as_ref(), &assignment);
                     self.shelf.insert(place, &assignment);
                 }
                 Err(bad) => difference.ignored.push(bad.to_string()),
@@ -426,10 +426,12 @@ impl Book {
     }
 
     /// Whether an address may have lost this node, by what was known of it and what is told now.
-    fn has_other_candidates(&self, known: Option<&v1::Assignment>, told: &v1::Assignment) -> bool {
+    fn is_taken_away(&self, known: Option<&v1::Assignment>, told: &v1::Assignment) -> bool {
         let is_set_known = self.node_sets.contains_key(&told.candidates);
         known.is_some_and(|known| {
-            known.candidates != told.candidates || (!is_set_known && known.nodes != told.nodes)
+            known.candidates != told.candidates
+                || (!is_set_known && known.nodes != told.nodes)
+                || (known.fenced.is_none() && told.fenced.is_some())
         })
     }
 

@@ -367,3 +367,25 @@ fn what_was_kept_has_the_digests_of_what_was_told() {
     assert_eq!(restored.store_id(), "store");
     assert_eq!(Book::new("east").digests(), None);
 }
+
+#[test]
+fn what_becomes_fenced_is_taken_away_and_what_is_fenced_and_told_anew_is_not() {
+    let fenced = |owner: &str| v1::Assignment {
+        fenced: Some(v1::assignment::Fenced {
+            owner: owner.to_owned(),
+            term: 1,
+            ..Default::default()
+        }),
+        ..assignment(A, &["a"])
+    };
+    let free = || assignment(A, &["a"]);
+    // Told by the stream.
+    let mut book = synced_book(&[free()]);
+    for (told, expected) in [(fenced(""), true), (fenced("a"), false), (free(), false)] {
+        let difference = apply(&mut book, changes(&[told], &[])).expect("accepted");
+        assert_eq!(difference.takes_away, expected);
+    }
+    // Found out when the stream begins.
+    let found = [header(true), bucket(&[fenced("")]), synced()];
+    assert!(apply_all(&mut book, found).takes_away);
+}

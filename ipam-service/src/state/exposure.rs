@@ -10,15 +10,18 @@
 //! |---|---|
 //! | `waits` | what waits until every node of a set has acknowledged |
 //! | `former` | who was a candidate of an address |
+//! | `unheard` | fenced addresses that somebody may still answer for freely |
 
 mod former;
+mod unheard;
 mod waits;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use self::former::{Differences, Former, Left};
+use self::former::{Departure, Differences, Former, Left};
+use self::unheard::{Limit, Unheard};
 use self::waits::{Acks, Waits};
 use super::announce::{AssignmentKey, ClusterDelta, NodeSet};
 use super::model::{Moment, NodeKey, Revision, Unavailable, UnavailableKey};
@@ -94,7 +97,10 @@ struct ClusterExposure {
     sets: BTreeMap<u64, Arc<NodeSet>>,
     /// Candidates as they were last published.
     announced: BTreeMap<AssignmentKey, Arc<NodeSet>>,
+    /// Those of them that are fenced.
+    fenced: BTreeSet<AssignmentKey>,
     former: Former,
+    unheard: Unheard,
     stream: u64,
     draining: Draining,
 }
@@ -220,7 +226,54 @@ impl Exposure {
 
     /// Whether an acknowledgement can end anything.
     pub(super) fn is_awaited(&self) -> bool {
-        !self.filed.is_empty()
+        let mut clusters = self.clusters.values();
+        !self.filed.is_empty() || clusters.any(|cluster| !cluster.unheard.is_empty())
+    }
+
+    /// Whether a node of a cluster may answer for an address, or go on doing so, as if it were not
+    /// fenced. `limit`: how long a node that is away counts.
+    pub(super) fn is_answered_freely(
+        &self,
+        cluster: &Name,
+        key: &AssignmentKey,
+        now: Moment,
+        limit: Duration,
+    ) -> bool {
+        let Some(cluster) = self.clusters.get(cluster) else {
+            return false;
+        };
+        if cluster.fenced.contains(key) {
+            return cluster.unheard.contains(key);
+        }
+        let mut former = cluster.former.answering_freely(key);
+        cluster.announced.contains_key(key) || former.any(|left| left.is_within(limit, now))
+    }
+
+    /// Finds out how long fenced addresses wait for those who may answer freely.
+    pub(super) fn schedule(&mut self, limit: Limit<'_>) {
+        for cluster in self.clusters.values_mut() {
+            cluster.unheard.schedule(&cluster.former, limit);
+        }
+    }
+
+    /// When [`Self::pass`] has something to do.
+    pub(super) fn next_end(&self) -> Option<Moment> {
+        let clusters = self.clusters.values();
+        clusters.filter_map(|one| one.unheard.next_end()).min()
+    }
+
+    /// Time has come this far: who is away is not waited for any more.
+    pub(super) fn pass(&mut self, now: Moment, limit: Limit<'_>) {
+        for cluster in self.clusters.values_mut() {
+            cluster.unheard.pass(&cluster.former, now, limit);
+        }
+    }
+
+    /// Clusters in which somebody may be named for a fenced address now.
+    pub(super) fn take_heard(&mut self) -> Vec<Name> {
+        let clusters = self.clusters.iter_mut();
+        let heard = clusters.filter_map(|(name, one)| one.unheard.take_news().then_some(name));
+        heard.cloned().collect()
     }
 
     /// A row for which everybody has acknowledged.
@@ -379,7 +432,11 @@ impl Exposure {
             let Draining { acks, rows } = &mut cluster.draining;
             let drained = rows.take_acknowledged(acks).into_iter();
             self.drained.extend(drained.map(|row| row.what));
-            cluster.former.acknowledged(acks);
+            for key in cluster.former.acknowledged(acks) {
+                if cluster.former.answering_freely(&key).next().is_none() {
+                    cluster.unheard.remove(&key);
+                }
+            }
         }
         let streams = (name.clone(), 0)..=(name.clone(), u64::MAX);
         for (_, Draining { acks, rows }) in self.ended.range_mut(streams) {
@@ -394,22 +451,42 @@ impl ClusterExposure {
         for set in &delta.node_sets {
             self.sets.insert(set.id, Arc::clone(set));
         }
-        let at = (position, now);
+        let at = |freely| Departure {
+            position,
+            since: now,
+            freely,
+        };
         let mut differences = Differences::default();
         for key in &delta.removals {
             if let Some(before) = self.announced.remove(key) {
+                let at = at(!self.fenced.remove(key));
                 self.former
                     .leave(key, (&before, None), at, &mut differences);
+                self.unheard.remove(key);
             }
         }
         for upsert in &delta.upserts {
             let Some(set) = self.sets.get(&upsert.candidates) else {
                 continue;
             };
-            let before = self.announced.insert(upsert.key.clone(), Arc::clone(set));
-            if let Some(before) = before.filter(|before| before.id != set.id) {
-                let change = (&before, Some(&**set));
-                self.former.leave(&upsert.key, change, at, &mut differences);
+            let key = &upsert.key;
+            let before = self.announced.insert(key.clone(), Arc::clone(set));
+            let is_fenced = upsert.fenced.is_some();
+            let was_fenced = match is_fenced {
+                true => !self.fenced.insert(key.clone()),
+                false => self.fenced.remove(key),
+            };
+            // Also who stays a candidate goes on until it knows that it is fenced.
+            let stay = (was_fenced || !is_fenced).then_some(&**set);
+            if let Some(before) = before.filter(|one| stay.is_none() || one.id != set.id) {
+                let at = at(!was_fenced);
+                self.former
+                    .leave(key, (&before, stay), at, &mut differences);
+            }
+            if !is_fenced {
+                self.unheard.remove(key);
+            } else if !was_fenced && self.former.answering_freely(key).next().is_some() {
+                self.unheard.insert(key);
             }
         }
         for id in &delta.unused_node_sets {

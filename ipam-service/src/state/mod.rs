@@ -76,6 +76,7 @@ use std::sync::Arc;
 use pharos_lease::Term;
 
 use address::AddressRange;
+use announce::AssignmentKey;
 use bgp::model::Bgp;
 use change::{Change, Edit};
 use command::Command;
@@ -297,11 +298,15 @@ impl State {
     /// What was committed has been published to the announcers.
     pub fn published(&mut self, published: Published<'_>) {
         self.exposure.published(published, self.moment);
+        let pools = &self.pools;
+        let limit = |key: &AssignmentKey| pools.waits(&key.space, key.address).unacknowledged;
+        self.exposure.schedule(&limit);
     }
 
     /// Nodes have applied the stream of their cluster up to here.
     pub fn acknowledged(&mut self, acks: impl IntoIterator<Item = Acknowledged>) {
         self.exposure.acknowledged(acks);
+        self.leases.touch(self.exposure.take_heard());
     }
 
     /// The leases begin anew, with a store: the terms that may run, as something is owned under them.

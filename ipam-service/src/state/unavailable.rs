@@ -238,12 +238,25 @@ impl State {
     /// Time has come this far. It never goes back.
     pub fn advance(&mut self, moment: Moment) {
         self.moment = self.moment.max(moment);
+        let pools = &self.pools;
+        let limit = |key: &AssignmentKey| pools.waits(&key.space, key.address).unacknowledged;
+        self.exposure.pass(self.moment, &limit);
+        self.leases.touch(self.exposure.take_heard());
         self.exposure.forget_before(self.moment);
     }
 
     /// When [`State::follow_up`] has something to do only because time passes.
     pub fn next_deadline(&self) -> Option<Moment> {
-        self.timers.first().map(|(deadline, _)| *deadline)
+        let timer = self.timers.first().map(|(deadline, _)| *deadline);
+        timer.into_iter().chain(self.exposure.next_end()).min()
+    }
+
+    /// Whether a node of a cluster may answer for an address, or go on doing so, as if it were not
+    /// fenced: then nobody is named for it yet.
+    pub(super) fn is_answered_freely(&self, cluster: &Name, key: &AssignmentKey) -> bool {
+        let limit = self.pools.waits(&key.space, key.address).unacknowledged;
+        self.exposure
+            .is_answered_freely(cluster, key, self.moment, limit)
     }
 
     /// The next reason for being unavailable that is over.

@@ -385,6 +385,8 @@ fn name_owners(
             }
             let key = fence::tenure_key(cluster, &assignment.key);
             let fenced = match dirt.fencing {
+                // Nobody is to answer beside who has not heard yet that it is fenced.
+                _ if state.is_answered_freely(cluster, &assignment.key) => fence::Fenced::default(),
                 Fencing::AsStored => fence::stored(state, &key),
                 Fencing::Named { moves } => {
                     let (fenced, change) =

@@ -31,6 +31,16 @@ pub(super) struct Left {
     /// Of the stream: from here on they are none.
     pub(super) position: u64,
     since: Moment,
+    /// They may answer until they know: the address was not fenced when they left.
+    freely: bool,
+}
+
+/// How nodes leave an address.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Departure {
+    pub(super) position: u64,
+    pub(super) since: Moment,
+    pub(super) freely: bool,
 }
 
 /// Differences of sets, made up once for the many addresses that go from the same to the same.
@@ -75,7 +85,11 @@ impl Former {
         &mut self,
         key: &AssignmentKey,
         (before, after): (&Arc<NodeSet>, Option<&NodeSet>),
-        (position, since): (u64, Moment),
+        Departure {
+            position,
+            since,
+            mut freely,
+        }: Departure,
         differences: &mut Differences,
     ) {
         let mut set = differences.left(before, after);
@@ -83,23 +97,26 @@ impl Former {
             return;
         }
         let all = self.by_address.entry(key.clone()).or_default();
-        let now = |set: &Arc<NodeSet>| Left {
+        let now = |set: &Arc<NodeSet>, freely| Left {
             set: Arc::clone(set),
             position,
             since,
+            freely,
         };
         if all.len() == DEPARTURES {
-            all.push(now(&set));
+            all.push(now(&set, freely));
             set = differences.joined(all);
             for left in all.drain(..) {
+                freely |= left.freely;
                 self.waits.remove(left.set.id, left.position, key.clone());
             }
         }
         if let Some(index) = all.iter().position(|left| left.set.id == set.id) {
             let again = all.remove(index);
+            freely |= again.freely;
             self.waits.remove(set.id, again.position, key.clone());
         }
-        all.push(now(&set));
+        all.push(now(&set, freely));
         self.waits.insert(&set, position, key.clone());
     }
 
@@ -108,10 +125,17 @@ impl Former {
         self.by_address.get(key).map_or(&[], Vec::as_slice)
     }
 
-    /// Forgets those who have all acknowledged.
-    pub(super) fn acknowledged(&mut self, acks: &Acks) {
+    /// Those of them who may answer for it although it is fenced by now.
+    pub(super) fn answering_freely(&self, key: &AssignmentKey) -> impl Iterator<Item = &Left> {
+        self.of(key).iter().filter(|left| left.freely)
+    }
+
+    /// Forgets those who have all acknowledged. Gives the addresses that they left.
+    pub(super) fn acknowledged(&mut self, acks: &Acks) -> Vec<AssignmentKey> {
         let gone = self.waits.take_acknowledged(acks);
+        let keys = gone.iter().map(|one| one.what.clone()).collect();
         self.remove(gone);
+        keys
     }
 
     /// Forgets those for whom nobody waits any more.
@@ -150,6 +174,11 @@ impl Former {
 }
 
 impl Left {
+    /// Until when whoever left is waited for, if nodes that are away are for so long.
+    pub(super) fn end(&self, limit: Duration) -> Moment {
+        Moment(self.since.0 + limit)
+    }
+
     /// Whether whoever left is still waited for, if nodes that are away are for so long.
     pub(super) fn is_within(&self, limit: Duration, now: Moment) -> bool {
         now.0.saturating_sub(self.since.0) < limit

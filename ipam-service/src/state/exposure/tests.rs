@@ -167,7 +167,11 @@ fn a_difference_of_two_sets_is_made_up_once_for_all_addresses() {
     let mut differences = Differences::default();
     for number in 0..ADDRESSES {
         let change = (&all, Some(&*fewer));
-        let at = (1, Moment::default());
+        let at = Departure {
+            position: 1,
+            since: Moment::default(),
+            freely: true,
+        };
         former.leave(&key(number), change, at, &mut differences);
     }
     assert_eq!((former.len(), differences.len()), (ADDRESSES as usize, 1));

@@ -1,6 +1,7 @@
 //! Fenced addresses: who is named, and when.
 
 mod families;
+mod freely;
 mod moved;
 
 use pharos_lease::{Owner, Term};
