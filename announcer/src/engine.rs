@@ -414,6 +414,9 @@ impl Engine {
             if !self.plan.has(address) && !self.fence.has(address) {
                 self.metrics.forget(address);
                 self.untried.forget(address);
+            } else {
+                // It is fenced now, or is no longer: what this node knew of it goes with the owner.
+                self.disown_address(address);
             }
         }
         self.perform_fenced();

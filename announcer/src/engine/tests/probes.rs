@@ -2,6 +2,7 @@
 //! where nobody answers.
 
 use super::*;
+use crate::fenced::Told;
 use crate::l2::burst::Spot;
 use crate::l2::reply::AddressDuty;
 use crate::l2::responder::ResponderThread;
@@ -156,4 +157,35 @@ fn what_this_node_began_with_is_answered_at_once_and_told() {
     assert!(bench.is_probed(OTHER), "it came later");
     let told = bench.status.borrow().addresses(GroupId(1)).answered;
     assert_eq!(told, [V4.to_string()]);
+}
+
+/// The address is fenced, and this node, under its first term, or another one owns it.
+fn fenced_of(owner: &str, epoch: u64) -> Difference {
+    let mut difference = assigned(&["a", "b"]);
+    difference.upserts[0].fenced = Some(Told {
+        owner: Some((owner.into(), Term(1))),
+        epoch,
+        ..Told::default()
+    });
+    difference
+}
+
+#[test]
+fn what_was_asked_for_before_it_was_fenced_is_not_asked_for_by_a_later_owner() {
+    let Some(mut bench) = Bench::start(None) else {
+        return;
+    };
+    bench.own(1, &[(V4, true)]);
+    assert!(bench.is_probed(V4));
+    bench.tell(Command::Lease(Some(Term(1))));
+    // Another node is named, and answers in the end.
+    for (owner, epoch, probe) in [("b", 1, true), ("a", 2, false)] {
+        let mut difference = fenced_of(owner, epoch);
+        difference.upserts[0].probe = probe;
+        bench.tell(Command::Assignments {
+            difference,
+            mark: 1,
+        });
+    }
+    assert_eq!(bench.duty(V4), Some(AddressDuty::Answer));
 }
