@@ -19,8 +19,9 @@
 //!
 //! So a planned move loses no answer. The attempts are counted: what is held for one is answered by what
 //! was noted for that one only. Without the ack the owner stops all the same after
-//! [`ACK_TIMEOUT`]; without the go the next one answers nothing that it holds: rather no answer
-//! than two.
+//! [`ACK_TIMEOUT`]. Who is named and has not got the go repeats the ack, which the former owner
+//! answers with the go again; without it the next one answers nothing that it holds: rather no
+//! answer than two.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -40,7 +41,7 @@ mod tests;
 
 pub use effect::{Effect, Handle, Lost, Released, Told};
 use index::{Entry, Index};
-use seat::{Role, Seat};
+use seat::{Passed, Role, Seat};
 
 /// How long an owner waits for the next one to hold questions.
 pub const ACK_TIMEOUT: Duration = Duration::from_millis(300);
@@ -48,8 +49,12 @@ pub const ACK_TIMEOUT: Duration = Duration::from_millis(300);
 const PREPARE_REPEAT: Duration = Duration::from_millis(50);
 /// How long the next one waits, once it is named, for what the other answered.
 const GO_TIMEOUT: Duration = Duration::from_millis(300);
+/// How often it asks for that again.
+const GO_REPEAT: Duration = Duration::from_millis(20);
 /// How long the next one keeps questions without being named: nobody asks for so long.
 const HOLD_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long a former owner knows what it told the next one, which waits for no longer.
+const PASSED_LIFETIME: Duration = HOLD_TIMEOUT.saturating_add(GO_TIMEOUT);
 /// How long a node that drains waits for somebody to take what it owns.
 pub const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -131,8 +136,8 @@ impl Fenced {
         let has_ended = told.owner.as_ref().is_some_and(|(owner, term)| {
             *owner == self.me && self.ended.get(&key) == Some(&(*term, told.epoch))
         });
-        if has_ended && !matches!(seat.role, Role::Released { .. }) {
-            seat.role = Role::Released { to: None };
+        if has_ended && !matches!(seat.role, Role::Released) {
+            seat.role = Role::Released;
         }
         let before = std::mem::replace(&mut seat.told, told);
         let same_tenure =
@@ -146,6 +151,9 @@ impl Fenced {
         let Some(seat) = self.seats.remove(key) else {
             return;
         };
+        if let Some(passed) = seat.passed {
+            self.ids.remove(&passed.handle.id);
+        }
         self.index.change(key, seat.entry, Entry::default());
         match seat.role {
             Role::Owner | Role::Leaving { .. } => {
@@ -155,7 +163,7 @@ impl Fenced {
             Role::Holding { .. } | Role::Waiting { .. } => {
                 self.effects.push(Effect::Silence(key.clone()));
             }
-            Role::Idle | Role::Released { .. } => {}
+            Role::Idle | Role::Released => {}
         }
     }
 
@@ -187,6 +195,9 @@ impl Fenced {
         let Some(seat) = self.seats.get_mut(&key) else {
             return;
         };
+        if seat.id != Some(id) || seat.role == Role::Released {
+            return self.hear_of_passed(&key, id, from, &message);
+        }
         let current = seat.attempt;
         match (message, &mut seat.role) {
             (Message::Prepare(attempt), Role::Idle | Role::Holding { .. }) => {
@@ -195,14 +206,7 @@ impl Fenced {
             (Message::Ack(attempt), Role::Leaving { to, .. })
                 if to == from && attempt == current =>
             {
-                self.release(&key);
-            }
-            (Message::Ack(attempt), Role::Released { to })
-                if to.as_ref() == Some(from) && attempt == current =>
-            {
-                let handle = Handle { id, attempt };
-                self.effects
-                    .push(Effect::RepeatGo(key.clone(), from.clone(), handle));
+                self.release(&key, now);
             }
             (Message::Go(of, report), Role::Holding { attempt, go, .. }) if of == *attempt => {
                 *go = Some((from.clone(), report));
@@ -215,12 +219,24 @@ impl Fenced {
                 Role::Idle
                 | Role::Owner
                 | Role::Leaving { .. }
-                | Role::Released { .. }
+                | Role::Released
                 | Role::Holding { .. }
                 | Role::Waiting { .. },
             ) => {}
         }
         self.look(&key, true, now);
+    }
+
+    /// The heir of a tenure that this node has ended has not heard what it answered.
+    fn hear_of_passed(&mut self, key: &Key, id: GroupId, from: &NodeName, message: &Message) {
+        let passed = self.seats.get(key).and_then(|seat| seat.passed.as_ref());
+        if let Message::Ack(attempt) = message
+            && let Some(Passed { to, handle, .. }) = passed
+            && (to, handle.id, handle.attempt) == (from, id, *attempt)
+        {
+            self.effects
+                .push(Effect::RepeatGo(key.clone(), from.clone(), *handle));
+        }
     }
 
     /// The owner asks this node to hold questions: from now on, whatever it held for an earlier attempt.
@@ -237,7 +253,7 @@ impl Fenced {
             Role::Idle
             | Role::Owner
             | Role::Leaving { .. }
-            | Role::Released { .. }
+            | Role::Released
             | Role::Holding { .. }
             | Role::Waiting { .. } => {
                 self.effects.push(Effect::Silence(key.clone()));
@@ -265,6 +281,7 @@ impl Fenced {
     /// the role is about.
     fn look(&mut self, key: &Key, same_tenure: bool, now: Instant) {
         self.follow(key, same_tenure, now);
+        self.forget_passed(key, now);
         if let Some(seat) = self.seats.get_mut(key) {
             let after = seat.summary(&self.me);
             let before = std::mem::replace(&mut seat.entry, after);

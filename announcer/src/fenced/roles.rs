@@ -3,8 +3,8 @@
 use std::time::Instant;
 
 use super::effect::{Effect, Handle, Lost, tenure_id};
-use super::seat::Role;
-use super::{ACK_TIMEOUT, Fenced, GO_TIMEOUT, PREPARE_REPEAT};
+use super::seat::{Passed, Role};
+use super::{ACK_TIMEOUT, Fenced, GO_REPEAT, GO_TIMEOUT, PASSED_LIFETIME, PREPARE_REPEAT};
 use crate::book::Key;
 use crate::election::{Claim, GroupId, NodeName};
 use crate::handover::{Duty, Gained, UNLISTED_LIMIT};
@@ -21,7 +21,7 @@ impl Fenced {
         let is_next = self.term.is_some() && next.as_ref() == Some(&self.me);
         match (seat.role.clone(), mine) {
             // It may have said so already: never again under this epoch.
-            (Role::Released { .. }, _) if same_tenure => {}
+            (Role::Released, _) if same_tenure => {}
             (Role::Owner | Role::Leaving { .. }, true) if same_tenure => {
                 self.look_owning(key, next, now);
             }
@@ -35,20 +35,17 @@ impl Fenced {
                 self.look_idle(key, is_next);
             }
             // Or named anew.
-            (Role::Idle | Role::Released { .. } | Role::Owner | Role::Leaving { .. }, true) => {
+            (Role::Idle | Role::Released | Role::Owner | Role::Leaving { .. }, true) => {
                 self.own(key, Report::default(), None);
                 self.look_owning(key, next, now);
             }
-            (Role::Idle | Role::Released { .. }, false) => self.look_idle(key, is_next),
+            (Role::Idle | Role::Released, false) => self.look_idle(key, is_next),
             (Role::Holding { attempt, go, .. }, true) => match go {
                 Some((from, report)) => {
                     self.own(key, report, Some(from));
                     self.look_owning(key, next, now);
                 }
-                None => {
-                    let until = now + GO_TIMEOUT;
-                    self.set_role(key, Role::Waiting { attempt, until });
-                }
+                None => self.ask_for_go(key, attempt, now + GO_TIMEOUT, now),
             },
             (Role::Holding { until, .. }, false) => {
                 if !is_next || !same_tenure || now >= until {
@@ -62,11 +59,39 @@ impl Fenced {
                 self.own(key, Report::default(), None);
                 self.look_owning(key, next, now);
             }
-            (Role::Waiting { .. }, true) => {}
+            (
+                Role::Waiting {
+                    attempt,
+                    until,
+                    repeat_at,
+                },
+                true,
+            ) => {
+                if now >= repeat_at {
+                    self.ask_for_go(key, attempt, until, now);
+                }
+            }
             (Role::Waiting { .. }, false) => {
                 self.stop(key);
                 self.look_idle(key, is_next);
             }
+        }
+    }
+
+    /// The former owner has stopped, or this node would not be named: so what it answered was lost on
+    /// its way, or comes a moment later. To be asked again until then.
+    fn ask_for_go(&mut self, key: &Key, attempt: Claim, until: Instant, now: Instant) {
+        let Some(seat) = self.seats.get_mut(key) else {
+            return;
+        };
+        seat.role = Role::Waiting {
+            attempt,
+            until,
+            repeat_at: now + GO_REPEAT,
+        };
+        if let (Some(former), Some(id)) = (seat.other.clone(), seat.id) {
+            self.effects
+                .push(Effect::Ack(former, Handle { id, attempt }));
         }
     }
 
@@ -78,7 +103,7 @@ impl Fenced {
         if self.is_unlisted_for_long(key, now) {
             self.effects.push(Effect::Silence(key.clone()));
             self.effects.push(Effect::Lost(key.clone(), Lost::Unlisted));
-            self.end(key, None);
+            self.end(key);
             return;
         }
         let Some(seat) = self.seats.get(key) else {
@@ -99,7 +124,7 @@ impl Fenced {
                 Some(next),
             ) if *to == next => {
                 if now >= *until {
-                    self.release(key);
+                    self.release(key, now);
                 } else if now >= *repeat_at {
                     self.prepare(key, next, *until, now);
                 }
@@ -116,10 +141,7 @@ impl Fenced {
                 self.prepare(key, to, now + ACK_TIMEOUT, now);
             }
             (Role::Owner, None)
-            | (
-                Role::Idle | Role::Released { .. } | Role::Holding { .. } | Role::Waiting { .. },
-                _,
-            ) => {}
+            | (Role::Idle | Role::Released | Role::Holding { .. } | Role::Waiting { .. }, _) => {}
         }
     }
 
@@ -138,7 +160,7 @@ impl Fenced {
     }
 
     /// The tenure that this node has is over, for good.
-    fn end(&mut self, key: &Key, to: Option<NodeName>) {
+    fn end(&mut self, key: &Key) {
         let Some(seat) = self.seats.get_mut(key) else {
             return;
         };
@@ -146,7 +168,7 @@ impl Fenced {
             self.ended.insert(key.clone(), (*term, seat.told.epoch));
         }
         seat.unlisted_since = None;
-        seat.role = Role::Released { to };
+        seat.role = Role::Released;
     }
 
     fn prepare(&mut self, key: &Key, to: NodeName, until: Instant, now: Instant) {
@@ -203,7 +225,7 @@ impl Fenced {
         self.effects.push(Effect::Gained(key.clone(), epoch, why));
     }
 
-    pub(super) fn release(&mut self, key: &Key) {
+    pub(super) fn release(&mut self, key: &Key, now: Instant) {
         let Some(seat) = self.seats.get(key) else {
             return;
         };
@@ -214,7 +236,27 @@ impl Fenced {
         self.effects
             .push(Effect::Release(key.clone(), to.clone(), handle));
         self.effects.push(Effect::Lost(key.clone(), Lost::Released));
-        self.end(key, Some(to));
+        self.end(key);
+        let until = now + PASSED_LIFETIME;
+        if let Some(seat) = self.seats.get_mut(key) {
+            let before = seat.passed.replace(Passed { to, handle, until });
+            let before = before.map(|before| before.handle.id);
+            if let Some(before) = before.filter(|before| *before != handle.id) {
+                self.ids.remove(&before);
+            }
+        }
+    }
+
+    /// Forgets what was handed over, once the heir waits no more.
+    pub(super) fn forget_passed(&mut self, key: &Key, now: Instant) {
+        let Some(seat) = self.seats.get_mut(key) else {
+            return;
+        };
+        let old = seat.passed.take_if(|passed| passed.until <= now);
+        let old = old.map(|passed| passed.handle.id);
+        if let Some(old) = old.filter(|old| seat.id != Some(*old)) {
+            self.ids.remove(&old);
+        }
     }
 
     fn stop(&mut self, key: &Key) {
@@ -227,7 +269,13 @@ impl Fenced {
         let Some(seat) = self.seats.get_mut(key) else {
             return;
         };
-        if let Some(before) = std::mem::replace(&mut seat.id, id) {
+        let is_passed = |id: &GroupId| {
+            let passed = seat.passed.as_ref();
+            passed.is_some_and(|passed| passed.handle.id == *id)
+        };
+        let before = std::mem::replace(&mut seat.id, id);
+        // Who was handed a tenure may ask what was answered under it.
+        if let Some(before) = before.filter(|before| !is_passed(before)) {
             self.ids.remove(&before);
         }
         if let Some(id) = id {

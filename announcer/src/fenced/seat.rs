@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use pharos_lease::Term;
 
-use super::effect::Told;
+use super::effect::{Handle, Told};
 use super::index::Entry;
 use crate::election::{Claim, GroupId, NodeName};
 use crate::handover::UNLISTED_LIMIT;
@@ -21,9 +21,7 @@ pub(super) enum Role {
         repeat_at: Instant,
     },
     /// It has stopped, for good as far as this epoch is concerned.
-    Released {
-        to: Option<NodeName>,
-    },
+    Released,
     /// It is the next one, and was asked to hold questions.
     Holding {
         attempt: Claim,
@@ -34,7 +32,18 @@ pub(super) enum Role {
     Waiting {
         attempt: Claim,
         until: Instant,
+        /// When it says once more that it holds: the answer was lost, or this was.
+        repeat_at: Instant,
     },
+}
+
+/// A tenure that this node has handed over, as its heir may ask for it.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Passed {
+    pub(super) to: NodeName,
+    pub(super) handle: Handle,
+    /// From here on the heir waits no more.
+    pub(super) until: Instant,
 }
 
 #[derive(Debug, Default)]
@@ -45,6 +54,8 @@ pub(super) struct Seat {
     pub(super) id: Option<GroupId>,
     /// The last attempt of this node to hand it over.
     pub(super) attempt: Claim,
+    /// What it has handed over last.
+    pub(super) passed: Option<Passed>,
     /// Another node that was told of as the owner since this one was last.
     pub(super) other: Option<NodeName>,
     /// Since when this node answers without being a candidate.
@@ -70,7 +81,7 @@ impl Seat {
     /// The tenure that ipam-service is to be told of as ended.
     fn released(&self) -> Option<(Term, u64)> {
         match self.role {
-            Role::Released { .. } => Some((self.told.owner.as_ref()?.1, self.told.epoch)),
+            Role::Released => Some((self.told.owner.as_ref()?.1, self.told.epoch)),
             Role::Idle
             | Role::Owner
             | Role::Leaving { .. }
@@ -82,25 +93,28 @@ impl Seat {
     pub(super) fn answers(&self) -> bool {
         match self.role {
             Role::Owner | Role::Leaving { .. } => true,
-            Role::Idle | Role::Released { .. } | Role::Holding { .. } | Role::Waiting { .. } => {
-                false
-            }
+            Role::Idle | Role::Released | Role::Holding { .. } | Role::Waiting { .. } => false,
         }
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         let unlisted = self.unlisted_since.filter(|_| self.answers());
         let unlisted = unlisted.map(|since| since + UNLISTED_LIMIT);
-        self.own_deadline().into_iter().chain(unlisted).min()
+        let passed = self.passed.as_ref().map(|passed| passed.until);
+        let others = unlisted.into_iter().chain(passed);
+        self.own_deadline().into_iter().chain(others).min()
     }
 
     fn own_deadline(&self) -> Option<Instant> {
         match &self.role {
             Role::Leaving {
                 until, repeat_at, ..
+            }
+            | Role::Waiting {
+                until, repeat_at, ..
             } => Some(*until.min(repeat_at)),
-            Role::Holding { until, .. } | Role::Waiting { until, .. } => Some(*until),
-            Role::Idle | Role::Owner | Role::Released { .. } => None,
+            Role::Holding { until, .. } => Some(*until),
+            Role::Idle | Role::Owner | Role::Released => None,
         }
     }
 }

@@ -224,11 +224,7 @@ fn what_was_held_for_an_earlier_attempt_is_dropped() {
     );
     effects(&mut next);
     next.set(key(), told("b", B, 2, ""), now);
-    assert_eq!(
-        effects(&mut next),
-        Vec::<String>::new(),
-        "it waits for the go"
-    );
+    assert_eq!(effects(&mut next), ["ack a 2"], "it waits for the go");
     // Only the owner, and only who is the next one.
     for (from, told) in [("c", told("a", A, 1, "b")), ("a", told("a", A, 1, "c"))] {
         let mut other = machine("b", B);
@@ -244,7 +240,7 @@ fn named_before_the_go_it_waits_a_moment_for_it_and_then_drops_what_it_holds() {
     for arrives in [true, false] {
         let mut next = holding(now);
         next.set(key(), told("b", B, 2, ""), now);
-        assert_eq!(effects(&mut next), Vec::<String>::new());
+        assert_eq!(effects(&mut next), ["ack a 1"]);
         if arrives {
             let go = Message::Go(Claim(1), Report::default());
             assert!(hear(&mut next, "a", A, go, now));
@@ -257,6 +253,37 @@ fn named_before_the_go_it_waits_a_moment_for_it_and_then_drops_what_it_holds() {
             );
         }
     }
+}
+
+#[test]
+fn a_go_that_was_lost_is_asked_for_until_it_comes_also_once_the_owner_knows_its_heir() {
+    let now = start();
+    let mut owner = machine("a", A);
+    owner.set(key(), told("a", A, 1, "b"), now);
+    let mut next = holding(now);
+    hear(&mut owner, "b", A, Message::Ack(Claim(1)), now);
+    // Its go is lost, and both are told.
+    owner.set(key(), told("b", B, 2, ""), now);
+    effects(&mut owner);
+    next.set(key(), told("b", B, 2, ""), now);
+    assert_eq!(effects(&mut next), ["ack a 1"]);
+    assert_eq!(next.next_deadline(), Some(now + GO_REPEAT));
+    next.tick(now + GO_REPEAT);
+    assert_eq!(effects(&mut next), ["ack a 1"]);
+    // Others, and other attempts, are told nothing.
+    hear(&mut owner, "c", A, Message::Ack(Claim(1)), now);
+    hear(&mut owner, "b", A, Message::Ack(Claim(2)), now);
+    assert_eq!(effects(&mut owner), Vec::<String>::new());
+    assert!(hear(&mut owner, "b", A, Message::Ack(Claim(1)), now));
+    assert_eq!(effects(&mut owner), ["go b"]);
+    let go = Message::Go(Claim(1), Report::default());
+    assert!(hear(&mut next, "a", A, go, now));
+    assert_eq!(effects(&mut next), ["answer 2 but 0", "gained 2 a"]);
+    // It is forgotten when nobody can wait for it any more.
+    assert_eq!(owner.next_deadline(), Some(now + PASSED_LIFETIME));
+    owner.tick(now + PASSED_LIFETIME);
+    assert!(!hear(&mut owner, "b", A, Message::Ack(Claim(1)), now));
+    assert_eq!((owner.next_deadline(), owner.ids.len()), (None, 0));
 }
 
 #[test]

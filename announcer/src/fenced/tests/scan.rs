@@ -83,7 +83,7 @@ fn check(machine: &Fenced, now: Instant) {
     let unlisted = seats().any(|seat| seat.answers() && !seat.told.candidate);
     assert_eq!(machine.answers_unlisted(), unlisted);
     let released = machine.seats.iter().filter_map(|(key, seat)| {
-        matches!(seat.role, Role::Released { .. }).then_some(())?;
+        matches!(seat.role, Role::Released).then_some(())?;
         Some(Released {
             key: key.clone(),
             term: owner(seat)?.1,
