@@ -398,6 +398,12 @@ impl Engine {
                 self.talk.ownership.succeed(before, candidacy.clone(), now);
             }
         }
+        for (group, owner) in unfenced.owners {
+            if let Some(candidacy) = self.plan.candidacy(group) {
+                let candidacy = candidacy.clone();
+                self.talk.ownership.unfence(&owner, candidacy, now);
+            }
+        }
         self.perform();
         for group in touched.groups {
             match self.plan.candidacy(group) {
@@ -410,7 +416,7 @@ impl Engine {
             self.disown(group);
         }
         self.silence_moved(&moved);
-        for address in touched.gone.into_iter().chain(unfenced) {
+        for address in touched.gone.into_iter().chain(unfenced.addresses) {
             if !self.plan.has(address) && !self.fence.has(address) {
                 self.metrics.forget(address);
                 self.untried.forget(address);

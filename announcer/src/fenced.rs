@@ -101,6 +101,13 @@ impl Fenced {
         self.seats.contains_key(key)
     }
 
+    /// Who is named for an address; `None` if that is this node and it does not answer.
+    pub fn owner(&self, key: &Key) -> Option<&NodeName> {
+        let seat = self.seats.get(key)?;
+        let (owner, _) = seat.told.owner.as_ref()?;
+        (*owner != self.me || seat.answers()).then_some(owner)
+    }
+
     /// Whether this node needs a lease: it may own one of the addresses.
     pub fn needs_lease(&self) -> bool {
         self.index.need_lease > 0

@@ -151,6 +151,29 @@ impl Ownership {
         self.event(group, event, now);
     }
 
+    /// A group comes whose addresses were fenced until now, and answered by this node. If that is this
+    /// node, it goes on. If it is another one that lives, that one is believed to own the group for as
+    /// long as its stream may be behind. To be told before [`Self::set_group`].
+    pub fn unfence(&mut self, owner: &NodeName, candidacy: Candidacy, now: Instant) {
+        let group = candidacy.id;
+        let has_owner = self.roster.strongest_other(&candidacy).is_some();
+        if has_owner || self.seats.contains_key(&group) {
+            return;
+        }
+        if *owner != self.roster.me {
+            if self.roster.lives(owner) {
+                self.testify(group, owner.clone(), Claim::default().next(), now);
+            }
+            return;
+        }
+        let demand = candidacy.demand(&self.roster.me);
+        if self.roster.own.can_answer(demand).is_any() {
+            let claim = self.roster.peak(group).next();
+            self.seats.insert(group, (candidacy, Seat::default()));
+            self.event(group, Event::Inherited(claim), now);
+        }
+    }
+
     /// A group is not to be announced any more.
     pub fn remove_group(&mut self, group: GroupId, now: Instant) {
         self.unlisted.remove(&group);

@@ -30,6 +30,14 @@ pub struct FenceOutlets {
     pub released: watch::Sender<BTreeSet<Released>>,
 }
 
+/// Addresses that were fenced and are not any more.
+#[derive(Debug)]
+pub(super) struct Unfenced {
+    pub(super) addresses: Vec<IpAddr>,
+    /// Who owned what is in these groups now.
+    pub(super) owners: BTreeMap<GroupId, NodeName>,
+}
+
 /// What the engine has of fenced addresses.
 #[derive(Debug)]
 pub(super) struct Fence {
@@ -105,25 +113,42 @@ impl Fence {
 }
 
 impl Engine {
-    /// Takes in what concerns fenced addresses, and leaves the rest. Gives those that were fenced.
+    /// Takes in what concerns fenced addresses, and leaves the rest. Tells of those that were fenced.
     pub(super) fn take_fenced(
         &mut self,
         upserts: &mut Vec<Assigned>,
         removals: &mut Vec<Key>,
         now: Instant,
-    ) -> Vec<IpAddr> {
+    ) -> Unfenced {
         let (fenced, rest): (Vec<Assigned>, Vec<Assigned>) = std::mem::take(upserts)
             .into_iter()
             .partition(|assigned| assigned.fenced.is_some() && assigned.wanted.is_some());
         *upserts = rest;
+        let owners = self.former_owners(upserts);
         let gone = removals.iter().chain(upserts.iter().map(|one| &one.key));
-        let unfenced = self.unfence(gone);
+        let addresses = self.unfence(gone);
         // It may have been announced otherwise until now.
         removals.extend(fenced.iter().map(|assigned| assigned.key.clone()));
         for assigned in fenced {
             self.fence(assigned, now);
         }
-        unfenced
+        Unfenced { addresses, owners }
+    }
+
+    /// Who owned the addresses of groups that come from fenced ones. Where they are on their way from
+    /// one node to another all go by the one with the lowest key.
+    fn former_owners(&self, upserts: &[Assigned]) -> BTreeMap<GroupId, NodeName> {
+        let mut owners: BTreeMap<GroupId, (&Key, &NodeName)> = BTreeMap::new();
+        for Assigned { key, group, .. } in upserts.iter().filter(|one| one.wanted.is_some()) {
+            if let Some(owner) = self.talk.fenced.owner(key) {
+                let first = owners.entry(*group).or_insert((key, owner));
+                *first = (*first).min((key, owner));
+            }
+        }
+        let owners = owners.into_iter();
+        owners
+            .map(|(group, (_, owner))| (group, owner.clone()))
+            .collect()
     }
 
     fn fence(&mut self, assigned: Assigned, now: Instant) {
@@ -151,10 +176,19 @@ impl Engine {
     /// Gives those addresses that were fenced.
     fn unfence<'a>(&mut self, gone: impl Iterator<Item = &'a Key>) -> Vec<IpAddr> {
         let fenced: Vec<&Key> = gone.filter(|key| self.talk.fenced.contains(key)).collect();
+        let answers = |key: &&&Key| self.talk.fenced.owner(key) == Some(&self.talk.me().node);
+        let answered = fenced.iter().filter(answers);
+        let known: Vec<_> = answered
+            .map(|key| (key.address, self.untried.has(key.address)))
+            .collect();
         for key in &fenced {
             self.talk.fenced.remove(key);
         }
         self.perform_fenced();
+        // If it goes on with them it knows what it knew.
+        for (address, is_untried) in known {
+            self.untried.add(address, is_untried);
+        }
         for key in &fenced {
             self.fence.assigned.remove(key);
             self.fence.noted.remove(*key);

@@ -19,6 +19,7 @@ use crate::l2::question::Question;
 mod addresses;
 mod returns;
 mod streams;
+mod unfenced;
 
 const GROUP: GroupId = GroupId(7);
 const STEP: Duration = Duration::from_micros(100);

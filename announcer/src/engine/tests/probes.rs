@@ -171,6 +171,28 @@ fn fenced_of(owner: &str, epoch: u64) -> Difference {
 }
 
 #[test]
+fn what_is_fenced_no_more_is_answered_all_the_time_by_the_owner_that_was_named() {
+    let Some(mut bench) = Bench::start(None) else {
+        return;
+    };
+    bench.tell(Command::Lease(Some(Term(1))));
+    let difference = fenced_of("a", 1);
+    bench.tell(Command::Assignments {
+        difference,
+        mark: 1,
+    });
+    assert_eq!(bench.duty(V4), Some(AddressDuty::Answer));
+    // It is not the first of the list, and would wait its turn for what nobody owns.
+    let difference = assigned(&["b", "a"]);
+    bench.tell(Command::Assignments {
+        difference,
+        mark: 2,
+    });
+    assert_eq!(bench.duty(V4), Some(AddressDuty::Answer));
+    assert!(bench.engine.shown.contains_key(&GroupId(1)));
+}
+
+#[test]
 fn what_was_asked_for_before_it_was_fenced_is_not_asked_for_by_a_later_owner() {
     let Some(mut bench) = Bench::start(None) else {
         return;
