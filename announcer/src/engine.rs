@@ -15,7 +15,7 @@ mod ports;
 mod socket;
 mod tell;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -40,7 +40,7 @@ use crate::members::seal::Seal;
 use crate::metrics::Metrics;
 use crate::plan::Plan;
 use crate::status::Standing;
-use crate::talk::Talk;
+use crate::talk::{Heard, Talk};
 use crate::untried::Untried;
 use fence::Fence;
 pub use fence::FenceOutlets;
@@ -53,8 +53,6 @@ const RETRY: Duration = Duration::from_secs(1);
 /// After so long a node that is to stop says its farewell, whatever it still owns: before the whole
 /// process ends without one.
 pub const LEAVE_LIMIT: Duration = Duration::from_millis(2500);
-/// A timer that fires so much later than planned means that this process did not run.
-const STALL: Duration = Duration::from_millis(60);
 /// How long a node that was not told anything since its boot takes nothing from a living owner: what
 /// it attracts it may not be able to forward yet.
 const UNCONFIRMED: Duration = Duration::from_secs(24 * 3600);
@@ -189,6 +187,10 @@ struct Engine {
     seen: Seen,
     /// Datagrams sent so far.
     sent: u64,
+    /// What was heard and is to be followed, in order.
+    heard: VecDeque<Heard>,
+    /// When it was last listened.
+    breathed: Instant,
     talk: Talk,
     plan: Plan,
     fence: Fence,
@@ -245,6 +247,8 @@ impl Engine {
             bind_again: Some(now),
             seen: Seen::default(),
             sent: 0,
+            heard: VecDeque::new(),
+            breathed: now,
             plan: Plan::new(settings.me.node.clone()),
             fence: Fence::new(settings.fence),
             talk: Talk::new(settings.me, own.clone(), rand::random(), now),
@@ -273,7 +277,10 @@ impl Engine {
                 return;
             }
             let deadline = self.next_deadline(clock::now());
-            let planned = deadline.unwrap_or(now + RETRY);
+            let planned = match self.heard.is_empty() {
+                true => deadline.unwrap_or(now + RETRY),
+                false => now,
+            };
             tokio::select! {
                 command = inbox.recv() => match command {
                     Some(command) => self.on_command(command, clock::now()),
@@ -283,16 +290,7 @@ impl Engine {
                 () = self.responder.found_free() => self.on_free(),
                 () = tokio::time::sleep_until(planned.into()) => {}
             }
-            let now = clock::now();
-            let late = now.saturating_duration_since(planned);
-            if late > STALL {
-                tracing::debug!(
-                    late_ms = late.as_millis(),
-                    "this process did not run for a while"
-                );
-                self.talk.postpone(late);
-            }
-            self.read(now);
+            self.read(clock::now());
         }
     }
 
@@ -414,6 +412,7 @@ impl Engine {
             self.perform();
             self.reapply(group);
             self.disown(group);
+            self.breathe();
         }
         self.silence_moved(&moved);
         for address in touched.gone.into_iter().chain(unfenced.addresses) {

@@ -22,6 +22,8 @@ use crate::ownership::Ownership;
 
 mod relay;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 /// Something that people are told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,6 +34,40 @@ pub enum Note {
     NoNamesake,
     /// A handover was meant for, or came from, another run of a node.
     Rejected,
+}
+
+/// Something that arrived, or came due in the membership protocol.
+#[derive(Debug)]
+pub enum Heard {
+    /// What the membership protocol says about it.
+    Members(Vec<swim::Event>),
+    /// What a node says, and when that arrived.
+    Said(Body, Instant),
+}
+
+impl Heard {
+    /// What is to be answered whatever this node is busy with: one that does not answer for long enough
+    /// is taken for dead. What is taken here is not sent again.
+    pub fn take_answers(&mut self) -> Vec<(SocketAddr, Datagram)> {
+        let Self::Members(events) = self else {
+            return Vec::new();
+        };
+        let is_answer = |event: &mut swim::Event| matches!(event, swim::Event::Send(..));
+        let answers = events.extract_if(.., is_answer);
+        let datagram = |event| match event {
+            swim::Event::Send(to, bytes) => Some((to.endpoint, Body::Swim(bytes).into())),
+            swim::Event::Up(_)
+            | swim::Event::Down(_)
+            | swim::Event::News { .. }
+            | swim::Event::Renewed(_) => None,
+        };
+        answers.filter_map(datagram).collect()
+    }
+
+    /// Whether nothing follows from it.
+    pub fn is_nothing(&self) -> bool {
+        matches!(self, Self::Members(events) if events.is_empty())
+    }
 }
 
 /// One node among the others.
@@ -113,10 +149,20 @@ impl Talk {
         .min()
     }
 
+    /// When [`Self::tick_members`] is to be called next.
+    pub fn members_deadline(&self) -> Option<Instant> {
+        self.swim.next_deadline()
+    }
+
+    /// Time passed for the membership protocol. Changes nothing else before [`Self::follow`].
+    pub fn tick_members(&mut self, now: Instant) -> Heard {
+        Heard::Members(self.swim.tick(now))
+    }
+
     /// Time passed.
     pub fn tick(&mut self, now: Instant) {
-        let events = self.swim.tick(now);
-        self.on_swim(events, now);
+        let heard = self.tick_members(now);
+        self.follow(heard, now);
         for event in self.peers.tick(now) {
             self.on_peer(event, now);
         }
@@ -189,13 +235,33 @@ impl Talk {
         }
     }
 
-    /// A datagram that arrived at `at` is read now.
-    pub fn receive(&mut self, body: Body, at: Instant, now: Instant) {
+    /// A datagram that arrived at `at` is read now. To be called also while effects are being performed:
+    /// it changes nothing but the membership protocol before [`Self::follow`].
+    pub fn hear(&mut self, body: Body, at: Instant, now: Instant) -> Heard {
         match body {
-            Body::Swim(bytes) => {
-                let events = self.swim.receive(&bytes, now);
-                self.on_swim(events, now);
-            }
+            Body::Swim(bytes) => Heard::Members(self.swim.receive(&bytes, now)),
+            said => Heard::Said(said, at),
+        }
+    }
+
+    /// Does what follows from what was heard, in the order in which it was.
+    pub fn follow(&mut self, heard: Heard, now: Instant) {
+        match heard {
+            Heard::Members(events) => self.on_swim(events, now),
+            Heard::Said(body, at) => self.on_said(body, at, now),
+        }
+    }
+
+    /// A datagram that arrived at `at` is read now, and followed at once.
+    pub fn receive(&mut self, body: Body, at: Instant, now: Instant) {
+        let heard = self.hear(body, at, now);
+        self.follow(heard, now);
+    }
+
+    fn on_said(&mut self, body: Body, at: Instant, now: Instant) {
+        match body {
+            // By `hear`.
+            Body::Swim(_) => {}
             Body::Hello(greeting) => {
                 if let Some(namesake) = self.namesake_in(&greeting) {
                     // So that it learns of this one as well.
@@ -439,6 +505,6 @@ impl Talk {
     }
 
     fn send(&mut self, to: SocketAddr, body: Body) {
-        self.unsent.push((to, Datagram { body: Some(body) }));
+        self.unsent.push((to, body.into()));
     }
 }

@@ -65,8 +65,10 @@ impl Engine {
             self.responder.read_arrived();
         }
         let mut lost = BTreeSet::new();
+        let mut gained = Vec::new();
         let mut effects = effects.into_iter().peekable();
         while let Some(Effect { group, action }) = effects.next() {
+            self.breathe();
             match action {
                 Action::Send(to, message) => self.talk.step(to, group, message),
                 Action::Duty(Duty::Answer(mut report)) => {
@@ -86,13 +88,18 @@ impl Engine {
                     self.send_go(to, group, claim);
                 }
                 Action::RepeatGo(to, claim) => self.send_go(to, group, claim),
-                Action::Claim(claim, why) => self.on_gained(group, claim, &why),
+                Action::Claim(claim, why) => {
+                    self.talk.say(group, None, Some(claim));
+                    gained.push((group, claim, why));
+                }
                 Action::Raise(claim) => self.talk.say(group, None, Some(claim)),
                 Action::Unclaim(why) => {
+                    self.tell_of_gained(&mut gained);
                     self.on_lost(group, &why);
                     lost.insert(group);
                 }
                 Action::Gone(claim) => {
+                    self.tell_of_gained(&mut gained);
                     self.on_lost(group, &Lost::Removed);
                     let me = self.talk.me().node.clone();
                     self.talk.say(group, Some(me), Some(claim));
@@ -106,6 +113,7 @@ impl Engine {
                 Action::Inform(node) => self.talk.inform(node),
             }
         }
+        self.tell_of_gained(&mut gained);
         for group in lost {
             self.disown(group);
         }
@@ -337,8 +345,15 @@ impl Engine {
         }
     }
 
+    /// People are told once all is answered: of a thousand groups the last one waits for that.
+    fn tell_of_gained(&mut self, gained: &mut Vec<(GroupId, Claim, Gained)>) {
+        for (group, claim, why) in gained.drain(..) {
+            self.breathe();
+            self.on_gained(group, claim, &why);
+        }
+    }
+
     fn on_gained(&mut self, group: GroupId, claim: Claim, why: &Gained) {
-        self.talk.say(group, None, Some(claim));
         let (reason, from) = self.count_gained(why);
         self.show(group, true);
         self.tell_gained(group, why);

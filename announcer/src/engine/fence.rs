@@ -244,6 +244,7 @@ impl Engine {
         }
         let mut effects = effects.into_iter().peekable();
         while let Some(effect) = effects.next() {
+            self.breathe();
             match effect {
                 Effect::Duty(key, mut duty, term) => {
                     if let Duty::Answer(report) = &mut duty {

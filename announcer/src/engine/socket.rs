@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use prost::Message as _;
+use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
@@ -13,11 +14,19 @@ use crate::clock;
 use crate::members::errors;
 use crate::members::replay::{Stamp, sender_of};
 use crate::members::seal::OpenError;
-use crate::members::wire::Datagram;
+use crate::members::wire::{Body, Datagram};
 use crate::stamped::{self, Received};
+use crate::talk::Heard;
 
 /// Datagrams read before anything else gets its turn.
 const READ_BATCH: usize = 256;
+/// What was heard and not yet followed: more stays in the queue of the socket.
+const HEARD_LIMIT: usize = 4096;
+/// How long this thread works at most before it hears what the others ask: less than they wait for an
+/// answer before they ask again.
+const BREATH: Duration = Duration::from_millis(20);
+/// What the membership protocol planned and comes so much later means that this thread did not run.
+const STALL: Duration = Duration::from_millis(60);
 /// Ours fit into an Ethernet frame, unless a node has very many interfaces.
 const LARGEST_DATAGRAM: usize = 16 << 10;
 /// Room for a burst of datagrams while the thread does not run.
@@ -25,7 +34,7 @@ const RECEIVE_BUFFER: usize = 1 << 20;
 
 impl Engine {
     pub(super) fn bind(&mut self, now: Instant) {
-        match open(self.listen) {
+        match listen_on(self.listen) {
             Ok(socket) => {
                 tracing::info!(listen = %self.listen, me = ?self.talk.me(), "watching other members");
                 self.socket = Some(Arc::new(socket));
@@ -41,38 +50,94 @@ impl Engine {
         }
     }
 
+    /// Hears what has arrived, and follows it.
     pub(super) fn read(&mut self, now: Instant) {
+        self.hear(now);
+        // Not what is heard meanwhile: others have their turn in between.
+        for _ in 0..self.heard.len() {
+            let Some(heard) = self.heard.pop_front() else {
+                break;
+            };
+            self.talk.follow(heard, clock::now());
+            self.perform();
+            self.send();
+        }
         let Some(socket) = self.socket.clone() else {
             return;
         };
-        let mut buffer = vec![0; LARGEST_DATAGRAM];
-        for _ in 0..READ_BATCH {
-            let received = socket.try_io(Interest::READABLE, || {
-                stamped::receive(&*socket, &mut buffer)
-            });
-            match received {
-                Ok(received) => {
-                    self.on_datagram(&buffer[..received.length], received, now);
-                    self.perform();
-                    self.send();
-                }
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
-                // An error of an earlier datagram: it is in the queue that is read below.
-                Err(_) => {}
-            }
-        }
         let refused = errors::take_refused(&*socket);
-        // Tells the runtime that the errors have been taken.
-        let _ = socket.try_io(Interest::ERROR, || {
-            Err::<(), _>(std::io::Error::from(std::io::ErrorKind::WouldBlock))
-        });
+        tell_runtime(&socket, Interest::ERROR);
         for endpoint in refused {
             self.talk.refused(endpoint, now);
         }
         self.perform();
     }
 
-    fn on_datagram(&mut self, bytes: &[u8], received: Received, now: Instant) {
+    /// To be called again and again by whatever takes long: a thousand groups may come or go at once, and a
+    /// node that is busy lives.
+    pub(super) fn breathe(&mut self) {
+        let now = clock::now();
+        if now >= self.breathed + BREATH {
+            self.hear(now);
+        }
+    }
+
+    /// Reads what has arrived, and answers what asks whether this node lives. What follows from it waits
+    /// for its turn, so that it may come in the middle of something.
+    fn hear(&mut self, now: Instant) {
+        let planned = self.talk.members_deadline();
+        let late = planned.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        if late > STALL {
+            let late_ms = late.as_millis();
+            tracing::debug!(late_ms, "this thread did not run for a while");
+            self.talk.postpone(late);
+        }
+        if let Some(socket) = self.socket.clone() {
+            self.hear_from(&socket, now);
+        }
+        let heard = self.talk.tick_members(now);
+        self.keep(heard);
+        self.breathed = clock::now();
+    }
+
+    fn hear_from(&mut self, socket: &UdpSocket, now: Instant) {
+        let mut buffer = vec![0; LARGEST_DATAGRAM];
+        for _ in 0..READ_BATCH {
+            if self.heard.len() >= HEARD_LIMIT {
+                break;
+            }
+            // Not by way of the runtime, which looks at sockets only while this thread waits.
+            match stamped::receive(socket, &mut buffer) {
+                Ok(received) => {
+                    if let Some(body) = self.open(&buffer[..received.length], received) {
+                        let heard = self.talk.hear(body, received.at, now);
+                        self.keep(heard);
+                    }
+                }
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
+                    tell_runtime(socket, Interest::READABLE);
+                    break;
+                }
+                // An error of an earlier datagram: it is in the queue that `read` looks at.
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Answers at once; the rest is followed later.
+    fn keep(&mut self, mut heard: Heard) {
+        for (to, message) in heard.take_answers() {
+            if let Some(socket) = self.socket.clone() {
+                self.send_to(&socket, to, &message);
+            }
+        }
+        if !heard.is_nothing() {
+            self.heard.push_back(heard);
+        }
+    }
+
+    /// What a datagram says, if it is one of ours.
+    fn open(&mut self, bytes: &[u8], received: Received) -> Option<Body> {
         let opened = self.seal.open(bytes).and_then(|(stamp, plain)| {
             let is_new = stamp.is_none_or(|stamp| self.seen.is_new(stamp));
             if is_new {
@@ -86,15 +151,15 @@ impl Engine {
             Err(error) => {
                 self.metrics.members_rejected.inc();
                 tracing::debug!(from = ?received.from, %error, "datagram not accepted");
-                return;
+                return None;
             }
         };
         let Ok(Datagram { body: Some(body) }) = Datagram::decode(plain.as_slice()) else {
             self.metrics.members_rejected.inc();
             tracing::debug!(from = ?received.from, "datagram not understood");
-            return;
+            return None;
         };
-        self.talk.receive(body, received.at, now);
+        Some(body)
     }
 
     /// Sends the steps of handovers.
@@ -105,6 +170,7 @@ impl Engine {
         }
         while self.talk.pack_steps(clock::now()) {
             self.send();
+            self.breathe();
         }
     }
 
@@ -128,7 +194,7 @@ impl Engine {
         let sealed = self.seal.seal(stamp, &message.encode_to_vec());
         // The socket reports errors of earlier datagrams first, and then has not sent this one.
         for _ in 0..3 {
-            match socket.try_send_to(&sealed, to) {
+            match SockRef::from(socket).send_to(&sealed, &to.into()) {
                 Ok(_) => return,
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => {}
                 Err(error) => {
@@ -152,11 +218,17 @@ pub(super) async fn readable(socket: Option<&UdpSocket>) {
     }
 }
 
-fn open(listen: SocketAddr) -> std::io::Result<UdpSocket> {
+/// Tells the runtime that there is no more of this, until the kernel says so again.
+fn tell_runtime(socket: &UdpSocket, interest: Interest) {
+    let nothing = || Err::<(), _>(std::io::Error::from(std::io::ErrorKind::WouldBlock));
+    let _ = socket.try_io(interest, nothing);
+}
+
+fn listen_on(listen: SocketAddr) -> std::io::Result<UdpSocket> {
     let socket = std::net::UdpSocket::bind(listen)?;
     socket.set_nonblocking(true)?;
     errors::enable(&socket, listen)?;
     stamped::enable(&socket)?;
-    socket2::SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER)?;
+    SockRef::from(&socket).set_recv_buffer_size(RECEIVE_BUFFER)?;
     UdpSocket::from_std(socket)
 }

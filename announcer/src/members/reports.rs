@@ -251,6 +251,11 @@ impl OwnReport {
         self.version
     }
 
+    /// The epoch under which this node goes on.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     /// This node goes on under another epoch.
     pub fn renew(&mut self, epoch: u64) {
         self.epoch = epoch;

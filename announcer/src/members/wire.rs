@@ -28,6 +28,12 @@ pub struct Datagram {
     pub body: Option<Body>,
 }
 
+impl From<Body> for Datagram {
+    fn from(body: Body) -> Self {
+        Self { body: Some(body) }
+    }
+}
+
 #[derive(Clone, PartialEq, Oneof)]
 pub enum Body {
     /// Bytes of the SWIM protocol.

@@ -16,9 +16,10 @@ mod tests;
 impl Talk {
     pub(super) fn on_handover(&mut self, handover: Handover, at: Instant, now: Instant) {
         let from = NodeName::from(handover.node.as_str());
-        let me = self.me();
-        let is_for_me = *handover.to == *me.node && handover.to_epoch == me.epoch;
-        let sender = self.swim.active(&from);
+        // By what has been followed so far: the last words of a node that leaves come before its end.
+        let is_for_me =
+            *handover.to == *self.me().node && handover.to_epoch == self.own_report.epoch();
+        let sender = self.reports.known(&from);
         if !is_for_me || sender.is_none_or(|sender| sender.epoch != handover.epoch) {
             tracing::debug!(from = &*from, "handover of another run");
             self.notes.push(Note::Rejected);
