@@ -15,7 +15,7 @@ mod ports;
 mod socket;
 mod tell;
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -29,8 +29,9 @@ use self::macs::MemberMacs;
 use crate::bind::Binder;
 use crate::book::{Difference, Member};
 use crate::clock;
-use crate::election::{Condition, GroupId, NodeName};
+use crate::election::{Claim, Condition, GroupId, NodeName};
 use crate::fenced::DRAIN_TIMEOUT;
+use crate::handover::Gained;
 use crate::l2::hold::Notes;
 use crate::l2::responder::Responder;
 use crate::links::table::Uplink;
@@ -40,7 +41,7 @@ use crate::members::seal::Seal;
 use crate::metrics::Metrics;
 use crate::plan::Plan;
 use crate::status::Standing;
-use crate::talk::{Heard, Talk};
+use crate::talk::Talk;
 use crate::untried::Untried;
 use fence::Fence;
 pub use fence::FenceOutlets;
@@ -187,10 +188,10 @@ struct Engine {
     seen: Seen,
     /// Datagrams sent so far.
     sent: u64,
-    /// What was heard and is to be followed, in order.
-    heard: VecDeque<Heard>,
     /// When it was last listened.
     breathed: Instant,
+    /// When time last passed for the membership protocol.
+    ticked: Instant,
     talk: Talk,
     plan: Plan,
     fence: Fence,
@@ -204,6 +205,8 @@ struct Engine {
     applied: BTreeMap<GroupId, effects::Applied>,
     noted: BTreeMap<GroupId, Notes>,
     shown: BTreeMap<GroupId, Vec<crate::plan::Used>>,
+    /// What this node owns and people are still to be told of.
+    gained: BTreeMap<GroupId, (Claim, Gained)>,
     member_macs: MemberMacs,
     /// Of the last assignments that were taken in.
     mark: u64,
@@ -247,8 +250,8 @@ impl Engine {
             bind_again: Some(now),
             seen: Seen::default(),
             sent: 0,
-            heard: VecDeque::new(),
             breathed: now,
+            ticked: now,
             plan: Plan::new(settings.me.node.clone()),
             fence: Fence::new(settings.fence),
             talk: Talk::new(settings.me, own.clone(), rand::random(), now),
@@ -260,6 +263,7 @@ impl Engine {
             applied: BTreeMap::new(),
             noted: BTreeMap::new(),
             shown: BTreeMap::new(),
+            gained: BTreeMap::new(),
             member_macs: MemberMacs::default(),
             mark: 0,
             done,
@@ -277,9 +281,9 @@ impl Engine {
                 return;
             }
             let deadline = self.next_deadline(clock::now());
-            let planned = match self.heard.is_empty() {
-                true => deadline.unwrap_or(now + RETRY),
-                false => now,
+            let planned = match self.talk.has_heard() {
+                true => now,
+                false => deadline.unwrap_or(now + RETRY),
             };
             tokio::select! {
                 command = inbox.recv() => match command {
@@ -290,7 +294,7 @@ impl Engine {
                 () = self.responder.found_free() => self.on_free(),
                 () = tokio::time::sleep_until(planned.into()) => {}
             }
-            self.read(clock::now());
+            self.read();
         }
     }
 
@@ -322,7 +326,8 @@ impl Engine {
         if let Some(binder) = &mut self.binder {
             binder.tick(now);
         }
-        self.talk.tick(now);
+        self.hear();
+        self.talk.tick(clock::now());
     }
 
     /// Performs what follows, until nothing follows any more; then sends.
@@ -337,6 +342,7 @@ impl Engine {
         self.pack_steps();
         self.tell_of_fenced();
         self.send();
+        self.tell_of_gained();
         self.observe();
         self.tell_node();
         // A node that is no candidate any more may answer until another one does.

@@ -5,7 +5,7 @@
 //! and time; then it performs the effects of `ownership`, in order, and tells by [`Talk::say`] and
 //! [`Talk::step`] what the others are to know of that; then it sends what there is to send.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -36,39 +36,20 @@ pub enum Note {
     Rejected,
 }
 
-/// Something that arrived, or came due in the membership protocol.
+/// Datagrams that are heard and wait to be followed at most; more are lost, as any may be.
+const HEARD_LIMIT: usize = 4096;
+
+/// Something that waits to be followed.
 #[derive(Debug)]
-pub enum Heard {
-    /// What the membership protocol says about it.
-    Members(Vec<swim::Event>),
-    /// What a node says, and when that arrived.
-    Said(Body, Instant),
+enum Heard {
+    /// The membership protocol says so.
+    Member(swim::Event),
+    /// A node said so.
+    Said(Body),
 }
 
-impl Heard {
-    /// What is to be answered whatever this node is busy with: one that does not answer for long enough
-    /// is taken for dead. What is taken here is not sent again.
-    pub fn take_answers(&mut self) -> Vec<(SocketAddr, Datagram)> {
-        let Self::Members(events) = self else {
-            return Vec::new();
-        };
-        let is_answer = |event: &mut swim::Event| matches!(event, swim::Event::Send(..));
-        let answers = events.extract_if(.., is_answer);
-        let datagram = |event| match event {
-            swim::Event::Send(to, bytes) => Some((to.endpoint, Body::Swim(bytes).into())),
-            swim::Event::Up(_)
-            | swim::Event::Down(_)
-            | swim::Event::News { .. }
-            | swim::Event::Renewed(_) => None,
-        };
-        answers.filter_map(datagram).collect()
-    }
-
-    /// Whether nothing follows from it.
-    pub fn is_nothing(&self) -> bool {
-        matches!(self, Self::Members(events) if events.is_empty())
-    }
-}
+/// What is to be sent, and where to.
+pub type Sendings = Vec<(SocketAddr, Datagram)>;
 
 /// One node among the others.
 #[derive(Debug)]
@@ -87,7 +68,9 @@ pub struct Talk {
     statements: BTreeMap<GroupId, Statement>,
     inform: BTreeSet<NodeName>,
     condition_changed: bool,
-    unsent: Vec<(SocketAddr, Datagram)>,
+    unsent: Sendings,
+    /// With when each arrived.
+    heard: VecDeque<(Instant, Heard)>,
     notes: Vec<Note>,
     /// Grows with each question, so that others are asked each time.
     turn: u32,
@@ -109,6 +92,7 @@ impl Talk {
             inform: BTreeSet::new(),
             condition_changed: false,
             unsent: Vec::new(),
+            heard: VecDeque::new(),
             notes: Vec::new(),
             turn: 0,
         }
@@ -125,7 +109,7 @@ impl Talk {
     }
 
     /// What is to be sent now, in order. One that cannot be sent is lost, like any other may be.
-    pub fn take_unsent(&mut self) -> Vec<(SocketAddr, Datagram)> {
+    pub fn take_unsent(&mut self) -> Sendings {
         std::mem::take(&mut self.unsent)
     }
 
@@ -154,25 +138,27 @@ impl Talk {
         self.swim.next_deadline()
     }
 
-    /// Time passed for the membership protocol. Changes nothing else before [`Self::follow`].
-    pub fn tick_members(&mut self, now: Instant) -> Heard {
-        Heard::Members(self.swim.tick(now))
+    /// Time passed for the membership protocol. As [`Self::hear`].
+    pub fn tick_members(&mut self, now: Instant) -> Sendings {
+        let events = self.swim.tick(now);
+        self.keep(events, now)
     }
 
-    /// Time passed.
+    /// Time passed. What was to come until then may be among what was heard and not followed yet: time
+    /// stands still at the arrival of the first of that.
     pub fn tick(&mut self, now: Instant) {
-        let heard = self.tick_members(now);
-        self.follow(heard, now);
-        for event in self.peers.tick(now) {
-            self.on_peer(event, now);
+        let then = self.heard.front().map_or(now, |(at, _)| now.min(*at));
+        for event in self.peers.tick(then) {
+            self.on_peer(event, then);
         }
-        for event in self.namesake.tick(now) {
+        for event in self.namesake.tick(then) {
             self.on_namesake(event);
         }
-        for due in self.reports.tick(now) {
-            self.on_report_due(due, now);
+        for due in self.reports.tick(then) {
+            self.on_report_due(due, then);
         }
-        self.ownership.tick(now);
+        self.ownership.tick(then);
+        // By the lease this node must stop, whatever it may hear.
         self.fenced.tick(now);
     }
 
@@ -216,14 +202,14 @@ impl Talk {
     pub fn set_endpoint(&mut self, endpoint: SocketAddr, now: Instant) {
         if self.me().endpoint != endpoint {
             let events = self.swim.set_endpoint(endpoint, now);
-            self.on_swim(events, now);
+            self.keep_and_send(events, now);
         }
     }
 
     /// Tells everybody that this node leaves.
     pub fn leave(&mut self, now: Instant) {
         let events = self.swim.leave(now);
-        self.on_swim(events, now);
+        self.keep_and_send(events, now);
     }
 
     /// The host at this address refused a datagram.
@@ -235,46 +221,113 @@ impl Talk {
         }
     }
 
-    /// A datagram that arrived at `at` is read now. To be called also while effects are being performed:
-    /// it changes nothing but the membership protocol before [`Self::follow`].
-    pub fn hear(&mut self, body: Body, at: Instant, now: Instant) -> Heard {
-        match body {
-            Body::Swim(bytes) => Heard::Members(self.swim.receive(&bytes, now)),
-            said => Heard::Said(said, at),
+    /// A datagram that arrived at `at` is read now. To be called also while effects are being performed: it
+    /// changes nothing but the membership protocol before [`Self::follow`]. Gives what is to be answered at
+    /// once, whatever this node is busy with: one that does not say for long enough that it lives is taken for
+    /// dead.
+    pub fn hear(&mut self, body: Body, at: Instant, now: Instant) -> Sendings {
+        let answers = match &body {
+            Body::Swim(bytes) => {
+                let events = self.swim.receive(bytes, now);
+                return self.keep(events, at);
+            }
+            Body::Hello(greeting) | Body::Ask(greeting) => {
+                let (peer, mut answers) = self.meet(greeting, (at, now));
+                let welcome = |talk: &Self, node| Body::Welcome(talk.greeting(node)).into();
+                if let Some(namesake) = self.namesake_in(greeting) {
+                    // So that it learns of this one as well.
+                    answers.push((namesake, welcome(self, None)));
+                }
+                if let Some(peer) = peer {
+                    answers.push((peer.endpoint, welcome(self, Some(&peer.node))));
+                }
+                answers
+            }
+            Body::Welcome(greeting) => self.meet(greeting, (at, now)).1,
+            Body::State(_)
+            | Body::Relayed(_)
+            | Body::Delta(_)
+            | Body::AskAbout(_)
+            | Body::Handover(_) => Vec::new(),
+        };
+        if self.heard.len() < HEARD_LIMIT {
+            self.heard.push_back((at, Heard::Said(body)));
         }
+        answers
     }
 
-    /// Does what follows from what was heard, in the order in which it was.
-    pub fn follow(&mut self, heard: Heard, now: Instant) {
-        match heard {
-            Heard::Members(events) => self.on_swim(events, now),
-            Heard::Said(body, at) => self.on_said(body, at, now),
+    /// Who made itself known is a member from now on, unless it is this node itself or nonsense.
+    fn meet(
+        &mut self,
+        greeting: &Greeting,
+        (at, now): (Instant, Instant),
+    ) -> (Option<Peer>, Sendings) {
+        let Some(peer) = self.sender_of(greeting) else {
+            return (None, Vec::new());
+        };
+        let mut answers = Vec::new();
+        if greeting.dead_epoch >= self.me().epoch {
+            let events = self.swim.outlive(greeting.dead_epoch, now);
+            answers.extend(self.keep(events, at));
+            let hello = Body::Hello(self.greeting(Some(&peer.node)));
+            answers.push((peer.endpoint, hello.into()));
         }
+        let events = self.swim.introduce(peer.clone(), now);
+        answers.extend(self.keep(events, at));
+        (Some(peer), answers)
     }
 
-    /// A datagram that arrived at `at` is read now, and followed at once.
-    pub fn receive(&mut self, body: Body, at: Instant, now: Instant) {
-        let heard = self.hear(body, at, now);
-        self.follow(heard, now);
+    /// Everything that the membership protocol says is followed in the order in which it was said, whatever
+    /// brought it about. Gives what is to be sent at once.
+    fn keep(&mut self, events: Vec<swim::Event>, at: Instant) -> Sendings {
+        let mut answers = Vec::new();
+        for event in events {
+            match event {
+                swim::Event::Send(to, bytes) => {
+                    answers.push((to.endpoint, Body::Swim(bytes).into()));
+                }
+                swim::Event::Renewed(_) => {
+                    answers.extend(self.greetings());
+                    self.heard.push_back((at, Heard::Member(event)));
+                }
+                swim::Event::Up(_) | swim::Event::Down(_) | swim::Event::News { .. } => {
+                    self.heard.push_back((at, Heard::Member(event)));
+                }
+            }
+        }
+        answers
+    }
+
+    /// As [`Self::keep`], where nobody waits for an answer.
+    fn keep_and_send(&mut self, events: Vec<swim::Event>, now: Instant) {
+        let sendings = self.keep(events, now);
+        self.unsent.extend(sendings);
+    }
+
+    /// Whether something was heard and not followed yet.
+    pub fn has_heard(&self) -> bool {
+        !self.heard.is_empty()
+    }
+
+    /// Does what follows from the first that was heard; tells whether there was anything.
+    pub fn follow(&mut self, now: Instant) -> bool {
+        match self.heard.pop_front() {
+            Some((_, Heard::Member(event))) => self.on_swim(event, now),
+            Some((at, Heard::Said(body))) => self.on_said(body, at, now),
+            None => return false,
+        }
+        true
     }
 
     fn on_said(&mut self, body: Body, at: Instant, now: Instant) {
         match body {
             // By `hear`.
             Body::Swim(_) => {}
-            Body::Hello(greeting) => {
-                if let Some(namesake) = self.namesake_in(&greeting) {
-                    // So that it learns of this one as well.
-                    self.send(namesake, Body::Welcome(self.greeting(None)));
-                }
-                if let Some(peer) = self.on_greeting(greeting, now) {
-                    let welcome = Body::Welcome(self.greeting(Some(&peer.node)));
-                    self.send(peer.endpoint, welcome);
-                }
-            }
+            Body::Hello(greeting) => drop(self.on_greeting(&greeting, now)),
             Body::Welcome(greeting) => {
-                if let Some(peer) = self.on_greeting(greeting, now) {
+                if let Some(peer) = self.on_greeting(&greeting, now) {
                     self.peers.answered(&peer.node);
+                    self.reports.answered(&peer.node, now);
                 }
             }
             Body::State(state) | Body::Relayed(state) => {
@@ -288,7 +341,7 @@ impl Talk {
                 self.on_learnt(&node, learnt, now);
             }
             Body::Ask(greeting) => {
-                if let Some(peer) = self.on_greeting(greeting, now) {
+                if let Some(peer) = self.on_greeting(&greeting, now) {
                     self.send_state(peer.endpoint);
                 }
             }
@@ -298,24 +351,18 @@ impl Talk {
     }
 
     /// Somebody made itself known; gives who, unless it is this node itself or nonsense.
-    fn on_greeting(&mut self, greeting: Greeting, now: Instant) -> Option<Peer> {
-        if let Some(endpoint) = self.namesake_in(&greeting) {
+    fn on_greeting(&mut self, greeting: &Greeting, now: Instant) -> Option<Peer> {
+        if let Some(endpoint) = self.namesake_in(greeting) {
             self.namesake.heard(endpoint, now);
         }
-        let peer = Peer::try_from(greeting.from).ok()?;
-        if peer.node == self.me().node {
-            return None;
-        }
+        let peer = self.sender_of(greeting)?;
         self.ownership.set_reached(now);
-        if greeting.dead_epoch >= self.me().epoch {
-            let events = self.swim.outlive(greeting.dead_epoch, now);
-            self.on_swim(events, now);
-            let hello = Body::Hello(self.greeting(Some(&peer.node)));
-            self.send(peer.endpoint, hello);
-        }
-        let events = self.swim.introduce(peer.clone(), now);
-        self.on_swim(events, now);
         Some(peer)
+    }
+
+    fn sender_of(&self, greeting: &Greeting) -> Option<Peer> {
+        let peer = Peer::try_from(greeting.from.clone()).ok()?;
+        (peer.node != self.me().node).then_some(peer)
     }
 
     /// Where another announcer under this node's name is, if the greeting is from one. One's own come
@@ -351,39 +398,37 @@ impl Talk {
         }
     }
 
-    fn on_swim(&mut self, events: Vec<swim::Event>, now: Instant) {
-        for event in events {
-            match event {
-                swim::Event::Send(to, bytes) => self.send(to.endpoint, Body::Swim(bytes)),
-                swim::Event::Up(peer) => {
-                    self.ownership.set_reached(now);
-                    if self.peers.up(&peer.node, peer.endpoint, now) {
-                        tracing::info!(node = &*peer.node, endpoint = %peer.endpoint, "member lives");
-                    }
-                    self.reports.up(&peer.node, peer.epoch, now);
-                    self.ownership
-                        .set_standing(&peer.node, Standing::Silent, now);
-                    self.send_state(peer.endpoint);
+    fn on_swim(&mut self, event: swim::Event, now: Instant) {
+        match event {
+            // By `keep`.
+            swim::Event::Send(..) => {}
+            swim::Event::Up(peer) => {
+                self.ownership.set_reached(now);
+                if self.peers.up(&peer.node, peer.endpoint, now) {
+                    tracing::info!(node = &*peer.node, endpoint = %peer.endpoint, "member lives");
                 }
-                swim::Event::Down(peer) => {
-                    tracing::warn!(node = &*peer.node, endpoint = %peer.endpoint, "member is dead");
-                    self.peers.down(&peer.node, now);
-                    self.reports.down(&peer.node);
-                    self.ownership.set_standing(&peer.node, Standing::Dead, now);
+                self.reports.up(&peer.node, peer.epoch, now);
+                self.ownership
+                    .set_standing(&peer.node, Standing::Silent, now);
+                self.send_state(peer.endpoint);
+            }
+            swim::Event::Down(peer) => {
+                tracing::warn!(node = &*peer.node, endpoint = %peer.endpoint, "member is dead");
+                self.peers.down(&peer.node, now);
+                self.reports.down(&peer.node);
+                self.ownership.set_standing(&peer.node, Standing::Dead, now);
+            }
+            swim::Event::News {
+                node,
+                epoch,
+                version,
+            } => self.reports.news(&node, epoch, version, now),
+            swim::Event::Renewed(epoch) => {
+                // With a namesake each of the two takes the other's place in turn, all the time.
+                if !self.namesake.is_there() {
+                    tracing::info!(epoch, "others believed this node dead: going on anew");
                 }
-                swim::Event::News {
-                    node,
-                    epoch,
-                    version,
-                } => self.reports.news(&node, epoch, version, now),
-                swim::Event::Renewed(epoch) => {
-                    // With a namesake each of the two takes the other's place in turn, all the time.
-                    if !self.namesake.is_there() {
-                        tracing::info!(epoch, "others believed this node dead: going on anew");
-                    }
-                    self.own_report.renew(epoch);
-                    self.greet_all();
-                }
+                self.own_report.renew(epoch);
             }
         }
     }
@@ -413,8 +458,13 @@ impl Talk {
             }
             peers::Event::Killed(node) => {
                 tracing::warn!(node = &*node, "the host of a member refuses: it is gone");
-                let events = self.swim.declare_dead(&node, now);
-                self.on_swim(events, now);
+                // The run that refused, and none that was heard of since.
+                let followed = self.reports.known(&node).map(|known| known.epoch);
+                let present = self.swim.active(&node).map(|peer| peer.epoch);
+                if followed == present {
+                    let events = self.swim.declare_dead(&node, now);
+                    self.keep_and_send(events, now);
+                }
             }
         }
     }
@@ -461,7 +511,7 @@ impl Talk {
                 self.send_to_all(&Body::Delta(delta));
             }
             let events = self.swim.announce_version(self.own_report.version(), now);
-            self.on_swim(events, now);
+            self.keep_and_send(events, now);
         }
         for node in std::mem::take(&mut self.inform) {
             if let Some(endpoint) = self.peers.endpoint(&node) {
@@ -486,15 +536,14 @@ impl Talk {
         }
     }
 
-    fn greet_all(&mut self) {
-        let greetings: Vec<(SocketAddr, Greeting)> = self
-            .peers
-            .live()
-            .map(|(node, endpoint)| (endpoint, self.greeting(Some(node))))
-            .collect();
-        for (endpoint, greeting) in greetings {
-            self.send(endpoint, Body::Hello(greeting));
-        }
+    /// For everybody who lives.
+    fn greetings(&self) -> Sendings {
+        let live = self.peers.live();
+        let greeting = |(node, endpoint)| {
+            let hello = Body::Hello(self.greeting(Some(node)));
+            (endpoint, hello.into())
+        };
+        live.map(greeting).collect()
     }
 
     fn greeting(&self, to: Option<&NodeName>) -> Greeting {

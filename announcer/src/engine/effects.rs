@@ -65,7 +65,6 @@ impl Engine {
             self.responder.read_arrived();
         }
         let mut lost = BTreeSet::new();
-        let mut gained = Vec::new();
         let mut effects = effects.into_iter().peekable();
         while let Some(Effect { group, action }) = effects.next() {
             self.breathe();
@@ -90,16 +89,16 @@ impl Engine {
                 Action::RepeatGo(to, claim) => self.send_go(to, group, claim),
                 Action::Claim(claim, why) => {
                     self.talk.say(group, None, Some(claim));
-                    gained.push((group, claim, why));
+                    self.gained.insert(group, (claim, why));
                 }
                 Action::Raise(claim) => self.talk.say(group, None, Some(claim)),
                 Action::Unclaim(why) => {
-                    self.tell_of_gained(&mut gained);
+                    self.tell_of_gained();
                     self.on_lost(group, &why);
                     lost.insert(group);
                 }
                 Action::Gone(claim) => {
-                    self.tell_of_gained(&mut gained);
+                    self.tell_of_gained();
                     self.on_lost(group, &Lost::Removed);
                     let me = self.talk.me().node.clone();
                     self.talk.say(group, Some(me), Some(claim));
@@ -113,7 +112,6 @@ impl Engine {
                 Action::Inform(node) => self.talk.inform(node),
             }
         }
-        self.tell_of_gained(&mut gained);
         for group in lost {
             self.disown(group);
         }
@@ -125,7 +123,7 @@ impl Engine {
     /// Forgets what is known of the addresses of a group, unless this node owns it, or owns it again:
     /// whoever takes back what it has just handed over goes on asking.
     pub(super) fn disown(&mut self, group: GroupId) {
-        if self.shown.contains_key(&group) {
+        if self.owns(group) {
             return;
         }
         for address in self.plan.addresses(group).collect::<Vec<_>>() {
@@ -136,7 +134,7 @@ impl Engine {
     /// Forgets what is known of an address, unless this node owns it in another group or space.
     pub(super) fn disown_address(&mut self, address: IpAddr) {
         let groups = self.plan.groups_of(address);
-        let is_owned = groups.iter().any(|group| self.shown.contains_key(group));
+        let is_owned = groups.iter().any(|group| self.owns(*group));
         if !is_owned && !self.fence.owns(address) {
             self.untried.lose(address);
         }
@@ -345,12 +343,18 @@ impl Engine {
         }
     }
 
-    /// People are told once all is answered: of a thousand groups the last one waits for that.
-    fn tell_of_gained(&mut self, gained: &mut Vec<(GroupId, Claim, Gained)>) {
-        for (group, claim, why) in gained.drain(..) {
+    /// People are told once all is answered, and all members know: of a thousand groups the last one waits for
+    /// that.
+    pub(super) fn tell_of_gained(&mut self) {
+        for (group, (claim, why)) in std::mem::take(&mut self.gained) {
             self.breathe();
             self.on_gained(group, claim, &why);
         }
+    }
+
+    /// Whether this node owns a group, whoever was told of that.
+    fn owns(&self, group: GroupId) -> bool {
+        self.shown.contains_key(&group) || self.gained.contains_key(&group)
     }
 
     fn on_gained(&mut self, group: GroupId, claim: Claim, why: &Gained) {

@@ -131,6 +131,7 @@ impl Engine {
         removals.extend(fenced.iter().map(|assigned| assigned.key.clone()));
         for assigned in fenced {
             self.fence(assigned, now);
+            self.breathe();
         }
         Unfenced { addresses, owners }
     }
@@ -200,6 +201,7 @@ impl Engine {
     pub(super) fn reapply_fenced(&mut self) {
         for key in self.fence.applied.keys().cloned().collect::<Vec<_>>() {
             self.reapply_address(&key);
+            self.breathe();
         }
     }
 

@@ -141,6 +141,7 @@ impl Engine {
     fn reapply_all(&mut self) {
         for group in self.applied.keys().copied().collect::<Vec<GroupId>>() {
             self.reapply(group);
+            self.breathe();
         }
         self.reapply_fenced();
     }

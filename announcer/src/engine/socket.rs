@@ -16,12 +16,13 @@ use crate::members::replay::{Stamp, sender_of};
 use crate::members::seal::OpenError;
 use crate::members::wire::{Body, Datagram};
 use crate::stamped::{self, Received};
-use crate::talk::Heard;
 
-/// Datagrams read before anything else gets its turn.
+/// Datagrams followed before anything else gets its turn.
 const READ_BATCH: usize = 256;
-/// What was heard and not yet followed: more stays in the queue of the socket.
-const HEARD_LIMIT: usize = 4096;
+/// The same, in time.
+const READ_TIME: Duration = Duration::from_millis(50);
+/// Datagrams heard at once: more than the socket has room for.
+const HEAR_BATCH: usize = 4096;
 /// How long this thread works at most before it hears what the others ask: less than they wait for an
 /// answer before they ask again.
 const BREATH: Duration = Duration::from_millis(20);
@@ -51,16 +52,18 @@ impl Engine {
     }
 
     /// Hears what has arrived, and follows it.
-    pub(super) fn read(&mut self, now: Instant) {
-        self.hear(now);
-        // Not what is heard meanwhile: others have their turn in between.
-        for _ in 0..self.heard.len() {
-            let Some(heard) = self.heard.pop_front() else {
+    pub(super) fn read(&mut self) {
+        self.hear();
+        // Not all, if it is much: others have their turn in between, and members are told what follows.
+        let until = clock::now() + READ_TIME;
+        for _ in 0..READ_BATCH {
+            if clock::now() >= until || !self.talk.follow(clock::now()) {
                 break;
-            };
-            self.talk.follow(heard, clock::now());
+            }
             self.perform();
+            self.pack_steps();
             self.send();
+            self.breathe();
         }
         let Some(socket) = self.socket.clone() else {
             return;
@@ -68,7 +71,7 @@ impl Engine {
         let refused = errors::take_refused(&*socket);
         tell_runtime(&socket, Interest::ERROR);
         for endpoint in refused {
-            self.talk.refused(endpoint, now);
+            self.talk.refused(endpoint, clock::now());
         }
         self.perform();
     }
@@ -76,15 +79,15 @@ impl Engine {
     /// To be called again and again by whatever takes long: a thousand groups may come or go at once, and a
     /// node that is busy lives.
     pub(super) fn breathe(&mut self) {
-        let now = clock::now();
-        if now >= self.breathed + BREATH {
-            self.hear(now);
+        if clock::now() >= self.breathed + BREATH {
+            self.hear();
         }
     }
 
     /// Reads what has arrived, and answers what asks whether this node lives. What follows from it waits
     /// for its turn, so that it may come in the middle of something.
-    fn hear(&mut self, now: Instant) {
+    pub(super) fn hear(&mut self) {
+        let now = clock::now();
         let planned = self.talk.members_deadline();
         let late = planned.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         if late > STALL {
@@ -92,48 +95,40 @@ impl Engine {
             tracing::debug!(late_ms, "this thread did not run for a while");
             self.talk.postpone(late);
         }
-        if let Some(socket) = self.socket.clone() {
-            self.hear_from(&socket, now);
+        let is_all = match self.socket.clone() {
+            Some(socket) => self.hear_from(&socket, now),
+            None => true,
+        };
+        // Who is suspected may have answered. Under a flood nobody knows.
+        if is_all || now >= self.ticked + STALL {
+            let sendings = self.talk.tick_members(now);
+            self.send_all(sendings);
+            self.ticked = now;
         }
-        let heard = self.talk.tick_members(now);
-        self.keep(heard);
         self.breathed = clock::now();
     }
 
-    fn hear_from(&mut self, socket: &UdpSocket, now: Instant) {
+    /// Tells whether that was all.
+    fn hear_from(&mut self, socket: &UdpSocket, now: Instant) -> bool {
         let mut buffer = vec![0; LARGEST_DATAGRAM];
-        for _ in 0..READ_BATCH {
-            if self.heard.len() >= HEARD_LIMIT {
-                break;
-            }
+        for _ in 0..HEAR_BATCH {
             // Not by way of the runtime, which looks at sockets only while this thread waits.
             match stamped::receive(socket, &mut buffer) {
                 Ok(received) => {
                     if let Some(body) = self.open(&buffer[..received.length], received) {
-                        let heard = self.talk.hear(body, received.at, now);
-                        self.keep(heard);
+                        let answers = self.talk.hear(body, received.at.min(now), now);
+                        self.send_all(answers);
                     }
                 }
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {
                     tell_runtime(socket, Interest::READABLE);
-                    break;
+                    return true;
                 }
                 // An error of an earlier datagram: it is in the queue that `read` looks at.
                 Err(_) => {}
             }
         }
-    }
-
-    /// Answers at once; the rest is followed later.
-    fn keep(&mut self, mut heard: Heard) {
-        for (to, message) in heard.take_answers() {
-            if let Some(socket) = self.socket.clone() {
-                self.send_to(&socket, to, &message);
-            }
-        }
-        if !heard.is_nothing() {
-            self.heard.push_back(heard);
-        }
+        false
     }
 
     /// What a datagram says, if it is one of ours.
@@ -176,7 +171,14 @@ impl Engine {
 
     /// Sends what waits; one that cannot be sent now is lost, like any other may be.
     pub(super) fn send(&mut self) {
-        for (to, message) in self.talk.take_unsent() {
+        for sending in self.talk.take_unsent() {
+            self.send_all([sending]);
+            self.breathe();
+        }
+    }
+
+    fn send_all(&mut self, sendings: impl IntoIterator<Item = (SocketAddr, Datagram)>) {
+        for (to, message) in sendings {
             if let Some(socket) = self.socket.clone() {
                 self.send_to(&socket, to, &message);
             }

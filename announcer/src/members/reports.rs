@@ -17,6 +17,8 @@ mod tests;
 
 /// How long a node may take to say what it owns before it counts as saying nothing.
 pub const PATIENCE: Duration = Duration::from_millis(300);
+/// The same for one that answers greetings: it lives, hears this node, and is busy.
+pub const PATIENCE_WITH_BUSY: Duration = Duration::from_secs(3);
 /// How often it is asked until then.
 const ASK_INTERVAL: Duration = Duration::from_millis(50);
 /// How often a node is asked whose report is merely old.
@@ -58,6 +60,8 @@ struct Report {
     parts: BTreeMap<u32, Vec<WireStatement>>,
     parts_of: u64,
     since: Instant,
+    /// Until when it is waited for.
+    patient_until: Instant,
     gave_up: bool,
     next_ask: Option<Instant>,
     /// How often it was asked since it last told something new.
@@ -80,11 +84,21 @@ impl Reports {
             parts: BTreeMap::new(),
             parts_of: 0,
             since: now,
+            patient_until: now + PATIENCE,
             gave_up: false,
             next_ask: Some(now),
             asks: 0,
         };
         self.nodes.insert(node.clone(), report);
+    }
+
+    /// A node answered a greeting.
+    pub fn answered(&mut self, node: &str, now: Instant) {
+        if let Some(report) = self.nodes.get_mut(node) {
+            let longest = report.since + PATIENCE_WITH_BUSY;
+            let until = (now + PATIENCE).min(longest);
+            report.patient_until = report.patient_until.max(until);
+        }
     }
 
     /// A node died.
@@ -161,7 +175,7 @@ impl Reports {
                 continue;
             }
             let silent = report.version.is_none();
-            if silent && !report.gave_up && now >= report.since + PATIENCE {
+            if silent && !report.gave_up && now >= report.patient_until {
                 report.gave_up = true;
                 due.push(Due::GaveUp(node.clone()));
             }
@@ -258,7 +272,7 @@ impl OwnReport {
 
     /// This node goes on under another epoch.
     pub fn renew(&mut self, epoch: u64) {
-        self.epoch = epoch;
+        self.epoch = self.epoch.max(epoch);
     }
 
     /// The whole, in parts.

@@ -20,7 +20,7 @@ use crate::members::wire::Datagram;
 use crate::metrics::Metrics;
 use crate::ownership::Effect;
 use crate::plan::Plan;
-use crate::talk::Talk;
+use crate::talk::{Sendings, Talk};
 use crate::untried::Untried;
 
 const INTERFACE: u32 = 2;
@@ -70,6 +70,12 @@ pub(super) struct Node {
     notes: Vec<String>,
     /// What it thought of the others when that was noted last.
     thought: Vec<String>,
+    /// Until then it hears and answers, and follows nothing.
+    busy_until: Option<Instant>,
+    unsent: Sendings,
+    /// What its stream said meanwhile.
+    told: Option<BTreeMap<Ipv4Addr, Assigned>>,
+    refused: Vec<SocketAddr>,
 }
 
 /// What a node starts with.
@@ -123,6 +129,10 @@ impl Node {
             probed: Vec::new(),
             notes: Vec::new(),
             thought: Vec::new(),
+            busy_until: None,
+            unsent: Vec::new(),
+            told: None,
+            refused: Vec::new(),
         };
         let members: Vec<(NodeName, Option<SocketAddr>)> = (0..start.members)
             .map(|index| (name(index), Some(endpoint(index))))
@@ -144,6 +154,10 @@ impl Node {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
+        if self.busy_until.is_some() {
+            let deadlines = [self.busy_until, self.talk.members_deadline()];
+            return deadlines.into_iter().flatten().min();
+        }
         let held_down = self.own.hold_down.then_some(self.hold_down_until);
         [
             self.talk.next_deadline(),
@@ -156,8 +170,21 @@ impl Node {
     }
 
     pub(super) fn tick(&mut self, now: Instant) {
+        let sendings = self.talk.tick_members(now);
+        self.unsent.extend(sendings);
+        if self.busy_until.is_some_and(|until| now < until) {
+            return;
+        }
+        self.busy_until = None;
         if self.own.hold_down && self.hold_down_until <= now {
             self.own.hold_down = false;
+        }
+        self.follow(now);
+        for to in std::mem::take(&mut self.refused) {
+            self.talk.refused(to, now);
+        }
+        if let Some(lists) = self.told.take() {
+            self.assign(lists, now);
         }
         let questions = self.table.due_probes(now);
         self.probed.extend(questions.iter().filter_map(probed));
@@ -169,6 +196,26 @@ impl Node {
         self.answered(&answers);
         self.talk.tick(now);
         self.settle(now);
+    }
+
+    /// It has much to do until then, and only answers who asks.
+    pub(super) fn keep_busy(&mut self, until: Instant) {
+        self.busy_until = Some(until);
+    }
+
+    fn follow(&mut self, now: Instant) {
+        if self.busy_until.is_some() {
+            return;
+        }
+        while self.talk.follow(now) {
+            self.settle_once(now);
+        }
+    }
+
+    pub(super) fn take_unsent(&mut self) -> Sendings {
+        let mut unsent = std::mem::take(&mut self.unsent);
+        unsent.extend(self.talk.take_unsent());
+        unsent
     }
 
     /// It did not run since then.
@@ -187,29 +234,36 @@ impl Node {
 
     pub(super) fn drain(&mut self, now: Instant) {
         self.own.draining = true;
-        self.settle(now);
+        if self.busy_until.is_none() {
+            self.settle(now);
+        }
     }
 
     pub(super) fn is_drained(&self, now: Instant) -> bool {
-        self.own.draining && self.talk.ownership.is_settled(now)
+        let is_idle = self.busy_until.is_none() && !self.talk.has_heard();
+        self.own.draining && is_idle && self.talk.ownership.is_settled(now)
     }
 
     pub(super) fn leave(&mut self, now: Instant) {
         self.talk.ownership.fall_silent();
         self.perform(now);
         self.talk.leave(now);
-        self.perform(now);
         while self.talk.pack_steps(now) {}
     }
 
     pub(super) fn receive(&mut self, datagram: Datagram, at: Instant, now: Instant) {
         if let Some(body) = datagram.body {
-            self.talk.receive(body, at, now);
+            let answers = self.talk.hear(body, at, now);
+            self.unsent.extend(answers);
         }
-        self.settle(now);
+        self.follow(now);
     }
 
     pub(super) fn refused(&mut self, to: SocketAddr, now: Instant) {
+        if self.busy_until.is_some() {
+            self.refused.push(to);
+            return;
+        }
         self.talk.refused(to, now);
         self.settle(now);
     }
@@ -274,6 +328,10 @@ impl Node {
 
     /// The stream has these lists now.
     pub(super) fn assign(&mut self, lists: BTreeMap<Ipv4Addr, Assigned>, now: Instant) {
+        if self.busy_until.is_some() {
+            self.told = Some(lists);
+            return;
+        }
         let changed = lists
             .iter()
             .filter(|(address, list)| self.lists.get(address) != Some(*list));
@@ -339,6 +397,11 @@ impl Node {
     }
 
     fn settle(&mut self, now: Instant) {
+        self.settle_once(now);
+        self.follow(now);
+    }
+
+    fn settle_once(&mut self, now: Instant) {
         self.note_thoughts();
         self.talk.set_own(&self.own, now);
         self.perform(now);

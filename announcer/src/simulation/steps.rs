@@ -52,6 +52,8 @@ enum Step {
     PowerOff,
     Start,
     Suspend,
+    /// A node has much to do for a while.
+    Busy,
     Cut,
     CutOneWay,
     Isolate,
@@ -72,6 +74,7 @@ impl World {
                 Step::Stop,
                 Step::Add,
                 Step::AddTaken,
+                Step::Busy,
             ],
             Kind::Faults | Kind::PartlyHealed | Kind::Disagreeing => &[
                 Step::List,
@@ -86,6 +89,7 @@ impl World {
                 Step::Start,
                 Step::Start,
                 Step::Suspend,
+                Step::Busy,
                 Step::Cut,
                 Step::CutOneWay,
                 Step::Isolate,
@@ -132,6 +136,7 @@ impl World {
             Step::Kill | Step::PowerOff => {}
             Step::Start => self.start(index, Duration::ZERO),
             Step::Suspend => self.suspend_one(index),
+            Step::Busy => self.keep_busy(index),
             Step::Cut => {
                 self.note(format!("cut n{index} n{other}"));
                 self.cut.extend([(index, other), (other, index)]);
@@ -195,6 +200,15 @@ impl World {
             let millis = self.chance.random_range(1..1500);
             self.note(format!("suspend n{index} for {millis} ms"));
             self.suspend(index, Duration::from_millis(millis));
+        }
+    }
+
+    fn keep_busy(&mut self, index: usize) {
+        let millis = self.chance.random_range(1..400);
+        let until = self.now + Duration::from_millis(millis);
+        if let Some(node) = &mut self.hosts[index].node {
+            node.keep_busy(until);
+            self.note(format!("n{index} is busy for {millis} ms"));
         }
     }
 

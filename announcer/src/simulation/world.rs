@@ -440,7 +440,7 @@ impl World {
         }
         let answers = node.take_answers();
         let probed = node.take_probed();
-        let unsent = node.talk.take_unsent();
+        let unsent = node.take_unsent();
         node.talk.take_notes();
         for note in node.take_notes() {
             self.note(format!("n{index} {note}"));

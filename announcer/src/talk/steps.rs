@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::{Note, Talk};
 use crate::election::{GroupId, NodeName};
 use crate::handover::Message;
+use crate::members::Peer;
 use crate::members::wire::{Handover, Step, pack_steps};
 
 /// Steps of a handover that are packed together: about a datagram of them.
@@ -71,7 +72,12 @@ impl Talk {
             };
             Step { addresses, ..step }
         };
-        let packed = pack_steps(self.me(), &peer, steps.iter().map(step).collect());
+        // As what this node says of itself is: others may not have heard of a later run yet.
+        let me = Peer {
+            epoch: self.own_report.epoch(),
+            ..self.me().clone()
+        };
+        let packed = pack_steps(&me, &peer, steps.iter().map(step).collect());
         self.unsent
             .extend(packed.into_iter().map(|datagram| (peer.endpoint, datagram)));
         if !later.is_empty() {

@@ -8,6 +8,15 @@ use crate::l2::hold::Report;
 
 const GROUP: GroupId = GroupId(7);
 
+impl Talk {
+    /// A datagram that arrived at `at` is read now, and all that was heard is followed at once.
+    pub(crate) fn receive(&mut self, body: Body, at: Instant, now: Instant) {
+        let answers = self.hear(body, at, now);
+        self.unsent.extend(answers);
+        while self.follow(now) {}
+    }
+}
+
 fn talk(index: u8, now: Instant) -> Talk {
     let condition = Condition {
         ready: true,
@@ -54,25 +63,86 @@ fn carry(from: &mut Talk, to: &mut Talk, now: Instant) {
 fn who_is_busy_for_seconds_is_not_taken_for_dead() {
     let mut now = Instant::now();
     let (mut idle, mut busy) = two(now);
-    let mut followed_later = Vec::new();
     for _ in 0..300 {
         now += Duration::from_millis(10);
-        idle.tick(now);
-        for (_, datagram) in idle.take_unsent() {
-            let mut heard = busy.hear(datagram.body.expect("a body"), now, now);
-            for (_, answer) in heard.take_answers() {
+        let asked = idle.tick_members(now);
+        assert!(!idle.has_heard(), "at {now:?}");
+        for (_, datagram) in asked {
+            let answers = busy.hear(datagram.body.expect("a body"), now, now);
+            for (_, answer) in answers {
                 idle.receive(answer.body.expect("a body"), now, now);
             }
-            followed_later.push(heard);
         }
         // Nothing is said in the middle of what it is busy with.
         assert!(busy.take_unsent().is_empty());
         assert!(idle.ownership.roster().lives("n2"), "at {now:?}");
     }
-    for heard in followed_later {
-        busy.follow(heard, now);
-    }
+    while busy.follow(now) {}
     assert!(busy.ownership.roster().lives("n1"));
+}
+
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "any instant serves as the start of a test"
+)]
+fn what_was_heard_of_a_node_is_followed_in_the_order_in_which_it_was() {
+    let now = Instant::now();
+    let (mut this, other) = two(now);
+    let later = Peer {
+        epoch: 2,
+        ..other.me().clone()
+    };
+    // It is back before this node learns that its former run is dead.
+    let hello = Greeting {
+        from: (&later).into(),
+        dead_epoch: 0,
+    };
+    this.hear(Body::Hello(hello), now, now);
+    let former = this.swim.declare_dead("n2", now);
+    this.keep_and_send(former, now);
+    let back = this.swim.introduce(
+        Peer {
+            epoch: 3,
+            ..later.clone()
+        },
+        now,
+    );
+    this.keep_and_send(back, now);
+    while this.follow(now) {}
+    assert!(this.ownership.roster().lives("n2"));
+    assert_eq!(this.reports.known("n2").map(|known| known.epoch), Some(3));
+    assert_eq!(this.swim.active("n2").map(|peer| peer.epoch), Some(3));
+}
+
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "any instant serves as the start of a test"
+)]
+fn no_time_is_over_while_what_arrived_in_it_waits_to_be_followed() {
+    let now = Instant::now();
+    let (mut this, mut other) = two(now);
+    this.refused(other.me().endpoint, now);
+    let at = |millis| now + Duration::from_millis(millis);
+    this.tick(at(20));
+    // It is greeted once more, and has 60 ms to answer.
+    let greetings = this.take_unsent();
+    let is_hello = |datagram: &Datagram| matches!(datagram.body, Some(Body::Hello(_)));
+    let hello = greetings
+        .into_iter()
+        .find(|(_, datagram)| is_hello(datagram));
+    let (_, hello) = hello.expect("a greeting");
+    other.receive(hello.body.expect("a body"), at(30), at(30));
+    for (_, welcome) in other.take_unsent() {
+        this.hear(welcome.body.expect("a body"), at(40), at(40));
+    }
+    // Busy until now.
+    this.tick(at(500));
+    while this.follow(at(500)) {}
+    this.tick(at(500));
+    while this.follow(at(500)) {}
+    assert!(this.ownership.roster().lives("n2"));
 }
 
 #[test]
@@ -100,11 +170,10 @@ fn the_last_words_of_a_node_that_leaves_are_followed_before_its_end() {
     assert!(leaving.pack_steps(now));
     leaving.leave(now);
     // All of it is heard while the heir is busy.
-    let datagrams = leaving.take_unsent().into_iter();
-    let heard = datagrams.map(|(_, one)| heir.hear(one.body.expect("a body"), now, now));
-    for heard in heard.collect::<Vec<_>>() {
-        heir.follow(heard, now);
+    for (_, datagram) in leaving.take_unsent() {
+        heir.hear(datagram.body.expect("a body"), now, now);
     }
+    while heir.follow(now) {}
     assert!(!heir.ownership.roster().lives("n1"));
     let effects = heir.ownership.take_effects();
     let claim = Action::Claim(Claim(2), Gained::HandedOver("n1".into()));

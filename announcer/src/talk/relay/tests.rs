@@ -60,7 +60,8 @@ fn who_missed_that_a_node_goes_on_anew_learns_it_from_the_others() {
     hear_of(&mut second, first.me(), start);
     hear_of(&mut second, &peer(3, 5), start);
     let events = first.swim.declare_dead("n3", start);
-    first.on_swim(events, start);
+    first.keep_and_send(events, start);
+    while first.follow(start) {}
     assert_eq!(first.swim.dead_epoch("n3"), 1);
     let later = start + Duration::from_millis(500);
     for event in first.peers.tick(later) {
