@@ -10,7 +10,7 @@
 //! Times are printed, and are not what fails a test: machines differ.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use e2e::adapters::{Call, Harm, Stage};
@@ -78,8 +78,17 @@ fn a_thousand_services_wait_drain_and_are_given_back_once() {
         "{WAITING} Services that waited were served {:?} after ipam-service returned",
         returned.elapsed()
     );
-    let writes = proxy.count(|call| call.resource == "services/status");
-    assert_eq!(writes, WAITING, "one write for each");
+    let mut writes: BTreeMap<String, usize> = BTreeMap::new();
+    for write in proxy.written() {
+        if let Some(name) = write.strip_prefix("patch services/status ") {
+            *writes.entry(name.to_owned()).or_default() += 1;
+        }
+    }
+    assert_eq!(writes.len(), WAITING);
+    // One brings the address. One before it says why there is none, to those that waited for long, and where
+    // the two met the former is repeated.
+    let most = writes.values().max().copied();
+    assert!(most <= Some(3), "{writes:?}");
     given_back_once_by_a_complete_list(&mut stage);
 }
 
@@ -232,19 +241,20 @@ fn endpoint_changes_reach_announcers_at_once_and_coalesce() {
         quantile(&times, 0.99)
     );
 
-    // ipam-service takes nothing for a while.
-    let services: Vec<String> = (0..20).map(|it| format!("s{it}")).collect();
+    // As fast as the API server takes it, also while ipam-service takes nothing.
+    let services: Vec<String> = (0..5).map(|it| format!("s{it}")).collect();
     stage.create_services(EAST, "s", services.len()).unwrap();
-    for name in &services {
-        stage.wait_any_address(EAST, name).unwrap();
-    }
+    let addresses: Vec<String> = services
+        .iter()
+        .map(|name| stage.wait_any_address(EAST, name).unwrap())
+        .collect();
     let facts = |stage: &Stage| {
         let facts = stage.metric(EAST, "pharos_adapter_facts_total").unwrap();
         facts.unwrap_or_default()
     };
     proxy.forget();
-    stage.book().unwrap().signal(Signal::SIGSTOP).unwrap();
     let before = facts(&stage);
+    stage.book().unwrap().signal(Signal::SIGSTOP).unwrap();
     let rounds = 200;
     let begun = wait::now();
     for round in 0..rounds {
@@ -252,22 +262,24 @@ fn endpoint_changes_reach_announcers_at_once_and_coalesce() {
             .set_endpoints(EAST, &services, round % 2 == 0)
             .unwrap();
     }
-    let took = begun.elapsed();
     stage.set_endpoints(EAST, &services, true).unwrap();
+    let took = begun.elapsed();
+    let told = facts(&stage) - before;
     stage.book().unwrap().signal(Signal::SIGCONT).unwrap();
-    let addresses: Vec<String> = services
-        .iter()
-        .map(|name| stage.wait_any_address(EAST, name).unwrap())
-        .collect();
+    let changes = (rounds + 1) * services.len();
+    eprintln!("{changes} changes of endpoints in {took:?} were told by {told} facts");
+    // Each is told ten times a second.
+    let most =
+        (took.as_secs_f64() * 10.0 + 2.0) * f64::from(u32::try_from(services.len()).unwrap());
+    assert!(told <= most, "{told} in {took:?}");
     for address in &addresses {
         stage.wait_nodes(EAST, address, &["n1"]).unwrap();
     }
-    let changes = (rounds + 1) * services.len();
-    let told = facts(&stage) - before;
-    eprintln!("{changes} changes of endpoints in {took:?} were told by {told} facts");
-    assert!(told < f64::from(u32::try_from(changes).unwrap()) / 2.0);
+    let mut written = proxy.written();
+    // Of the Services that came.
+    written.retain(|write| !write.contains("ipaddresspools/status"));
     assert_eq!(
-        proxy.written(),
+        written,
         Vec::<String>::new(),
         "endpoints are no news for Services"
     );

@@ -120,6 +120,8 @@ fn without_a_socket_for_ndp_ipv4_is_answered_all_the_same() -> anyhow::Result<()
     segment.peer.assign(ADDRESS, 1, &["n1"]);
     segment.peer.assign(IPV6, 2, &["n1"]);
     segment.announcer("n1")?.terminate(SOON)?;
+    // The one before may have answered.
+    let restarted = ipv6.now();
     segment.start_announcer("n1")?;
     let began = segment.wait_owner(&ipv4, ADDRESS, "n1")?;
     let announcer = segment.announcer("n1")?;
@@ -128,7 +130,8 @@ fn without_a_socket_for_ndp_ipv4_is_answered_all_the_same() -> anyhow::Result<()
     segment.wait_metric("n1", deaf, "1")?;
     let (_, ready) = segment.admin("n1", "/readyz")?;
     assert!(ready.contains("eth0 answers no ndp"), "{ready}");
-    assert_eq!(ipv6.record().of(IPV6).count(), 0);
+    let record = ipv6.record();
+    assert!(!record.of(IPV6).any(|answer| answer.at > restarted));
 
     set_room(&segment, DEFAULT_ROOM)?;
     segment.wait_owner(&ipv6, IPV6, "n1")?;

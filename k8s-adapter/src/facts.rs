@@ -1,5 +1,5 @@
 //! Tells ipam-service which nodes there are, and which of them serve what: all of it when the
-//! stream opens, then every change at once.
+//! stream opens, then every change at once, but nothing more than ten times a second.
 //!
 //! The stream is independent of the conversation about addresses: announcing must follow the
 //! endpoints even while a claim is stuck.
@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pharos_process::Shutdown;
 use pharos_proto::v1;
@@ -21,6 +21,9 @@ use crate::context::{Context, Dirty};
 use crate::eligibility;
 use crate::service::ServiceKey;
 use crate::world::World;
+use spacing::Spacing;
+
+mod spacing;
 
 /// First and longest wait before the stream is opened again.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
@@ -82,6 +85,7 @@ async fn report(context: &Context) -> CallError {
         return error;
     }
     context.readiness.ready("facts");
+    let mut waiting = Waiting::default();
     loop {
         tokio::select! {
             error = stream.lost() => return error,
@@ -90,12 +94,48 @@ async fn report(context: &Context) -> CallError {
                 return CallError::Refused("the API server does not answer".to_owned());
             }
             () = context.facts.wait() => {}
+            () = until(waiting.next_deadline()) => {}
         }
-        let dirty = context.facts.take();
-        let news = news(&context.world(), dirty, &mut sent);
+        waiting.changed(context.facts.take());
+        let due = waiting.take_due(tokio::time::Instant::now().into_std());
+        let news = news(&context.world(), due, &mut sent);
         if let Err(error) = send_all(context, &mut stream, news).await {
             return error;
         }
+    }
+}
+
+/// What is to be told.
+#[derive(Debug, Default)]
+struct Waiting {
+    backends: Spacing<ServiceKey>,
+    nodes: Spacing<String>,
+}
+
+impl Waiting {
+    fn changed(&mut self, dirty: Dirty) {
+        self.backends.changed(dirty.backends);
+        self.nodes.changed(dirty.nodes);
+    }
+
+    fn take_due(&mut self, now: Instant) -> Dirty {
+        Dirty {
+            backends: self.backends.take_due(now),
+            nodes: self.nodes.take_due(now),
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let deadlines = [self.backends.next_deadline(), self.nodes.next_deadline()];
+        deadlines.into_iter().flatten().min()
+    }
+}
+
+/// Resolves then; never if there is no such time. Cancel safe.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
+        None => std::future::pending().await,
     }
 }
 

@@ -19,7 +19,7 @@ use anyhow::{Context as _, bail};
 use crate::cargo::{capture, cargo, root};
 
 /// Modules that decide and never act: a file, and what lies in the folder of its name.
-const PURE: [&str; 62] = [
+const PURE: [&str; 63] = [
     "announcer/src/bind/bound",
     "announcer/src/election",
     "announcer/src/engine/macs",
@@ -59,6 +59,7 @@ const PURE: [&str; 62] = [
     "k8s-adapter/src/claim",
     "k8s-adapter/src/crd",
     "k8s-adapter/src/eligibility",
+    "k8s-adapter/src/facts/spacing",
     "k8s-adapter/src/index",
     "k8s-adapter/src/lease/machine",
     "k8s-adapter/src/migrate/judge",
