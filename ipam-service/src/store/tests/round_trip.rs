@@ -31,11 +31,16 @@ impl Book {
     async fn open(folder: &Folder) -> Self {
         let mut store = folder.open().await;
         let loaded = store.writer.load().await.expect("readable");
+        // 0 means that nobody knows when: nothing happens then.
+        let time = loaded.last_time.0.max(1);
         Self {
             state: State::restore(loaded.revision, loaded.rows),
             store,
-            batch: Batch::default(),
-            time: loaded.last_time.0,
+            batch: Batch {
+                time: Timestamp(time),
+                ..Batch::default()
+            },
+            time,
         }
     }
 
