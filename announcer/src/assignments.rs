@@ -108,6 +108,7 @@ impl SharedBook {
         let nothing = difference.upserts.is_empty()
             && difference.removals.is_empty()
             && difference.members.is_none()
+            && difference.bgp_peers.is_none()
             && book.store_id() == store_before;
         // Counted before anybody else sees the change.
         if !nothing {

@@ -19,6 +19,7 @@ use pharos_proto::v1::assignment_update::{Bucket, Changes, Header, Update};
 use crate::election::{GroupId, NodeName, Wanted, WantedBy};
 use crate::fenced::Told;
 
+mod peers;
 mod shelf;
 #[cfg(test)]
 mod tests;
@@ -64,6 +65,8 @@ pub struct Difference {
     pub removals: Vec<Key>,
     /// The whole list, if it was told.
     pub members: Option<Vec<Member>>,
+    /// The BGP peers with the nodes that are to have the sessions, all of them, if they changed.
+    pub bgp_peers: Option<Vec<(String, Arc<[NodeName]>)>>,
     /// The position that has been reached.
     pub position: Option<u64>,
     /// A synchronisation was completed.
@@ -100,6 +103,7 @@ pub struct Contents {
     pub assignments: Vec<v1::Assignment>,
     pub node_sets: Vec<v1::NodeSet>,
     pub members: Vec<Member>,
+    pub bgp_peers: v1::BgpPeers,
 }
 
 /// The assignments of a cluster.
@@ -110,8 +114,9 @@ pub struct Book {
     shelf: Shelf,
     node_sets: HashMap<u64, Arc<[NodeName]>>,
     members: Vec<Member>,
+    bgp_peers: v1::BgpPeers,
     sync: Sync,
-    /// Assignments changed since the last node set was told.
+    /// Assignments or BGP peers changed since the last node set was told.
     changed_since_set: bool,
 }
 
@@ -124,6 +129,7 @@ enum Sync {
         header: Header,
         buckets: BTreeMap<usize, BTreeMap<Key, v1::Assignment>>,
         members: Option<Vec<Member>>,
+        bgp_peers: v1::BgpPeers,
     },
     /// After synced.
     Live { authoritative: bool },
@@ -138,6 +144,7 @@ impl Book {
             shelf: Shelf::default(),
             node_sets: HashMap::new(),
             members: Vec::new(),
+            bgp_peers: v1::BgpPeers::default(),
             sync: Sync::Waiting,
             changed_since_set: false,
         }
@@ -149,6 +156,7 @@ impl Book {
         let mut book = Self::new(cluster);
         book.store_id = contents.store_id;
         book.members = contents.members;
+        book.bgp_peers = contents.bgp_peers;
         for set in contents.node_sets {
             book.add_node_set(set);
         }
@@ -176,6 +184,7 @@ impl Book {
             assignments: self.shelf.iter().map(|(_, _, one)| one).collect(),
             node_sets,
             members: self.members.clone(),
+            bgp_peers: self.bgp_peers.clone(),
         }
     }
 
@@ -246,6 +255,7 @@ impl Book {
                 self.add_node_set(set);
                 Ok(Difference::default())
             }
+            Update::BgpPeers(told) => self.on_bgp_peers(told),
             Update::Bucket(bucket) => self.on_bucket(bucket),
             Update::Synced(synced) => self.on_synced(synced.position),
             Update::Changes(changes) => self.on_changes(changes),
@@ -260,6 +270,8 @@ impl Book {
             header,
             buckets: BTreeMap::new(),
             members: None,
+            // None on start means none.
+            bgp_peers: v1::BgpPeers::default(),
         };
         Ok(Difference::default())
     }
@@ -303,6 +315,35 @@ impl Book {
         told
     }
 
+    fn on_bgp_peers(&mut self, told: v1::BgpPeers) -> Result<Difference, StreamError> {
+        match &mut self.sync {
+            Sync::Waiting => Err(StreamError::NoHeader("bgp_peers")),
+            Sync::Collecting { bgp_peers, .. } => {
+                *bgp_peers = told;
+                Ok(Difference::default())
+            }
+            Sync::Live { authoritative } => {
+                // The sets of those that were before may be in use no more.
+                self.changed_since_set = true;
+                let is_news = peers::take(&mut self.bgp_peers, told, *authoritative);
+                Ok(Difference {
+                    bgp_peers: is_news.then(|| self.bgp_peers()),
+                    ..Difference::default()
+                })
+            }
+        }
+    }
+
+    /// The BGP peers by name, with the nodes that are to have a session with each.
+    pub fn bgp_peers(&self) -> Vec<(String, Arc<[NodeName]>)> {
+        let peers = self.bgp_peers.peers.iter();
+        let named = peers.map(|one| {
+            let nodes = self.node_sets.get(&one.nodes).cloned();
+            (peers::name(one).to_owned(), nodes.unwrap_or_default())
+        });
+        named.collect()
+    }
+
     fn on_bucket(&mut self, bucket: Bucket) -> Result<Difference, StreamError> {
         let Sync::Collecting { buckets, .. } = &mut self.sync else {
             return Err(StreamError::NoHeader("bucket"));
@@ -333,13 +374,14 @@ impl Book {
     }
 
     fn on_synced(&mut self, position: u64) -> Result<Difference, StreamError> {
-        let (header, buckets, members) = match std::mem::replace(&mut self.sync, Sync::Waiting) {
-            Sync::Collecting {
-                header,
-                buckets,
-                members,
-            } => (header, buckets, members),
-            Sync::Waiting | Sync::Live { .. } => return Err(StreamError::NoHeader("synced")),
+        let Sync::Collecting {
+            header,
+            buckets,
+            members,
+            bgp_peers,
+        } = std::mem::replace(&mut self.sync, Sync::Waiting)
+        else {
+            return Err(StreamError::NoHeader("synced"));
         };
         let authoritative = header.authoritative;
         let mut difference = Difference {
@@ -353,6 +395,8 @@ impl Book {
         self.store_id = header.store_id;
         self.sync = Sync::Live { authoritative };
         difference.members = members.map(|told| self.take_members(told, authoritative));
+        let is_news = peers::take(&mut self.bgp_peers, bgp_peers, authoritative);
+        difference.bgp_peers = is_news.then(|| self.bgp_peers());
         self.drop_unused_node_sets();
         Ok(difference)
     }
@@ -431,6 +475,7 @@ impl Book {
         known.is_some_and(|known| {
             known.candidates != told.candidates
                 || (!is_set_known && known.nodes != told.nodes)
+                || known.bgp != told.bgp
                 || (known.fenced.is_none() && told.fenced.is_some())
         })
     }
@@ -455,6 +500,7 @@ impl Book {
         for (_, _, assignment) in self.shelf.iter() {
             used.extend(sets_of(&assignment));
         }
+        used.extend(peers::sets_of(&self.bgp_peers));
         self.node_sets.retain(|id, _| used.contains(id));
     }
 
@@ -502,7 +548,11 @@ fn told(fenced: &v1::assignment::Fenced) -> Told {
 /// The sets of nodes that an assignment refers to.
 fn sets_of(assignment: &v1::Assignment) -> impl Iterator<Item = u64> {
     let by_nodes = assignment.l2.iter().flat_map(|l2| &l2.by_nodes);
-    std::iter::once(assignment.candidates).chain(by_nodes.map(|entry| entry.nodes))
+    let by_nodes = by_nodes.map(|entry| entry.nodes);
+    let announcers = assignment.bgp.iter().map(|entry| entry.nodes);
+    std::iter::once(assignment.candidates)
+        .chain(by_nodes)
+        .chain(announcers)
 }
 
 fn place(assignment: &v1::Assignment) -> Result<(usize, Key), BadAddress> {

@@ -74,6 +74,8 @@ struct Record {
     members: Option<v1::Members>,
     #[prost(message, repeated, tag = "8")]
     fenced: Vec<v1::Assignment>,
+    #[prost(message, optional, tag = "9")]
+    bgp_peers: Option<v1::BgpPeers>,
 }
 
 /// The file of one node.
@@ -128,6 +130,7 @@ impl Cache {
                         endpoint: member.endpoint,
                     })
                     .collect(),
+                bgp_peers: record.bgp_peers.unwrap_or_default(),
             },
         }))
     }
@@ -154,6 +157,7 @@ impl Cache {
             members: Some(v1::Members {
                 members: members.collect(),
             }),
+            bgp_peers: Some(contents.bgp_peers),
         };
         replace_file(&self.directory, FILE, &encode(&record))
     }
@@ -237,6 +241,13 @@ mod tests {
                 node: "b".to_owned(),
                 endpoint: "192.0.2.9:7946".to_owned(),
             }],
+            bgp_peers: v1::BgpPeers {
+                peers: vec![v1::bgp_peers::Peer {
+                    peer: None,
+                    nodes: 1,
+                }],
+                ..v1::BgpPeers::default()
+            },
         }
     }
 

@@ -388,6 +388,9 @@ impl Engine {
         if let Some(members) = &difference.members {
             self.on_members(members, now);
         }
+        if let Some(peers) = &difference.bgp_peers {
+            self.tell_sessions(peers);
+        }
         let Difference {
             mut upserts,
             mut removals,

@@ -318,6 +318,7 @@ async fn begin(
     let difference = Difference {
         upserts: assigned,
         members: Some(book.members().to_vec()),
+        bgp_peers: Some(book.bgp_peers()),
         ..Difference::default()
     };
     let mark = 0;

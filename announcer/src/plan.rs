@@ -80,6 +80,11 @@ impl Plan {
         }
     }
 
+    /// This node.
+    pub fn me(&self) -> &NodeName {
+        &self.me
+    }
+
     /// Answers on these interfaces from now on, but for what is `deaf`.
     pub fn set_ports(&mut self, ports: Vec<Port>, deaf: BTreeSet<Place>) {
         self.ports = ports;

@@ -21,6 +21,13 @@ const MAX_BYTES: usize = 64 * 1024;
 /// Bytes that a group takes beside its own: a tag and a length.
 const OVERHEAD: usize = 5;
 
+/// Most BGP sessions that are told: with names of the longest they leave a report well below the size that is
+/// refused, which would cost the node its stream.
+const MAX_SESSIONS: usize = 256;
+
+/// Why there is no session.
+const SPEAKS_NO_BGP: &str = "this version speaks no BGP";
+
 /// Everything that can be told. What does not change is shared between its values.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Standing {
@@ -77,9 +84,27 @@ impl Standing {
             interfaces: own.answering().into_iter().collect(),
             members_unreachable,
             deaf,
+            bgp_sessions: std::mem::take(&mut self.node.bgp_sessions),
         };
-        let is_news = self.node != node;
+        let is_news = v1::NodeStatus {
+            bgp_sessions: node.bgp_sessions.clone(),
+            ..std::mem::take(&mut self.node)
+        } != node;
         self.node = node;
+        is_news
+    }
+
+    /// The BGP peers that the node is to have sessions with; whether that is news. It has none.
+    pub fn set_sessions(&mut self, peers: BTreeSet<String>) -> bool {
+        let sessions = peers.into_iter().take(MAX_SESSIONS);
+        let sessions = sessions.map(|peer| v1::BgpSession {
+            peer,
+            state: v1::bgp_session::State::Idle.into(),
+            detail: SPEAKS_NO_BGP.to_owned(),
+        });
+        let sessions = sessions.collect();
+        let is_news = self.node.bgp_sessions != sessions;
+        self.node.bgp_sessions = sessions;
         is_news
     }
 
@@ -274,6 +299,41 @@ mod tests {
         assert!(!node.hold_down && node.deaf == deaf);
         // Another stream knows nothing of this one.
         assert!(Teller::default().tell(standing)[0].whole);
+    }
+
+    #[test]
+    fn a_session_that_the_node_is_to_have_is_told_as_idle_and_outlives_other_news() {
+        let mut standing = Standing::default();
+        assert!(!standing.set_sessions(names(&[])));
+        assert!(standing.set_sessions(names(&["tor"])));
+        assert!(!standing.set_sessions(names(&["tor"])));
+        assert!(standing.set_node(&condition(true), false, Vec::new()));
+        assert!(!standing.set_node(&condition(true), false, Vec::new()));
+        let mut teller = Teller::default();
+        let node = teller.tell(standing.clone())[0].node.clone();
+        let session = v1::BgpSession {
+            peer: "tor".to_owned(),
+            state: v1::bgp_session::State::Idle.into(),
+            detail: "this version speaks no BGP".to_owned(),
+        };
+        assert_eq!(node.expect("told").bgp_sessions, [session]);
+        assert!(standing.set_sessions(names(&[])));
+        let node = teller.tell(standing)[0].node.clone();
+        assert_eq!(node.expect("told").bgp_sessions, []);
+    }
+
+    #[test]
+    fn of_very_many_sessions_only_the_first_are_told() {
+        // ipam-service reads no report beyond 256 KiB.
+        const REFUSED: usize = 256 * 1024;
+        let mut standing = Standing::default();
+        let peers = (0..5000).map(|number| format!("{number:0253}"));
+        assert!(standing.set_sessions(peers.collect()));
+        let told = Teller::default().tell(standing);
+        let sessions = &told[0].node.as_ref().expect("told").bgp_sessions;
+        assert_eq!(sessions.len(), MAX_SESSIONS);
+        assert_eq!(sessions[255].peer, format!("{:0253}", 255));
+        assert!(told.iter().all(|part| part.encoded_len() < REFUSED / 2));
     }
 
     fn many(since: Duration) -> Standing {

@@ -62,6 +62,13 @@ impl AnnouncerService for Server {
         Err(Status::unimplemented("not needed"))
     }
 
+    async fn get_peer_secrets(
+        &self,
+        _: Request<v1::GetPeerSecretsRequest>,
+    ) -> Result<Response<v1::GetPeerSecretsResponse>, Status> {
+        Err(Status::unimplemented("not needed"))
+    }
+
     async fn renew_lease(
         &self,
         _: Request<v1::RenewLeaseRequest>,

@@ -104,7 +104,10 @@ impl Announcer {
                 }
                 Update::Synced(_) => return,
                 Update::Header(header) => assert!(header.authoritative),
-                Update::Members(_) | Update::NodeSet(_) | Update::Changes(_) => {}
+                Update::Members(_)
+                | Update::NodeSet(_)
+                | Update::BgpPeers(_)
+                | Update::Changes(_) => {}
             }
         }
     }

@@ -6,11 +6,21 @@
 //! 3. No answer, change of the history, log or export has a password, unless the export was asked for
 //!    it. A store filled without passwords says which peers lack theirs.
 //! 4. A whole set replaces that of the cluster, and no other.
+//! 5. An advertisement by BGP with every field is taken in, told, exported and imported, and outlives a kill; a
+//!    wrong field is named.
+//! 6. Its routes, and the peers, reach an announcer; people are told that there is no session. The node is told
+//!    the passwords of its own peers.
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use e2e::ipam::{Ipam, grpcurl, run};
+use std::collections::BTreeMap;
+
+use e2e::ipam::{Ipam, SOON, grpcurl, run};
+use pharos_proto::v1;
+use pharos_proto::v1::announcer_service_client::AnnouncerServiceClient;
+use pharos_proto::v1::assignment_update::Update;
 use serde_json::{Value, json};
+use tokio_stream::StreamExt as _;
 
 const PASSWORD: &str = "hush-hush";
 
@@ -247,4 +257,173 @@ fn a_whole_set_of_peers_and_profiles_replaces_that_of_its_cluster_only() {
         call(&ipam, "ListBfdProfiles", &json!({})).unwrap(),
         json!({})
     );
+}
+
+/// Every field of an advertisement by BGP.
+fn whole_advertisement() -> Value {
+    json!({
+        "name": "racks", "cluster": "east", "pools": ["default-pool"],
+        "pool_selectors": [{"match_labels": {"tier": "gold"}}],
+        "node_selectors": [{"match_labels": {"rack": "1"}}],
+        "bgp": {
+            "peers": ["tor"], "aggregation_length": 24, "aggregation_length_v6": 64,
+            "local_pref": 100, "communities": ["64512:7", "large:64512:1:2"],
+        },
+    })
+}
+
+#[test]
+fn an_advertisement_by_bgp_is_told_as_it_was_given_and_a_wrong_field_is_named() {
+    if grpcurl().is_none() {
+        return;
+    }
+    let mut ipam = Ipam::start().unwrap();
+    let apply = |advertisement: &Value| json!({ "advertisement": advertisement });
+    let answer = call(&ipam, "ApplyAdvertisement", &apply(&whole_advertisement())).unwrap();
+    let told = answer["advertisement"].clone();
+    let bgp = json!({
+        "peers": ["tor"], "aggregationLength": 24, "aggregationLengthV6": 64,
+        "localPref": 100, "communities": ["64512:7", "large:64512:1:2"],
+    });
+    assert_eq!(told["bgp"], bgp, "{told}");
+    for (field, value, path) in [
+        ("aggregation_length", json!(33), "bgp.aggregation_length"),
+        (
+            "aggregation_length_v6",
+            json!(129),
+            "bgp.aggregation_length_v6",
+        ),
+        ("communities", json!(["1:70000"]), "bgp.communities[0]"),
+        ("peers", json!([""]), "bgp.peers[0]"),
+    ] {
+        let mut wrong = whole_advertisement();
+        wrong["bgp"][field] = value;
+        let error = call(&ipam, "ApplyAdvertisement", &apply(&wrong)).unwrap_err();
+        let path = format!("advertisement.{path}");
+        assert!(error.to_string().contains(&path), "{error}");
+    }
+    // By default each address is announced by itself.
+    let plain = json!({"name": "plain", "cluster": "east", "bgp": {}});
+    let answer = call(&ipam, "ApplyAdvertisement", &apply(&plain)).unwrap();
+    let lengths = json!({"aggregationLength": 32, "aggregationLengthV6": 128});
+    assert_eq!(answer["advertisement"]["bgp"], lengths, "{answer}");
+    // The set of the other protocol, and then all of this one.
+    let sets = [("L2", json!([])), ("BGP", json!([whole_advertisement()]))];
+    for (scope, set) in sets {
+        let set = json!({"cluster": "east", "scope": scope, "advertisements": set});
+        call(&ipam, "SyncAdvertisements", &set).unwrap();
+        assert!(call(&ipam, "ListAdvertisements", &json!({})).is_ok());
+    }
+    let list = |ipam: &Ipam| call(ipam, "ListAdvertisements", &json!({})).unwrap();
+    let all = json!([told]);
+    assert_eq!(list(&ipam)["advertisements"], all);
+    ipam.kill().unwrap();
+    ipam.restart().unwrap();
+    assert_eq!(list(&ipam)["advertisements"], all);
+    let changes = ipam
+        .grpcurl(None, "pharos.v1.HistoryService/ListChanges")
+        .unwrap();
+    assert!(changes.to_string().contains("large:64512:1:2"), "{changes}");
+
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("all.jsonl").to_str().unwrap().to_owned();
+    let (code, log) = ipam.run(&["export", "--history", "--to", &file]).unwrap();
+    assert_eq!(code, Some(0), "{log}");
+    let other = imported(folder.path(), "other.db", &file);
+    assert_eq!(list(&other)["advertisements"], all);
+    let copy = folder.path().join("copy.db");
+    let to = copy.to_str().unwrap();
+    let (code, log) = ipam.run(&["backup", "--to", to]).unwrap();
+    assert_eq!(code, Some(0), "{log}");
+    let restored = folder.path().join("restored.db");
+    let (code, log) = run(&restored, &["restore", "--from", to]).unwrap();
+    assert_eq!(code, Some(0), "{log}");
+    let restored = Ipam::start_on(&restored, Vec::new()).unwrap();
+    assert_eq!(list(&restored)["advertisements"], all);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn routes_and_peers_reach_an_announcer_and_people_are_told_that_there_is_no_session() {
+    if grpcurl().is_none() {
+        return;
+    }
+    let ipam = Ipam::start().unwrap();
+    ipam.apply_pool("default-pool", &["192.168.12.100/31"])
+        .await
+        .unwrap();
+    let mut advertisement = whole_advertisement();
+    advertisement["node_selectors"] = json!([]);
+    let apply = json!({ "advertisement": advertisement });
+    call(&ipam, "ApplyAdvertisement", &apply).unwrap();
+    let mut peer = whole_peer();
+    peer["node_selectors"] = json!([]);
+    call(&ipam, "ApplyBgpPeer", &json!({"peer": peer})).unwrap();
+    call(
+        &ipam,
+        "ApplyBfdProfile",
+        &json!({"profile": whole_profile()}),
+    )
+    .unwrap();
+    let owner = json!({"owner": {"cluster": "east", "namespace": "default", "name": "web"}});
+    ipam.grpcurl(
+        Some(&owner.to_string()),
+        "pharos.v1.AllocationService/Allocate",
+    )
+    .unwrap();
+
+    let announcement = || {
+        let method = "pharos.v1.AnnouncementService/ListAnnouncements";
+        let listed = ipam.grpcurl(Some(r#"{"cluster":"east"}"#), method).unwrap();
+        listed["announcements"][0].clone()
+    };
+    assert_eq!(announcement()["reason"], "NO_ANNOUNCER");
+    let hello = v1::announcer_report::Hello {
+        cluster: "east".to_owned(),
+        node: "a".to_owned(),
+        ..Default::default()
+    };
+    let hello = v1::AnnouncerReport {
+        report: Some(v1::announcer_report::Report::Hello(hello)),
+    };
+    let mut client = AnnouncerServiceClient::new(ipam.channel().unwrap());
+    let reports = tokio_stream::iter([hello]).chain(tokio_stream::pending());
+    let mut updates = client.announce(reports).await.unwrap().into_inner();
+    let (mut sets, mut peers, mut routed) = (BTreeMap::new(), None, Vec::new());
+    loop {
+        let update = tokio::time::timeout(SOON, updates.message());
+        let update = update.await.unwrap().unwrap().unwrap().update.unwrap();
+        match update {
+            Update::NodeSet(set) => drop(sets.insert(set.id, set.nodes)),
+            Update::BgpPeers(told) => peers = Some(told),
+            Update::Bucket(bucket) => routed.extend(bucket.assignments),
+            Update::Changes(changes) => routed.extend(changes.upserts),
+            Update::Synced(_) => break,
+            Update::Header(_) | Update::Members(_) => {}
+        }
+    }
+    let [assignment] = &routed[..] else {
+        panic!("{routed:?}");
+    };
+    assert!(assignment.l2.is_none() && assignment.nodes.is_empty());
+    let entry = &assignment.bgp[0];
+    assert_eq!(sets[&entry.nodes], ["a"]);
+    let route = &entry.routes[0];
+    assert_eq!(
+        (route.prefix.as_str(), route.local_pref),
+        ("192.168.12.0/24", 100)
+    );
+    assert_eq!(route.peers, ["tor"]);
+    let peers = peers.unwrap();
+    assert_eq!(sets[&peers.peers[0].nodes], ["a"]);
+    assert_eq!(peers.profiles[0].name, "fast");
+    assert!(!format!("{peers:?}").contains(PASSWORD));
+
+    let told = announcement();
+    assert_eq!(told["reason"], "BGP_NO_SESSION", "{told}");
+    let method = "pharos.v1.AnnouncerService/GetPeerSecrets";
+    let secrets = ipam.grpcurl(Some(r#"{"cluster":"east","node":"a"}"#), method);
+    assert_eq!(secrets.unwrap()["secrets"][0]["password"], PASSWORD);
+    let none = ipam.grpcurl(Some(r#"{"cluster":"east","node":"b"}"#), method);
+    assert!(none.unwrap_err().to_string().contains("UNKNOWN_NODE"));
+    assert!(!ipam.program().log().contains(PASSWORD));
 }

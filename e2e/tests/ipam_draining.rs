@@ -86,7 +86,10 @@ impl Node {
                     let upserts = changes.upserts.into_iter();
                     self.assigned.extend(upserts.map(|one| one.address));
                 }
-                Update::Header(_) | Update::Members(_) | Update::NodeSet(_) => {}
+                Update::Header(_)
+                | Update::Members(_)
+                | Update::NodeSet(_)
+                | Update::BgpPeers(_) => {}
             }
             if last {
                 return;

@@ -333,7 +333,7 @@ fn is_fenced(advertisement: &v1::Advertisement) -> bool {
         Some(v1::advertisement::Protocol::L2(l2)) => {
             l2.ownership() == v1::advertisement::l2::Ownership::Fenced
         }
-        None => false,
+        Some(v1::advertisement::Protocol::Bgp(_)) | None => false,
     }
 }
 

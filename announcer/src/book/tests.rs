@@ -1,3 +1,5 @@
+mod bgp;
+
 use pharos_proto::v1::assignment::{ByNodes, L2};
 use pharos_proto::v1::assignment_update::Synced;
 
@@ -14,6 +16,7 @@ fn assignment(address: &str, nodes: &[&str]) -> v1::Assignment {
         owners: vec!["east/default/web".to_owned()],
         probe: false,
         fenced: None,
+        bgp: Vec::new(),
     }
 }
 

@@ -2,10 +2,11 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::Engine;
 use crate::clock;
-use crate::election::GroupId;
+use crate::election::{GroupId, NodeName};
 use crate::handover::Gained;
 use crate::l2::burst::Spot;
 use crate::status::Addresses;
@@ -85,6 +86,23 @@ impl Engine {
         let deaf = self.uplinks.deaf().into_iter().chain(silent).collect();
         self.status
             .send_if_modified(|standing| standing.set_node(&self.own, unreachable, deaf));
+    }
+
+    /// The sessions that this node is to have.
+    pub(super) fn tell_sessions(&self, peers: &[(String, Arc<[NodeName]>)]) {
+        let me = self.plan.me();
+        let own = peers.iter().filter(|(_, nodes)| nodes.contains(me));
+        let own: BTreeSet<String> = own.map(|(peer, _)| peer.clone()).collect();
+        let count = own.len();
+        let news = self
+            .status
+            .send_if_modified(|standing| standing.set_sessions(own));
+        if news && count > 0 {
+            tracing::warn!(
+                peers = count,
+                "this version speaks no BGP: no session is held, and no route is announced"
+            );
+        }
     }
 
     fn names_of(&self, spots: &[Spot]) -> BTreeSet<String> {

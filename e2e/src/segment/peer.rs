@@ -148,6 +148,7 @@ impl Peer {
             owners: vec![format!("{CLUSTER}/default/web-{group}")],
             probe,
             fenced: None,
+            bgp: Vec::new(),
         });
         let assignments: Vec<v1::Assignment> = assignments.collect();
         for ((address, _), assignment) in addresses.iter().zip(&assignments) {
@@ -331,6 +332,13 @@ impl AnnouncerService for SharedFeed {
             assignments,
             ..v1::ListAssignmentsResponse::default()
         }))
+    }
+
+    async fn get_peer_secrets(
+        &self,
+        _request: Request<v1::GetPeerSecretsRequest>,
+    ) -> Result<Response<v1::GetPeerSecretsResponse>, Status> {
+        Ok(Response::new(v1::GetPeerSecretsResponse::default()))
     }
 
     async fn renew_lease(

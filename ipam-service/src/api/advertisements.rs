@@ -73,12 +73,7 @@ impl Advertisements {
         message: &v1::SyncAdvertisementsRequest,
     ) -> Result<v1::SyncAdvertisementsResponse, Status> {
         let read = advertisement_set(message);
-        let (cluster, advertisements) = read.map_err(|bad| status::of_rejection(&bad))?;
-        let command = Command::SyncAdvertisements {
-            cluster: cluster.clone(),
-            advertisements,
-            fence: message.fence,
-        };
+        let (cluster, command) = read.map_err(|bad| status::of_rejection(&bad))?;
         let (id, validate_only) = (&message.request_id, message.validate_only);
         let reply = call.submit(&self.api, command, id, validate_only).await?;
         Ok(v1::SyncAdvertisementsResponse {

@@ -292,6 +292,7 @@ fn explained_node(node: &ExplainedNode, listed: &[Name]) -> v1::ExplainedNode {
         Verdict::NotSelected { .. } => WireVerdict::NotSelected,
         Verdict::NoEndpoint(_) => WireVerdict::NoEndpoint,
         Verdict::FeatureMissing(_) => WireVerdict::FeatureMissing,
+        Verdict::Conflicting(_) => WireVerdict::ConflictingAdvertisements,
     };
     let place = listed.iter().position(|listed| *listed == node.node);
     let position = place.map_or(0, |place| u32::try_from(place + 1).unwrap_or(u32::MAX));

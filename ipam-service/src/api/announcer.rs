@@ -5,6 +5,7 @@
 
 mod body;
 mod connections;
+mod secrets;
 mod server;
 mod told;
 

@@ -1,21 +1,22 @@
 //! Advertisements and facts: wire <-> domain.
 
 pub mod assignments;
+mod protocol;
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
 use pharos_proto::digest::{Digests, WIRE_LEN};
 use pharos_proto::v1;
-use pharos_proto::v1::advertisement as wire_advertisement;
 use pharos_proto::v1::announcer_report::Hello;
 use pharos_proto::v1::sync_facts_request as wire_facts;
 
+use self::protocol::{protocol_from_wire, protocol_to_wire};
 use super::convert::owner_from_wire;
-use super::fields::{FieldErrors, selector_to_wire, selectors_to_wire};
+use super::fields::{FieldErrors, selectors_to_wire};
+use crate::state::command::{Command, Scope};
 use crate::state::model::{
-    Advertisement, AdvertisementKey, AdvertisementProtocol, Announcer, EntryNodes, NodeKey,
-    OwnerKey, Ownership as Promise, PreferredNodes, ReportedNode,
+    Advertisement, AdvertisementKey, Announcer, EntryNodes, NodeKey, OwnerKey, ReportedNode,
 };
 use crate::state::names::{MAX_NAME_BYTES, Name};
 use crate::state::refusal::Rejection;
@@ -25,9 +26,6 @@ use crate::state::refusal::Rejection;
 const MAX_PARTS: usize = 1000;
 /// Most features that an announcer names.
 const MAX_FEATURES: usize = 64;
-
-/// Greatest weight of a preference (as Kubernetes' `preferredDuringScheduling...`).
-const MAX_WEIGHT: u32 = 100;
 
 // === Advertisements ===
 
@@ -51,13 +49,7 @@ pub fn advertisement_from_wire(
     let pool_selectors = selectors("pool_selectors", &wire.pool_selectors);
     let node_selectors = selectors("node_selectors", &wire.node_selectors);
     let service_selectors = selectors("service_selectors", &wire.service_selectors);
-    let protocol = match &wire.protocol {
-        Some(wire_advertisement::Protocol::L2(l2)) => l2_from_wire(errors, &at("l2"), l2),
-        None => {
-            errors.add(at("l2"), "is required: how the addresses are announced");
-            None
-        }
-    };
+    let protocol = protocol_from_wire(errors, field, wire);
     Some(Advertisement {
         key: AdvertisementKey {
             cluster: cluster?,
@@ -92,84 +84,8 @@ pub(super) fn names(
     read.into_iter().collect()
 }
 
-fn l2_from_wire(
-    errors: &mut FieldErrors,
-    field: &str,
-    wire: &wire_advertisement::L2,
-) -> Option<AdvertisementProtocol> {
-    use wire_advertisement::l2::Ownership;
-    let ownership = match Ownership::try_from(wire.ownership) {
-        Ok(Ownership::Unspecified | Ownership::Available) => Some(Promise::Available),
-        Ok(Ownership::Fenced) => Some(Promise::Fenced),
-        Err(_) => {
-            let message = format!("unknown value {}", wire.ownership);
-            errors.add(format!("{field}.ownership"), message);
-            None
-        }
-    };
-    let path = format!("{field}.interfaces");
-    bound(errors, &path, wire.interfaces.len());
-    let interfaces = names(errors, &path, &wire.interfaces);
-    let path = format!("{field}.preferred_nodes");
-    bound(errors, &path, wire.preferred_nodes.len());
-    let preferred_nodes: Vec<_> = wire
-        .preferred_nodes
-        .iter()
-        .enumerate()
-        .map(|(index, wire)| preference(errors, &format!("{path}[{index}]"), wire))
-        .collect();
-    let ownership = ownership?;
-    let interfaces = interfaces?.into_iter();
-    Some(AdvertisementProtocol::L2 {
-        interfaces: interfaces.map(|name| name.as_str().to_owned()).collect(),
-        preferred_nodes: preferred_nodes.into_iter().collect::<Option<_>>()?,
-        ownership,
-    })
-}
-
-fn preference(
-    errors: &mut FieldErrors,
-    field: &str,
-    wire: &wire_advertisement::PreferredNodes,
-) -> Option<PreferredNodes> {
-    let weight = (1..=MAX_WEIGHT).contains(&wire.weight);
-    if !weight {
-        let message = format!("must be 1 to {MAX_WEIGHT}, not {}", wire.weight);
-        errors.add(format!("{field}.weight"), message);
-    }
-    let path = format!("{field}.selector");
-    let selector = errors
-        .required(&path, wire.selector.as_ref())
-        .and_then(|selector| errors.selector(&path, selector));
-    Some(PreferredNodes {
-        weight: weight.then_some(wire.weight)?,
-        selector: selector?,
-    })
-}
-
 /// An advertisement, back to the wire.
 pub fn advertisement_to_wire(advertisement: &Advertisement) -> v1::Advertisement {
-    use wire_advertisement::l2::Ownership;
-    let protocol = match &advertisement.protocol {
-        AdvertisementProtocol::L2 {
-            interfaces,
-            preferred_nodes,
-            ownership,
-        } => wire_advertisement::Protocol::L2(wire_advertisement::L2 {
-            interfaces: interfaces.iter().cloned().collect(),
-            preferred_nodes: preferred_nodes
-                .iter()
-                .map(|preference| wire_advertisement::PreferredNodes {
-                    weight: preference.weight,
-                    selector: Some(selector_to_wire(&preference.selector)),
-                })
-                .collect(),
-            ownership: match ownership {
-                Promise::Available => Ownership::Available.into(),
-                Promise::Fenced => Ownership::Fenced.into(),
-            },
-        }),
-    };
     let cluster = advertisement.key.cluster.as_ref();
     v1::Advertisement {
         name: advertisement.key.name.to_string(),
@@ -180,7 +96,7 @@ pub fn advertisement_to_wire(advertisement: &Advertisement) -> v1::Advertisement
         service_selectors: selectors_to_wire(&advertisement.service_selectors),
         address_space: advertisement.space.to_string(),
         revision: advertisement.revision,
-        protocol: Some(protocol),
+        protocol: Some(protocol_to_wire(&advertisement.protocol)),
     }
 }
 
@@ -201,11 +117,12 @@ pub fn advertisement_key(cluster: &str, name: &str) -> Result<AdvertisementKey, 
 /// `SyncAdvertisements`: its cluster and the whole set, each advertisement of that cluster.
 pub fn advertisement_set(
     wire: &v1::SyncAdvertisementsRequest,
-) -> Result<(Name, Vec<Advertisement>), Rejection> {
+) -> Result<(Name, Command), Rejection> {
     let mut errors = FieldErrors::new();
     errors.request_id(&wire.request_id);
     errors.fence(wire.fence);
     let cluster = errors.name("cluster", &wire.cluster);
+    let scope = scope_from_wire(&mut errors, wire.scope);
     let mut seen = BTreeSet::new();
     let mut set = Vec::with_capacity(wire.advertisements.len());
     for (index, one) in wire.advertisements.iter().enumerate() {
@@ -217,7 +134,14 @@ pub fn advertisement_set(
         if !seen.insert(&one.name) {
             errors.add(format!("{field}.name"), "is given twice");
         }
-        set.push(advertisement_from_wire(&mut errors, &field, Some(one)));
+        let read = advertisement_from_wire(&mut errors, &field, Some(one));
+        if let (Some(scope), Some(read)) = (scope, &read)
+            && !scope.includes(&read.protocol)
+        {
+            let name = if read.protocol.is_bgp() { "bgp" } else { "l2" };
+            errors.add(format!("{field}.{name}"), "is not in the scope of the set");
+        }
+        set.push(read);
     }
     let set = (|| {
         let cluster = cluster?;
@@ -229,10 +153,28 @@ pub fn advertisement_set(
             },
             ..advertisement
         });
-        let own = own.collect();
-        Some((cluster, own))
+        let command = Command::SyncAdvertisements {
+            advertisements: own.collect(),
+            scope: scope?,
+            fence: wire.fence,
+            cluster: cluster.clone(),
+        };
+        Some((cluster, command))
     })();
     errors.finish(set)
+}
+
+fn scope_from_wire(errors: &mut FieldErrors, wire: i32) -> Option<Scope> {
+    use v1::sync_advertisements_request::Scope as Wire;
+    match Wire::try_from(wire) {
+        Ok(Wire::Unspecified) => Some(Scope::Every),
+        Ok(Wire::L2) => Some(Scope::L2),
+        Ok(Wire::Bgp) => Some(Scope::Bgp),
+        Err(_) => {
+            errors.add("scope", format!("unknown value {wire}"));
+            None
+        }
+    }
 }
 
 // === Facts ===

@@ -389,7 +389,7 @@ fn text_of(name: Option<&Name>) -> String {
 }
 
 /// A number of a range, which its type holds; `Some(None)`: not given.
-fn narrow<T: TryFrom<u32>>(
+pub(super) fn narrow<T: TryFrom<u32>>(
     errors: &mut FieldErrors,
     field: &str,
     wire: Option<u32>,

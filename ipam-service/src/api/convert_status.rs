@@ -33,6 +33,16 @@ pub fn check_status(wire: &Status) -> Result<(), Rejection> {
             &node.deaf,
             MAX_DESCRIPTION_BYTES,
         );
+        for (index, session) in node.bgp_sessions.iter().enumerate() {
+            let at = |name: &str| format!("status.node.bgp_sessions[{index}].{name}");
+            at_most(&mut errors, &at("peer"), &session.peer, MAX_NAME_BYTES);
+            at_most(
+                &mut errors,
+                &at("detail"),
+                &session.detail,
+                MAX_DESCRIPTION_BYTES,
+            );
+        }
     }
     for (index, owned) in wire.owned.iter().enumerate() {
         let at = |name: &str| format!("status.owned[{index}].{name}");
@@ -119,6 +129,11 @@ mod tests {
         let node = v1::NodeStatus {
             interfaces: vec!["eth0".to_owned(), name.clone()],
             deaf: vec!["l".repeat(line_bytes)],
+            bgp_sessions: vec![v1::BgpSession {
+                peer: name.clone(),
+                detail: "d".repeat(line_bytes),
+                ..v1::BgpSession::default()
+            }],
             ..v1::NodeStatus::default()
         };
         let addresses = || vec!["a".repeat(address_bytes)];
@@ -146,6 +161,8 @@ mod tests {
         let expected = [
             "status.node.interfaces[1]",
             "status.node.deaf[0]",
+            "status.node.bgp_sessions[0].peer",
+            "status.node.bgp_sessions[0].detail",
             "status.owned[1].from",
             "status.owned[1].interfaces[0]",
             "status.owned[1].probing[0]",
@@ -155,7 +172,7 @@ mod tests {
         ];
         assert_eq!(fields(check_status(&status(254, 1025, 46))), expected);
         let addresses = fields(check_status(&status(253, 1024, 46)));
-        assert_eq!(addresses, expected[4..]);
+        assert_eq!(addresses, expected[6..]);
     }
 
     #[test]

@@ -77,13 +77,7 @@ pub(crate) const READERS: [Reader; 23] = [
     |bytes| {
         let wire = v1::SyncAdvertisementsRequest::decode(bytes).ok()?;
         let read = advertisement_set(&wire);
-        Some(
-            read.map(|(cluster, advertisements)| Command::SyncAdvertisements {
-                cluster,
-                advertisements,
-                fence: wire.fence,
-            }),
-        )
+        Some(read.map(|(_, command)| command))
     },
     |bytes| {
         let wire = v1::ApplyBgpPeerRequest::decode(bytes).ok()?;

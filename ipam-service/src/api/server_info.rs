@@ -8,7 +8,7 @@ use super::call::Api;
 use super::status;
 
 /// Abilities that a client may depend on.
-const FEATURES: [&str; 12] = [
+const FEATURES: [&str; 13] = [
     // `if_revision` and `fence` are checked.
     "conditional-writes",
     // `if_refused: QUEUE` keeps claims and decides them again.
@@ -33,6 +33,8 @@ const FEATURES: [&str; 12] = [
     "fenced-ownership",
     // SyncBgpPeers takes BGP peers and BFD profiles.
     "bgp-peers",
+    // Advertisements may be of BGP, and SyncAdvertisements keeps to its `scope`.
+    "bgp-advertisements",
 ];
 
 /// Serves StatusService.

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::cluster;
+use super::command::Scope;
 use super::draft::Draft;
 use super::model::{Advertisement, AdvertisementKey};
 use super::names::Name;
@@ -28,34 +29,41 @@ pub(super) fn delete(draft: &mut Draft<'_>, key: &AdvertisementKey) -> Result<()
     Ok(())
 }
 
-/// Replaces all advertisements of a cluster.
+/// Replaces all advertisements of a cluster that are in scope.
 ///
 /// # Errors
-/// [`Rejection::Invalid`] if a name appears twice, [`Rejection::StaleFence`]
+/// [`Rejection::Invalid`] if a name appears twice, or is that of one that is not in scope,
+/// [`Rejection::StaleFence`]
 pub(super) fn sync(
     draft: &mut Draft<'_>,
     cluster: &Name,
     wanted: &[Advertisement],
-    fence: u64,
+    (scope, fence): (Scope, u64),
 ) -> Result<(), Rejection> {
     let mut names = BTreeSet::new();
-    let twice: Vec<InvalidField> = (0..)
+    let taken: Vec<InvalidField> = (0..)
         .zip(wanted)
-        .filter(|(_, one)| !names.insert(&one.key))
-        .map(|(index, one): (usize, _)| InvalidField {
-            field: format!("advertisements[{index}].name"),
-            message: format!(
-                "duplicate definition of advertisement {:?}",
-                one.key.name.as_str()
-            ),
+        .filter_map(|(index, one): (usize, _)| {
+            let known = draft.state.advertisement(&one.key);
+            let name = one.key.name.as_str();
+            let message = if !names.insert(&one.key) {
+                format!("duplicate definition of advertisement {name:?}")
+            } else if known.is_some_and(|known| !scope.includes(&known.protocol)) {
+                format!("{name:?} is an advertisement of the other protocol")
+            } else {
+                return None;
+            };
+            let field = format!("advertisements[{index}].name");
+            Some(InvalidField { field, message })
         })
         .collect();
-    if !twice.is_empty() {
-        return Err(Rejection::Invalid(twice));
+    if !taken.is_empty() {
+        return Err(Rejection::Invalid(taken));
     }
     cluster::contact(draft, cluster, fence)?;
     let known = draft.state.advertisements();
     let known = known.filter(|one| one.key.cluster.as_ref() == Some(cluster));
+    let known = known.filter(|one| scope.includes(&one.protocol));
     for gone in known.filter(|one| !names.contains(&one.key)) {
         draft.drop_advertisement(gone);
     }

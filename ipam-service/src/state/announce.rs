@@ -13,6 +13,7 @@
 //!   allocation ([`policy`]); reduced to those that can serve every owner ([`group`]).
 //! - Each group has an ordered list of up to three of them ([`super::placement`]). The list is
 //!   stored, and stays with the addresses when the id of their group changes.
+//! - By BGP every node announces by itself ([`routes`]), over sessions with [`peers`].
 //! - Interfaces: per node, the union over the advertisements of the address's owners that select
 //!   the node; one that names none means all ([`interfaces`]).
 
@@ -23,8 +24,10 @@ mod group;
 mod held;
 mod interfaces;
 mod nodes;
+mod peers;
 mod policy;
 mod probe;
+mod routes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -32,12 +35,14 @@ use std::sync::Arc;
 pub use self::explain::{Explained, ExplainedNode, Question, Verdict};
 pub use self::fence::Fenced;
 use self::group::Component;
-pub use self::held::{Held, HeldPage, Inquiry, Silence};
+pub use self::held::{Contradiction, Held, HeldPage, Inquiry, Silence};
 pub use self::interfaces::{ByNodes, Interfaces};
 pub use self::nodes::Member;
 use self::nodes::Nodes;
+pub use self::peers::{Peer, Peers, selects};
 use self::policy::{Memory, Offer};
 pub use self::probe::unannounced;
+pub use self::routes::{NodeRoutes, Prefix, Route, Routes};
 use super::State;
 use super::address::Address;
 use super::change::{Change, Edit};
@@ -59,10 +64,10 @@ pub struct Assignment {
     pub group: AllocationId,
     /// In order of preference, at most three: the owner is the first that lives.
     pub nodes: Vec<Name>,
-    /// Id of the [`NodeSet`] of all candidates.
+    /// Id of the [`NodeSet`] of all candidates; of none without `interfaces`.
     pub candidates: u64,
-    /// Shared by all addresses with the same answer.
-    pub interfaces: Arc<Interfaces>,
+    /// Shared by all addresses with the same answer. `None`: it is not announced by layer 2.
+    pub interfaces: Option<Arc<Interfaces>>,
     /// All who hold the address, sorted.
     pub owners: Vec<OwnerKey>,
     /// Those of them for whom not every candidate can take traffic in: they share with an older owner
@@ -72,13 +77,35 @@ pub struct Assignment {
     pub probe: bool,
     /// Set: only the owner that is named here answers.
     pub fenced: Option<Fenced>,
+    /// What is announced for it by BGP, whoever answers for it. `None`: nothing, and nothing is withheld.
+    pub bgp: Option<Arc<Routes>>,
 }
 
 impl Assignment {
     /// Ids of the sets that it refers to; one may come twice.
     fn node_sets(&self) -> impl Iterator<Item = u64> {
-        let by_nodes = self.interfaces.by_nodes.iter().map(|entry| entry.nodes.id);
-        std::iter::once(self.candidates).chain(by_nodes)
+        let candidates = self.interfaces.as_ref().map(|_| self.candidates);
+        candidates
+            .into_iter()
+            .chain(self.own_sets().map(|set| set.id))
+    }
+
+    /// The sets that it has at hand: all but the candidates.
+    fn own_sets(&self) -> impl Iterator<Item = &Arc<NodeSet>> {
+        let by_nodes = self.interfaces.iter().flat_map(|it| &it.by_nodes);
+        let by_nodes = by_nodes.map(|entry| &entry.nodes);
+        by_nodes.chain(self.announcers())
+    }
+
+    /// The nodes that announce it by BGP.
+    pub fn announcers(&self) -> impl Iterator<Item = &Arc<NodeSet>> {
+        let routes = self.bgp.iter().flat_map(|routes| &routes.by_nodes);
+        routes.map(|entry| &entry.nodes)
+    }
+
+    /// The interfaces on which a node announces it by layer 2; empty: every one.
+    fn interfaces_of(&self, node: &Name) -> &[String] {
+        self.interfaces.as_ref().map_or(&[], |it| it.of(node))
     }
 }
 
@@ -109,13 +136,15 @@ pub struct ClusterDelta {
     pub authoritative: Option<bool>,
     /// Set if they changed: all of them, by name.
     pub members: Option<Vec<Member>>,
-    /// That `upserts` refer to, and that were not in use before.
+    /// That `upserts` and `bgp_peers` refer to, and that were not in use before.
     pub node_sets: Vec<Arc<NodeSet>>,
+    /// Set if they changed: all of them.
+    pub bgp_peers: Option<Arc<Peers>>,
     /// By key.
     pub upserts: Vec<Arc<Assignment>>,
     /// By key.
     pub removals: Vec<AssignmentKey>,
-    /// Ids of the sets that no assignment refers to any more.
+    /// Ids of the sets that nothing refers to any more.
     pub unused_node_sets: Vec<u64>,
     /// The cluster was deleted: its announcers have to introduce themselves again.
     pub deleted: Option<Deleted>,
@@ -175,6 +204,7 @@ pub struct ClusterAssignments {
     assignments: BTreeMap<AssignmentKey, Arc<Assignment>>,
     /// With the number of references to each.
     node_sets: BTreeMap<u64, (Arc<NodeSet>, usize)>,
+    peers: Arc<Peers>,
     authoritative: bool,
 }
 
@@ -182,7 +212,8 @@ pub struct ClusterAssignments {
 #[derive(Debug)]
 struct Group {
     addresses: Vec<AssignmentKey>,
-    offer: Arc<Offer>,
+    /// `None`: by BGP only.
+    offer: Option<Arc<Offer>>,
     list: Vec<NodeNo>,
 }
 
@@ -196,6 +227,8 @@ struct Dirt {
     /// Advertisements, pools or available nodes changed: everything is to be looked at again.
     policy: bool,
     members: bool,
+    /// Who the BGP peers are, or who has sessions with them.
+    peers: bool,
     deleted: bool,
     /// Leases of its nodes changed.
     leases: bool,
@@ -321,23 +354,31 @@ impl Announcements {
             }
             Change::Node(edit) => self.note_node(edit, dirt),
             Change::Advertisement(edit) if !same_policy(edit) => {
-                let cluster = &edit.subject().key.cluster;
-                self.note_policy(cluster.as_ref(), dirt);
+                let cluster = edit.subject().key.cluster.as_ref();
+                self.note_all(cluster, dirt, |dirt| dirt.policy = true);
             }
             Change::Pool(edit) if !same_appearance(edit) => {
-                let cluster = &edit.subject().key.cluster;
-                self.note_policy(cluster.as_ref(), dirt);
+                let cluster = edit.subject().key.cluster.as_ref();
+                self.note_all(cluster, dirt, |dirt| dirt.policy = true);
             }
             // Whether it is authoritative is looked up in any case.
             Change::Cluster(edit) => {
-                dirt_of(dirt, &edit.subject().name).deleted |= edit.after.is_none();
+                let dirt = dirt_of(dirt, &edit.subject().name);
+                dirt.deleted |= edit.after.is_none();
+                dirt.peers |= edit.before.is_none();
+            }
+            Change::BgpPeer(edit) => {
+                let cluster = edit.subject().key.cluster.as_ref();
+                self.note_all(cluster, dirt, |dirt| dirt.peers = true);
+            }
+            Change::BfdProfile(edit) => {
+                let cluster = edit.subject().key.cluster.as_ref();
+                self.note_all(cluster, dirt, |dirt| dirt.peers = true);
             }
             Change::Advertisement(_)
             | Change::Pool(_)
             | Change::Reservation(_)
             | Change::Quota(_)
-            | Change::BgpPeer(_)
-            | Change::BfdProfile(_)
             | Change::AddressSpace(_)
             | Change::Unavailable(_)
             | Change::Tenure(_) => {}
@@ -370,22 +411,25 @@ impl Announcements {
         let key = &edit.subject().key;
         let assignments = self.clusters.entry(key.cluster.clone()).or_default();
         let effect = assignments.nodes.update(&key.node, edit.after.as_deref());
-        if effect.candidates || effect.members {
+        let peers = !assignments.peers.is_empty();
+        if effect.candidates || effect.members || peers {
             let dirt = dirt_of(dirt, &key.cluster);
+            dirt.peers |= peers;
             dirt.policy |= effect.candidates;
             dirt.members |= effect.members;
         }
     }
 
     /// `None`: it concerns every cluster.
-    fn note_policy(&self, cluster: Option<&Name>, dirt: &mut BTreeMap<Name, Dirt>) {
+    fn note_all(
+        &self,
+        cluster: Option<&Name>,
+        dirt: &mut BTreeMap<Name, Dirt>,
+        note: impl Fn(&mut Dirt),
+    ) {
         match cluster {
-            Some(cluster) => dirt_of(dirt, cluster).policy = true,
-            None => {
-                for cluster in self.clusters.keys() {
-                    dirt_of(dirt, cluster).policy = true;
-                }
-            }
+            Some(cluster) => note(dirt_of(dirt, cluster)),
+            None => self.clusters.keys().for_each(|it| note(dirt_of(dirt, it))),
         }
     }
 }

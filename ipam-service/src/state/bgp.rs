@@ -1,5 +1,6 @@
 //! BGP peers and BFD profiles: what is stored of them. No session is kept here.
 
+pub mod community;
 pub mod model;
 
 use std::collections::BTreeSet;

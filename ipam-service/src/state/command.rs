@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::address::Address;
 use super::bgp::model::BgpCommand;
 use super::model::{
-    AddressSpace, Advertisement, AdvertisementKey, AllocationId, Announcer, Claim, EntryNodes,
-    NodeKey, Owner, OwnerKey, Pool, PoolKey, Quota, ReportedNode, Reservation, ReservationKey,
-    Revision, UnavailableKey,
+    AddressSpace, Advertisement, AdvertisementKey, AdvertisementProtocol, AllocationId, Announcer,
+    Claim, EntryNodes, NodeKey, Owner, OwnerKey, Pool, PoolKey, Quota, ReportedNode, Reservation,
+    ReservationKey, Revision, UnavailableKey,
 };
 use super::names::Name;
 
@@ -36,6 +36,7 @@ pub enum Command {
     SyncAdvertisements {
         cluster: Name,
         advertisements: Vec<Advertisement>,
+        scope: Scope,
         fence: u64,
     },
     Bgp(BgpCommand),
@@ -102,6 +103,25 @@ pub enum Command {
     /// Decides an owner again after something that concerns it changed: a pending or stale claim
     /// that may fit now, or a holder whose address may not be kept. Made by the state itself.
     Redecide(OwnerKey),
+}
+
+/// Which advertisements of a cluster a set is all of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    Every,
+    L2,
+    Bgp,
+}
+
+impl Scope {
+    /// Whether it is about advertisements of this protocol.
+    pub fn includes(self, protocol: &AdvertisementProtocol) -> bool {
+        match self {
+            Self::Every => true,
+            Self::L2 => !protocol.is_bgp(),
+            Self::Bgp => protocol.is_bgp(),
+        }
+    }
 }
 
 impl Command {

@@ -23,7 +23,7 @@ use std::time::Duration;
 use self::former::{Departure, Differences, Former, Left};
 use self::unheard::{Limit, Unheard};
 use self::waits::{Acks, Waits};
-use super::announce::{AssignmentKey, ClusterDelta, NodeSet};
+use super::announce::{Assignment, AssignmentKey, ClusterDelta, NodeSet};
 use super::model::{Moment, NodeKey, Revision, Unavailable, UnavailableKey};
 use super::names::Name;
 
@@ -465,19 +465,20 @@ impl ClusterExposure {
                 self.unheard.remove(key);
             }
         }
+        let mut together = BTreeMap::new();
         for upsert in &delta.upserts {
-            let Some(set) = self.sets.get(&upsert.candidates) else {
+            let Some(set) = self.exposed_by(upsert, &mut together) else {
                 continue;
             };
             let key = &upsert.key;
-            let before = self.announced.insert(key.clone(), Arc::clone(set));
+            let before = self.announced.insert(key.clone(), Arc::clone(&set));
             let is_fenced = upsert.fenced.is_some();
             let was_fenced = match is_fenced {
                 true => !self.fenced.insert(key.clone()),
                 false => self.fenced.remove(key),
             };
             // Also who stays a candidate goes on until it knows that it is fenced.
-            let stay = (was_fenced || !is_fenced).then_some(&**set);
+            let stay = (was_fenced || !is_fenced).then_some(&*set);
             if let Some(before) = before.filter(|one| stay.is_none() || one.id != set.id) {
                 let at = at(!was_fenced);
                 self.former
@@ -492,6 +493,29 @@ impl ClusterExposure {
         for id in &delta.unused_node_sets {
             self.sets.remove(id);
         }
+    }
+
+    /// The nodes that an assignment lets announce the address, by either protocol. `together`: sets that
+    /// were made up, each once for the many addresses that have it.
+    fn exposed_by(
+        &self,
+        assignment: &Assignment,
+        together: &mut BTreeMap<Vec<u64>, Arc<NodeSet>>,
+    ) -> Option<Arc<NodeSet>> {
+        let candidates = self.sets.get(&assignment.candidates);
+        let sets: Vec<&Arc<NodeSet>> = candidates
+            .into_iter()
+            .chain(assignment.announcers())
+            .collect();
+        if let [] | [_] = sets[..] {
+            return sets.first().map(|set| Arc::clone(set));
+        }
+        let ids = sets.iter().map(|set| set.id).collect();
+        let all = together.entry(ids).or_insert_with(|| {
+            let nodes = sets.iter().flat_map(|set| &set.nodes);
+            Arc::new(NodeSet::new(nodes.cloned()))
+        });
+        Some(Arc::clone(all))
     }
 }
 

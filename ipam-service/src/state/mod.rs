@@ -161,8 +161,9 @@ pub fn decide(state: &State, command: &Command, now: Timestamp) -> Result<Vec<Ch
         Command::SyncAdvertisements {
             cluster,
             advertisements,
+            scope,
             fence,
-        } => advertisement::sync(to, cluster, advertisements, *fence)?,
+        } => advertisement::sync(to, cluster, advertisements, (*scope, *fence))?,
         Command::Bgp(command) => bgp::decide(to, command)?,
         Command::ApplyReservation(reservation) => reservation::apply(to, reservation)?,
         Command::DeleteReservation(key) => reservation::delete(to, key)?,

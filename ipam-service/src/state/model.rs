@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::address::{Address, AddressRange, Family};
 use super::announce::NodeSet;
+use super::bgp::community::Community;
 pub use super::inventory::Inventory;
 use super::names::Name;
 use super::refusal::Refusal;
@@ -506,6 +507,30 @@ pub enum AdvertisementProtocol {
         preferred_nodes: Vec<PreferredNodes>,
         ownership: Ownership,
     },
+    Bgp(RouteAttributes),
+}
+
+impl AdvertisementProtocol {
+    pub fn is_bgp(&self) -> bool {
+        match self {
+            Self::L2 { .. } => false,
+            Self::Bgp(_) => true,
+        }
+    }
+}
+
+/// What an advertisement by BGP says of the routes that it makes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouteAttributes {
+    /// By name. Empty: every peer.
+    pub peers: BTreeSet<Name>,
+    /// Bits of the prefix that is announced for an IPv4 address: 1 to 32.
+    pub length_v4: u8,
+    /// The same for IPv6: 0 to 128.
+    pub length_v6: u8,
+    /// 0: none is given.
+    pub local_pref: u32,
+    pub communities: BTreeSet<Community>,
 }
 
 /// What an advertisement promises when nodes cannot reach one another.

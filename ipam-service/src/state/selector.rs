@@ -85,6 +85,11 @@ pub fn any_matches(selectors: &[LabelSelector], labels: &Labels) -> bool {
     selectors.iter().any(|selector| selector.matches(labels))
 }
 
+/// The same where none at all means everything.
+pub fn none_or_any(selectors: &[LabelSelector], labels: &Labels) -> bool {
+    selectors.is_empty() || any_matches(selectors, labels)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -89,6 +89,11 @@ const MIGRATIONS: &[(i64, &str, &str)] = &[
         "given_back",
         include_str!("../../migrations/sqlite/0014_given_back.sql"),
     ),
+    (
+        15,
+        "bgp_advertisements",
+        include_str!("../../migrations/sqlite/0015_bgp_advertisements.sql"),
+    ),
 ];
 
 /// Of the last of them.

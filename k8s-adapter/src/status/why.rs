@@ -224,6 +224,10 @@ impl About<'_> {
             Reason::Probing => self.probing(place),
             Reason::NoInterface => self.no_interface(place),
             Reason::NotYetAnnounced => self.not_yet(place),
+            Reason::BgpNoSession => self.silent("NoBgpSession", &place.detail),
+            Reason::ConflictingAdvertisements => {
+                self.silent("ConflictingAdvertisements", &place.detail)
+            }
         }
     }
 

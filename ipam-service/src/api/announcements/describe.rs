@@ -56,7 +56,11 @@ pub(super) fn describe(view: &View<'_>, assigned: &[Assigned], held: &[Held]) ->
 fn announced(view: &View<'_>, presences: &mut Presences<'_>, assigned: &Assigned) -> Description {
     let assignment = &assigned.assignment;
     let address = assignment.key.address;
-    let answerers = answerers(view, assignment.group, address);
+    // Who owns the group does so for what is announced by layer 2.
+    let answerers = match &assignment.interfaces {
+        Some(_) => answerers(view, assignment.group, address),
+        None => Vec::new(),
+    };
     let says = answerers.iter().map(|(says, _)| *says);
     let why = why::of_assigned(presences, assigned, says);
     let key = key_to_wire(&assignment.key);

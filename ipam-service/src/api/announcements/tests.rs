@@ -327,3 +327,31 @@ fn a_page_ends_where_a_message_has_bytes_enough() {
         "it cannot be smaller"
     );
 }
+
+#[tokio::test]
+async fn an_address_that_is_advertised_by_bgp_alone_says_that_there_is_no_session() {
+    let server = TestServer::start().await.with_pool().await;
+    let mut advertisements = server.advertisements().await;
+    let by_bgp = v1::Advertisement {
+        name: "bgp".to_owned(),
+        protocol: Some(v1::advertisement::Protocol::Bgp(Default::default())),
+        ..v1::Advertisement::default()
+    };
+    let applied = advertisements.apply_advertisement(v1::ApplyAdvertisementRequest {
+        advertisement: Some(by_bgp),
+        ..v1::ApplyAdvertisementRequest::default()
+    });
+    applied.await.expect("applied");
+    let _a = Node::connect(&server, "a").await;
+    server.allocate(owner("web"), Backends::Unmanaged).await;
+    let told = list(&server, "").await.announcements.remove(0);
+    assert_eq!(told.reason(), Reason::BgpNoSession, "{told:?}");
+    assert!(told.detail.contains("no BGP"), "{}", told.detail);
+    assert!(told.nodes.is_empty() && told.answerers.is_empty());
+    // By layer 2, too: then somebody is to answer.
+    let server = server.with_advertisement().await;
+    let told = list(&server, "").await.announcements.remove(0);
+    assert_ne!(told.reason(), Reason::BgpNoSession, "{told:?}");
+    assert_eq!(told.nodes, ["a"]);
+    server.stopped().await;
+}

@@ -48,6 +48,18 @@ impl UnaryService<v1::ListAssignmentsRequest> for ListAssignments {
     }
 }
 
+struct GetPeerSecrets(AnnouncerApi);
+
+impl UnaryService<v1::GetPeerSecretsRequest> for GetPeerSecrets {
+    type Response = v1::GetPeerSecretsResponse;
+    type Future = BoxFuture<Response<Self::Response>, Status>;
+
+    fn call(&mut self, request: Request<v1::GetPeerSecretsRequest>) -> Self::Future {
+        let api = self.0.clone();
+        Box::pin(async move { api.get_peer_secrets(request).await })
+    }
+}
+
 struct RenewLease(AnnouncerApi);
 
 impl UnaryService<v1::RenewLeaseRequest> for RenewLease {
@@ -82,6 +94,10 @@ where
             "/pharos.v1.AnnouncerService/ListAssignments" => Box::pin(async move {
                 let mut grpc = Grpc::new(ProstCodec::default());
                 Ok(grpc.unary(ListAssignments(api), request).await)
+            }),
+            "/pharos.v1.AnnouncerService/GetPeerSecrets" => Box::pin(async move {
+                let mut grpc = Grpc::new(ProstCodec::default());
+                Ok(grpc.unary(GetPeerSecrets(api), request).await)
             }),
             "/pharos.v1.AnnouncerService/RenewLease" => Box::pin(async move {
                 let mut grpc = Grpc::new(ProstCodec::default());

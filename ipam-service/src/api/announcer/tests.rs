@@ -15,6 +15,7 @@ use super::*;
 use crate::api::testing::{TestServer, owner, until, within};
 use crate::feed::assignments::testing::Client;
 
+mod bgp;
 mod leases;
 mod losses;
 

@@ -3,7 +3,11 @@
 use pharos_proto::v1;
 use pharos_proto::v1::assignment::ByNodes;
 
-use crate::state::announce::{Assignment, AssignmentKey, Fenced, Interfaces, Member, NodeSet};
+use crate::api::convert_bgp::{peer_to_wire, profile_to_wire};
+use crate::state::announce::{
+    Assignment, AssignmentKey, Fenced, Interfaces, Member, NodeRoutes, NodeSet, Peers,
+};
+use crate::state::bgp::community::Community;
 use crate::state::model::OwnerKey;
 use crate::state::names::Name;
 
@@ -18,10 +22,52 @@ pub fn assignment_to_wire(assignment: &Assignment) -> v1::Assignment {
         group: assignment.group,
         nodes: assignment.nodes.iter().map(Name::to_string).collect(),
         candidates: assignment.candidates,
-        l2: Some(interfaces_to_wire(&assignment.interfaces)),
+        l2: assignment
+            .interfaces
+            .as_ref()
+            .map(|interfaces| interfaces_to_wire(interfaces)),
         owners,
         probe: assignment.probe,
         fenced: assignment.fenced.as_ref().map(fenced_to_wire),
+        bgp: assignment
+            .bgp
+            .iter()
+            .flat_map(|routes| &routes.by_nodes)
+            .map(routes_to_wire)
+            .collect(),
+    }
+}
+
+fn routes_to_wire(entry: &NodeRoutes) -> v1::assignment::NodeRoutes {
+    let routes = entry.routes.iter().map(|route| v1::assignment::Route {
+        prefix: route.prefix.to_string(),
+        peers: route.peers.iter().map(Name::to_string).collect(),
+        local_pref: route.local_pref,
+        communities: route.communities.iter().map(Community::to_string).collect(),
+    });
+    v1::assignment::NodeRoutes {
+        nodes: entry.nodes.id,
+        routes: routes.collect(),
+    }
+}
+
+/// The BGP peers of a cluster. Nothing here has a password.
+pub fn peers_to_wire(peers: &Peers) -> v1::BgpPeers {
+    let routers = peers.peers.iter().map(|one| v1::bgp_peers::Peer {
+        peer: Some(v1::BgpPeer {
+            // Every announcer would have to know every node's labels.
+            node_selectors: Vec::new(),
+            ..peer_to_wire(&one.peer)
+        }),
+        nodes: one.nodes.id,
+    });
+    v1::BgpPeers {
+        peers: routers.collect(),
+        profiles: peers
+            .profiles
+            .iter()
+            .map(|it| profile_to_wire(it))
+            .collect(),
     }
 }
 

@@ -3,7 +3,12 @@ use proptest::prelude::*;
 use pharos_proto::feature::FENCED;
 
 use super::*;
-use crate::state::model::Labels;
+use pharos_proto::v1::advertisement as wire_advertisement;
+
+use crate::state::bgp::community::Community;
+use crate::state::model::{
+    AdvertisementProtocol, Labels, Ownership as Promise, PreferredNodes, RouteAttributes,
+};
 use crate::state::refusal::InvalidField;
 use crate::state::selector::{LabelSelector, Operator, Requirement};
 
@@ -90,6 +95,65 @@ fn all_that_is_wrong_with_an_advertisement_is_said_at_once() {
 }
 
 #[test]
+fn all_that_is_wrong_with_an_advertisement_by_bgp_is_said_at_once() {
+    let by_bgp = |bgp: wire_advertisement::Bgp| v1::Advertisement {
+        protocol: Some(wire_advertisement::Protocol::Bgp(bgp)),
+        ..simple()
+    };
+    let bad = by_bgp(wire_advertisement::Bgp {
+        peers: vec!["tor".to_owned(), String::new()],
+        aggregation_length: Some(0),
+        aggregation_length_v6: Some(129),
+        local_pref: 0,
+        communities: ["1:2", "1:70000", "no-export"].map(str::to_owned).to_vec(),
+    });
+    let expected = [
+        "advertisement.bgp.peers[1]",
+        "advertisement.bgp.aggregation_length",
+        "advertisement.bgp.aggregation_length_v6",
+        "advertisement.bgp.communities[1]",
+        "advertisement.bgp.communities[2]",
+    ];
+    assert_eq!(fields(read(&bad).expect_err("invalid")), expected);
+    // A wider prefix is about services that are not selected, too.
+    let of_some = |length, length_v6| v1::Advertisement {
+        service_selectors: vec![v1::LabelSelector::default()],
+        ..by_bgp(wire_advertisement::Bgp {
+            aggregation_length: length,
+            aggregation_length_v6: length_v6,
+            ..Default::default()
+        })
+    };
+    for good in [(None, None), (Some(32), Some(128))] {
+        read(&of_some(good.0, good.1)).expect("valid");
+    }
+    let both = fields(read(&of_some(Some(24), Some(64))).expect_err("invalid"));
+    assert_eq!(both, expected[1..3]);
+}
+
+#[test]
+fn a_set_of_one_protocol_has_no_advertisement_of_the_other() {
+    let mut by_bgp = simple();
+    by_bgp.name = "bgp".to_owned();
+    by_bgp.protocol = Some(wire_advertisement::Protocol::Bgp(Default::default()));
+    let all = [simple(), by_bgp];
+    for (scope, wrong) in [
+        (0, &[][..]),
+        (1, &["advertisements[1].bgp"]),
+        (2, &["advertisements[0].l2"]),
+        (3, &["scope"]),
+    ] {
+        let read = advertisement_set(&v1::SyncAdvertisementsRequest {
+            cluster: "east".to_owned(),
+            advertisements: all.to_vec(),
+            scope,
+            ..v1::SyncAdvertisementsRequest::default()
+        });
+        assert_eq!(read.map_or_else(fields, |_| Vec::new()), wrong, "{scope}");
+    }
+}
+
+#[test]
 fn an_advertisement_must_say_how() {
     let wire = v1::Advertisement {
         protocol: None,
@@ -114,8 +178,15 @@ fn a_set_belongs_to_its_cluster_and_names_each_advertisement_once() {
         ..v1::SyncAdvertisementsRequest::default()
     };
     let good = request(vec![of("one", ""), of("two", "east")]);
-    let (cluster, set) = advertisement_set(&good).expect("valid");
+    let (cluster, command) = advertisement_set(&good).expect("valid");
     assert_eq!(cluster, name("east"));
+    let Command::SyncAdvertisements {
+        advertisements: set,
+        ..
+    } = command
+    else {
+        panic!("{command:?}");
+    };
     assert!(
         set.iter()
             .all(|one| one.key.cluster == Some(cluster.clone()))
@@ -275,6 +346,25 @@ fn selectors() -> impl Strategy<Value = Vec<LabelSelector>> {
     proptest::collection::vec(selector, 0..3)
 }
 
+fn routes() -> impl Strategy<Value = RouteAttributes> {
+    let community = prop_oneof![
+        any::<[u16; 2]>().prop_map(Community::Standard),
+        any::<[u32; 3]>().prop_map(Community::Large),
+    ];
+    let communities = proptest::collection::btree_set(community, 0..4);
+    let peers = proptest::collection::btree_set("[a-z]{1,8}", 0..3);
+    let lengths = prop_oneof![Just((32, 128)), (1..=32_u8, 0..=128_u8)];
+    (peers, lengths, any::<u32>(), communities).prop_map(
+        |(peers, (length_v4, length_v6), local_pref, communities)| RouteAttributes {
+            peers: peers.iter().map(|text| name(text)).collect(),
+            length_v4,
+            length_v6,
+            local_pref,
+            communities,
+        },
+    )
+}
+
 proptest! {
     #[test]
     fn an_advertisement_survives_the_wire(
@@ -285,8 +375,12 @@ proptest! {
         weight in 1..=100_u32,
         revision in any::<u64>(),
         fenced in any::<bool>(),
+        routes in proptest::option::of(routes()),
     ) {
-        let (pool_selectors, node_selectors, service_selectors, preferred) = selectors;
+        let (pool_selectors, node_selectors, mut service_selectors, preferred) = selectors;
+        if routes.as_ref().is_some_and(|it| (it.length_v4, it.length_v6) != (32, 128)) {
+            service_selectors.clear();
+        }
         let preferred = preferred.into_iter();
         let advertisement = Advertisement {
             key: AdvertisementKey {
@@ -298,12 +392,15 @@ proptest! {
             pool_selectors,
             node_selectors,
             service_selectors,
-            protocol: AdvertisementProtocol::L2 {
-                interfaces,
-                preferred_nodes: preferred
-                    .map(|selector| PreferredNodes { weight, selector })
-                    .collect(),
-                ownership: if fenced { Promise::Fenced } else { Promise::Available },
+            protocol: match routes {
+                Some(routes) => AdvertisementProtocol::Bgp(routes),
+                None => AdvertisementProtocol::L2 {
+                    interfaces,
+                    preferred_nodes: preferred
+                        .map(|selector| PreferredNodes { weight, selector })
+                        .collect(),
+                    ownership: if fenced { Promise::Fenced } else { Promise::Available },
+                },
             },
             revision,
         };

@@ -9,9 +9,9 @@ use pharos_proto::v1;
 
 use super::{Assigned, Frame, frames};
 use crate::api::convert_announce::assignments::{
-    assignment_to_wire, key_to_wire, members_to_wire, node_set_to_wire,
+    assignment_to_wire, key_to_wire, members_to_wire, node_set_to_wire, peers_to_wire,
 };
-use crate::state::announce::{Assignment, AssignmentKey, ClusterDelta, NodeSet};
+use crate::state::announce::{Assignment, AssignmentKey, ClusterDelta, NodeSet, Peers};
 use crate::state::names::Name;
 
 #[derive(Debug)]
@@ -22,6 +22,8 @@ pub(super) struct Book {
     members: v1::Members,
     members_frame: Frame,
     node_sets: BTreeMap<u64, (Arc<NodeSet>, Frame)>,
+    /// `None`: there are none.
+    peers: Option<(Arc<Peers>, Frame)>,
     buckets: Vec<Bucket>,
     digests: Digests,
     /// Number of the last frame of changes, or of the last time that everything was sent again.
@@ -48,6 +50,7 @@ impl Book {
             members: v1::Members::default(),
             members_frame: frames::members(v1::Members::default()),
             node_sets: BTreeMap::new(),
+            peers: None,
             buckets: std::iter::repeat_with(Bucket::default)
                 .take(BUCKETS)
                 .collect(),
@@ -70,6 +73,11 @@ impl Book {
             self.node_sets
                 .insert(set.id, (Arc::clone(set), frame.clone()));
             out.push(frame);
+        }
+        if let Some(peers) = &delta.bgp_peers {
+            let frame = frames::bgp_peers(peers_to_wire(peers));
+            out.push(frame.clone());
+            self.peers = (!peers.is_empty()).then(|| (Arc::clone(peers), frame));
         }
         for key in &delta.removals {
             self.remove(key);
@@ -124,6 +132,7 @@ impl Book {
         let header = frames::header(&self.store_id, &self.cluster, self.authoritative);
         let mut out = vec![header, self.members_frame.clone()];
         out.extend(self.node_sets.values().map(|(_, frame)| frame.clone()));
+        out.extend(self.peers.iter().map(|(_, frame)| frame.clone()));
         for index in buckets {
             out.push(self.buckets[index].frame(index));
         }
@@ -159,6 +168,7 @@ impl Book {
                 .collect(),
             node_sets: sets.map(|(set, _)| node_set_to_wire(set)).collect(),
             members: Some(self.members.clone()),
+            bgp_peers: self.peers.as_ref().map(|(peers, _)| peers_to_wire(peers)),
         }
     }
 

@@ -42,6 +42,10 @@ pub(super) fn node_set(set: v1::NodeSet) -> Frame {
     frame(Update::NodeSet(set))
 }
 
+pub(super) fn bgp_peers(peers: v1::BgpPeers) -> Frame {
+    frame(Update::BgpPeers(peers))
+}
+
 pub(super) fn bucket(index: usize, assignments: Vec<v1::Assignment>) -> Frame {
     let index = u32::try_from(index).expect("a bucket's index is below 256");
     frame(Update::Bucket(Bucket { index, assignments }))

@@ -14,6 +14,8 @@ pub(crate) struct Client {
     pub(crate) node_sets: BTreeMap<u64, v1::NodeSet>,
     pub(crate) members: Vec<v1::members::Member>,
     pub(crate) authoritative: bool,
+    /// `None`: there are none.
+    pub(crate) bgp_peers: Option<v1::BgpPeers>,
     /// Buckets received since the last header.
     pending: Option<Vec<v1::assignment_update::Bucket>>,
     pub(crate) position: u64,
@@ -39,10 +41,17 @@ impl Client {
                 self.store_id = header.store_id;
                 self.authoritative = header.authoritative;
                 self.pending = Some(Vec::new());
+                // None on start means none.
+                self.bgp_peers = None;
             }
             Update::Members(members) => self.members = members.members,
             Update::NodeSet(set) => {
                 self.node_sets.insert(set.id, set);
+            }
+            Update::BgpPeers(told) => {
+                let mut peers = told.peers.iter();
+                assert!(peers.all(|peer| self.node_sets.contains_key(&peer.nodes)));
+                self.bgp_peers = Some(told).filter(|told| !told.peers.is_empty());
             }
             Update::Bucket(bucket) => {
                 self.buckets_received += 1;
@@ -74,7 +83,12 @@ impl Client {
     }
 
     fn insert(&mut self, one: v1::Assignment) {
-        assert!(self.node_sets.contains_key(&one.candidates), "sent before");
+        let candidates = one.l2.iter().map(|_| one.candidates);
+        let mut sets = candidates.chain(one.bgp.iter().map(|entry| entry.nodes));
+        assert!(
+            sets.all(|id| self.node_sets.contains_key(&id)),
+            "sent before"
+        );
         let key = (one.address_space.clone(), one.address.clone());
         self.assignments.insert(key, one);
     }
@@ -105,6 +119,7 @@ impl Client {
         let members = listed.members.clone().unwrap_or_default().members;
         self.assignments == expected
             && self.members == members
+            && self.bgp_peers == listed.bgp_peers
             && self.authoritative == listed.authoritative
     }
 }

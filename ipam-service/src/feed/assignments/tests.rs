@@ -40,11 +40,12 @@ fn assignment(number: u16, nodes: &[&str]) -> Arc<Assignment> {
         group: u64::from(number),
         nodes: nodes.iter().take(3).map(|node| name(node)).collect(),
         candidates: set(nodes).id,
-        interfaces: Arc::default(),
+        interfaces: Some(Arc::default()),
         left_out: Vec::new(),
         owners: Vec::new(),
         probe: false,
         fenced: None,
+        bgp: None,
     })
 }
 
@@ -202,6 +203,7 @@ fn a_new_client_gets_header_members_sets_buckets_and_synced_in_this_order() {
             Update::Header(_) => "header",
             Update::Members(_) => "members",
             Update::NodeSet(_) => "set",
+            Update::BgpPeers(_) => "peers",
             Update::Bucket(_) => "bucket",
             Update::Synced(_) => "synced",
             Update::Changes(_) => "changes",

@@ -3,6 +3,7 @@ use crate::state::command::Command;
 use crate::state::testing::*;
 
 use super::*;
+use crate::state::model::{AdvertisementProtocol, RouteAttributes};
 use crate::testing::advertisement;
 
 fn for_pool(key: &str, pool: &str) -> Advertisement {
@@ -16,6 +17,7 @@ fn sync(all: &[Advertisement]) -> Command {
     Command::SyncAdvertisements {
         cluster: name("east"),
         advertisements: all.to_vec(),
+        scope: Scope::Every,
         fence: 0,
     }
 }
@@ -79,4 +81,47 @@ fn a_set_that_names_one_twice_is_refused() {
         Err(Rejection::Invalid(fields)) => assert_eq!(fields[0].field, "advertisements[1].name"),
         other => panic!("{other:?}"),
     }
+}
+
+#[test]
+fn a_set_of_one_protocol_leaves_the_other_alone() {
+    let mut book = Book::default();
+    let by_bgp = |key: &str| Advertisement {
+        protocol: AdvertisementProtocol::Bgp(RouteAttributes {
+            peers: BTreeSet::new(),
+            length_v4: 32,
+            length_v6: 128,
+            local_pref: 0,
+            communities: BTreeSet::new(),
+        }),
+        ..advertisement(key)
+    };
+    let sync = |scope, advertisements: &[Advertisement]| Command::SyncAdvertisements {
+        cluster: name("east"),
+        advertisements: advertisements.to_vec(),
+        scope,
+        fence: 0,
+    };
+    let all = |book: &Book| {
+        let all = book.state.advertisements();
+        all.map(|one| one.key.name.to_string()).collect::<Vec<_>>()
+    };
+    let l2 = advertisement("east/l2");
+    book.run(sync(Scope::L2, std::slice::from_ref(&l2)))
+        .expect("taken");
+    let two = [by_bgp("east/bgp/a"), by_bgp("east/bgp/b")];
+    book.run(sync(Scope::Bgp, &two)).expect("taken");
+    assert_eq!(all(&book), ["bgp/a", "bgp/b", "l2"]);
+    book.run(sync(Scope::Bgp, &two[1..])).expect("taken");
+    assert_eq!(all(&book), ["bgp/b", "l2"]);
+    book.run(sync(Scope::L2, &[])).expect("taken");
+    assert_eq!(all(&book), ["bgp/b"]);
+    // A name means one advertisement.
+    let taken = book.run(sync(Scope::L2, &[advertisement("east/bgp/b")]));
+    let Err(Rejection::Invalid(invalid)) = taken else {
+        panic!("{taken:?}");
+    };
+    assert_eq!(invalid[0].field, "advertisements[0].name");
+    book.run(sync(Scope::Every, &[l2])).expect("taken");
+    assert_eq!(all(&book), ["l2"]);
 }

@@ -71,6 +71,7 @@ impl ClusterAssignments {
             members: Some(self.members()),
             node_sets: self.node_sets().cloned().collect(),
             upserts: self.assignments().cloned().collect(),
+            bgp_peers: (!self.peers.is_empty()).then(|| Arc::clone(&self.peers)),
             ..ClusterDelta::default()
         }
     }
@@ -107,6 +108,9 @@ impl ClusterAssignments {
         told.mark(&work, &mut announced);
         let tenures = name_owners(state, cluster, &dirt, &mut announced);
         refresh.choices.extend(tenures);
+        if dirt.peers || dirt.members || dirt.policy {
+            self.refresh_peers(state, cluster, &mut delta);
+        }
         self.put_in(work, announced, lists, &mut delta);
         if dirt.leases || dirt.deleted || dirt.policy || !delta.removals.is_empty() {
             let is_fenced = |key: &AssignmentKey| {
@@ -193,18 +197,20 @@ impl ClusterAssignments {
         let mut seats = Vec::with_capacity(announced.len());
         let mut gains = Gains::default();
         for (id, announced) in announced {
+            let Some(offer) = &announced.offer else {
+                continue;
+            };
             let before = work.predecessor(*id);
-            let list = match before.and_then(|before| work.old.get(&before)) {
+            let before = before.and_then(|before| work.old.get(&before));
+            let list = match before.filter(|group| group.offer.is_some()) {
                 Some(group) => group.list.clone(),
                 None => self.stored_list(state, dirt, work, *id),
             };
-            let gained = work
-                .old
-                .get(id)
-                .is_some_and(|group| gains.gained(&group.offer, &announced.offer));
+            let old = work.old.get(id).and_then(|group| group.offer.as_ref());
+            let gained = old.is_some_and(|old| gains.gained(old, offer));
             seats.push(Seat {
                 group: *id,
-                candidates: &announced.offer.candidates,
+                candidates: &offer.candidates,
                 list,
                 gained,
             });
@@ -245,7 +251,8 @@ impl ClusterAssignments {
             let names: Vec<Name> = list
                 .map(|number| self.nodes.name(*number).clone())
                 .collect();
-            for assignment in &mut announced.assignments {
+            let assignments = announced.assignments.iter_mut();
+            for assignment in assignments.filter(|one| one.interfaces.is_some()) {
                 assignment.nodes.clone_from(&names);
             }
         }
@@ -266,7 +273,7 @@ impl ClusterAssignments {
             for assignment in announced.assignments {
                 gone.remove(&assignment.key);
                 addresses.push(assignment.key.clone());
-                self.upsert(assignment, &announced.offer.set, delta);
+                self.upsert(assignment, announced.offer.as_ref(), delta);
             }
             let offer = announced.offer;
             let group = Group {
@@ -289,14 +296,21 @@ impl ClusterAssignments {
         delta.upserts.sort_by(|one, two| one.key.cmp(&two.key));
     }
 
-    fn upsert(&mut self, assignment: Assignment, set: &Arc<NodeSet>, delta: &mut ClusterDelta) {
+    fn upsert(
+        &mut self,
+        assignment: Assignment,
+        offer: Option<&Arc<Offer>>,
+        delta: &mut ClusterDelta,
+    ) {
         let before = self.assignments.get(&assignment.key);
         if before.is_some_and(|before| **before == assignment) {
             return;
         }
-        self.retain_set(set, delta);
-        for entry in &assignment.interfaces.by_nodes {
-            self.retain_set(&entry.nodes, delta);
+        if let Some(offer) = offer.filter(|_| assignment.interfaces.is_some()) {
+            self.retain_set(&offer.set, delta);
+        }
+        for set in assignment.own_sets() {
+            self.retain_set(set, delta);
         }
         let assignment = Arc::new(assignment);
         let before = self
@@ -308,7 +322,7 @@ impl ClusterAssignments {
         delta.upserts.push(assignment);
     }
 
-    fn retain_set(&mut self, set: &Arc<NodeSet>, delta: &mut ClusterDelta) {
+    pub(super) fn retain_set(&mut self, set: &Arc<NodeSet>, delta: &mut ClusterDelta) {
         match self.node_sets.entry(set.id) {
             Entry::Occupied(mut entry) => entry.get_mut().1 += 1,
             Entry::Vacant(entry) => {
@@ -320,12 +334,16 @@ impl ClusterAssignments {
 
     fn release_sets(&mut self, assignment: &Assignment, delta: &mut ClusterDelta) {
         for id in assignment.node_sets() {
-            if let Entry::Occupied(mut entry) = self.node_sets.entry(id) {
-                entry.get_mut().1 -= 1;
-                if entry.get().1 == 0 {
-                    entry.remove();
-                    delta.unused_node_sets.push(id);
-                }
+            self.release_set(id, delta);
+        }
+    }
+
+    pub(super) fn release_set(&mut self, id: u64, delta: &mut ClusterDelta) {
+        if let Entry::Occupied(mut entry) = self.node_sets.entry(id) {
+            entry.get_mut().1 -= 1;
+            if entry.get().1 == 0 {
+                entry.remove();
+                delta.unused_node_sets.push(id);
             }
         }
     }
@@ -376,9 +394,13 @@ fn name_owners(
 ) -> Vec<Change> {
     let mut changes = Vec::new();
     for announced in announced.values_mut() {
-        let candidates = &announced.offer.set.nodes;
-        let keys = announced.assignments.iter().map(|one| &one.key);
-        let families = fence::Families::of(keys);
+        let Some(offer) = &announced.offer else {
+            continue;
+        };
+        let candidates = &offer.set.nodes;
+        let by_layer_2 = announced.assignments.iter();
+        let by_layer_2 = by_layer_2.filter(|one| one.interfaces.is_some());
+        let families = fence::Families::of(by_layer_2.map(|one| &one.key));
         for assignment in &mut announced.assignments {
             if assignment.fenced.is_none() {
                 continue;

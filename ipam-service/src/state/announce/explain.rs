@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use super::group::{Component, Part, obstacle, standings};
+use super::held::Contradiction;
 use super::nodes::Nodes;
-use super::policy::Memory;
-use super::{Assignment, AssignmentKey};
+use super::policy::{Memory, Offer};
+use super::{Assignment, AssignmentKey, routes};
 use crate::state::State;
 use crate::state::model::{AdvertisementKey, Node, OwnerKey, Placement};
 use crate::state::names::Name;
@@ -25,9 +26,9 @@ pub struct Explained {
 pub struct ExplainedNode {
     pub node: Name,
     pub verdict: Verdict,
-    /// Of a candidate; 0 also where all weigh the same.
+    /// Of a candidate by layer 2; 0 also where all weigh the same.
     pub weight: u32,
-    /// Of a candidate. Sorted; empty: every interface.
+    /// Of a candidate by layer 2. Sorted; empty: every interface.
     pub interfaces: Vec<String>,
 }
 
@@ -53,6 +54,8 @@ pub enum Verdict {
     NoEndpoint(OwnerKey),
     #[error("its announcer is of an earlier version, without the feature {0:?}")]
     FeatureMissing(&'static str),
+    #[error("{0}")]
+    Conflicting(Contradiction),
 }
 
 pub(super) fn list(keys: &[AdvertisementKey]) -> String {
@@ -105,36 +108,47 @@ impl Question {
         let standings = standings(&self.parts, &nodes, &mut memory);
         let announced = self.component.evaluate(&standings, &nodes, &mut memory);
         let (offer, assignments) = announced.map(|it| (it.offer, it.assignments)).unzip();
+        let offer: Option<Arc<Offer>> = offer.flatten();
         let mut assignments = assignments.into_iter().flatten();
         let assignment = assignments.find(|assignment| assignment.key == self.key);
-        let assignment = assignment.map(|assignment| Assignment {
-            nodes: self.listed,
-            probe: self.probe,
-            ..assignment
+        let assignment = assignment.map(|assignment| match assignment.interfaces {
+            Some(_) => Assignment {
+                nodes: self.listed,
+                probe: self.probe,
+                ..assignment
+            },
+            None => assignment,
         });
+        // Also where none of them is announced.
+        let routes = routes::of(&standings, &self.key, &nodes, &mut memory);
         let explained = self.nodes.iter().map(|node| {
             let name = &node.key.node;
             let number = nodes.find(name);
             let weight = offer.as_ref().zip(number);
             let weight = weight.and_then(|(offer, number)| offer.candidates.weight(number));
-            let (verdict, interfaces) = match (weight, &assignment) {
-                (Some(_), Some(assignment)) => {
-                    let interfaces = assignment.interfaces.of(name).to_vec();
-                    (Verdict::Candidate, interfaces)
-                }
-                (Some(_) | None, Some(_) | None) => {
-                    let verdict = unfit(node).or_else(|| obstacle(&standings, number));
+            let interfaces = assignment.as_ref().and_then(|it| it.interfaces.as_ref());
+            // Of a candidate by layer 2.
+            let weight = weight.zip(interfaces);
+            let (weight, interfaces) = weight.map(|(weight, it)| (weight, it.of(name))).unzip();
+            let verdict = match (weight, &routes) {
+                (Some(_), _) => Verdict::Candidate,
+                (None, Some(routes)) if routes.are_of(name) => Verdict::Candidate,
+                (None, routes) => {
+                    let withheld = routes.as_ref().and_then(|it| it.withheld_from(name));
+                    let verdict = unfit(node)
+                        .or_else(|| withheld.map(|it| Verdict::Conflicting(Contradiction::of(it))))
+                        .or_else(|| obstacle(&standings, number));
                     // A component is never without a holder, nor a holder without a pool.
                     let oldest =
                         || Verdict::NotAdvertised(self.component.oldest().owner.key.clone());
-                    (verdict.unwrap_or_else(oldest), Vec::new())
+                    verdict.unwrap_or_else(oldest)
                 }
             };
             ExplainedNode {
                 node: name.clone(),
+                interfaces: interfaces.unwrap_or_default().to_vec(),
                 weight: weight.unwrap_or_default(),
                 verdict,
-                interfaces,
             }
         });
         Explained {

@@ -256,7 +256,7 @@ impl Choice<'_> {
             Family::V4 => &standing.interfaces,
             Family::V6 => &standing.interfaces6,
         };
-        let wanted = self.assignment.interfaces.of(node);
+        let wanted = self.assignment.interfaces_of(node);
         match wanted.is_empty() {
             true => !interfaces.is_empty(),
             false => wanted.iter().any(|one| interfaces.contains(one)),

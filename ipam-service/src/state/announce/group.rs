@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use pharos_proto::feature::FENCED;
 
+use super::held::Contradiction;
 use super::nodes::Nodes;
-use super::policy::{self, Memory, Offer, Policy};
+use super::policy::{self, Memory, OfPool, Offer, Policy};
+use super::routes;
 use super::{Assignment, AssignmentKey, Fenced, Interfaces, Silence, Verdict};
 use crate::state::State;
 use crate::state::address::Address;
@@ -15,6 +17,9 @@ use crate::state::model::{
 };
 use crate::state::names::Name;
 use crate::state::placement::NodeNo;
+
+/// Stands for the set of candidates where there are none.
+const NO_SET: u64 = 0;
 
 /// A connected component of addresses over allocations: sharing joins owners, dual-stack joins
 /// addresses.
@@ -28,7 +33,8 @@ pub(super) struct Component {
 /// What a component amounts to now.
 #[derive(Debug)]
 pub(super) struct Announced {
-    pub(super) offer: Arc<Offer>,
+    /// Of layer 2; `None`: nobody is to announce any of it so.
+    pub(super) offer: Option<Arc<Offer>>,
     /// Everything but the list, which placement fills in.
     pub(super) assignments: Vec<Assignment>,
 }
@@ -39,12 +45,15 @@ pub(super) struct Announced {
 pub(super) struct Part {
     allocation: Arc<Allocation>,
     pool: PoolKey,
+    /// Of layer 2.
     policy: Arc<Policy>,
+    /// Of BGP, if there is any.
+    bgp: Option<Arc<Policy>>,
     /// Where its traffic may enter; `None`: nobody has said.
     backends: Option<Arc<Backends>>,
 }
 
-/// The nodes of an owner who may take part.
+/// The nodes of an owner who may take part. Of layer 2, but for `bgp`.
 pub(super) struct Standing<'a> {
     part: &'a Part,
     /// Those that its advertisements select.
@@ -55,6 +64,14 @@ pub(super) struct Standing<'a> {
     able: Arc<[NodeNo]>,
     /// What an announcer has to know of.
     feature: Option<&'static str>,
+    /// If the part has advertisements by BGP.
+    bgp: Option<BgpStanding>,
+}
+
+/// The nodes of an owner by BGP: each that can serve it announces it.
+struct BgpStanding {
+    selected: Arc<[NodeNo]>,
+    able: Arc<[NodeNo]>,
 }
 
 impl Component {
@@ -108,22 +125,58 @@ impl Component {
         let by_pool =
             all.flat_map(|allocation| allocation.pools().map(move |pool| (allocation, pool)));
         by_pool
-            .map(|(allocation, pool)| Part {
-                policy: memory.of_allocation(state, cluster, allocation, pool),
-                backends: state.backends(&allocation.owner.key).cloned(),
-                allocation: Arc::clone(allocation),
-                pool: pool.clone(),
+            .map(|(allocation, pool)| {
+                let OfPool { l2, bgp } = memory.of_allocation(state, cluster, allocation, pool);
+                Part {
+                    policy: l2,
+                    bgp,
+                    backends: state.backends(&allocation.owner.key).cloned(),
+                    allocation: Arc::clone(allocation),
+                    pool: pool.clone(),
+                }
             })
             .collect()
     }
 
     /// Who is to announce it how; `None`: nobody.
+    pub(super) fn evaluate(
+        &self,
+        standings: &[Standing<'_>],
+        nodes: &Nodes,
+        memory: &mut Memory,
+    ) -> Option<Announced> {
+        let by_layer_2 = self.by_layer_2(standings, nodes, memory);
+        if standings.iter().all(|one| one.bgp.is_none()) {
+            return by_layer_2;
+        }
+        let mut announced = by_layer_2.unwrap_or_else(|| Announced {
+            offer: None,
+            assignments: Vec::new(),
+        });
+        for key in &self.addresses {
+            let Some(routes) = routes::of(standings, key, nodes, memory) else {
+                continue;
+            };
+            let mut known = announced.assignments.iter_mut();
+            if let Some(known) = known.find(|known| known.key == *key) {
+                known.bgp = Some(routes);
+            } else if !routes.by_nodes.is_empty() {
+                announced.assignments.push(Assignment {
+                    bgp: Some(routes),
+                    ..self.assignment(key, NO_SET, None, &BTreeSet::new())
+                });
+            }
+        }
+        (!announced.assignments.is_empty()).then_some(announced)
+    }
+
+    /// The same by layer 2 alone.
     ///
     /// An owner takes part if an advertisement selects it, and if there are nodes that are both
     /// selected and able to serve it. One that does not take part neither vetoes the others nor
     /// withdraws their address. Candidates are the nodes that can serve all who take part; where
     /// there are none, those of the oldest.
-    pub(super) fn evaluate(
+    fn by_layer_2(
         &self,
         standings: &[Standing<'_>],
         nodes: &Nodes,
@@ -148,7 +201,7 @@ impl Component {
             .filter_map(|key| {
                 let own = participants.iter().copied().filter(|it| it.part.is_of(key));
                 let interfaces = memory.interfaces(nodes, &*union(own)?, &offer);
-                Some(self.assignment(key, offer.set.id, interfaces, &left_out))
+                Some(self.assignment(key, offer.set.id, Some(interfaces), &left_out))
             })
             .collect();
         // Who it is, is found out once the nodes are known.
@@ -157,14 +210,17 @@ impl Component {
                 assignment.fenced = Some(Fenced::default());
             }
         }
-        Some(Announced { offer, assignments })
+        Some(Announced {
+            offer: Some(offer),
+            assignments,
+        })
     }
 
     fn assignment(
         &self,
         key: &AssignmentKey,
         candidates: u64,
-        interfaces: Arc<Interfaces>,
+        interfaces: Option<Arc<Interfaces>>,
         left_out: &BTreeSet<&OwnerKey>,
     ) -> Assignment {
         let owners = self.owners_of(key);
@@ -182,6 +238,7 @@ impl Component {
             owners,
             probe: false,
             fenced: None,
+            bgp: None,
         }
     }
 
@@ -216,12 +273,18 @@ pub(super) fn standings<'a>(
         .map(|part| {
             let selected = memory.selected(nodes, &part.policy);
             let able = part.able(nodes, &selected);
+            let bgp = part.bgp.as_ref().map(|policy| {
+                let selected = memory.selected(nodes, policy);
+                let able = part.able(nodes, &selected);
+                BgpStanding { selected, able }
+            });
             Standing {
                 part,
                 selected,
                 nodes: knowing(nodes, &able, feature),
                 able,
                 feature,
+                bgp,
             }
         })
         .collect()
@@ -243,12 +306,21 @@ pub(super) fn silence(
     standings: &[Standing<'_>],
     key: &AssignmentKey,
     nodes: &Nodes,
+    memory: &mut Memory,
 ) -> Option<Silence> {
     let own = standings.iter().filter(|one| one.part.is_of(key));
     if own.clone().any(Standing::takes_part) {
         return None;
     }
-    let silences = own.map(|one| one.silence(nodes));
+    if let Some(routes) = routes::of(standings, key, nodes, memory) {
+        if !routes.by_nodes.is_empty() {
+            return None;
+        }
+        if let Some(withheld) = routes.withheld.first() {
+            return Some(Silence::Conflicting(Contradiction::of(withheld)));
+        }
+    }
+    let silences = own.flat_map(|one| one.silences(nodes));
     silences.min_by_key(Silence::distance)
 }
 
@@ -276,31 +348,54 @@ impl Standing<'_> {
         !self.nodes.is_empty()
     }
 
-    /// Why no node announces it.
-    fn silence(&self, nodes: &Nodes) -> Silence {
-        let owner = self.part.allocation.owner.key.clone();
-        let policy = &self.part.policy;
-        match self.feature.filter(|_| !self.able.is_empty()) {
+    /// Its advertisements by BGP and the nodes that announce an address so; `None`: none does.
+    pub(super) fn routed(&self, key: &AssignmentKey) -> Option<(&Arc<Policy>, &Arc<[NodeNo]>)> {
+        let able = &self.bgp.as_ref()?.able;
+        let policy = self.part.bgp.as_ref()?;
+        (!able.is_empty() && self.part.is_of(key)).then_some((policy, able))
+    }
+
+    /// Why no node announces it, by each protocol.
+    fn silences(&self, nodes: &Nodes) -> impl Iterator<Item = Silence> {
+        let by_bgp = self.part.bgp.as_ref().zip(self.bgp.as_ref());
+        let by_bgp = by_bgp.map(|(policy, it)| self.silence(nodes, policy, &it.selected));
+        let by_layer_2 = match self.feature.filter(|_| !self.able.is_empty()) {
             Some(feature) => Silence::FeatureMissing(feature),
-            None if policy.is_empty() => Silence::NotAdvertised(owner),
-            None if !self.selected.is_empty() => Silence::NoReadyEndpoint(owner),
-            None if nodes.available().next().is_none() => Silence::NoAnnouncer,
-            None => Silence::NoNodeSelected {
+            None => self.silence(nodes, &self.part.policy, &self.selected),
+        };
+        [Some(by_layer_2), by_bgp].into_iter().flatten()
+    }
+
+    fn silence(&self, nodes: &Nodes, policy: &Policy, selected: &[NodeNo]) -> Silence {
+        let owner = self.part.allocation.owner.key.clone();
+        if policy.is_empty() {
+            Silence::NotAdvertised(owner)
+        } else if !selected.is_empty() {
+            Silence::NoReadyEndpoint(owner)
+        } else if nodes.available().next().is_none() {
+            Silence::NoAnnouncer
+        } else {
+            Silence::NoNodeSelected {
                 owner,
                 by: policy.iter().map(|one| one.key.clone()).collect(),
-            },
+            }
         }
     }
 
     /// Why a node cannot serve it.
     fn verdict(&self, node: Option<NodeNo>) -> Verdict {
         let owner = self.part.allocation.owner.key.clone();
-        let policy = &self.part.policy;
+        let (mut policy, mut selected) = (&self.part.policy, &self.selected);
+        if let (Some(by_bgp), Some(it)) = (&self.part.bgp, &self.bgp)
+            && policy.is_empty()
+        {
+            (policy, selected) = (by_bgp, &it.selected);
+        }
         if policy.is_empty() {
             Verdict::NotAdvertised(owner)
         } else if let Some(feature) = self.feature.filter(|_| contains(&self.able, node)) {
             Verdict::FeatureMissing(feature)
-        } else if contains(&self.selected, node) {
+        } else if contains(selected, node) {
             Verdict::NoEndpoint(owner)
         } else {
             let by = policy.iter().map(|one| one.key.clone()).collect();
@@ -368,9 +463,6 @@ fn union<'a>(
     if others.all(|other| Arc::ptr_eq(&other.part.policy, &oldest.part.policy)) {
         return Some(Arc::clone(&oldest.part.policy));
     }
-    let by_key: BTreeMap<_, _> = participants
-        .flat_map(|participant| participant.part.policy.iter())
-        .map(|advertisement| (&advertisement.key, advertisement))
-        .collect();
-    Some(Arc::new(by_key.into_values().cloned().collect()))
+    let policies = participants.map(|participant| &participant.part.policy);
+    Some(Arc::new(policy::union(policies)))
 }

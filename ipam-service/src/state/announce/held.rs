@@ -9,6 +9,7 @@ use super::explain::list;
 use super::group::{Component, Part, silence, standings};
 use super::nodes::Nodes;
 use super::policy::Memory;
+use super::routes::{Prefix, Withheld};
 use crate::state::State;
 use crate::state::model::{AdvertisementKey, AllocationId, Node, OwnerKey};
 use crate::state::names::Name;
@@ -46,13 +47,36 @@ pub enum Silence {
     NoAnnouncer,
     #[error("no advertisement selects the pool and the labels of {0}")]
     NotAdvertised(OwnerKey),
+    #[error("{0}")]
+    Conflicting(Contradiction),
+}
+
+/// Two advertisements by BGP that give one route different local preferences.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the advertisements {} and {} give the route {prefix} different local preferences: it is not announced", .one.name, .other.name
+)]
+pub struct Contradiction {
+    prefix: Prefix,
+    one: AdvertisementKey,
+    other: AdvertisementKey,
+}
+
+impl Contradiction {
+    pub(super) fn of(withheld: &Withheld) -> Self {
+        Self {
+            prefix: withheld.prefix,
+            one: withheld.one.clone(),
+            other: withheld.other.clone(),
+        }
+    }
 }
 
 impl Silence {
     /// How far the address is from being announced.
     pub(super) fn distance(&self) -> u8 {
         match self {
-            Self::FeatureMissing(_) => 0,
+            Self::FeatureMissing(_) | Self::Conflicting(_) => 0,
             Self::NoReadyEndpoint(_) => 1,
             Self::NoNodeSelected { .. } => 2,
             Self::NoAnnouncer => 3,
@@ -103,7 +127,7 @@ impl Inquiry {
         for (component, parts) in &self.components {
             let standings = standings(parts, &nodes, &mut memory);
             held.extend(component.addresses.iter().map(|key| Held {
-                silence: silence(&standings, key, &nodes),
+                silence: silence(&standings, key, &nodes, &mut memory),
                 group: component.id(),
                 owners: component.owners_of(key),
                 key: key.clone(),

@@ -3,7 +3,7 @@
 //! Everything here is remembered until an advertisement, a pool or a node changes, because most
 //! allocations of a cluster have the same answer.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::nodes::Nodes;
@@ -15,7 +15,7 @@ use crate::state::model::{
 };
 use crate::state::names::Name;
 use crate::state::placement::{Candidates, NodeNo};
-use crate::state::selector::{LabelSelector, any_matches};
+use crate::state::selector::{any_matches, none_or_any};
 
 /// Advertisements that concern something together, by key.
 pub(super) type Policy = Vec<Arc<Advertisement>>;
@@ -33,10 +33,31 @@ type OfferKey = (Arc<[NodeNo]>, Vec<AdvertisementKey>);
 /// The advertisements, and the candidates where those make a difference.
 type InterfacesKey = (Vec<AdvertisementKey>, Option<u64>);
 
+/// Nodes that the same advertisements select.
+#[derive(Debug)]
+pub(super) struct Class {
+    pub(super) advertisements: Policy,
+    pub(super) nodes: Arc<NodeSet>,
+}
+
+/// The advertisements that select a pool, by protocol.
+#[derive(Debug, Clone)]
+pub(super) struct OfPool {
+    pub(super) l2: Arc<Policy>,
+    /// `None`: there is none.
+    pub(super) bgp: Option<Arc<Policy>>,
+}
+
+impl OfPool {
+    pub(super) fn is_empty(&self) -> bool {
+        self.l2.is_empty() && self.bgp.is_none()
+    }
+}
+
 /// What was found out since the last change of an advertisement, a pool or a node of the cluster.
 #[derive(Debug, Default)]
 pub(super) struct Memory {
-    by_pool: HashMap<PoolKey, Arc<Policy>>,
+    by_pool: HashMap<PoolKey, OfPool>,
     selected: HashMap<Vec<AdvertisementKey>, Arc<[NodeNo]>>,
     /// Of all whom the advertisements select: what most groups are offered, found without looking
     /// at every node.
@@ -44,6 +65,10 @@ pub(super) struct Memory {
     /// Of fewer.
     offers: HashMap<OfferKey, Arc<Offer>>,
     interfaces: HashMap<InterfacesKey, Arc<Interfaces>>,
+    /// Of all whom advertisements by BGP select, as `whole`.
+    whole_classes: HashMap<Vec<AdvertisementKey>, Arc<[Class]>>,
+    /// Of fewer.
+    classes: HashMap<OfferKey, Arc<[Class]>>,
 }
 
 /// Most remembered offers. Groups whose owners have few endpoints each have an offer of their own,
@@ -52,19 +77,20 @@ const MAX_OFFERS: usize = 16_384;
 
 impl Memory {
     /// The advertisements that select a pool for a cluster.
-    pub(super) fn of_pool(&mut self, state: &State, cluster: &Name, key: &PoolKey) -> Arc<Policy> {
+    pub(super) fn of_pool(&mut self, state: &State, cluster: &Name, key: &PoolKey) -> OfPool {
         if let Some(policy) = self.by_pool.get(key) {
-            return Arc::clone(policy);
+            return policy.clone();
         }
-        let policy: Arc<Policy> = Arc::new(match state.pool(key) {
-            Some(pool) => state
-                .advertisements()
-                .filter(|advertisement| selects_pool(state, advertisement, cluster, pool))
-                .cloned()
-                .collect(),
-            None => Policy::new(),
+        let selecting = state.pool(key).into_iter().flat_map(|pool| {
+            let all = state.advertisements();
+            all.filter(|one| selects_pool(state, one, cluster, pool))
         });
-        self.by_pool.insert(key.clone(), Arc::clone(&policy));
+        let (bgp, l2): (Policy, Policy) = selecting.cloned().partition(|one| one.protocol.is_bgp());
+        let policy = OfPool {
+            l2: Arc::new(l2),
+            bgp: (!bgp.is_empty()).then(|| Arc::new(bgp)),
+        };
+        self.by_pool.insert(key.clone(), policy.clone());
         policy
     }
 
@@ -75,16 +101,15 @@ impl Memory {
         cluster: &Name,
         allocation: &Allocation,
         pool: &PoolKey,
-    ) -> Arc<Policy> {
-        let policy = self.of_pool(state, cluster, pool);
+    ) -> OfPool {
+        let OfPool { l2, bgp } = self.of_pool(state, cluster, pool);
         let labels = &allocation.effective_claim().labels;
-        let applies = |advertisement: &Arc<Advertisement>| {
-            none_or_any(&advertisement.service_selectors, labels)
-        };
-        if policy.iter().all(applies) {
-            return policy;
+        OfPool {
+            l2: that_select(l2, labels),
+            bgp: bgp
+                .map(|bgp| that_select(bgp, labels))
+                .filter(|bgp| !bgp.is_empty()),
         }
-        Arc::new(policy.iter().filter(|one| applies(one)).cloned().collect())
     }
 
     /// The available nodes that one of the advertisements selects, by number.
@@ -151,6 +176,80 @@ impl Memory {
         self.interfaces.insert(key, Arc::clone(&made));
         made
     }
+
+    /// Some of the nodes that advertisements by BGP select, by which of them does.
+    pub(super) fn classes(
+        &mut self,
+        nodes: &Nodes,
+        policy: &Policy,
+        able: &Arc<[NodeNo]>,
+    ) -> Arc<[Class]> {
+        let keys = keys(policy);
+        let of = |able: &[NodeNo]| classes(nodes, policy, able.iter().copied(), |_, _| true);
+        let selected = self.selected.get(&keys);
+        if selected.is_some_and(|selected| Arc::ptr_eq(selected, able)) {
+            let whole = self.whole_classes.entry(keys);
+            return Arc::clone(whole.or_insert_with(|| of(able)));
+        }
+        let key = (Arc::clone(able), keys);
+        if let Some(classes) = self.classes.get(&key) {
+            return Arc::clone(classes);
+        }
+        let made = of(able);
+        if self.classes.len() >= MAX_OFFERS {
+            self.classes.clear();
+        }
+        self.classes.insert(key, Arc::clone(&made));
+        made
+    }
+}
+
+/// Those of the advertisements that select labels of an allocation; the same value if all do.
+fn that_select(policy: Arc<Policy>, labels: &Labels) -> Arc<Policy> {
+    let applies = |one: &Arc<Advertisement>| none_or_any(&one.service_selectors, labels);
+    if policy.iter().all(applies) {
+        return policy;
+    }
+    Arc::new(policy.iter().filter(|one| applies(one)).cloned().collect())
+}
+
+/// These nodes, by which of the advertisements select each and are wanted there; those of none are left out.
+pub(super) fn classes(
+    nodes: &Nodes,
+    policy: &Policy,
+    numbers: impl IntoIterator<Item = NodeNo>,
+    is_wanted: impl Fn(NodeNo, &Advertisement) -> bool,
+) -> Arc<[Class]> {
+    let mut alike: BTreeMap<Vec<usize>, Vec<NodeNo>> = BTreeMap::new();
+    for number in numbers {
+        let Some(labels) = nodes.labels(number) else {
+            continue;
+        };
+        let selecting = policy.iter().enumerate();
+        let selecting = selecting
+            .filter(|(_, one)| selects_node(one, labels) && is_wanted(number, one))
+            .map(|(index, _)| index);
+        let selecting: Vec<usize> = selecting.collect();
+        if !selecting.is_empty() {
+            alike.entry(selecting).or_default().push(number);
+        }
+    }
+    let classes = alike.into_iter().map(|(indices, numbers)| {
+        let names = numbers.into_iter().map(|number| nodes.name(number).clone());
+        let advertisements = indices.into_iter().map(|index| Arc::clone(&policy[index]));
+        Class {
+            advertisements: advertisements.collect(),
+            nodes: Arc::new(NodeSet::new(names)),
+        }
+    });
+    classes.collect()
+}
+
+/// All of these, each once, by key.
+pub(super) fn union<'a>(policies: impl IntoIterator<Item = &'a Arc<Policy>>) -> Policy {
+    let all = policies.into_iter().flat_map(|policy| policy.iter());
+    let by_key: BTreeMap<_, _> = all.map(|one| (&one.key, one)).collect();
+    by_key.into_values().cloned().collect()
 }
 
 fn make_offer(nodes: &Nodes, policy: &Policy, candidates: &[NodeNo]) -> Arc<Offer> {
@@ -170,6 +269,7 @@ pub(super) fn is_fenced(policy: &Policy) -> bool {
         .iter()
         .any(|advertisement| match &advertisement.protocol {
             AdvertisementProtocol::L2 { ownership, .. } => *ownership == Ownership::Fenced,
+            AdvertisementProtocol::Bgp(_) => false,
         })
 }
 
@@ -191,14 +291,16 @@ pub(super) fn selects_node(advertisement: &Advertisement, labels: &Labels) -> bo
     none_or_any(&advertisement.node_selectors, labels)
 }
 
-/// The interfaces that an advertisement names, and the nodes that it prefers.
+/// The interfaces that an advertisement by layer 2 names, and the nodes that it prefers.
 pub(super) fn l2(advertisement: &Advertisement) -> (&BTreeSet<String>, &[PreferredNodes]) {
+    static NO_INTERFACES: BTreeSet<String> = BTreeSet::new();
     match &advertisement.protocol {
         AdvertisementProtocol::L2 {
             interfaces,
             preferred_nodes,
             ..
         } => (interfaces, preferred_nodes),
+        AdvertisementProtocol::Bgp(_) => (&NO_INTERFACES, &[]),
     }
 }
 
@@ -230,8 +332,4 @@ fn selects_pool(state: &State, advertisement: &Advertisement, cluster: &Name, po
         Some(own) => own == cluster,
     };
     concerned && (named || every || any_matches(&advertisement.pool_selectors, &pool.labels))
-}
-
-fn none_or_any(selectors: &[LabelSelector], labels: &Labels) -> bool {
-    selectors.is_empty() || any_matches(selectors, labels)
 }

@@ -46,7 +46,9 @@ impl Told {
             let (Some(told), Some(component)) = (self.0.get(id), work.components.get(id)) else {
                 continue;
             };
-            for assignment in &mut announced.assignments {
+            // Only by layer 2 another machine can have it.
+            let assignments = announced.assignments.iter_mut();
+            for assignment in assignments.filter(|one| one.interfaces.is_some()) {
                 let address = assignment.key.address;
                 assignment.probe = !told.contains(&address) && component.chose(address);
             }

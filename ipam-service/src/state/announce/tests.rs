@@ -4,8 +4,10 @@ mod by_node;
 mod explained;
 mod fenced;
 mod groups;
+mod peers;
 mod probes;
 mod properties;
+mod routed;
 mod silent;
 mod table;
 
@@ -20,7 +22,7 @@ use crate::state::address::AddressRange;
 use crate::state::model::{
     AdvertisementProtocol, Announcer, Backends, BackendsPolicy, Claim, Cluster, DualStackPools,
     EntryNodes, Families, Inventory, Labels, NodeKey, Owner, PoolKey, PreferredNodes, ReportedNode,
-    Standing, Timestamp,
+    RouteAttributes, Standing, Timestamp,
 };
 use crate::state::selector::LabelSelector;
 
@@ -155,6 +157,7 @@ struct World {
 struct Follower {
     authoritative: bool,
     members: Vec<Member>,
+    peers: Arc<Peers>,
     node_sets: BTreeMap<u64, Arc<NodeSet>>,
     assignments: BTreeMap<AssignmentKey, Arc<Assignment>>,
 }
@@ -166,6 +169,10 @@ impl Follower {
         }
         if let Some(members) = &delta.members {
             self.members = members.clone();
+        }
+        if let Some(peers) = &delta.bgp_peers {
+            assert_ne!(self.peers, *peers, "told without a change");
+            self.peers = Arc::clone(peers);
         }
         for set in &delta.node_sets {
             self.node_sets.insert(set.id, Arc::clone(set));
@@ -271,6 +278,7 @@ impl World {
                 .assignments
                 .values()
                 .flat_map(|one| one.node_sets())
+                .chain(now.peers.peers.iter().map(|peer| peer.nodes.id))
                 .collect();
             assert!(
                 used.iter().eq(now.node_sets.keys()),
@@ -508,7 +516,7 @@ impl World {
     /// The interfaces of a node.
     fn interfaces(&self, cluster: &str, text: &str, node: &str) -> Vec<String> {
         let assignment = self.assignment(cluster, text).expect("announced");
-        let interfaces = &assignment.interfaces;
+        let interfaces = assignment.interfaces.as_ref().expect("by layer 2");
         let mut by_nodes = interfaces.by_nodes.iter();
         let own = by_nodes.find(|entry| entry.nodes.nodes.contains(&name(node)));
         own.map_or(&interfaces.names, |entry| &entry.interfaces)

@@ -159,6 +159,29 @@ impl Bgp {
         self.profiles.get(key)
     }
 
+    /// Those that a cluster's announcers have sessions with, by name: its own, and the operator's of
+    /// other names.
+    pub fn visible_peers(&self, cluster: &Name) -> BTreeMap<&Name, &Arc<BgpPeer>> {
+        let of = |whose: Option<&Name>| {
+            let peers = self.peers.values();
+            let own = peers.filter(move |peer| peer.key.cluster.as_ref() == whose);
+            own.map(|peer| (&peer.key.name, peer)).collect::<Vec<_>>()
+        };
+        // The later of two of one name stays.
+        of(None).into_iter().chain(of(Some(cluster))).collect()
+    }
+
+    /// The one that a name means to a cluster: its own, else the operator's.
+    pub fn visible_profile(&self, cluster: &Name, name: &Name) -> Option<&Arc<BfdProfile>> {
+        let of = |cluster: Option<&Name>| {
+            self.profiles.get(&BgpKey {
+                cluster: cluster.cloned(),
+                name: name.clone(),
+            })
+        };
+        of(Some(cluster)).or_else(|| of(None))
+    }
+
     pub fn profiles(&self) -> impl Iterator<Item = &Arc<BfdProfile>> {
         self.profiles.values()
     }

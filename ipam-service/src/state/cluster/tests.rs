@@ -1,5 +1,5 @@
 use crate::state::change::{Change, Edit};
-use crate::state::command::{Allocate, Command, Fact, InUse, Release};
+use crate::state::command::{Allocate, Command, Fact, InUse, Release, Scope};
 use crate::state::model::{
     AddressSpace, AllocationId, Claim, Families, NodeKey, Owner, ReportedNode, Timestamp,
 };
@@ -87,6 +87,7 @@ fn a_lower_fence_is_turned_away_and_a_higher_one_remembered() {
         Command::SyncAdvertisements {
             cluster: name("east"),
             advertisements: Vec::new(),
+            scope: Scope::Every,
             fence: 4,
         },
         begin("east", "", 4),

@@ -30,11 +30,12 @@ fn all_to(set: &Arc<NodeSet>) -> ClusterDelta {
         group: u64::from(number),
         nodes: Vec::new(),
         candidates: set.id,
-        interfaces: Arc::default(),
+        interfaces: Some(Arc::default()),
         left_out: Vec::new(),
         owners: Vec::new(),
         probe: false,
         fenced: None,
+        bgp: None,
     };
     ClusterDelta {
         node_sets: vec![Arc::clone(set)],
@@ -138,6 +139,59 @@ fn draining(number: u32, set: &Arc<NodeSet>) -> Unavailable {
 
 /// More ends than one batch takes on: by the next one nothing waits for the stream any more, and it is
 /// forgotten.
+#[test]
+fn who_announces_by_bgp_may_be_announcing_until_it_acknowledges() {
+    use crate::state::announce::{NodeRoutes, Routes};
+
+    let (both, routed) = (nodes(0..2), nodes(1..4));
+    let with = |interfaces: bool, announcers: Option<&Arc<NodeSet>>| {
+        let l2 = all_to(&both).upserts.swap_remove(0);
+        let entry = announcers.map(|nodes| NodeRoutes {
+            nodes: Arc::clone(nodes),
+            routes: Vec::new(),
+        });
+        ClusterDelta {
+            upserts: vec![Arc::new(Assignment {
+                candidates: if interfaces { both.id } else { 0 },
+                interfaces: l2.interfaces.clone().filter(|_| interfaces),
+                bgp: Some(Arc::new(Routes {
+                    by_nodes: entry.into_iter().collect(),
+                    ..Routes::default()
+                })),
+                ..Assignment::clone(&l2)
+            })],
+            ..ClusterDelta::default()
+        }
+    };
+    let mut world = World::announced_by(&both);
+    let exposed = |world: &World| {
+        let limit = Duration::from_secs(300);
+        let exposed = world
+            .exposure
+            .exposed(&name("east"), &key(0), world.now, limit);
+        world.exposure.names(&name("east"), &exposed)
+    };
+    let named = |numbers: std::ops::Range<u32>| numbers.map(node).collect::<BTreeSet<Name>>();
+    world.publish(with(true, Some(&routed)));
+    assert_eq!(exposed(&world), named(0..4));
+    world.publish(with(false, Some(&routed)));
+    assert_eq!(
+        exposed(&world),
+        named(0..4),
+        "0 has not said that it stopped"
+    );
+    world.acknowledge(0..1);
+    assert_eq!(exposed(&world), named(1..4));
+    let gone = ClusterDelta {
+        removals: vec![key(0)],
+        ..ClusterDelta::default()
+    };
+    world.publish(gone);
+    assert_eq!(exposed(&world), named(1..4));
+    world.acknowledge(1..3);
+    assert_eq!(exposed(&world), named(3..4));
+}
+
 #[test]
 fn what_everybody_acknowledged_is_still_acknowledged_when_its_end_is_taken_back() {
     let set = nodes(0..2);

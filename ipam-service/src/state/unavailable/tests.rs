@@ -56,11 +56,12 @@ impl Book {
                 group: 1,
                 nodes: set.nodes.clone(),
                 candidates: set.id,
-                interfaces: Arc::default(),
+                interfaces: Some(Arc::default()),
                 left_out: Vec::new(),
                 owners: Vec::new(),
                 probe: false,
                 fenced: None,
+                bgp: None,
             }));
             delta.node_sets.push(set);
         }

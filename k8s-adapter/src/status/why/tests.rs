@@ -186,6 +186,14 @@ fn each_reason_of_ipam_service_has_a_word_and_a_sentence() {
             "no ready endpoint",
         ),
         (Reason::FeatureMissing, vec![], no, "FeatureMissing", detail),
+        (Reason::BgpNoSession, vec![], no, "NoBgpSession", detail),
+        (
+            Reason::ConflictingAdvertisements,
+            vec![],
+            no,
+            "ConflictingAdvertisements",
+            detail,
+        ),
         (
             Reason::NoLiveNode,
             vec![],

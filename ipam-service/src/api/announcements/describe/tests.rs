@@ -68,11 +68,12 @@ impl World {
             group: GROUP,
             nodes: vec![name("b"), name("a")],
             candidates: candidates.id,
-            interfaces: Arc::default(),
+            interfaces: Some(Arc::default()),
             owners: Vec::new(),
             left_out: Vec::new(),
             probe: false,
             fenced,
+            bgp: None,
         };
         let assigned = Assigned {
             assignment: Arc::new(assignment),

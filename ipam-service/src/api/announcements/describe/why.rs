@@ -16,6 +16,10 @@ use crate::state::names::Name;
 /// Most nodes that a sentence names.
 const NAMED: usize = 3;
 
+/// No announcer tells of a session.
+const NO_SESSION: &str = "it is advertised by BGP only, and no node has a session: announcers of this \
+                          version speak no BGP";
+
 /// Why nobody answers.
 pub(super) struct Why {
     /// Unspecified: somebody says that it answers.
@@ -68,6 +72,7 @@ fn of_silence(silence: &Silence) -> Reason {
         Silence::NoNodeSelected { .. } => Reason::NoNodeSelected,
         Silence::NoReadyEndpoint(_) => Reason::NoReadyEndpoint,
         Silence::FeatureMissing(_) => Reason::FeatureMissing,
+        Silence::Conflicting(_) => Reason::ConflictingAdvertisements,
     }
 }
 
@@ -77,6 +82,13 @@ pub(super) fn of_assigned(
     assigned: &Assigned,
     says: impl Iterator<Item = Says> + Clone,
 ) -> Why {
+    if assigned.assignment.interfaces.is_none() {
+        return Why {
+            reason: Reason::BgpNoSession,
+            detail: NO_SESSION.to_owned(),
+            rests_on: RestsOn::Answerers,
+        };
+    }
     let any = |wanted: Says| says.clone().any(|one| one == wanted);
     let by_owner = if any(Says::Answers) {
         Some((Reason::Unspecified, ""))

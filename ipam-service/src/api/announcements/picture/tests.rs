@@ -352,11 +352,12 @@ fn assignment(number: u8, group: u64) -> std::sync::Arc<Assignment> {
         group,
         nodes: vec![name("a")],
         candidates: CANDIDATES,
-        interfaces: std::sync::Arc::default(),
+        interfaces: Some(std::sync::Arc::default()),
         owners: Vec::new(),
         left_out: Vec::new(),
         fenced: None,
         probe: false,
+        bgp: None,
     })
 }
 

@@ -55,12 +55,14 @@ fn nodes_that_agree_are_not_told_apart() {
     }
     world.hold("east", "web", held(&[A1]));
     let assignment = world.assignment("east", A1).expect("announced");
-    assert_eq!(assignment.interfaces.names, ["eth0"]);
-    assert_eq!(assignment.interfaces.by_nodes, []);
+    let interfaces = assignment.interfaces.as_ref().expect("by layer 2");
+    assert_eq!(interfaces.names, ["eth0"]);
+    assert_eq!(interfaces.by_nodes, []);
     world.advertise(with_l2(on("c", "of-c"), &["eth1"], &[]));
     let assignment = world.assignment("east", A1).expect("announced");
-    assert_eq!(assignment.interfaces.names, ["eth0", "eth1"]);
-    assert_eq!(assignment.interfaces.by_nodes.len(), 2);
+    let interfaces = assignment.interfaces.as_ref().expect("by layer 2");
+    assert_eq!(interfaces.names, ["eth0", "eth1"]);
+    assert_eq!(interfaces.by_nodes.len(), 2);
     // Sets of nodes that only interfaces refer to come and go like others: that of c goes, that of
     // a and b is that of the candidates now.
     world.drop_advertisement(Some("east"), "of-c");

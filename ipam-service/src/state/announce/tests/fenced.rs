@@ -18,7 +18,10 @@ fn fenced(advertisement: Advertisement) -> Advertisement {
         interfaces,
         preferred_nodes,
         ..
-    } = advertisement.protocol;
+    } = advertisement.protocol
+    else {
+        panic!("by layer 2");
+    };
     Advertisement {
         protocol: AdvertisementProtocol::L2 {
             interfaces,

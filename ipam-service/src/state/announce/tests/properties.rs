@@ -37,7 +37,13 @@ struct Policy {
     /// 0: none is named.
     interfaces: usize,
     preferred: Option<usize>,
+    /// What it says if it is by BGP.
+    routes: RouteAttributes,
 }
+
+/// Advertisements from here on are by BGP.
+const FIRST_BY_BGP: usize = 2;
+const ADVERTISEMENTS: usize = 5;
 
 fn batches() -> impl Strategy<Value = Vec<Vec<Step>>> {
     let batch = proptest::collection::vec(step(), 1..4);
@@ -47,15 +53,17 @@ fn batches() -> impl Strategy<Value = Vec<Vec<Step>>> {
 fn policy() -> impl Strategy<Value = Policy> {
     let number = || proptest::option::of(0..NODES);
     let flags = (any::<bool>(), any::<bool>(), 0..3_usize);
-    (flags, number(), number()).prop_map(|((by_label, services, interfaces), node, preferred)| {
-        Policy {
+    let parts = (flags, number(), number(), routed::attributes());
+    parts.prop_map(
+        |((by_label, services, interfaces), node, preferred, routes)| Policy {
             by_label,
             node,
             services,
             interfaces,
             preferred,
-        }
-    })
+            routes,
+        },
+    )
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -77,8 +85,9 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..NODES).prop_map(Step::Announcer),
         2 => report.prop_map(|(node, labelled, away)| Step::Report { node, labelled, away }),
         2 => (0..NODES).prop_map(Step::LoseNode),
-        3 => (0..2_usize, policy()).prop_map(|(number, policy)| Step::Advertise(number, policy)),
-        1 => (0..2_usize).prop_map(Step::DropAdvertisement),
+        4 => (0..ADVERTISEMENTS, policy())
+            .prop_map(|(number, policy)| Step::Advertise(number, policy)),
+        1 => (0..ADVERTISEMENTS).prop_map(Step::DropAdvertisement),
         1 => any::<bool>().prop_map(Step::LabelPool),
     ]
 }
@@ -125,6 +134,9 @@ fn policy_of(number: usize, policy: &Policy) -> Advertisement {
         service_selectors: some_if(policy.services, &[selector("tier", "front")]),
         ..advertisement(cluster, &format!("ad{number}"))
     };
+    if number >= FIRST_BY_BGP {
+        return routed::with_routes(base, policy.routes.clone());
+    }
     let preferred = policy.preferred;
     let preferred = preferred.map(|number| (10, selector("host", &node(number))));
     let preferred: Vec<_> = preferred.into_iter().collect();
@@ -252,6 +264,17 @@ fn set_of(world: &World, id: u64) -> BTreeSet<Name> {
 /// What must hold of the assignments, said without the code that makes them.
 fn check_assignments(world: &World) {
     let all = assignments(world);
+    for key in held_keys(world) {
+        let assignment = all.get(&key).map(|one| &**one);
+        routed::check(world, &key, assignment);
+    }
+    let (all, by_bgp_only): (BTreeMap<_, _>, BTreeMap<_, _>) = all
+        .into_iter()
+        .partition(|(_, one)| one.interfaces.is_some());
+    for assignment in by_bgp_only.values() {
+        assert!(assignment.nodes.is_empty() && assignment.candidates == 0 && !assignment.probe);
+        check_explanation(world, assignment, &BTreeSet::new());
+    }
     for assignment in all.values() {
         let set = set_of(world, assignment.candidates);
         assert!(!set.is_empty());
@@ -282,7 +305,8 @@ fn check_assignments(world: &World) {
             }
         }
     }
-    check_silence(world, &all);
+    let announced = assignments(world);
+    check_silence(world, &announced);
     let stored: BTreeSet<_> = world.state.placements().map(|one| one.group).collect();
     assert!(all.values().all(|one| stored.contains(&one.group)));
     let held = |group| world.state.allocation_by_id(group).is_some();
@@ -291,7 +315,7 @@ fn check_assignments(world: &World) {
 
 /// The advertisements that select a node for one of these allocations. (There is one pool, and one
 /// cluster.)
-fn policy_of_node<'a>(
+pub(super) fn policy_of_node<'a>(
     world: &'a World,
     holders: &[&Arc<Allocation>],
     node: &Name,
@@ -335,7 +359,10 @@ fn check_nodes(world: &World, assignment: &Assignment, candidates: &BTreeSet<Nam
                 interfaces,
                 preferred_nodes,
                 ..
-            } = &advertisement.protocol;
+            } = &advertisement.protocol
+            else {
+                continue;
+            };
             every |= interfaces.is_empty();
             named.extend(interfaces.iter().cloned());
             for preference in preferred_nodes {
@@ -361,17 +388,25 @@ fn check_explanation(world: &World, assignment: &Assignment, candidates: &BTreeS
     let chosen = explained.nodes.iter();
     let chosen = chosen.filter(|node| node.verdict == Verdict::Candidate);
     let chosen: BTreeSet<Name> = chosen.map(|node| node.node.clone()).collect();
-    assert_eq!(chosen, *candidates);
+    let by_bgp = assignment.announcers().flat_map(|set| &set.nodes);
+    assert_eq!(chosen, candidates | &by_bgp.cloned().collect());
 }
 
-/// What is held and not announced is explained as that, with a reason for each node.
-fn check_silence(world: &World, announced: &BTreeMap<AssignmentKey, Arc<Assignment>>) {
+/// Everything that `east` holds.
+fn held_keys(world: &World) -> BTreeSet<AssignmentKey> {
     let allocations = (0..OWNERS).filter_map(|number| {
         let key = owner_key("east", &owner(number));
         world.state.allocation(&key)
     });
-    let held: BTreeSet<_> = allocations.flat_map(|one| keys_of(one)).collect();
-    for key in held.into_iter().filter(|key| !announced.contains_key(key)) {
+    allocations.flat_map(|one| keys_of(one)).collect()
+}
+
+/// What is held and not announced is explained as that, with a reason for each node.
+fn check_silence(world: &World, announced: &BTreeMap<AssignmentKey, Arc<Assignment>>) {
+    for key in held_keys(world)
+        .into_iter()
+        .filter(|key| !announced.contains_key(key))
+    {
         let question = Question::collect(&world.state, &name("east"), key);
         let explained = question.expect("held").answer();
         assert_eq!(explained.assignment, None);

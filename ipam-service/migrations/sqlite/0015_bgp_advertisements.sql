@@ -1,0 +1,4 @@
+-- Changes no table: it keeps versions away that cannot read what follows.
+--
+-- The entry of an advertisement may be one by BGP (`Advertisement.bgp`), which an earlier version takes for one
+-- without a protocol.
