@@ -413,6 +413,12 @@ fn objects_about_bgp_are_judged_and_change_nothing_for_services() {
     };
     let samples = e2e::site::repository().join("e2e/manifests/metallb-samples.yaml");
     let samples = samples.display().to_string();
+    let password = json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/basic-auth",
+        "metadata": { "name": "rack-password", "namespace": "metallb-system" },
+        "stringData": { "password": "of the rack" },
+    });
+    stage.apply(EAST, &password.to_string()).unwrap();
     stage.kubectl(EAST, &["apply", "-f", &samples]).unwrap();
     stage.apply_service(EAST, "web", &none(), &none()).unwrap();
     stage.wait_any_address(EAST, "web").unwrap();

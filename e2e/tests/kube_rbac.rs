@@ -4,6 +4,7 @@
 //! 1. Nothing that the adapter asks for is refused, and nothing is granted to it by any other permission than
 //!    those of `deploy/k8s-adapter-rbac.yaml`.
 //! 2. Each permission in there, one verb of one resource at a time, is used.
+//! 3. With them it reads Secrets of its own namespace that it knows by name, lists none, and reads none elsewhere.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::adapters::{Audit, Grant, Pretender, Stage, Webhook, grants, uncovered, unused};
@@ -18,6 +19,22 @@ fn in_namespace(version: &str, kind: &str, name: &str, spec: &Value) -> Value {
     json!({
         "apiVersion": version, "kind": kind,
         "metadata": { "name": name, "namespace": NAMESPACE }, "spec": spec,
+    })
+}
+
+/// The password of the router, and one of the same name that is not the adapter's business.
+fn secret(namespace: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Secret", "type": "kubernetes.io/basic-auth",
+        "metadata": { "name": "password", "namespace": namespace },
+        "stringData": { "password": "of the router" },
+    })
+}
+
+fn router(node_selectors: &Value) -> Value {
+    json!({
+        "myASN": 64512, "peerASN": 64513, "peerAddress": "192.0.2.200", "bfdProfile": "fast",
+        "passwordSecret": { "name": "password" }, "nodeSelectors": node_selectors,
     })
 }
 
@@ -37,10 +54,26 @@ fn stage(audit: &Audit) -> Option<(Stage, [Pretender; 2])> {
     let deployment = json!({
         "selector": { "matchLabels": { "app": "k8s-adapter" } }, "template": pod,
     });
-    let peer = json!({ "myASN": 64512, "peerASN": 64513, "peerAddress": "192.0.2.200" });
+    let named = json!({ "communities": [{ "name": "OURS", "value": "64512:1" }] });
+    for namespace in [NAMESPACE, "default"] {
+        stage.put(EAST, &secret(namespace)).unwrap();
+    }
     for (version, kind, name, spec) in [
         ("metallb.io/v1beta1", "L2Advertisement", "all", json!({})),
-        ("metallb.io/v1beta2", "BGPPeer", "router", peer),
+        ("metallb.io/v1beta1", "Community", "names", named),
+        ("metallb.io/v1beta1", "BFDProfile", "fast", json!({})),
+        (
+            "metallb.io/v1beta2",
+            "BGPPeer",
+            "router",
+            router(&json!([])),
+        ),
+        (
+            "metallb.io/v1beta1",
+            "BGPAdvertisement",
+            "all",
+            json!({ "communities": ["OURS"] }),
+        ),
         ("apps/v1", "Deployment", "k8s-adapter", deployment),
     ] {
         let object = in_namespace(version, kind, name, &spec);
@@ -55,6 +88,13 @@ fn stage(audit: &Audit) -> Option<(Stage, [Pretender; 2])> {
     let flags = ["--webhook-listen", &listen, "--deployment", "k8s-adapter"];
     stage.start_adapter_with_token(EAST, &flags).unwrap();
     Some((stage, announcers))
+}
+
+/// What kubectl says to the adapter's ServiceAccount.
+fn as_adapter(stage: &Stage, arguments: &[&str]) -> anyhow::Result<String> {
+    let account = ["--as", "system:serviceaccount:metallb-system:k8s-adapter"];
+    let group = ["--as-group", "system:serviceaccounts"];
+    stage.kubectl(EAST, &[arguments, &account, &group].concat())
 }
 
 /// The only object of a kind of which there is one; its name.
@@ -108,10 +148,7 @@ fn the_adapter_may_do_exactly_what_it_does() {
     .unwrap();
     let label = ["label", "node", "n1", "rack=a"];
     stage.kubectl(EAST, &label).unwrap();
-    let some = json!({
-        "myASN": 64512, "peerASN": 64513, "peerAddress": "192.0.2.200",
-        "nodeSelectors": [{ "matchLabels": { "rack": "a" } }],
-    });
+    let some = router(&json!([{ "matchLabels": { "rack": "a" } }]));
     let peer = in_namespace("metallb.io/v1beta2", "BGPPeer", "router", &some);
     stage.put(EAST, &peer).unwrap();
     wait_one(&stage, sessions, "n1");
@@ -132,5 +169,14 @@ fn the_adapter_may_do_exactly_what_it_does() {
         uncovered.is_empty(),
         "granted by somebody else: {uncovered:#?}"
     );
+    let own = ["get", "secret/password", "-n", NAMESPACE];
+    as_adapter(&stage, &own).unwrap();
+    for more in [
+        ["get", "secrets", "-n", NAMESPACE],
+        ["get", "secret/password", "-n", "default"],
+    ] {
+        let error = as_adapter(&stage, &more).unwrap_err();
+        assert!(format!("{error:#}").contains("(Forbidden)"), "{error:#}");
+    }
     eprintln!("{} permissions, each of them used", grants.len());
 }

@@ -12,7 +12,7 @@ use pharos_proto::v1::{
     allocation_service_client::AllocationServiceClient,
     announcement_service_client::AnnouncementServiceClient,
     cluster_service_client::ClusterServiceClient, pool_service_client::PoolServiceClient,
-    status_service_client::StatusServiceClient,
+    status_service_client::StatusServiceClient, sync_advertisements_request::Scope,
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -45,6 +45,9 @@ const DUAL_STACK_POOLS: &str = "dual-stack-pools";
 /// What it must be able to do for an advertisement that asks for it: one that does not know the word would let
 /// two nodes answer.
 const FENCED_OWNERSHIP: &str = "fenced-ownership";
+/// What it must be able to do for what is declared about BGP.
+const BGP_PEERS: &str = "bgp-peers";
+const BGP_ADVERTISEMENTS: &str = "bgp-advertisements";
 /// Pools per page, the most that the API gives.
 const PAGE: i32 = 1000;
 
@@ -175,11 +178,15 @@ impl Ipam {
         }
     }
 
-    fn check_fenced(&self) -> Result<(), CallError> {
+    /// Makes sure that the server knows of something that it would overlook otherwise.
+    fn check(&self, feature: &str, whose: &str) -> Result<(), CallError> {
         let server = self.server.lock().unwrap_or_else(PoisonError::into_inner);
         match &*server {
-            Some(info) => has_feature(info, FENCED_OWNERSHIP, "an L2Advertisement asks for"),
-            None => Ok(()),
+            Some(info) => has_feature(info, feature, whose),
+            None => {
+                let message = "ipam-service has not said yet what it can do";
+                Err(CallError::Again(Status::unavailable(message)))
+            }
         }
     }
 
@@ -213,17 +220,57 @@ impl Ipam {
         Ok(response.into_inner().moved)
     }
 
-    /// Replaces this cluster's advertisements.
-    pub async fn sync_advertisements(
+    /// Replaces this cluster's advertisements by layer 2. A server that knows no others has no others.
+    pub async fn sync_l2_advertisements(
         &self,
         advertisements: Vec<v1::Advertisement>,
     ) -> Result<(), CallError> {
         if advertisements.iter().any(is_fenced) {
-            self.check_fenced()?;
+            self.check(FENCED_OWNERSHIP, "an L2Advertisement asks for")?;
         }
+        let scope = match self.check(BGP_ADVERTISEMENTS, "") {
+            Ok(()) => Scope::L2,
+            Err(_) => Scope::Unspecified,
+        };
+        self.sync_advertisements(advertisements, scope).await
+    }
+
+    /// Replaces this cluster's advertisements by BGP. A server that does not know the scope would replace all.
+    pub async fn sync_bgp_advertisements(
+        &self,
+        advertisements: Vec<v1::Advertisement>,
+    ) -> Result<(), CallError> {
+        self.check(BGP_ADVERTISEMENTS, "BGPAdvertisements need")?;
+        self.sync_advertisements(advertisements, Scope::Bgp).await
+    }
+
+    /// Replaces this cluster's BGP peers and BFD profiles.
+    pub async fn sync_bgp_peers(
+        &self,
+        peers: Vec<v1::BgpPeer>,
+        profiles: Vec<v1::BfdProfile>,
+    ) -> Result<(), CallError> {
+        self.check(BGP_PEERS, "BGPPeers and BFDProfiles need")?;
+        let request = v1::SyncBgpPeersRequest {
+            cluster: self.settings.cluster.clone(),
+            peers,
+            profiles,
+            ..v1::SyncBgpPeersRequest::default()
+        };
+        let mut client = self.advertisements.clone();
+        client.sync_bgp_peers(timed(request)).await?;
+        Ok(())
+    }
+
+    async fn sync_advertisements(
+        &self,
+        advertisements: Vec<v1::Advertisement>,
+        scope: Scope,
+    ) -> Result<(), CallError> {
         let request = v1::SyncAdvertisementsRequest {
             cluster: self.settings.cluster.clone(),
             advertisements,
+            scope: scope.into(),
             ..v1::SyncAdvertisementsRequest::default()
         };
         self.advertisements

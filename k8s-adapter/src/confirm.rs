@@ -15,11 +15,15 @@ use kube::core::DeserializeGuard;
 use kube::{Api, Resource};
 
 use crate::context::Context;
-use crate::crd::{IPAddressPool, L2Advertisement, L2Spec, PoolSpec};
+use crate::crd::{
+    BFDProfile, BGPAdvertisement, BGPPeer, BgpSpec, Community, CommunitySpec, IPAddressPool,
+    L2Advertisement, L2Spec, PeerSpec, PoolSpec, ProfileSpec,
+};
 use crate::identity::{self, IdentityError};
-use crate::index::{Kind, PoolState};
+use crate::index::{Declares, Kind, PoolState};
 use crate::kubernetes::{KubeError, within};
-use crate::policy::Declared;
+use crate::policy::{Declared, Known, Objects};
+use crate::watches::kinds::Declaration;
 use crate::watches::{MISSING, Watched};
 use crate::world::World;
 
@@ -43,6 +47,16 @@ pub enum ConfirmError {
 pub struct Live {
     pools: Listed<Declared<PoolSpec>>,
     advertisements: Listed<Declared<L2Spec>>,
+    bgp: LiveBgp,
+}
+
+/// Of the kinds about BGP those that are declared: most clusters have none of them.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct LiveBgp {
+    advertisements: Option<Listed<Declared<BgpSpec>>>,
+    communities: Option<Listed<Declared<CommunitySpec>>>,
+    peers: Option<Listed<Declared<PeerSpec>>>,
+    profiles: Option<Listed<Declared<ProfileSpec>>>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -81,9 +95,9 @@ impl Live {
     pub async fn read(context: &Context) -> Result<Self, ConfirmError> {
         let pools = read::<DeserializeGuard<IPAddressPool>>(context);
         let advertisements = read::<DeserializeGuard<L2Advertisement>>(context);
-        let both = async { tokio::try_join!(pools, advertisements) };
-        let lists = tokio::time::timeout(LISTS, both).await;
-        let (pools, advertisements) = lists.map_err(|_| ConfirmError::Slow)??;
+        let all = async { tokio::try_join!(pools, advertisements, LiveBgp::read(context)) };
+        let lists = tokio::time::timeout(LISTS, all).await;
+        let (pools, advertisements, bgp) = lists.map_err(|_| ConfirmError::Slow)??;
         // They came from the same cluster as everything else.
         identity::verify(context).await?;
         let declared =
@@ -94,6 +108,7 @@ impl Live {
                 definition: pools.definition,
             },
             advertisements,
+            bgp,
         })
     }
 
@@ -110,6 +125,97 @@ impl Live {
         let same = are_same(self.advertisements.objects.as_deref(), known.iter());
         self.advertisements
             .view(Kind::L2Advertisements, same, world)
+    }
+}
+
+impl Live {
+    /// The same of what is said to BGP peers, and of the names that it uses.
+    pub fn bgp_advertisements(&self, world: &mut World) -> View {
+        let LiveBgp {
+            advertisements,
+            communities,
+            ..
+        } = &self.bgp;
+        let views = [
+            view_of(advertisements.as_ref(), world, |it| it.bgp),
+            view_of(communities.as_ref(), world, |it| it.communities),
+        ];
+        together(views)
+    }
+
+    /// The same of BGP peers, and of how BFD watches them.
+    pub fn bgp_peers(&self, world: &mut World) -> View {
+        let LiveBgp {
+            peers, profiles, ..
+        } = &self.bgp;
+        let views = [
+            view_of(peers.as_ref(), world, |it| it.peers),
+            view_of(profiles.as_ref(), world, |it| it.profiles),
+        ];
+        together(views)
+    }
+}
+
+impl LiveBgp {
+    async fn read(context: &Context) -> Result<Self, KubeError> {
+        let (advertisements, communities, peers, profiles) = tokio::try_join!(
+            read_declared::<BGPAdvertisement>(context),
+            read_declared::<Community>(context),
+            read_declared::<BGPPeer>(context),
+            read_declared::<BFDProfile>(context),
+        )?;
+        Ok(Self {
+            advertisements,
+            communities,
+            peers,
+            profiles,
+        })
+    }
+}
+
+/// `None` for a kind of which nothing is declared.
+async fn read_declared<K>(context: &Context) -> Result<Option<Listed<Declared<K::Spec>>>, KubeError>
+where
+    K: Declaration + Resource<Scope = NamespaceResourceScope> + Send + Sync,
+{
+    if !context.world().index.declares(K::Spec::KIND) {
+        return Ok(None);
+    }
+    read::<DeserializeGuard<K>>(context).await.map(Some)
+}
+
+/// The view of a kind, and whether nothing is said of it because nothing is declared.
+fn view_of<S: Declares + PartialEq + 'static>(
+    live: Option<&Listed<Declared<S>>>,
+    world: &mut World,
+    known: impl for<'a> FnOnce(Objects<'a>) -> Known<'a, S>,
+) -> (View, bool) {
+    let is_declared = world.index.declares(S::KIND);
+    let is_known = world.index.has(S::KIND) || world.absent.contains(&S::KIND);
+    let Some(live) = live else {
+        // What is declared came a moment ago, and what is not known yet is about to come.
+        let view = match is_known && !is_declared {
+            true => View::Silent,
+            false => View::Changing,
+        };
+        return (view, !is_declared);
+    };
+    let known = known(world.index.objects());
+    let same = are_same(live.objects.as_deref(), known.iter());
+    (live.view(S::KIND, same, world), !is_declared)
+}
+
+/// One view of a kind and of one that it refers to, which are handed over together. Where nothing of the kind
+/// itself is declared, nothing is handed over, whatever there is of the other: that there is none would be a
+/// set, and take everything away. One that is silent although it was declared keeps both as they are: nobody
+/// took its objects back.
+fn together([(own, _), (other, is_undeclared)]: [(View, bool); 2]) -> View {
+    match (own, other) {
+        (View::Changing, _) | (_, View::Changing) => View::Changing,
+        (View::Doubtful(why), _) | (_, View::Doubtful(why)) => View::Doubtful(why),
+        (View::Silent, _) => View::Silent,
+        (View::Current, View::Silent) if !is_undeclared => View::Silent,
+        (View::Current, View::Silent | View::Current) => View::Current,
     }
 }
 
@@ -231,6 +337,7 @@ mod tests {
                 objects: Some(Vec::new()),
                 definition: definition.clone(),
             },
+            bgp: LiveBgp::default(),
         }
     }
 
@@ -337,5 +444,107 @@ mod tests {
             let view = live(Some(std::slice::from_ref(&a)), &definition).pools(&mut world);
             assert_eq!(view == View::Current, counts, "{definition:?}: {view:?}");
         }
+    }
+
+    fn peer(name: &str) -> Declared<PeerSpec> {
+        Declared {
+            name: name.to_owned(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            spec: Ok(PeerSpec::default()),
+        }
+    }
+
+    #[test]
+    fn peers_are_handed_over_without_profiles_but_not_when_those_went_with_their_definition() {
+        let mut world = world();
+        let listed = |definition: &str, peers: Vec<Declared<PeerSpec>>| Listed {
+            objects: Some(peers),
+            definition: lives(definition),
+        };
+        let nothing = live(None, &Definition::Goes);
+        assert_eq!(nothing.bgp_peers(&mut world), View::Changing, "not listed");
+        world.index.replace_declared::<PeerSpec>(Vec::new());
+        assert_eq!(nothing.bgp_peers(&mut world), View::Changing, "not listed");
+        world.absent.insert(Kind::BfdProfiles);
+        assert_eq!(nothing.bgp_peers(&mut world), View::Silent);
+        world.index.replace_declared::<ProfileSpec>(Vec::new());
+        world.index.replace_declared::<BgpSpec>(Vec::new());
+        world.index.replace_declared::<CommunitySpec>(Vec::new());
+        world.index.apply_declared(peer("a"));
+        // It came after the list was made.
+        assert_eq!(nothing.bgp_peers(&mut world), View::Changing);
+        let mut now = nothing.clone();
+        now.bgp.peers = Some(listed("d", vec![peer("a")]));
+        assert_eq!(now.bgp_peers(&mut world), View::Current);
+        assert_eq!(now.bgp_advertisements(&mut world), View::Silent);
+
+        let profile = Declared {
+            name: "fast".to_owned(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            spec: Ok(ProfileSpec::default()),
+        };
+        world.index.apply_declared(profile.clone());
+        now.bgp.profiles = Some(Listed {
+            objects: Some(vec![profile]),
+            definition: lives("p"),
+        });
+        assert_eq!(now.bgp_peers(&mut world), View::Current);
+        world.index.delete_declared::<ProfileSpec>("fast");
+        for (definition, expected) in [
+            (lives("p"), View::Current),
+            (lives("another"), View::Silent),
+        ] {
+            now.bgp.profiles = Some(Listed {
+                objects: Some(Vec::new()),
+                definition,
+            });
+            assert_eq!(now.bgp_peers(&mut world), expected);
+        }
+        now.bgp.profiles = Some(Listed {
+            objects: Some(Vec::new()),
+            definition: Definition::Goes,
+        });
+        assert!(matches!(now.bgp_peers(&mut world), View::Doubtful(_)));
+    }
+
+    #[test]
+    fn what_is_only_referred_to_makes_no_set_that_takes_all_away() {
+        let mut world = world();
+        world.index.replace_declared::<PeerSpec>(Vec::new());
+        world.index.replace_declared::<BgpSpec>(Vec::new());
+        let fast = Declared {
+            name: "fast".to_owned(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            spec: Ok(ProfileSpec::default()),
+        };
+        let names = Declared {
+            name: "names".to_owned(),
+            labels: BTreeMap::new(),
+            annotations: BTreeMap::new(),
+            spec: Ok(CommunitySpec::default()),
+        };
+        world.index.replace_declared(vec![fast.clone()]);
+        world.index.replace_declared(vec![names.clone()]);
+        let mut now = live(None, &Definition::Goes);
+        now.bgp.profiles = Some(Listed {
+            objects: Some(vec![fast]),
+            definition: lives("p"),
+        });
+        now.bgp.communities = Some(Listed {
+            objects: Some(vec![names]),
+            definition: lives("c"),
+        });
+        // This process has seen no peer and no advertisement; ipam-service may have those of before a start.
+        assert_eq!(now.bgp_peers(&mut world), View::Silent);
+        assert_eq!(now.bgp_advertisements(&mut world), View::Silent);
+        world.index.apply_declared(peer("a"));
+        now.bgp.peers = Some(Listed {
+            objects: Some(vec![peer("a")]),
+            definition: lives("d"),
+        });
+        assert_eq!(now.bgp_peers(&mut world), View::Current);
     }
 }

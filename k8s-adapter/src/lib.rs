@@ -37,6 +37,7 @@ pub mod plan;
 pub mod policy;
 pub mod queue;
 pub mod reconcile;
+pub mod secrets;
 pub mod service;
 pub mod session;
 pub mod sets;

@@ -12,6 +12,7 @@ mod findings;
 mod l2;
 pub mod label;
 mod limits;
+mod messages;
 mod objects;
 mod own;
 mod peer;
@@ -28,8 +29,9 @@ use crate::claim::Settings;
 pub use bgp::{Advertisement, Bgp};
 pub use community::Community;
 pub use findings::{Finding, Severity};
+pub use messages::Passwords;
 pub use objects::{Declared, Known, Object, Objects, ResourceKind, Subject};
-pub use peer::{Authentication, Endpoint, Peer, RemoteAs};
+pub use peer::{Authentication, Endpoint, LONGEST_PASSWORD, Peer, RemoteAs};
 pub use profile::Profile;
 pub use timers::Timers;
 
@@ -96,7 +98,7 @@ pub fn examine(objects: &Objects<'_>, settings: &Settings) -> Configuration {
         said,
         |declared, spec, problems| l2::convert(declared, spec, settings, problems),
     );
-    let bgp = read_bgp(objects, said);
+    let bgp = read_bgp(objects, settings, said);
     conflicts::find(&pools, &bgp, objects.nodes.as_deref(), said);
     references::find(objects, &pools, &bgp, said);
     findings.sort();
@@ -108,11 +110,11 @@ pub fn examine(objects: &Objects<'_>, settings: &Settings) -> Configuration {
     }
 }
 
-fn read_bgp(objects: &Objects<'_>, findings: &mut Vec<Finding>) -> Bgp {
+fn read_bgp(objects: &Objects<'_>, settings: &Settings, findings: &mut Vec<Finding>) -> Bgp {
     let aliases = community::aliases(&objects.communities, findings);
     let kind = ResourceKind::BgpAdvertisement;
     let advertisements = read(&objects.bgp, kind, findings, |declared, spec, problems| {
-        bgp::parse(declared, spec, &aliases, problems)
+        bgp::parse((declared, spec), &aliases, settings, problems)
     });
     let profiles = read(
         &objects.profiles,

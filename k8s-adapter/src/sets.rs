@@ -1,5 +1,5 @@
-//! Judges what is declared, and hands pools and advertisements over to ipam-service, each as a whole
-//! set.
+//! Judges what is declared, and hands pools, advertisements and BGP peers over to ipam-service, each as a
+//! whole set.
 //!
 //! A set that would take an address from a Service may be half of a change that people make in
 //! several objects: a range that goes from one pool to another, a pool with a new name. It is
@@ -9,6 +9,8 @@
 //! Every replica hands over what it knows, and only when a list that it has just made says the same
 //! ([`crate::confirm`]): a replica that sees the cluster late puts no old set back, and a definition that
 //! goes takes nothing along.
+
+mod bgp;
 
 use std::time::Duration;
 
@@ -119,12 +121,16 @@ pub async fn hand_over(context: &Context, patience: &mut Patience) -> Result<Sta
             return Ok(Standing::Open("pools cannot be listed"));
         }
     };
-    let (configuration, views, news) = {
+    let (configuration, views, bgp_views, news) = {
         let mut world = context.world();
         let views = [live.pools(&mut world), live.advertisements(&mut world)];
+        let bgp_views = bgp::Views {
+            peers: live.bgp_peers(&mut world),
+            advertisements: live.bgp_advertisements(&mut world),
+        };
         let configuration = policy::examine(&world.index.objects(), &world.settings);
         let news = world.news(configuration.findings());
-        (configuration, views, news)
+        (configuration, views, bgp_views, news)
     };
     for finding in news {
         match finding.severity {
@@ -157,22 +163,20 @@ pub async fn hand_over(context: &Context, patience: &mut Patience) -> Result<Sta
             Outcome::Waits
         }
         (View::Current, Ok(set)) => {
-            let answer = context.ipam.sync_advertisements(set.to_vec()).await;
+            let answer = context.ipam.sync_l2_advertisements(set.to_vec()).await;
             accepted(context, Kind::L2Advertisements, answer)?
         }
     };
-    // It is judged; there is nobody yet to hand it to.
-    let bgp = match configuration.bgp() {
-        Err(_) => Outcome::Refused,
-        Ok(_) => Outcome::Nothing,
-    };
+    let by_bgp = bgp::hand_over(context, &configuration, bgp_views, pools).await?;
     let is_stale = |outcome| {
         matches!(
             outcome,
             Outcome::Refused | Outcome::Waits | Outcome::Unconfirmed
         )
     };
-    let stale = [pools, advertisements, bgp].into_iter().any(is_stale);
+    let [peers, bgp_advertisements] = by_bgp;
+    let outcomes = [pools, advertisements, peers, bgp_advertisements];
+    let stale = outcomes.into_iter().any(is_stale);
     context.metrics.config_stale.set(i64::from(stale));
     if !is_stale(pools) {
         context.metrics.config_loaded.set(1);

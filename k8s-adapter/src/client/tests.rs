@@ -159,11 +159,41 @@ async fn a_claim_is_not_made_at_a_server_that_does_not_understand_it() {
     assert!(!error.contains("lacks"), "{error}");
 }
 
+/// One that does not know the scope of a set would take it for all advertisements of the cluster.
+#[tokio::test]
+async fn nothing_about_bgp_goes_to_a_server_that_does_not_understand_it() {
+    let (ipam, _begun) = client_of(&FEATURES).await;
+    let unasked = ipam.sync_bgp_advertisements(Vec::new()).await;
+    assert!(matches!(unasked, Err(CallError::Again(_))), "{unasked:?}");
+    ipam.begin_sync("uid").await.expect("begun");
+    let advertisements = ipam.sync_bgp_advertisements(Vec::new()).await;
+    let peers = ipam.sync_bgp_peers(Vec::new(), Vec::new()).await;
+    for (refused, missing) in [
+        (
+            advertisements,
+            "bgp-advertisements, which BGPAdvertisements need",
+        ),
+        (peers, "bgp-peers, which BGPPeers and BFDProfiles need"),
+    ] {
+        assert_eq!(
+            refused.expect_err("it would do harm").to_string(),
+            format!("ipam-service 0.0.1 lacks {missing}: upgrade it")
+        );
+    }
+}
+
 /// A feature that the server calls otherwise would never be found.
 #[test]
 fn every_feature_that_is_depended_on_is_in_the_reference() {
     let reference = include_str!("../../../proto/pharos/v1/status.proto");
-    for feature in FEATURES.into_iter().chain([RESERVATIONS, DUAL_STACK_POOLS]) {
+    let sometimes = [
+        RESERVATIONS,
+        DUAL_STACK_POOLS,
+        FENCED_OWNERSHIP,
+        BGP_PEERS,
+        BGP_ADVERTISEMENTS,
+    ];
+    for feature in FEATURES.into_iter().chain(sometimes) {
         assert!(
             reference.contains(&format!("// - `{feature}`:")),
             "{feature}"

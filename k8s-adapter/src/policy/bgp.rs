@@ -8,7 +8,8 @@ use super::community::Community;
 use super::findings::Problems;
 use super::peer::Peer;
 use super::profile::Profile;
-use super::{Declared, limits, selector};
+use super::{Declared, limits, messages, own, selector};
+use crate::claim::Settings;
 use crate::crd::BgpSpec;
 
 /// Without aggregation each address is announced by itself.
@@ -41,16 +42,26 @@ pub struct Advertisement {
     pub pool_selectors: Vec<v1::LabelSelector>,
     pub node_selectors: Vec<v1::LabelSelector>,
     pub service_selectors: Vec<v1::LabelSelector>,
+    /// Of the pools.
+    pub address_space: String,
     /// BGPPeers by name; none: all.
     pub peers: Vec<String>,
 }
 
 pub(super) fn parse(
-    declared: &Declared<BgpSpec>,
-    spec: &BgpSpec,
+    (declared, spec): (&Declared<BgpSpec>, &BgpSpec),
     aliases: &BTreeMap<&str, Community>,
+    settings: &Settings,
     problems: &mut Problems<'_>,
 ) -> Advertisement {
+    let name = format!("{}{}", messages::PREFIX, declared.name);
+    limits::check_name("metadata.name".to_owned(), &name, problems);
+    for (field, names) in [
+        ("spec.ipAddressPools", &spec.pools),
+        ("spec.peers", &spec.peers),
+    ] {
+        limits::check_names(field, names, problems);
+    }
     for (field, names) in [
         ("spec.ipAddressPools", &spec.pools),
         ("spec.communities", &spec.communities),
@@ -76,6 +87,7 @@ pub(super) fn parse(
         pool_selectors: selectors("spec.ipAddressPoolSelectors", &spec.pool_selectors),
         node_selectors: selectors("spec.nodeSelectors", &spec.node_selectors),
         service_selectors: selectors("spec.serviceSelectors", &spec.service_selectors),
+        address_space: own::space_of(&declared.annotations, settings, problems),
         peers: spec.peers.clone(),
     }
 }

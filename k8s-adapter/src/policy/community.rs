@@ -2,6 +2,7 @@
 //! a name that a `Community` gives.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::str::FromStr;
 
 use super::Declared;
@@ -42,6 +43,18 @@ impl Community {
             ])),
             [_, _, _, _] => Err(Unreadable::Marker(text.to_owned())),
             _ => Err(Unreadable::Format(text.to_owned())),
+        }
+    }
+}
+
+impl fmt::Display for Community {
+    /// As [`Community::parse`] reads it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Standard([high, low]) => write!(f, "{high}:{low}"),
+            Self::Large([administrator, one, two]) => {
+                write!(f, "large:{administrator}:{one}:{two}")
+            }
         }
     }
 }

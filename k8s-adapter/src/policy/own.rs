@@ -7,6 +7,7 @@ use pharos_proto::v1;
 
 use super::findings::Problems;
 use super::limits;
+use crate::claim::Settings;
 use crate::service::ADDRESS_SPACE;
 
 /// `true`: no edit takes an address of the pool from who has it.
@@ -76,6 +77,19 @@ pub(super) fn advertisement(
     };
     if let Some(v1::advertisement::Protocol::L2(l2)) = &mut advertisement.protocol {
         l2.ownership = ownership.into();
+    }
+}
+
+/// The address space of what has no other word of ours.
+pub(super) fn space_of(
+    annotations: &BTreeMap<String, String>,
+    settings: &Settings,
+    problems: &mut Problems<'_>,
+) -> String {
+    warn_of_others(annotations, &[ADDRESS_SPACE], problems);
+    match annotations.get(ADDRESS_SPACE) {
+        Some(space) => address_space(space, problems),
+        None => settings.address_space.clone(),
     }
 }
 

@@ -16,6 +16,10 @@ use crate::crd::PeerSpec;
 /// Of a router, unless something else is said (RFC 4271 section 8.2.1).
 const BGP_PORT: u16 = 179;
 const CONNECT_SECONDS: RangeInclusive<u64> = 1..=65_535;
+/// Longest name of an interface (`IFNAMSIZ` of Linux, with its NUL).
+const LONGEST_INTERFACE: usize = 15;
+/// Bytes of the longest password (`TCP_MD5SIG_MAXKEYLEN` of Linux).
+pub const LONGEST_PASSWORD: usize = 80;
 
 /// A router to announce addresses to.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,6 +47,8 @@ pub struct Peer {
     pub vrf: Option<String>,
     /// Routes of both families go over this session.
     pub dual_stack: bool,
+    /// No kernel can make the connection that it asks for, which was told as a warning: it is not handed over.
+    pub is_possible: bool,
 }
 
 /// Which AS number the router may have.
@@ -109,7 +115,15 @@ pub(super) fn parse(
     }
     let remote = remote(spec, problems);
     let endpoint = endpoint(spec, problems);
-    let source = source(spec, endpoint.as_ref(), problems);
+    let source = source(spec, problems);
+    let obstacle = obstacle(spec, endpoint.as_ref(), source);
+    let is_possible = obstacle.is_none();
+    if let Some((field, why)) = obstacle {
+        problems.warn(
+            field,
+            format!("{why}: no session with this peer can come about"),
+        );
+    }
     let peer = Peer {
         name: declared.name.clone(),
         my_asn: spec.my_asn,
@@ -130,6 +144,7 @@ pub(super) fn parse(
         multi_hop: spec.ebgp_multi_hop,
         vrf: given(&spec.vrf),
         dual_stack: spec.dual_stack_address_family,
+        is_possible,
     };
     if spec.disable_mp {
         problems.warn(
@@ -200,24 +215,59 @@ fn address(text: &str) -> Option<IpAddr> {
         .map(|address: IpAddr| address.to_canonical())
 }
 
-fn source(
-    spec: &PeerSpec,
-    endpoint: Option<&Endpoint>,
-    problems: &mut Problems<'_>,
-) -> Option<IpAddr> {
+fn source(spec: &PeerSpec, problems: &mut Problems<'_>) -> Option<IpAddr> {
     let text = given(&spec.source_address)?;
     let field = "spec.sourceAddress";
     let Some(source) = address(&text) else {
         problems.add(field, format!("invalid source IP {text:?}"));
         return None;
     };
-    if let Some(Endpoint::Address(peer)) = endpoint
-        && peer.is_ipv4() != source.is_ipv4()
-    {
-        let message = format!("no connection can go from {source} to {peer}");
-        problems.warn(field, message);
-    }
     Some(source)
+}
+
+/// Why no connection can be made, with the field that says so. MetalLB takes such a peer, and never reaches
+/// it.
+fn obstacle(
+    spec: &PeerSpec,
+    endpoint: Option<&Endpoint>,
+    source: Option<IpAddr>,
+) -> Option<(&'static str, String)> {
+    let nobodys = |address: IpAddr| address.is_unspecified() || address.is_multicast();
+    let no_interface = |name: &str| {
+        let bad = |it: char| it == '/' || it.is_whitespace() || it.is_control();
+        name.len() > LONGEST_INTERFACE || name.contains(bad)
+    };
+    match endpoint? {
+        Endpoint::Address(peer) if nobodys(*peer) => {
+            let why = format!("{peer} is not the address of a machine");
+            return Some(("spec.peerAddress", why));
+        }
+        Endpoint::Address(peer) => {
+            if let Some(source) = source.filter(|it| it.is_ipv4() != peer.is_ipv4()) {
+                let why = format!("no connection can go from {source} to {peer}");
+                return Some(("spec.sourceAddress", why));
+            }
+        }
+        Endpoint::Interface(name) if no_interface(name) => {
+            return Some((
+                "spec.interface",
+                format!("no interface can be named {name:?}"),
+            ));
+        }
+        Endpoint::Interface(_) => {}
+    }
+    if let Some(source) = source.filter(|it| nobodys(*it)) {
+        let why = format!("{source} is not the address of a machine");
+        return Some(("spec.sourceAddress", why));
+    }
+    if no_interface(&spec.vrf) {
+        return Some(("spec.vrf", format!("no VRF can be named {:?}", spec.vrf)));
+    }
+    if spec.password.len() > LONGEST_PASSWORD {
+        let why = format!("a password has at most {LONGEST_PASSWORD} bytes");
+        return Some(("spec.password", why));
+    }
+    None
 }
 
 fn timers(spec: &PeerSpec, problems: &mut Problems<'_>) -> Option<Timers> {

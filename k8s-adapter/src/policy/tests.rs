@@ -4,6 +4,7 @@ mod bgp;
 mod changes;
 mod conflicts;
 mod limits;
+mod messages;
 mod peers;
 mod properties;
 mod selectors;
