@@ -398,24 +398,25 @@ impl Engine {
         } = difference;
         let unfenced = self.take_fenced(&mut upserts, &mut removals, now);
         let touched = self.plan.apply(&upserts, &removals);
+        let then = self.talk.time(now);
         self.note_link_local();
         let moved = self.detach_moved(&touched.groups);
         for (group, before) in touched.successors {
             if let Some(candidacy) = self.plan.candidacy(group) {
-                self.talk.ownership.succeed(before, candidacy.clone(), now);
+                self.talk.ownership.succeed(before, candidacy.clone(), then);
             }
         }
         for (group, owner) in unfenced.owners {
             if let Some(candidacy) = self.plan.candidacy(group) {
                 let candidacy = candidacy.clone();
-                self.talk.ownership.unfence(&owner, candidacy, now);
+                self.talk.ownership.unfence(&owner, candidacy, then);
             }
         }
         self.perform();
         for group in touched.groups {
             match self.plan.candidacy(group) {
-                Some(candidacy) => self.talk.ownership.set_group(candidacy.clone(), now),
-                None => self.talk.ownership.remove_group(group, now),
+                Some(candidacy) => self.talk.ownership.set_group(candidacy.clone(), then),
+                None => self.talk.ownership.remove_group(group, then),
             }
             // Effects first: they need the spots as they were.
             self.perform();
@@ -455,17 +456,21 @@ impl Engine {
         self.talk.set_members(&read.collect::<Vec<_>>(), now);
     }
 
-    fn is_drained(&self, now: Instant) -> bool {
+    fn is_drained(&mut self, now: Instant) -> bool {
+        let then = self.talk.time(now);
         let Some(drain) = &self.drain else {
             return false;
         };
         let is_over = now >= drain.since + LEAVE_LIMIT;
-        (is_over || self.talk.ownership.is_settled(now)) && self.is_fence_drained(drain.since, now)
+        // What waits to be followed may say who takes what is still owned.
+        let is_settled = !self.talk.has_heard() && self.talk.ownership.is_settled(then);
+        (is_over || is_settled) && self.is_fence_drained(drain.since, now)
     }
 
     fn leave(&mut self) {
         let now = clock::now();
-        if !self.talk.ownership.is_settled(now) {
+        let then = self.talk.time(now);
+        if !self.talk.ownership.is_settled(then) {
             tracing::warn!("leaving with addresses that no other node accepted in time");
         }
         self.talk.ownership.fall_silent();
@@ -474,9 +479,9 @@ impl Engine {
         if let Some(binder) = &mut self.binder {
             binder.unbind_all();
         }
-        self.talk.leave(now);
-        self.perform();
         self.send();
+        self.talk.leave(now);
+        self.farewell();
         if let Some(drain) = self.drain.take() {
             // Nobody waits any more if the time for a drain is over.
             let _ = drain.done.send(());

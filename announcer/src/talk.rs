@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::election::{Claim, Condition, GroupId, NodeName, Standing, Statement};
 use crate::fenced::Fenced;
@@ -39,7 +39,17 @@ pub enum Note {
 /// Datagrams that are heard and wait to be followed at most; more are lost, as any may be.
 const HEARD_LIMIT: usize = 4096;
 
-/// Something that waits to be followed.
+/// What was heard, until it is followed.
+#[derive(Debug)]
+struct Waiting {
+    /// When it arrived.
+    at: Instant,
+    /// The same by [`Talk::time`].
+    then: Instant,
+    heard: Heard,
+}
+
+/// Something that is to be followed.
 #[derive(Debug)]
 enum Heard {
     /// The membership protocol says so.
@@ -69,8 +79,13 @@ pub struct Talk {
     inform: BTreeSet<NodeName>,
     condition_changed: bool,
     unsent: Sendings,
-    /// With when each arrived.
-    heard: VecDeque<(Instant, Heard)>,
+    heard: VecDeque<Waiting>,
+    /// By how much the time of all limits but those of leases and of the membership protocol is behind.
+    lag: Duration,
+    /// That time, as it was last.
+    latest: Instant,
+    /// This node's epoch, as far as it was followed.
+    followed_epoch: u64,
     notes: Vec<Note>,
     /// Grows with each question, so that others are asked each time.
     turn: u32,
@@ -83,6 +98,7 @@ impl Talk {
             ownership: Ownership::new(me.node.clone(), own),
             fenced: Fenced::new(me.node.clone()),
             own_report: OwnReport::new(me.node.clone(), me.epoch),
+            followed_epoch: me.epoch,
             swim: Swim::new(me, seed, now),
             peers: Peers::default(),
             namesake: Namesake::default(),
@@ -93,6 +109,8 @@ impl Talk {
             condition_changed: false,
             unsent: Vec::new(),
             heard: VecDeque::new(),
+            lag: Duration::ZERO,
+            latest: now,
             notes: Vec::new(),
             turn: 0,
         }
@@ -118,19 +136,33 @@ impl Talk {
         std::mem::take(&mut self.notes)
     }
 
-    /// When [`Self::tick`] is to be called next.
+    /// The time of all limits but those of leases and of the membership protocol. It stands still at the
+    /// arrival of what waits to be followed, which may be what was waited for; from then on it is behind by as
+    /// much as this node was busy.
+    pub fn time(&mut self, now: Instant) -> Instant {
+        let mut time = now.checked_sub(self.lag).unwrap_or(now);
+        if let Some(first) = self.heard.front()
+            && first.then < time
+        {
+            self.lag += time - first.then;
+            time = first.then;
+        }
+        self.latest = self.latest.max(time);
+        self.latest
+    }
+
+    /// When [`Self::tick_members`] or [`Self::tick`] is to be called next.
     pub fn next_deadline(&self) -> Option<Instant> {
-        [
-            self.swim.next_deadline(),
+        let limits = [
             self.peers.next_deadline(),
             self.namesake.next_deadline(),
             self.reports.next_deadline(),
             self.ownership.next_deadline(),
-            self.fenced.next_deadline(),
-        ]
-        .into_iter()
-        .flatten()
-        .min()
+        ];
+        let limit = limits.into_iter().flatten().min();
+        let limit = limit.map(|limit| limit + self.lag);
+        let others = [self.swim.next_deadline(), self.fenced.next_deadline()];
+        others.into_iter().flatten().chain(limit).min()
     }
 
     /// When [`Self::tick_members`] is to be called next.
@@ -144,18 +176,17 @@ impl Talk {
         self.keep(events, now)
     }
 
-    /// Time passed. What was to come until then may be among what was heard and not followed yet: time
-    /// stands still at the arrival of the first of that.
+    /// Time passed, see [`Self::time`].
     pub fn tick(&mut self, now: Instant) {
-        let then = self.heard.front().map_or(now, |(at, _)| now.min(*at));
+        let then = self.time(now);
         for event in self.peers.tick(then) {
-            self.on_peer(event, then);
+            self.on_peer(event, now);
         }
         for event in self.namesake.tick(then) {
             self.on_namesake(event);
         }
         for due in self.reports.tick(then) {
-            self.on_report_due(due, then);
+            self.on_report_due(due, now);
         }
         self.ownership.tick(then);
         // By the lease this node must stop, whatever it may hear.
@@ -163,20 +194,22 @@ impl Talk {
     }
 
     /// For so long this process did not run.
-    pub fn postpone(&mut self, by: std::time::Duration) {
+    pub fn postpone(&mut self, by: Duration) {
         self.swim.postpone(by);
     }
 
     /// This node's own condition, as it is now.
     pub fn set_own(&mut self, own: &Condition, now: Instant) {
         if self.ownership.roster().own != *own {
-            self.ownership.set_own(own.clone(), now);
+            let then = self.time(now);
+            self.ownership.set_own(own.clone(), then);
             self.condition_changed = true;
         }
     }
 
     /// The members that the stream or the disk names, and where they are reached.
     pub fn set_members(&mut self, members: &[(NodeName, Option<SocketAddr>)], now: Instant) {
+        let now = self.time(now);
         for (node, endpoint) in members {
             let Some(endpoint) = *endpoint else { continue };
             if *node == self.me().node {
@@ -195,7 +228,8 @@ impl Talk {
 
     /// Bare addresses of members.
     pub fn set_joins(&mut self, addresses: &[SocketAddr], now: Instant) {
-        self.peers.set_joins(addresses, now);
+        let then = self.time(now);
+        self.peers.set_joins(addresses, then);
     }
 
     /// Where this node is reached changed.
@@ -214,9 +248,10 @@ impl Talk {
 
     /// The host at this address refused a datagram.
     pub fn refused(&mut self, endpoint: SocketAddr, now: Instant) {
+        let then = self.time(now);
         // Whoever refuses lives next to a network that works.
-        self.ownership.set_reached(now);
-        for event in self.peers.refused(endpoint, now) {
+        self.ownership.set_reached(then);
+        for event in self.peers.refused(endpoint, then) {
             self.on_peer(event, now);
         }
     }
@@ -251,9 +286,14 @@ impl Talk {
             | Body::Handover(_) => Vec::new(),
         };
         if self.heard.len() < HEARD_LIMIT {
-            self.heard.push_back((at, Heard::Said(body)));
+            self.wait(at, Heard::Said(body));
         }
         answers
+    }
+
+    fn wait(&mut self, at: Instant, heard: Heard) {
+        let then = at.checked_sub(self.lag).unwrap_or(at).max(self.latest);
+        self.heard.push_back(Waiting { at, then, heard });
     }
 
     /// Who made itself known is a member from now on, unless it is this node itself or nonsense.
@@ -286,12 +326,16 @@ impl Talk {
                 swim::Event::Send(to, bytes) => {
                     answers.push((to.endpoint, Body::Swim(bytes).into()));
                 }
-                swim::Event::Renewed(_) => {
+                swim::Event::Renewed(epoch) => {
+                    // Whatever is said from now on is said under it, and everybody is told first.
+                    self.own_report.renew(epoch);
                     answers.extend(self.greetings());
-                    self.heard.push_back((at, Heard::Member(event)));
+                    self.wait(at, Heard::Member(event));
                 }
+                // It is gossiped again.
+                swim::Event::News { .. } if self.heard.len() >= HEARD_LIMIT => {}
                 swim::Event::Up(_) | swim::Event::Down(_) | swim::Event::News { .. } => {
-                    self.heard.push_back((at, Heard::Member(event)));
+                    self.wait(at, Heard::Member(event));
                 }
             }
         }
@@ -311,37 +355,41 @@ impl Talk {
 
     /// Does what follows from the first that was heard; tells whether there was anything.
     pub fn follow(&mut self, now: Instant) -> bool {
-        match self.heard.pop_front() {
-            Some((_, Heard::Member(event))) => self.on_swim(event, now),
-            Some((at, Heard::Said(body))) => self.on_said(body, at, now),
-            None => return false,
+        self.time(now);
+        let Some(Waiting { at, heard, .. }) = self.heard.pop_front() else {
+            return false;
+        };
+        match heard {
+            Heard::Member(event) => self.on_swim(event, now),
+            Heard::Said(body) => self.on_said(body, at, now),
         }
         true
     }
 
     fn on_said(&mut self, body: Body, at: Instant, now: Instant) {
+        let then = self.time(now);
         match body {
             // By `hear`.
             Body::Swim(_) => {}
-            Body::Hello(greeting) => drop(self.on_greeting(&greeting, now)),
+            Body::Hello(greeting) => drop(self.on_greeting(&greeting, then)),
             Body::Welcome(greeting) => {
-                if let Some(peer) = self.on_greeting(&greeting, now) {
+                if let Some(peer) = self.on_greeting(&greeting, then) {
                     self.peers.answered(&peer.node);
-                    self.reports.answered(&peer.node, now);
+                    self.reports.answered(&peer.node, then);
                 }
             }
             Body::State(state) | Body::Relayed(state) => {
                 let node = NodeName::from(state.version.node.as_str());
                 let learnt = self.reports.state(state);
-                self.on_learnt(&node, learnt, now);
+                self.on_learnt(&node, learnt, then);
             }
             Body::Delta(delta) => {
                 let node = NodeName::from(delta.version.node.as_str());
-                let learnt = self.reports.delta(delta, now);
-                self.on_learnt(&node, learnt, now);
+                let learnt = self.reports.delta(delta, then);
+                self.on_learnt(&node, learnt, then);
             }
             Body::Ask(greeting) => {
-                if let Some(peer) = self.on_greeting(&greeting, now) {
+                if let Some(peer) = self.on_greeting(&greeting, then) {
                     self.send_state(peer.endpoint);
                 }
             }
@@ -399,6 +447,7 @@ impl Talk {
     }
 
     fn on_swim(&mut self, event: swim::Event, now: Instant) {
+        let now = self.time(now);
         match event {
             // By `keep`.
             swim::Event::Send(..) => {}
@@ -428,12 +477,13 @@ impl Talk {
                 if !self.namesake.is_there() {
                     tracing::info!(epoch, "others believed this node dead: going on anew");
                 }
-                self.own_report.renew(epoch);
+                self.followed_epoch = epoch;
             }
         }
     }
 
     fn on_peer(&mut self, event: peers::Event, now: Instant) {
+        let then = self.time(now);
         match event {
             peers::Event::Greet(endpoint) => {
                 let node = self.peers.at(endpoint).cloned();
@@ -447,14 +497,14 @@ impl Talk {
             }
             peers::Event::Failed(node) => {
                 tracing::warn!(node = &*node, "member does not answer");
-                self.ownership.set_standing(&node, Standing::Dead, now);
+                self.ownership.set_standing(&node, Standing::Dead, then);
             }
             peers::Event::Forgotten(node) => {
                 tracing::info!(
                     node = &*node,
                     "a dead member that the list does not name is forgotten"
                 );
-                self.ownership.forget(&node, now);
+                self.ownership.forget(&node, then);
             }
             peers::Event::Killed(node) => {
                 tracing::warn!(node = &*node, "the host of a member refuses: it is gone");
@@ -479,8 +529,9 @@ impl Talk {
             Due::AskAbout(node, turn) => self.ask_about(&node, turn),
             Due::GaveUp(node) => {
                 tracing::warn!(node = &*node, "member does not say what it owns");
+                let then = self.time(now);
                 self.ownership
-                    .set_standing(&node, Standing::Known(None), now);
+                    .set_standing(&node, Standing::Known(None), then);
             }
         }
     }

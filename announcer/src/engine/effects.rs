@@ -93,12 +93,12 @@ impl Engine {
                 }
                 Action::Raise(claim) => self.talk.say(group, None, Some(claim)),
                 Action::Unclaim(why) => {
-                    self.tell_of_gained();
+                    self.tell_of(group);
                     self.on_lost(group, &why);
                     lost.insert(group);
                 }
                 Action::Gone(claim) => {
-                    self.tell_of_gained();
+                    self.tell_of(group);
                     self.on_lost(group, &Lost::Removed);
                     let me = self.talk.me().node.clone();
                     self.talk.say(group, Some(me), Some(claim));
@@ -348,6 +348,13 @@ impl Engine {
     pub(super) fn tell_of_gained(&mut self) {
         for (group, (claim, why)) in std::mem::take(&mut self.gained) {
             self.breathe();
+            self.on_gained(group, claim, &why);
+        }
+    }
+
+    /// What was gained and is lost again is told in this order.
+    fn tell_of(&mut self, group: GroupId) {
+        if let Some((claim, why)) = self.gained.remove(&group) {
             self.on_gained(group, claim, &why);
         }
     }

@@ -90,7 +90,8 @@ impl Engine {
         let now = clock::now();
         let planned = self.talk.members_deadline();
         let late = planned.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-        if late > STALL {
+        // Under a flood it runs, and cannot read all.
+        if late > STALL && now > self.breathed + STALL {
             let late_ms = late.as_millis();
             tracing::debug!(late_ms, "this thread did not run for a while");
             self.talk.postpone(late);
@@ -175,6 +176,13 @@ impl Engine {
             self.send_all([sending]);
             self.breathe();
         }
+    }
+
+    /// Sends what waits, and hears nothing any more: others may believe this node dead by now, and it would live
+    /// again.
+    pub(super) fn farewell(&mut self) {
+        let unsent = self.talk.take_unsent();
+        self.send_all(unsent);
     }
 
     fn send_all(&mut self, sendings: impl IntoIterator<Item = (SocketAddr, Datagram)>) {

@@ -18,7 +18,7 @@ mod tests;
 /// How long a node may take to say what it owns before it counts as saying nothing.
 pub const PATIENCE: Duration = Duration::from_millis(300);
 /// The same for one that answers greetings: it lives, hears this node, and is busy.
-pub const PATIENCE_WITH_BUSY: Duration = Duration::from_secs(3);
+const PATIENCE_WITH_BUSY: Duration = Duration::from_secs(3);
 /// How often it is asked until then.
 const ASK_INTERVAL: Duration = Duration::from_millis(50);
 /// How often a node is asked whose report is merely old.
@@ -77,14 +77,18 @@ pub struct Reports {
 impl Reports {
     /// A run of a node began to live.
     pub fn up(&mut self, node: &NodeName, epoch: u64, now: Instant) {
+        let silent = self.nodes.get(node);
+        let silent = silent.filter(|known| known.version.is_none() && !known.gave_up);
+        // One that lives under another epoch all the time is not waited for for ever.
+        let since = silent.map_or(now, |known| known.since);
         let report = Report {
             epoch,
             version: None,
             newest: 0,
             parts: BTreeMap::new(),
             parts_of: 0,
-            since: now,
-            patient_until: now + PATIENCE,
+            since,
+            patient_until: (now + PATIENCE).min(since + PATIENCE_WITH_BUSY),
             gave_up: false,
             next_ask: Some(now),
             asks: 0,
@@ -179,7 +183,8 @@ impl Reports {
                 report.gave_up = true;
                 due.push(Due::GaveUp(node.clone()));
             }
-            let is_urgent = report.asks < ASKS_IN_VAIN || (silent && !report.gave_up);
+            let is_new = silent && !report.gave_up && now < report.since + PATIENCE;
+            let is_urgent = report.asks < ASKS_IN_VAIN || is_new;
             let interval = if is_urgent { ASK_INTERVAL } else { ASK_AGAIN };
             report.next_ask = Some(now + interval);
             due.push(Due::Ask(node.clone()));

@@ -28,6 +28,8 @@ const CLIENT: MacAddr = MacAddr(2, 0, 0, 0, 1, 0);
 const STRANGER: MacAddr = MacAddr(2, 0, 0, 0, 1, 1);
 /// Its thread runs ten times a second: here it is told of pauses only.
 const PAUSE: Duration = Duration::from_millis(250);
+/// What it follows before it looks at the time.
+const FOLLOWED_AT_ONCE: usize = 3;
 /// A timer that fires so much later than planned means that the process did not run.
 const STALL: Duration = Duration::from_millis(60);
 
@@ -70,6 +72,8 @@ pub(super) struct Node {
     notes: Vec<String>,
     /// What it thought of the others when that was noted last.
     thought: Vec<String>,
+    /// It has heard more than it has followed, since then.
+    has_more: Option<Instant>,
     /// Until then it hears and answers, and follows nothing.
     busy_until: Option<Instant>,
     unsent: Sendings,
@@ -129,6 +133,7 @@ impl Node {
             probed: Vec::new(),
             notes: Vec::new(),
             thought: Vec::new(),
+            has_more: None,
             busy_until: None,
             unsent: Vec::new(),
             told: None,
@@ -160,6 +165,7 @@ impl Node {
         }
         let held_down = self.own.hold_down.then_some(self.hold_down_until);
         [
+            self.has_more,
             self.talk.next_deadline(),
             held_down,
             self.table.next_probe(),
@@ -176,6 +182,7 @@ impl Node {
             return;
         }
         self.busy_until = None;
+        self.has_more = None;
         if self.own.hold_down && self.hold_down_until <= now {
             self.own.hold_down = false;
         }
@@ -207,9 +214,13 @@ impl Node {
         if self.busy_until.is_some() {
             return;
         }
-        while self.talk.follow(now) {
+        for _ in 0..FOLLOWED_AT_ONCE {
+            if !self.talk.follow(now) {
+                return;
+            }
             self.settle_once(now);
         }
+        self.has_more = Some(now);
     }
 
     pub(super) fn take_unsent(&mut self) -> Sendings {
@@ -225,7 +236,7 @@ impl Node {
             self.table.runs(since, boot(since));
             self.table.runs(now, boot(now));
         }
-        let planned = self.next_deadline().unwrap_or(now).max(since);
+        let planned = self.talk.members_deadline().unwrap_or(now).max(since);
         let late = now.saturating_duration_since(planned);
         if late > STALL {
             self.talk.postpone(late);
@@ -239,9 +250,10 @@ impl Node {
         }
     }
 
-    pub(super) fn is_drained(&self, now: Instant) -> bool {
+    pub(super) fn is_drained(&mut self, now: Instant) -> bool {
+        let then = self.talk.time(now);
         let is_idle = self.busy_until.is_none() && !self.talk.has_heard();
-        self.own.draining && is_idle && self.talk.ownership.is_settled(now)
+        self.own.draining && is_idle && self.talk.ownership.is_settled(then)
     }
 
     pub(super) fn leave(&mut self, now: Instant) {
@@ -342,17 +354,18 @@ impl Node {
 
     fn take_in(&mut self, upserts: Vec<Assigned>, now: Instant) {
         let touched = self.plan.apply(&upserts, &[]);
+        let then = self.talk.time(now);
         let moved = self.detach_moved(&touched.groups);
         for (group, before) in touched.successors {
             if let Some(candidacy) = self.plan.candidacy(group) {
-                self.talk.ownership.succeed(before, candidacy.clone(), now);
+                self.talk.ownership.succeed(before, candidacy.clone(), then);
             }
         }
         self.perform(now);
         for group in touched.groups {
             match self.plan.candidacy(group) {
-                Some(candidacy) => self.talk.ownership.set_group(candidacy.clone(), now),
-                None => self.talk.ownership.remove_group(group, now),
+                Some(candidacy) => self.talk.ownership.set_group(candidacy.clone(), then),
+                None => self.talk.ownership.remove_group(group, then),
             }
             self.perform(now);
         }

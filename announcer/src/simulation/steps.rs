@@ -204,7 +204,12 @@ impl World {
     }
 
     fn keep_busy(&mut self, index: usize) {
-        let millis = self.chance.random_range(1..400);
+        let longest = match self.kind {
+            // Whoever is to stop does not wait longer.
+            Kind::Planned => 400,
+            Kind::Faults | Kind::PartlyHealed | Kind::Disagreeing => 2500,
+        };
+        let millis = self.chance.random_range(1..longest);
         let until = self.now + Duration::from_millis(millis);
         if let Some(node) = &mut self.hosts[index].node {
             node.keep_busy(until);

@@ -18,14 +18,14 @@ impl Talk {
     pub(super) fn on_handover(&mut self, handover: Handover, at: Instant, now: Instant) {
         let from = NodeName::from(handover.node.as_str());
         // By what has been followed so far: the last words of a node that leaves come before its end.
-        let is_for_me =
-            *handover.to == *self.me().node && handover.to_epoch == self.own_report.epoch();
+        let is_for_me = *handover.to == *self.me().node && handover.to_epoch == self.followed_epoch;
         let sender = self.reports.known(&from);
         if !is_for_me || sender.is_none_or(|sender| sender.epoch != handover.epoch) {
             tracing::debug!(from = &*from, "handover of another run");
             self.notes.push(Note::Rejected);
             return;
         }
+        let then = self.time(now);
         for step in handover.steps {
             let addresses = step.addresses;
             let Some((group, message)) = step.read(at) else {
@@ -44,7 +44,7 @@ impl Talk {
             }
             match self.fenced.knows(group) {
                 true => self.fenced.hear(group, &from, message, now),
-                false => self.ownership.hear(group, from.clone(), message, now),
+                false => self.ownership.hear(group, from.clone(), message, then),
             }
         }
     }

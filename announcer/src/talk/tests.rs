@@ -5,6 +5,7 @@ use super::*;
 use crate::election::{Candidacy, Families, Wanted};
 use crate::handover::{Action, Gained};
 use crate::l2::hold::Report;
+use crate::members::wire::{AskAbout, Version};
 
 const GROUP: GroupId = GroupId(7);
 
@@ -143,6 +144,33 @@ fn no_time_is_over_while_what_arrived_in_it_waits_to_be_followed() {
     this.tick(at(500));
     while this.follow(at(500)) {}
     assert!(this.ownership.roster().lives("n2"));
+}
+
+#[test]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "any instant serves as the start of a test"
+)]
+fn a_limit_that_begins_while_this_node_is_behind_is_as_long_as_any() {
+    let now = Instant::now();
+    let (mut this, other) = two(now);
+    let at = |millis| now + Duration::from_millis(millis);
+    this.refused(other.me().endpoint, now);
+    let about = AskAbout {
+        from: other.me().into(),
+        known: Version::default(),
+        dead_epoch: 0,
+    };
+    this.hear(Body::AskAbout(about), at(15), at(15));
+    // Busy until now: the greeting leaves only now.
+    this.tick(at(500));
+    assert!(!this.take_unsent().is_empty());
+    while this.follow(at(500)) {}
+    for (millis, lives) in [(510, true), (550, true), (570, false)] {
+        this.tick(at(millis));
+        while this.follow(at(millis)) {}
+        assert_eq!(this.ownership.roster().lives("n2"), lives, "{millis} ms");
+    }
 }
 
 #[test]
