@@ -31,6 +31,10 @@ use crate::world::World;
 /// counts as there. Nobody is hurt by a set that is handed over later.
 const LISTS: Duration = Duration::from_secs(10);
 
+/// Of a kind that is handed over with another one.
+const LOST: &str = "the definition of BFDProfiles or of Communities went, or was applied again, with all objects of that \
+                    kind: nothing is handed over until there is one, or this process starts again";
+
 /// Why there is no live view.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfirmError {
@@ -50,13 +54,17 @@ pub struct Live {
     bgp: LiveBgp,
 }
 
-/// Of the kinds about BGP those that are declared: most clusters have none of them.
-#[derive(Debug, Clone, Default, PartialEq)]
+/// Of a kind about BGP; `None` where nothing of it is declared: most clusters have none of them.
+type OfBgp<S> = Option<Listed<Declared<S>>>;
+
+/// Two kinds that are handed over together; or why one of them could not be listed, which concerns nothing
+/// else.
+type Pair<S, T> = Result<(OfBgp<S>, OfBgp<T>), String>;
+
+#[derive(Debug, Clone, PartialEq)]
 struct LiveBgp {
-    advertisements: Option<Listed<Declared<BgpSpec>>>,
-    communities: Option<Listed<Declared<CommunitySpec>>>,
-    peers: Option<Listed<Declared<PeerSpec>>>,
-    profiles: Option<Listed<Declared<ProfileSpec>>>,
+    advertisements: Pair<BgpSpec, CommunitySpec>,
+    peers: Pair<PeerSpec, ProfileSpec>,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -95,9 +103,10 @@ impl Live {
     pub async fn read(context: &Context) -> Result<Self, ConfirmError> {
         let pools = read::<DeserializeGuard<IPAddressPool>>(context);
         let advertisements = read::<DeserializeGuard<L2Advertisement>>(context);
-        let all = async { tokio::try_join!(pools, advertisements, LiveBgp::read(context)) };
-        let lists = tokio::time::timeout(LISTS, all).await;
-        let (pools, advertisements, bgp) = lists.map_err(|_| ConfirmError::Slow)??;
+        let all = async { tokio::try_join!(pools, advertisements) };
+        let lists = tokio::time::timeout(LISTS, all);
+        let (lists, bgp) = tokio::join!(lists, LiveBgp::read(context));
+        let (pools, advertisements) = lists.map_err(|_| ConfirmError::Slow)??;
         // They came from the same cluster as everything else.
         identity::verify(context).await?;
         let declared =
@@ -131,11 +140,10 @@ impl Live {
 impl Live {
     /// The same of what is said to BGP peers, and of the names that it uses.
     pub fn bgp_advertisements(&self, world: &mut World) -> View {
-        let LiveBgp {
-            advertisements,
-            communities,
-            ..
-        } = &self.bgp;
+        let (advertisements, communities) = match &self.bgp.advertisements {
+            Ok(pair) => pair,
+            Err(why) => return View::Doubtful(why.clone()),
+        };
         let views = [
             view_of(advertisements.as_ref(), world, |it| it.bgp),
             view_of(communities.as_ref(), world, |it| it.communities),
@@ -145,9 +153,10 @@ impl Live {
 
     /// The same of BGP peers, and of how BFD watches them.
     pub fn bgp_peers(&self, world: &mut World) -> View {
-        let LiveBgp {
-            peers, profiles, ..
-        } = &self.bgp;
+        let (peers, profiles) = match &self.bgp.peers {
+            Ok(pair) => pair,
+            Err(why) => return View::Doubtful(why.clone()),
+        };
         let views = [
             view_of(peers.as_ref(), world, |it| it.peers),
             view_of(profiles.as_ref(), world, |it| it.profiles),
@@ -157,19 +166,31 @@ impl Live {
 }
 
 impl LiveBgp {
-    async fn read(context: &Context) -> Result<Self, KubeError> {
-        let (advertisements, communities, peers, profiles) = tokio::try_join!(
-            read_declared::<BGPAdvertisement>(context),
-            read_declared::<Community>(context),
-            read_declared::<BGPPeer>(context),
-            read_declared::<BFDProfile>(context),
-        )?;
-        Ok(Self {
+    async fn read(context: &Context) -> Self {
+        let advertisements = async {
+            tokio::try_join!(
+                read_declared::<BGPAdvertisement>(context),
+                read_declared::<Community>(context),
+            )
+        };
+        let peers = async {
+            tokio::try_join!(
+                read_declared::<BGPPeer>(context),
+                read_declared::<BFDProfile>(context),
+            )
+        };
+        let (advertisements, peers) = tokio::join!(in_time(advertisements), in_time(peers));
+        Self {
             advertisements,
-            communities,
             peers,
-            profiles,
-        })
+        }
+    }
+}
+
+async fn in_time<T>(lists: impl Future<Output = Result<T, KubeError>>) -> Result<T, String> {
+    match tokio::time::timeout(LISTS, lists).await {
+        Ok(lists) => lists.map_err(|error| error.to_string()),
+        Err(_) => Err(ConfirmError::Slow.to_string()),
     }
 }
 
@@ -191,6 +212,8 @@ fn view_of<S: Declares + PartialEq + 'static>(
     known: impl for<'a> FnOnce(Objects<'a>) -> Known<'a, S>,
 ) -> (View, bool) {
     let is_declared = world.index.declares(S::KIND);
+    // One whose definition is not there any more was declared, and nobody took its objects back.
+    let was_declared = is_declared || world.definitions.contains_key(&S::KIND);
     let is_known = world.index.has(S::KIND) || world.absent.contains(&S::KIND);
     let Some(live) = live else {
         // What is declared came a moment ago, and what is not known yet is about to come.
@@ -198,11 +221,11 @@ fn view_of<S: Declares + PartialEq + 'static>(
             true => View::Silent,
             false => View::Changing,
         };
-        return (view, !is_declared);
+        return (view, !was_declared);
     };
     let known = known(world.index.objects());
     let same = are_same(live.objects.as_deref(), known.iter());
-    (live.view(S::KIND, same, world), !is_declared)
+    (live.view(S::KIND, same, world), !was_declared)
 }
 
 /// One view of a kind and of one that it refers to, which are handed over together. Where nothing of the kind
@@ -214,7 +237,7 @@ fn together([(own, _), (other, is_undeclared)]: [(View, bool); 2]) -> View {
         (View::Changing, _) | (_, View::Changing) => View::Changing,
         (View::Doubtful(why), _) | (_, View::Doubtful(why)) => View::Doubtful(why),
         (View::Silent, _) => View::Silent,
-        (View::Current, View::Silent) if !is_undeclared => View::Silent,
+        (View::Current, View::Silent) if !is_undeclared => View::Doubtful(LOST.to_owned()),
         (View::Current, View::Silent | View::Current) => View::Current,
     }
 }
@@ -337,7 +360,10 @@ mod tests {
                 objects: Some(Vec::new()),
                 definition: definition.clone(),
             },
-            bgp: LiveBgp::default(),
+            bgp: LiveBgp {
+                advertisements: Ok((None, None)),
+                peers: Ok((None, None)),
+            },
         }
     }
 
@@ -475,7 +501,8 @@ mod tests {
         // It came after the list was made.
         assert_eq!(nothing.bgp_peers(&mut world), View::Changing);
         let mut now = nothing.clone();
-        now.bgp.peers = Some(listed("d", vec![peer("a")]));
+        let peers = Some(listed("d", vec![peer("a")]));
+        now.bgp.peers = Ok((peers.clone(), None));
         assert_eq!(now.bgp_peers(&mut world), View::Current);
         assert_eq!(now.bgp_advertisements(&mut world), View::Silent);
 
@@ -486,27 +513,38 @@ mod tests {
             spec: Ok(ProfileSpec::default()),
         };
         world.index.apply_declared(profile.clone());
-        now.bgp.profiles = Some(Listed {
-            objects: Some(vec![profile]),
-            definition: lives("p"),
-        });
-        assert_eq!(now.bgp_peers(&mut world), View::Current);
-        world.index.delete_declared::<ProfileSpec>("fast");
-        for (definition, expected) in [
-            (lives("p"), View::Current),
-            (lives("another"), View::Silent),
-        ] {
-            now.bgp.profiles = Some(Listed {
-                objects: Some(Vec::new()),
+        let mut with = |profiles: Vec<Declared<ProfileSpec>>, definition, world: &mut World| {
+            let listed = Listed {
+                objects: Some(profiles),
                 definition,
-            });
-            assert_eq!(now.bgp_peers(&mut world), expected);
+            };
+            now.bgp.peers = Ok((peers.clone(), Some(listed)));
+            now.bgp_peers(world)
+        };
+        assert_eq!(with(vec![profile], lives("p"), &mut world), View::Current);
+        world.index.delete_declared::<ProfileSpec>("fast");
+        assert_eq!(with(Vec::new(), lives("p"), &mut world), View::Current);
+        for definition in [lives("another"), Definition::Goes] {
+            let view = with(Vec::new(), definition, &mut world);
+            assert!(matches!(view, View::Doubtful(_)), "{view:?}");
         }
-        now.bgp.profiles = Some(Listed {
-            objects: Some(Vec::new()),
-            definition: Definition::Goes,
-        });
-        assert!(matches!(now.bgp_peers(&mut world), View::Doubtful(_)));
+        // The watch has seen that it went.
+        world.index.undeclare(Kind::BfdProfiles);
+        now.bgp.peers = Ok((peers, None));
+        let view = now.bgp_peers(&mut world);
+        assert!(matches!(view, View::Doubtful(_)), "{view:?}");
+    }
+
+    #[test]
+    fn a_kind_about_bgp_that_cannot_be_listed_concerns_nothing_else() {
+        let a = pool("a", "192.0.2.0/28");
+        let mut world = world();
+        world.index.replace_pools(vec![a.clone()]);
+        let mut now = live(Some(std::slice::from_ref(&a)), &lives("d"));
+        now.bgp.peers = Err("forbidden".to_owned());
+        assert_eq!(now.pools(&mut world), View::Current);
+        let view = now.bgp_peers(&mut world);
+        assert_eq!(view, View::Doubtful("forbidden".to_owned()));
     }
 
     #[test]
@@ -529,22 +567,25 @@ mod tests {
         world.index.replace_declared(vec![fast.clone()]);
         world.index.replace_declared(vec![names.clone()]);
         let mut now = live(None, &Definition::Goes);
-        now.bgp.profiles = Some(Listed {
+        let profiles = Listed {
             objects: Some(vec![fast]),
             definition: lives("p"),
-        });
-        now.bgp.communities = Some(Listed {
+        };
+        now.bgp.peers = Ok((None, Some(profiles.clone())));
+        let communities = Listed {
             objects: Some(vec![names]),
             definition: lives("c"),
-        });
+        };
+        now.bgp.advertisements = Ok((None, Some(communities)));
         // This process has seen no peer and no advertisement; ipam-service may have those of before a start.
         assert_eq!(now.bgp_peers(&mut world), View::Silent);
         assert_eq!(now.bgp_advertisements(&mut world), View::Silent);
         world.index.apply_declared(peer("a"));
-        now.bgp.peers = Some(Listed {
+        let peers = Listed {
             objects: Some(vec![peer("a")]),
             definition: lives("d"),
-        });
+        };
+        now.bgp.peers = Ok((Some(peers), Some(profiles)));
         assert_eq!(now.bgp_peers(&mut world), View::Current);
     }
 }

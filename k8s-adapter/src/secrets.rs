@@ -13,22 +13,33 @@ use crate::policy::{LONGEST_PASSWORD, Passwords};
 const TYPE: &str = "kubernetes.io/basic-auth";
 const KEY: &str = "password";
 
+/// Why there is no password.
+#[derive(Debug, thiserror::Error)]
+pub enum SecretError {
+    /// Who wrote it, or names it, has to change something.
+    #[error("{0}")]
+    Wrong(String),
+    /// The API server does not tell now.
+    #[error("{0}")]
+    Unread(String),
+}
+
 /// The passwords of all these Secrets; or why there is none of one of them.
-pub async fn read(context: &Context, names: &BTreeSet<String>) -> Result<Passwords, String> {
+pub async fn read(context: &Context, names: &BTreeSet<String>) -> Result<Passwords, SecretError> {
     let api: Api<Secret> = Api::namespaced(context.kube.calls.clone(), &context.namespace);
     let mut passwords = Passwords::new();
     for name in names {
+        let namespace = &context.namespace;
+        let told =
+            |why: String| format!("spec.passwordSecret: Secret \"{namespace}/{name}\": {why}");
         let secret = match within(api.get(name)).await {
             Ok(secret) => password(&secret),
             Err(KubeError::Failed(kube::Error::Api(status))) if status.code == 404 => {
                 Err("there is none".to_owned())
             }
-            Err(error) => Err(error.to_string()),
+            Err(error) => return Err(SecretError::Unread(told(error.to_string()))),
         };
-        let secret = secret.map_err(|why| {
-            let namespace = &context.namespace;
-            format!("spec.passwordSecret: Secret \"{namespace}/{name}\": {why}")
-        })?;
+        let secret = secret.map_err(|why| SecretError::Wrong(told(why)))?;
         passwords.insert(name.clone(), secret);
     }
     Ok(passwords)

@@ -69,6 +69,13 @@ pub(super) fn parse(
     ] {
         limits::check_parts(field, names, problems);
     }
+    for (field, selectors) in [
+        ("spec.ipAddressPoolSelectors", &spec.pool_selectors),
+        ("spec.nodeSelectors", &spec.node_selectors),
+        ("spec.serviceSelectors", &spec.service_selectors),
+    ] {
+        limits::check_parts(field, selectors, problems);
+    }
     problems.no_repetition("spec.ipAddressPools", &spec.pools);
     let words = "duplicate definition of community";
     problems.no_repetition_or(words, "spec.communities", &spec.communities);

@@ -24,6 +24,11 @@ pub(super) fn check_names(field: &str, names: &[String], problems: &mut Problems
     }
 }
 
+/// Whether a name that may be empty is none that ipam-service refuses.
+pub(super) fn can_name(name: &str) -> bool {
+    name.len() <= MAX_NAME_BYTES && !name.chars().any(char::is_control)
+}
+
 /// What can be a name.
 pub(super) fn check_name(field: String, name: &str, problems: &mut Problems<'_>) {
     let message = if name.is_empty() {

@@ -9,8 +9,8 @@ use pharos_proto::v1;
 
 use super::Declared;
 use super::findings::Problems;
-use super::selector;
 use super::timers::{Timers, duration};
+use super::{limits, selector};
 use crate::crd::PeerSpec;
 
 /// Of a router, unless something else is said (RFC 4271 section 8.2.1).
@@ -117,6 +117,7 @@ pub(super) fn parse(
     let endpoint = endpoint(spec, problems);
     let source = source(spec, problems);
     let obstacle = obstacle(spec, endpoint.as_ref(), source);
+    limits::check_parts("spec.nodeSelectors", &spec.node_selectors, problems);
     let is_possible = obstacle.is_none();
     if let Some((field, why)) = obstacle {
         problems.warn(
@@ -266,6 +267,14 @@ fn obstacle(
     if spec.password.len() > LONGEST_PASSWORD {
         let why = format!("a password has at most {LONGEST_PASSWORD} bytes");
         return Some(("spec.password", why));
+    }
+    if spec.password.chars().any(char::is_control) {
+        let why = "a password has no control characters, such as the end of a line".to_owned();
+        return Some(("spec.password", why));
+    }
+    if !limits::can_name(&spec.bfd_profile) {
+        let why = "no BFDProfile can have this name".to_owned();
+        return Some(("spec.bfdProfile", why));
     }
     None
 }

@@ -9,7 +9,7 @@ use crate::confirm::View;
 use crate::context::Context;
 use crate::index::Kind;
 use crate::policy::{Bgp, Configuration, Passwords};
-use crate::secrets;
+use crate::secrets::{self, SecretError};
 
 /// In `/readyz`: that a kind is in doubt.
 const PEERS: (&str, Kind) = ("declared bgppeers", Kind::BgpPeers);
@@ -53,7 +53,11 @@ async fn hand_over_peers(context: &Context, bgp: &Bgp) -> Result<Outcome, CallEr
     let answer = match secrets::read(context, &names).await {
         Ok(passwords) => sync_peers(context, bgp, &passwords).await,
         // A peer without its password would be another one.
-        Err(why) => Err(CallError::Refused(format!("BGPPeers wait: {why}"))),
+        Err(SecretError::Wrong(why)) => Err(CallError::Refused(format!("BGPPeers wait: {why}"))),
+        Err(SecretError::Unread(why)) => {
+            tell(context, PEERS, &View::Doubtful(why));
+            return Ok(Outcome::Unconfirmed);
+        }
     };
     accepted(context, Kind::BgpPeers, answer)
 }
