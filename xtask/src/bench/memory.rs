@@ -1,18 +1,15 @@
 //! Resident memory (VmRSS) of each program: as it starts, and with something to hold.
 
-use std::net::{Ipv4Addr, SocketAddr};
-use std::time::Duration;
+use std::net::Ipv4Addr;
 
 use pharos_testbed::kube::{Assets, Kube};
-use pharos_testbed::{Launch, free_port};
 
+use super::kube::Pharos;
 use super::report_rss;
-use crate::cargo::root;
 use crate::scene::{self, Scene};
 
 const ADDRESSES: usize = 1000;
 const NODES: usize = 1;
-const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(super) fn run() -> anyhow::Result<()> {
     if nix::unistd::geteuid().is_root() {
@@ -48,38 +45,6 @@ fn adapter() -> anyhow::Result<()> {
         return Ok(());
     };
     let kube = Kube::start(&assets)?;
-    let crds = root().join("k8s-adapter/crds").display().to_string();
-    kube.kubectl(&["apply", "--server-side", "-f", &crds])?;
-    // With the Lease.
-    let permissions = root().join("deploy/k8s-adapter-rbac.yaml");
-    kube.kubectl(&["apply", "-f", &permissions.display().to_string()])?;
-    let directory = tempfile::tempdir()?;
-    let (listen, admin) = (loopback(), loopback());
-    let mut service = Launch::workspace("ipam-service")?
-        .args([
-            "--listen",
-            &listen.to_string(),
-            "--admin",
-            &admin.to_string(),
-        ])
-        .arg("--database")
-        .arg(format!(
-            "sqlite:{}",
-            directory.path().join("pharos.db").display()
-        ))
-        .start()?;
-    service.wait_ready(None, admin, DEADLINE)?;
-    let admin = loopback();
-    let mut adapter = Launch::workspace("k8s-adapter")?
-        .args(["--ipam", &format!("http://{listen}"), "--cluster", "bench"])
-        .args(["--admin", &admin.to_string()])
-        .arg("--kubeconfig")
-        .arg(kube.kubeconfig())
-        .start()?;
-    adapter.wait_ready(None, admin, DEADLINE)?;
-    report_rss("memory.k8s_adapter.empty", &adapter)
-}
-
-fn loopback() -> SocketAddr {
-    (Ipv4Addr::LOCALHOST, free_port()).into()
+    let pharos = Pharos::start(&kube)?;
+    report_rss("memory.k8s_adapter.empty", &pharos.adapter)
 }

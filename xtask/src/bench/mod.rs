@@ -5,6 +5,7 @@ mod alloc;
 mod arp;
 mod failover;
 mod herd;
+mod kube;
 mod load;
 mod memory;
 mod metallb;
@@ -12,10 +13,11 @@ mod million;
 mod next_free;
 mod strain;
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
 use anyhow::{Context as _, bail};
-use pharos_testbed::Program;
+use pharos_testbed::{Program, free_port};
 
 use crate::cargo::cargo;
 
@@ -43,6 +45,9 @@ pub(crate) enum Name {
     Spinners,
     /// MetalLB's speaker beside the announcer, on the same bridge. Needs root and Go.
     Metallb,
+    /// Bursts of 500 and 2,000 Services: the adapter beside MetalLB's controller, on the same API server.
+    /// Needs Go.
+    Kube,
     /// Resident memory of each program.
     Memory,
 }
@@ -71,7 +76,7 @@ pub(crate) struct Options {
     seconds: u64,
 }
 
-const ALL: [Name; 10] = [
+const ALL: [Name; 11] = [
     Name::Alloc,
     Name::Million,
     Name::Herd,
@@ -81,6 +86,7 @@ const ALL: [Name; 10] = [
     Name::Storm,
     Name::Spinners,
     Name::Metallb,
+    Name::Kube,
     Name::Memory,
 ];
 
@@ -100,6 +106,7 @@ pub(crate) fn run(name: Option<Name>, options: &Options) -> anyhow::Result<()> {
             Name::Storm => strain::storm(),
             Name::Spinners => strain::spinners(options),
             Name::Metallb => metallb::run(options),
+            Name::Kube => kube::run(),
             Name::Memory => memory::run(),
         }
         .with_context(|| format!("benchmark {name:?}"))?;
@@ -158,6 +165,11 @@ fn report_ratio(name: &str, value: f64, unit: &str, to: &str, reference: f64) {
 fn report_rss(name: &str, program: &Program) -> anyhow::Result<()> {
     report(name, mebibytes(program.resident_bytes()?), "MiB");
     Ok(())
+}
+
+/// Nothing listens there yet.
+fn loopback() -> SocketAddr {
+    (Ipv4Addr::LOCALHOST, free_port()).into()
 }
 
 fn mebibytes(bytes: u64) -> f64 {
