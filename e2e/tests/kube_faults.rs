@@ -12,7 +12,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use e2e::adapters::{Call, Harm, Proxy, Stage};
-use e2e::site::DEADLINE;
 use pharos_testbed::wait;
 use serde_json::json;
 
@@ -327,22 +326,7 @@ fn run(stage: &mut Stage, proxy: &mut Proxy, number: usize, scenario: &Scenario)
     stage.wait_readiness(EAST, "ok").unwrap();
     // The status of the pool follows last.
     let count = holders.len() + 1;
-    let path = "jsonpath={.status.assignedIPv4}";
-    let get = [
-        "get",
-        "ipaddresspool",
-        "pool",
-        "-n",
-        "metallb-system",
-        "-o",
-        path,
-    ];
-    wait::until_ok("the pool's status counts the Service", DEADLINE, || {
-        let found = stage.kubectl(EAST, &get)?;
-        anyhow::ensure!(found == count.to_string(), "{found}");
-        Ok(())
-    })
-    .unwrap();
+    stage.wait_assigned(EAST, "pool", count).unwrap();
     let written = |resource: &str| proxy.count(|call| call.resource == resource && call.is_write());
     let writes = written("services/status");
     let (after, now_holding) = known(stage);

@@ -282,14 +282,7 @@ fn annotations_on_metallbs_resources_say_what_it_has_no_word_for() {
     assert_eq!(l2.ownership(), v1::advertisement::l2::Ownership::Fenced);
     assert_eq!(advertisement.address_space, "lab");
     // Its status counts what is in its space.
-    wait::until_ok("the pool's status counts the address", DEADLINE, || {
-        let path = "jsonpath={.status.assignedIPv4} {.status.availableIPv4}";
-        let pool = ["get", "ipaddresspool", "lab", "-n", "metallb-system"];
-        let counts = stage.kubectl(EAST, &[&pool[..], &["-o", path]].concat())?;
-        anyhow::ensure!(counts == "1 15", "{counts}");
-        Ok(())
-    })
-    .unwrap();
+    stage.wait_usage(EAST, "lab", "1 15").unwrap();
     // An edit that would take the address is refused as long as the pool is protected.
     apply_lab_pool(&stage, "true", "198.51.100.0/28");
     wait_stale(&stage, 1);

@@ -153,7 +153,7 @@ fn a_restart_beside_thousands_of_services_writes_nothing() {
             .wait_event(EAST, "marker", "IPAllocated", &[])
             .unwrap();
         let assigned = many + 1;
-        wait_assigned(&stage, assigned);
+        stage.wait_assigned(EAST, "pool", assigned).unwrap();
         let written = proxy.written();
         let of_services: Vec<&String> = written
             .iter()
@@ -169,29 +169,9 @@ fn a_restart_beside_thousands_of_services_writes_nothing() {
         after.remove("marker");
         assert_eq!(after, before, "{start}");
         stage.delete_services(EAST, &["marker".to_owned()]).unwrap();
-        wait_assigned(&stage, many);
+        stage.wait_assigned(EAST, "pool", many).unwrap();
         stage.stop_adapter(EAST).unwrap();
     }
-}
-
-/// As the pool's status says: it follows last.
-fn wait_assigned(stage: &Stage, count: usize) {
-    wait::until_ok("the pool's status is written", DEADLINE, || {
-        let path = "jsonpath={.status.assignedIPv4}";
-        let get = [
-            "get",
-            "ipaddresspool",
-            "pool",
-            "-n",
-            "metallb-system",
-            "-o",
-            path,
-        ];
-        let found = stage.kubectl(EAST, &get)?;
-        anyhow::ensure!(found == count.to_string(), "{found}");
-        Ok(())
-    })
-    .unwrap();
 }
 
 /// The share of these that is not slower.

@@ -74,22 +74,7 @@ fn a_service_gets_an_address(stage: &Stage) {
         pools.contains("AUTO ASSIGN") && pools.contains("192.0.2.0/29"),
         "{pools}"
     );
-    wait::until_ok("the pool's status counts the address", DEADLINE, || {
-        let path = "jsonpath={.status.assignedIPv4} {.status.availableIPv4}";
-        let get = [
-            "get",
-            "ipaddresspool",
-            "first",
-            "-n",
-            "metallb-system",
-            "-o",
-            path,
-        ];
-        let counts = stage.kubectl(EAST, &get)?;
-        anyhow::ensure!(counts == "1 7", "{counts}");
-        Ok(())
-    })
-    .unwrap();
+    stage.wait_usage(EAST, "first", "1 7").unwrap();
     let (_, metrics) = stage.admin(EAST, "/metrics").unwrap();
     let line = "metallb_allocator_addresses_in_use_total{pool=\"first\"} 1.0";
     assert!(metrics.contains(line), "{metrics}");

@@ -7,11 +7,8 @@
 //! 5. A second installation under a known name is refused, and says so.
 //! 6. After a lost store a cluster whose pools are wrong has not reported what it holds, and nobody is given
 //!    any of it.
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use e2e::adapters::{Stage, addresses};
-use e2e::site::DEADLINE;
-use pharos_testbed::wait;
 use serde_json::json;
 
 /// East and west with their adapters, and the same pool in both; `None` where that cannot run.
@@ -59,9 +56,9 @@ fn two_clusters_draw_from_one_range() {
     );
     stage.kubectl("east", &["delete", "service", "b"]).unwrap();
     stage.wait_addresses("west", "late", &[&wanted]).unwrap();
-    wait_usage(&stage, "1 0");
+    stage.wait_usage("east", "default-pool", "1 0").unwrap();
     stage.kubectl("west", &["delete", "service", "a"]).unwrap();
-    wait_usage(&stage, "1 1");
+    stage.wait_usage("east", "default-pool", "1 1").unwrap();
 
     stage.stop_adapter("west").unwrap();
     stage.start_adapter_as("west", "east", &[]).unwrap();
@@ -71,24 +68,6 @@ fn two_clusters_draw_from_one_range() {
     assert_eq!(addresses(&stage.service("west", "late").unwrap()), [wanted]);
     assert_eq!(stage.allocations("west").unwrap().len(), 2);
     assert_eq!(stage.allocations("east").unwrap().len(), 1);
-}
-
-/// Waits until east's pool says so: assigned, available.
-fn wait_usage(stage: &Stage, expected: &str) {
-    wait::until_ok("the pool's status counts both clusters", DEADLINE, || {
-        let path = "jsonpath={.status.assignedIPv4} {.status.availableIPv4}";
-        let pool = [
-            "get",
-            "ipaddresspool",
-            "default-pool",
-            "-n",
-            "metallb-system",
-        ];
-        let counts = stage.kubectl("east", &[&pool[..], &["-o", path]].concat())?;
-        anyhow::ensure!(counts == expected, "{counts}");
-        Ok(())
-    })
-    .unwrap();
 }
 
 #[test]

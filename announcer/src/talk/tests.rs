@@ -18,7 +18,8 @@ impl Talk {
     }
 }
 
-fn talk(index: u8, now: Instant) -> Talk {
+/// A node that is ready, and knows nobody.
+pub(super) fn talk(index: u8, now: Instant) -> Talk {
     let condition = Condition {
         ready: true,
         hold_down: false,
@@ -33,6 +34,19 @@ fn talk(index: u8, now: Instant) -> Talk {
         epoch: 1,
     };
     Talk::new(me, condition, u64::from(index), now)
+}
+
+/// Of a group that both may own; `addresses`: their digest.
+pub(super) fn candidacy(group: GroupId, addresses: u64) -> Candidacy {
+    let nodes: Vec<NodeName> = ["n1", "n2"].map(NodeName::from).to_vec();
+    Candidacy {
+        id: group,
+        listed: nodes.clone(),
+        candidates: nodes.into(),
+        wanted: Wanted::Any.into(),
+        families: Families::Ipv4,
+        addresses,
+    }
 }
 
 /// Two nodes that know of each other all that there is to know.
@@ -181,16 +195,7 @@ fn a_limit_that_begins_while_this_node_is_behind_is_as_long_as_any() {
 fn the_last_words_of_a_node_that_leaves_are_followed_before_its_end() {
     let now = Instant::now();
     let (mut leaving, mut heir) = two(now);
-    let nodes: Vec<NodeName> = ["n1", "n2"].map(NodeName::from).to_vec();
-    let candidacy = Candidacy {
-        id: GROUP,
-        listed: nodes.clone(),
-        candidates: nodes.into(),
-        wanted: Wanted::Any.into(),
-        families: Families::Ipv4,
-        addresses: 0,
-    };
-    heir.ownership.set_group(candidacy, now);
+    heir.ownership.set_group(candidacy(GROUP, 0), now);
     let prepare = Message::Prepare(Claim(1));
     heir.ownership.hear(GROUP, "n1".into(), prepare, now);
     heir.ownership.take_effects();

@@ -58,13 +58,44 @@ impl Stage {
 
     /// Waits until ipam-service has a pool, which its status shows then.
     pub fn wait_in_force(&self, cluster: &str, pool: &str) -> anyhow::Result<()> {
-        let path = "jsonpath={.status.availableIPv4}";
-        let get = ["get", "ipaddresspool", pool, "-n", "metallb-system", "-o"];
         wait::until_ok("the pool is in force", DEADLINE, || {
-            let available = self.kubectl(cluster, &[&get[..], &[path]].concat())?;
+            let available = self.pool_status(cluster, pool, "{.status.availableIPv4}")?;
             anyhow::ensure!(!available.is_empty() && available != "0", "{available:?}");
             Ok(())
         })
+    }
+
+    /// Waits until the status of a pool counts so many IPv4 addresses as assigned. It follows last.
+    pub fn wait_assigned(&self, cluster: &str, pool: &str, count: usize) -> anyhow::Result<()> {
+        self.wait_pool_status(cluster, pool, "{.status.assignedIPv4}", &count.to_string())
+    }
+
+    /// The same with those that are available: `ASSIGNED AVAILABLE`.
+    pub fn wait_usage(&self, cluster: &str, pool: &str, expected: &str) -> anyhow::Result<()> {
+        let path = "{.status.assignedIPv4} {.status.availableIPv4}";
+        self.wait_pool_status(cluster, pool, path, expected)
+    }
+
+    fn wait_pool_status(
+        &self,
+        cluster: &str,
+        pool: &str,
+        path: &str,
+        expected: &str,
+    ) -> anyhow::Result<()> {
+        let what = format!("the status of pool {pool} says {expected}");
+        wait::until_ok(&what, DEADLINE, || {
+            let found = self.pool_status(cluster, pool, path)?;
+            anyhow::ensure!(found == expected, "{found}");
+            Ok(())
+        })
+    }
+
+    /// What a JSONPath finds in a pool, as users look for it.
+    fn pool_status(&self, cluster: &str, pool: &str, path: &str) -> anyhow::Result<String> {
+        let path = format!("jsonpath={path}");
+        let get = ["get", "ipaddresspool", pool, "-n", "metallb-system", "-o"];
+        self.kubectl(cluster, &[&get[..], &[&path]].concat())
     }
 
     /// A Service of type LoadBalancer in namespace `default`: its annotations, and what differs in

@@ -41,18 +41,17 @@ pub(super) fn run() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
-    let cluster = Cluster::start(&assets, &metallb)?;
+    let kube = start_cluster(&assets, &metallb)?;
     let theirs = {
-        let mut controller = start_controller(&cluster.kube, &metallb)?;
-        runtime.block_on(bursts(&cluster.kube, &mut controller))?
+        let mut controller = start_controller(&kube, &metallb)?;
+        runtime.block_on(bursts(&kube, &mut controller))?
     };
     // As those who come from MetalLB do it.
     let patch = r#"[{"op":"replace","path":"/spec/conversion","value":{"strategy":"None"}}]"#;
     let crd = ["crd", "bgppeers.metallb.io", "--type=json", "-p", patch];
-    cluster.kube.kubectl(&[&["patch"], &crd[..]].concat())?;
-    let pharos = Pharos::start(&cluster.kube)?;
-    let mut adapter = pharos.adapter;
-    let ours = runtime.block_on(bursts(&cluster.kube, &mut adapter))?;
+    kube.kubectl(&[&["patch"], &crd[..]].concat())?;
+    let mut pharos = Pharos::start(&kube)?;
+    let ours = runtime.block_on(bursts(&kube, &mut pharos.adapter))?;
     for (size, (theirs, ours)) in BURSTS.iter().zip(theirs.iter().zip(&ours)) {
         tell(*size, theirs, ours);
     }
@@ -102,31 +101,25 @@ fn millis(time: Duration) -> f64 {
 }
 
 /// A Kubernetes API with the kinds of MetalLB and one pool.
-struct Cluster {
-    kube: Kube,
-}
-
-impl Cluster {
-    fn start(assets: &Assets, metallb: &Metallb) -> anyhow::Result<Self> {
-        let kube = Kube::start(assets)?;
-        let manifest = metallb.manifest.display().to_string();
-        kube.kubectl(&["apply", "-f", &manifest])?;
-        let established = "--for=condition=Established";
-        kube.kubectl(&["wait", established, "--timeout=60s", "crd", "--all"])?;
-        // Nobody answers for it, and without an answer nobody could apply a pool.
-        kube.kubectl(&[
-            "delete",
-            "validatingwebhookconfiguration",
-            "metallb-webhook-configuration",
-        ])?;
-        let pool = json!({
-            "apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
-            "metadata": { "name": "bench", "namespace": NAMESPACE },
-            "spec": { "addresses": ["198.18.0.0/18"] },
-        });
-        kube.apply(&pool.to_string())?;
-        Ok(Self { kube })
-    }
+fn start_cluster(assets: &Assets, metallb: &Metallb) -> anyhow::Result<Kube> {
+    let kube = Kube::start(assets)?;
+    let manifest = metallb.manifest.display().to_string();
+    kube.kubectl(&["apply", "-f", &manifest])?;
+    let established = "--for=condition=Established";
+    kube.kubectl(&["wait", established, "--timeout=60s", "crd", "--all"])?;
+    // Nobody answers for it, and without an answer nobody could apply a pool.
+    kube.kubectl(&[
+        "delete",
+        "validatingwebhookconfiguration",
+        "metallb-webhook-configuration",
+    ])?;
+    let pool = json!({
+        "apiVersion": "metallb.io/v1beta1", "kind": "IPAddressPool",
+        "metadata": { "name": "bench", "namespace": NAMESPACE },
+        "spec": { "addresses": ["198.18.0.0/18"] },
+    });
+    kube.apply(&pool.to_string())?;
+    Ok(kube)
 }
 
 fn start_controller(kube: &Kube, metallb: &Metallb) -> anyhow::Result<Program> {

@@ -1,8 +1,7 @@
-use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use super::*;
-use crate::election::Condition;
+use crate::talk::tests::talk;
 
 fn peer(index: u8, epoch: u64) -> Peer {
     Peer {
@@ -10,18 +9,6 @@ fn peer(index: u8, epoch: u64) -> Peer {
         endpoint: SocketAddr::from(([10, 0, 0, index], 7946)),
         epoch,
     }
-}
-
-fn talk(index: u8, now: Instant) -> Talk {
-    let condition = Condition {
-        ready: true,
-        hold_down: false,
-        draining: false,
-        interfaces: BTreeSet::from(["eth0".to_owned()]),
-        interfaces6: BTreeSet::from(["eth0".to_owned()]),
-        macs: BTreeSet::new(),
-    };
-    Talk::new(peer(index, 1), condition, u64::from(index), now)
 }
 
 fn hear_of(talk: &mut Talk, peer: &Peer, now: Instant) {

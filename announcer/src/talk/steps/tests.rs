@@ -1,40 +1,17 @@
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::time::Instant;
 
 use super::*;
-use crate::election::{Candidacy, Claim, Condition, Families, Wanted};
+use crate::election::Claim;
 use crate::handover::Action;
-use crate::members::Peer;
 use crate::members::wire::{Body, Greeting};
+use crate::talk::tests;
 
 const GROUP: GroupId = GroupId(7);
 
 fn talk(index: u8, addresses: u64, now: Instant) -> Talk {
-    let condition = Condition {
-        ready: true,
-        hold_down: false,
-        draining: false,
-        interfaces: BTreeSet::from(["eth0".to_owned()]),
-        interfaces6: BTreeSet::new(),
-        macs: BTreeSet::new(),
-    };
-    let me = Peer {
-        node: format!("n{index}").as_str().into(),
-        endpoint: SocketAddr::from(([10, 0, 0, index], 7946)),
-        epoch: 1,
-    };
-    let mut talk = Talk::new(me, condition, u64::from(index), now);
-    let nodes: Vec<NodeName> = ["n1", "n2"].map(NodeName::from).to_vec();
-    let candidacy = Candidacy {
-        id: GROUP,
-        listed: nodes.clone(),
-        candidates: nodes.into(),
-        wanted: Wanted::Any.into(),
-        families: Families::Ipv4,
-        addresses,
-    };
-    talk.ownership.set_group(candidacy, now);
+    let mut talk = tests::talk(index, now);
+    talk.ownership
+        .set_group(tests::candidacy(GROUP, addresses), now);
     talk
 }
 
